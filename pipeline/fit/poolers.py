@@ -1,0 +1,201 @@
+"""Poolers: token states to one vector a text. GLOT and the baselines it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.errors import UsageError
+from pipeline.fit.gnn import JumpingKnowledge, LayerKind, TokenGNN
+from pipeline.fit.graph import Backend, build_graph
+from pipeline.fit.readout import AttentionReadout
+from pipeline.fit.tokens import TokenBatch
+
+PoolerName = Literal["glot", "mean", "max", "cls", "adapool", "mlp"]
+TokenPosition = Literal["first", "last"]
+
+
+@dataclass(frozen=True)
+class PoolerConfig:
+    """All that shapes a pooler beside the width of its input; settings that a pooler does not use are ignored.
+
+    Attributes:
+        pooler: glot, mean, max, cls, adapool or mlp.
+        gnn: the layers of glot: gat, gcn, gin or gine.
+        jk: what the readout of glot sees: cat, max or mean over the layers.
+        tau: the cosine threshold of the token graph, -1 to 1 (strict: an edge iff cosine > tau).
+        layers: K, 0 to 16: layers of glot or mlp.
+        hidden: h, at least 1: width of those layers.
+        gin_batch_norm: a BatchNorm inside the MLPs of gin and gine, only to redo published runs.
+        adapool_hidden: width of AdaPool's scorer, at least 1.
+        token_position: the token that cls takes: first (encoders) or last (decoders).
+
+    Raises:
+        UsageError: a value outside these, named together with what is allowed.
+    """
+
+    pooler: PoolerName = "glot"
+    gnn: LayerKind = "gat"
+    jk: JumpingKnowledge = "cat"
+    tau: float = 0.6
+    layers: int = 2
+    hidden: int = 256
+    gin_batch_norm: bool = False
+    adapool_hidden: int = 128
+    token_position: TokenPosition = "first"
+
+    def __post_init__(self) -> None:
+        _check_choice("pooler", self.pooler, get_args(PoolerName))
+        _check_choice("gnn", self.gnn, get_args(LayerKind))
+        _check_choice("jk", self.jk, get_args(JumpingKnowledge))
+        _check_choice("token_position", self.token_position, get_args(TokenPosition))
+        if not -1 <= self.tau <= 1:  # also refuses NaN
+            raise UsageError(f"tau is a cosine and must lie in [-1, 1]; got {self.tau}")
+        if not 0 <= self.layers <= 16:
+            raise UsageError(f"layers must lie in 0..16; got {self.layers}")
+        for name in ("hidden", "adapool_hidden"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict that `from_json` turns back into an equal config."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> PoolerConfig:
+        """Rebuild a config from `to_json`'s dict."""
+        return cls(**data)
+
+
+class Pooler(nn.Module):
+    """Base of all poolers: `forward` maps a `TokenBatch` of B texts to (B, out_width)."""
+
+    out_width: int
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """One vector a text: (B, out_width)."""
+        raise NotImplementedError
+
+
+class MeanPooler(Pooler):
+    """The mean of a text's token states."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.out_width = width
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, width)."""
+        return _mean(batch, batch.states)
+
+
+class MaxPooler(Pooler):
+    """The elementwise maximum of a text's token states."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.out_width = width
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, width)."""
+        # unsafe=True skips a check of the lengths that waits for the device; TokenBatch has made it.
+        return torch.segment_reduce(batch.states, "max", lengths=batch.lengths, unsafe=True)
+
+
+class ClsPooler(Pooler):
+    """One token's state: the first (encoders) or the last (decoders)."""
+
+    def __init__(self, width: int, position: TokenPosition) -> None:
+        super().__init__()
+        self.out_width = width
+        self.position = position
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, width)."""
+        rows = batch.offsets if self.position == "first" else batch.offsets + batch.lengths - 1
+        return batch.states[rows]
+
+
+class AdaPooler(Pooler):
+    """AdaPool: a learned softmax over the token states, without a graph."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.out_width = width
+        self.readout = AttentionReadout([width], hidden)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, width)."""
+        return self.readout([batch.states], batch)[0]
+
+
+class MlpPooler(Pooler):
+    """K layers of Linear and ReLU on every token by itself, then the mean."""
+
+    def __init__(self, width: int, hidden: int, layers: int) -> None:
+        super().__init__()
+        widths = [width] + [hidden] * layers
+        self.out_width = widths[-1]
+        self.layers = nn.ModuleList(nn.Linear(w, hidden) for w in widths[:-1])
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, hidden), or (B, width) where there is no layer."""
+        h = batch.states
+        for layer in self.layers:
+            h = F.relu(layer(h))  # (N, hidden)
+        return _mean(batch, h)
+
+
+class Glot(Pooler):
+    """GLOT: token graph, token-GNN, jumping knowledge, attention readout.
+
+    Args:
+        config: the settings.
+        width: d, the width of the token states.
+        backend: what passes the messages; it holds no parameters, so a state dict fits either.
+    """
+
+    def __init__(self, config: PoolerConfig, width: int, backend: Backend) -> None:
+        super().__init__()
+        self.tau = config.tau
+        self.backend = backend
+        self.gnn = TokenGNN(width, config.hidden, config.layers, config.gnn, config.jk, config.gin_batch_norm)
+        self.readout = AttentionReadout(self.gnn.out_widths)
+        self.out_width = sum(self.gnn.out_widths)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """z of every text: (B, out_width)."""
+        return self.forward_with_weights(batch)[0]
+
+    def forward_with_weights(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """z (B, out_width), and the readout's weights π (N,), which sum to 1 over each text."""
+        # Without layers nobody asks for an edge: the batch itself can weigh its tokens.
+        graph = build_graph(batch, self.tau, self.backend) if self.gnn.layers else batch
+        return self.readout(self.gnn(batch.states, graph), graph)
+
+
+def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:
+    """The pooler that `config` describes, for token states of `width`; only glot uses the backend."""
+    if config.pooler == "glot":
+        return Glot(config, width, backend)
+    if config.pooler == "mlp":
+        return MlpPooler(width, config.hidden, config.layers)
+    if config.pooler == "adapool":
+        return AdaPooler(width, config.adapool_hidden)
+    if config.pooler == "cls":
+        return ClsPooler(width, config.token_position)
+    return MaxPooler(width) if config.pooler == "max" else MeanPooler(width)
+
+
+def _mean(batch: TokenBatch, values: Tensor) -> Tensor:
+    """(B, w): the mean of values (N, w) over each text's tokens."""
+    return batch.weighted_sum(values, values.new_ones(len(values))) / batch.lengths[:, None]
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")

@@ -1,0 +1,73 @@
+"""Predictions of a saved head, scored or written to a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import UsageError
+from pipeline.fit.metrics import compute_metrics
+from pipeline.fit.run_folder import RunConfig
+from pipeline.fit.train import predict_examples
+from pipeline.store.example_set import ExampleSet
+from pipeline.store.files import make_folder, write_text
+from pipeline.store.reader import Cache
+from pipeline.store.task_spec import TaskSpec
+
+FORMATS = ("jsonl", "glue")
+NAMED_IN_GLUE = ("mnli", "qnli", "rte")  # the other tasks' submissions hold class numbers
+
+
+def evaluate_head(run: Path, cache: Cache, split: str, device: str, backend: str) -> dict[str, float]:
+    """Score a saved head on a labelled example set: metric -> fraction.
+
+    Raises UsageError for a cache of another backbone, layer or width, or a set without labels.
+    """
+    if not cache.examples_entry(split).labelled:
+        raise UsageError(f"the {split} examples of {cache.folder} have no labels: use `glot predict`")
+    predictions, examples = predict_examples(run, cache, split, device, backend)
+    return compute_metrics(RunConfig.load(run).task.metrics, predictions, examples.label)
+
+
+def write_predictions(
+    run: Path, cache: Cache, split: str, format_name: str, out: Path, device: str, backend: str
+) -> int:
+    """Write a saved head's predictions in the order of the source; returns how many.
+
+    `jsonl`: one object a line with `index` and `label` (the class's name) or `score`. `glue`: the benchmark's
+    submission format, a header line and `index<TAB>prediction`.
+
+    Raises UsageError for an unknown format, or a cache of another backbone, layer or width.
+    """
+    if format_name not in FORMATS:
+        raise UsageError(f"unknown --format {format_name!r}: choose {' or '.join(FORMATS)}")
+    predictions, examples = predict_examples(run, cache, split, device, backend)
+    task = RunConfig.load(run).task
+    lines = _glue_lines(task, predictions, examples) if format_name == "glue" else _jsonl(task, predictions, examples)
+    make_folder(out.parent)
+    write_text(out, "\n".join(lines) + "\n")
+    return len(examples)
+
+
+def _jsonl(task: TaskSpec, predictions: np.ndarray, examples: ExampleSet) -> list[str]:
+    lines = []
+    for place in np.argsort(examples.index, kind="stable"):
+        value = predictions[place]
+        answer = {"label": task.classes[value]} if task.target == "classes" else {"score": round(float(value), 6)}
+        lines.append(json.dumps({"index": int(examples.index[place]), **answer}, ensure_ascii=False))
+    return lines
+
+
+def _glue_lines(task: TaskSpec, predictions: np.ndarray, examples: ExampleSet) -> list[str]:
+    lines = ["index\tprediction"]
+    for place in np.argsort(examples.index, kind="stable"):
+        value = predictions[place]
+        if task.target == "score":
+            low, high = task.score_range
+            text = f"{min(max(float(value), low), high):.3f}"
+        else:
+            text = task.classes[value] if task.name in NAMED_IN_GLUE else str(int(value))
+        lines.append(f"{examples.index[place]}\t{text}")
+    return lines

@@ -1,0 +1,153 @@
+"""From options to finished runs: one run folder a seed, each trained or picked up where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.errors import UsageError
+from pipeline.fit.graph import resolve_backend
+from pipeline.fit.poolers import PoolerConfig
+from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, find_runs
+from pipeline.fit.states import available_memory, states_bytes
+from pipeline.fit.train import FitResult, Progress, fit_head, run_config, used_text_ids
+from pipeline.store.files import make_folder
+from pipeline.store.reader import Cache
+
+STREAM_WINDOW = 4  # shards shuffled together where the states do not fit in memory
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What the user asked of a fit; None means the default of the cache's task (its `Recipe`).
+
+    Attributes:
+        pooler, gnn, jk, tau, layers, hidden, gin_batch_norm: see `PoolerConfig`.
+        lr, epochs, batch_size, patience, select: see `TrainConfig`.
+        seeds: one run each; a seed sets initialisation and data order.
+        order_seed: fixes the data order for all seeds.
+        layer: the backbone layer to train on. device: None takes a GPU where there is one.
+        backend: auto, dgl or dense.
+        max_memory: bytes of states to hold in memory, else they are streamed; None takes half of what is free.
+    """
+
+    pooler: str = "glot"
+    gnn: str = "gat"
+    jk: str = "cat"
+    tau: float | None = None
+    layers: int | None = None
+    hidden: int | None = None
+    gin_batch_norm: bool = False
+    lr: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    patience: int | None = None
+    select: str = "validation"
+    seeds: tuple[int, ...] = (0,)
+    order_seed: int | None = None
+    layer: int = -1
+    device: str | None = None
+    backend: str = "auto"
+    max_memory: int | None = None
+
+
+def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
+    """The config of each seed's run; raises UsageError for options out of range, or a cache that is unfit."""
+    if not options.seeds or len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
+        raise UsageError(f"--seeds must be different numbers from 0 up; got {','.join(map(str, options.seeds))}")
+    device = check_device(options.device)
+    recipe = cache.examples_entry("train").task.recipe
+
+    def choose(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    pooler = PoolerConfig(
+        pooler=options.pooler,
+        gnn=options.gnn,
+        jk=options.jk,
+        tau=choose(options.tau, recipe.tau),
+        layers=choose(options.layers, recipe.layers),
+        hidden=choose(options.hidden, recipe.hidden),
+        gin_batch_norm=options.gin_batch_norm,
+        adapool_hidden=recipe.adapool_hidden,
+        token_position="first" if cache.manifest.states.kind == "encoder" else "last",
+    )
+    budget = available_memory() // 2 if options.max_memory is None else options.max_memory
+    fits = states_bytes(cache, used_text_ids(cache)) <= budget
+    return [
+        run_config(
+            cache,
+            pooler,
+            TrainConfig(
+                lr=choose(options.lr, recipe.lr),
+                epochs=choose(options.epochs, recipe.epochs),
+                batch_size=choose(options.batch_size, recipe.batch_size),
+                patience=options.patience,
+                init_seed=seed,
+                order_seed=choose(options.order_seed, seed),
+                select=options.select,
+                device=str(device),
+                backend=resolve_backend(options.backend, device),
+                window=None if fits else STREAM_WINDOW,
+            ),
+            options.layer,
+        )
+        for seed in options.seeds
+    ]
+
+
+def check_device(device: str | None) -> torch.device:
+    """The device to train on; None takes a GPU where there is one. Raises UsageError for one that is not there."""
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(f"--device {name} is not there: this machine has cpu{_gpus()}") from None
+    return chosen
+
+
+def _gpus() -> str:
+    return "".join(f", cuda:{number}" for number in range(torch.cuda.device_count()))
+
+
+def prepare_runs(configs: list[RunConfig], folder: Path) -> None:
+    """Make the run folders: `folder` itself for one seed, `folder/seed-<s>` for several, each with its config."""
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty: choose another with --out, or go on with --resume {folder}")
+    for config in configs:
+        run = folder if len(configs) == 1 else folder / f"seed-{config.train.init_seed}"
+        config.save(make_folder(run))
+
+
+def finish_runs(
+    folder: Path,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[Path, FitResult]:
+    """Train every run of a folder that is not finished, each from its checkpoint, if it has one.
+
+    Args:
+        cache: the cache to train on; None opens the one that the config names.
+
+    Raises UsageError where the cache no longer holds the examples that the run began with.
+    """
+    results = {}
+    for run in find_runs(folder):
+        config = RunConfig.load(run)
+        if (run / METRICS_FILE).exists():
+            results[run] = FitResult.load(run)
+            continue
+        opened = cache or Cache(config.cache)
+        config.check_cache(opened)
+        for name, fingerprint in config.data.items():
+            if opened.examples_entry(name).fingerprint != fingerprint:
+                raise UsageError(
+                    f"{opened.folder} holds other {name} examples than {run / CONFIG_FILE} began with: fit anew"
+                )
+        results[run] = fit_head(opened, config, run, progress, should_stop)
+    return results

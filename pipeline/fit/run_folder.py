@@ -1,0 +1,157 @@
+"""Run folders: what a fit leaves behind, and how a trained head is built again from it. No pickles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.errors import FaultError, UsageError
+from pipeline.fit.poolers import PoolerConfig
+from pipeline.store.files import atomic_path, read_json, write_json
+from pipeline.store.layout import StatesIdentity
+from pipeline.store.reader import Cache
+from pipeline.store.task_spec import TaskSpec
+
+VERSION = 1
+CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a head is trained.
+
+    Attributes:
+        lr: Adam's learning rate. epochs: passes at most. batch_size: examples a step.
+        patience: stop after so many epochs without a better score; None trains all epochs.
+        init_seed: of the weights. order_seed: of the data's order.
+        select: what chooses the best epoch: "validation", or "holdout" (a tenth of train kept aside).
+        device: "cpu", "cuda", ...  backend: "dgl" or "dense".
+        window: None holds all states in memory; a number streams them, shuffling so many shards together.
+    """
+
+    lr: float
+    epochs: int
+    batch_size: int
+    patience: int | None
+    init_seed: int
+    order_seed: int
+    select: str
+    device: str
+    backend: str
+    window: int | None
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise UsageError(f"--lr must be above 0; got {self.lr}")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"--patience must be at least 1; got {self.patience}")
+        if self.select not in ("validation", "holdout"):
+            raise UsageError(f"--select must be validation or holdout; got {self.select!r}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """`config.json`: all that is needed to train a head again, and to use it on another cache.
+
+    Attributes:
+        cache: the folder it was trained on, for people.
+        states: the identity of that cache's states. layer: the layer used.
+        data: example set -> fingerprint, of every set used.
+        task: the task. pooler: the pooler. train: the training settings.
+        created_by: the program's name and version.
+    """
+
+    cache: str
+    states: StatesIdentity
+    layer: int
+    data: dict[str, str]
+    task: TaskSpec
+    pooler: PoolerConfig
+    train: TrainConfig
+    created_by: str
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` atomically."""
+        write_json(folder / CONFIG_FILE, {"version": VERSION, **asdict(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> RunConfig:
+        """Read `config.json`; raises UsageError where it is missing or of another version, FaultError where damaged."""
+        path = folder / CONFIG_FILE
+        data = read_json(path)
+        try:
+            if data["version"] != VERSION:
+                raise UsageError(f"{path} has version {data['version']}, this program reads {VERSION}: fit again")
+            return cls(
+                cache=data["cache"],
+                states=StatesIdentity(**{**data["states"], "layers": tuple(data["states"]["layers"])}),
+                layer=data["layer"],
+                data=data["data"],
+                task=TaskSpec.from_json(data["task"]),
+                pooler=PoolerConfig.from_json(data["pooler"]),
+                train=TrainConfig(**data["train"]),
+                created_by=data["created_by"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FaultError(f"{path} is damaged: {error!r}") from None
+
+    def check_cache(self, cache: Cache) -> None:
+        """Refuse a cache whose states are of another kind than those the head was trained on.
+
+        Raises UsageError naming the field, and both values.
+        """
+        ours, theirs = self.states, cache.manifest.states
+        for name in ("width", "kind", "num_layers", "weights_sha256", "tokenizer_sha256", "template"):
+            if getattr(ours, name) != getattr(theirs, name):
+                raise UsageError(
+                    f"this head was trained on states of {ours.backbone}, {cache.folder} holds states of "
+                    f"{theirs.backbone}: {name} {getattr(ours, name)} there, {getattr(theirs, name)} here"
+                )
+        cache.resolve_layer(self.layer)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:
+    """Write tensors to safetensors atomically, with a JSON object in the file's metadata."""
+    with atomic_path(path) as temporary:
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, {"glot": json.dumps(metadata or {})})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what `save_tensors` wrote; raises UsageError where it is missing, FaultError where it is damaged."""
+    if not path.exists():
+        raise UsageError(f"there is no {path}: that fit has not finished an epoch; go on with `glot fit --resume`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("glot", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 -- not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FaultError(f"{path} is damaged: {error}") from None
+
+
+def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load a state dict; raises FaultError where its names or shapes do not fit the config beside it."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise FaultError(f"{path} does not fit its config.json: {' '.join(str(error).split())[:200]}") from None
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The run at `folder`, or the runs of its seeds (`seed-0`, `seed-1`, ...); UsageError where there is none."""
+    if (folder / CONFIG_FILE).exists():
+        return [folder]
+    runs = sorted(path.parent for path in folder.glob(f"seed-*/{CONFIG_FILE}"))
+    if not runs:
+        raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
+    return runs

@@ -1,0 +1,99 @@
+"""The token states of a cache as packed batches: in memory where they fit, else streamed from disk."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.fit.tokens import TokenBatch
+from pipeline.store.reader import Cache
+
+
+class States(Protocol):
+    """Where batches come from."""
+
+    width: int
+    lengths: np.ndarray  # (texts,) int64
+
+    def gather(self, text_ids: np.ndarray) -> TokenBatch:
+        """The states of some texts as one packed float32 batch on the training device."""
+
+
+def as_tensor(array: np.ndarray, dtype: str) -> Tensor:
+    """A stored array as a tensor of the dtype that it stands for (bfloat16 is stored as uint16)."""
+    tensor = torch.from_numpy(array)
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+
+
+class MemoryStates:
+    """All states of the wanted texts in one tensor, in the stored dtype, on the training device if they fit there."""
+
+    def __init__(self, cache: Cache, layer: int, text_ids: np.ndarray, device: torch.device) -> None:
+        self.device = device
+        self.width = cache.manifest.states.width
+        self.lengths = cache.plan.length.astype(np.int64)
+        wanted = np.unique(text_ids)
+        packed = as_tensor(cache.read_texts(layer, wanted), cache.manifest.states.dtype)  # (T, d)
+        size = packed.numel() * packed.element_size()
+        on_device = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] // 2
+        self.packed = packed.to(device) if on_device else packed.pin_memory()
+        self.start = np.full(len(self.lengths), -1, dtype=np.int64)
+        self.start[wanted] = np.cumsum(self.lengths[wanted]) - self.lengths[wanted]
+
+    def gather(self, text_ids: np.ndarray) -> TokenBatch:
+        """See `States`."""
+        lengths = self.lengths[text_ids]
+        ends = np.cumsum(lengths)
+        rows = np.repeat(self.start[text_ids] - ends + lengths, lengths) + np.arange(ends[-1])  # (N,)
+        rows = torch.from_numpy(rows).to(self.packed.device)
+        batch = TokenBatch(self.packed.index_select(0, rows), torch.from_numpy(lengths))
+        return batch.to(self.device, torch.float32)
+
+
+class StreamedStates:
+    """States read from the shards text by text; an order that stays near (see `epoch_order`) makes that fast."""
+
+    def __init__(self, cache: Cache, layer: int, device: torch.device) -> None:
+        self.cache, self.layer, self.device = cache, layer, device
+        self.width = cache.manifest.states.width
+        self.lengths = cache.plan.length.astype(np.int64)
+
+    def gather(self, text_ids: np.ndarray) -> TokenBatch:
+        """See `States`."""
+        packed = as_tensor(self.cache.read_texts(self.layer, text_ids), self.cache.manifest.states.dtype)
+        return TokenBatch(packed, torch.from_numpy(self.lengths[text_ids])).to(self.device, torch.float32)
+
+
+def states_bytes(cache: Cache, text_ids: np.ndarray) -> int:
+    """Bytes of one layer's states of the given texts, each distinct text once."""
+    row_bytes = cache.manifest.states.bytes_per_token // len(cache.manifest.states.layers)
+    return int(cache.plan.length[np.unique(text_ids)].sum()) * row_bytes
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free for use on this machine; 4 GiB where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":") for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 * 2**30
+
+
+def epoch_order(home: np.ndarray, seed: int, epoch: int, window: int | None) -> np.ndarray:
+    """The order of an epoch's m examples, a function of (seed, epoch) alone: each exactly once.
+
+    Args:
+        home: (m,) the shard in which each example's first text lies.
+        window: None shuffles all examples together; a number takes the shards in random order and shuffles the
+            examples of that many shards at a time. Shards are random samples of the data, so this trains as well.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    if window is None:
+        return generator.permutation(len(home))
+    shards = generator.permutation(np.unique(home))
+    groups = [shards[start : start + window] for start in range(0, len(shards), window)]
+    return np.concatenate([generator.permutation(np.flatnonzero(np.isin(home, group))) for group in groups])

@@ -1,0 +1,191 @@
+"""What both tables share: scores averaged over seeds, names and order of the methods, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
+from statistics import mean, stdev
+
+from pipeline.report.published import comparison_note, nearest_paper_model
+from pipeline.report.results import YARDSTICK, Result
+
+NOTHING = "–"
+METHODS = {
+    "cls": "CLS",
+    "mean": "mean",
+    "max": "max",
+    "adapool": "AdaPool",
+    "glot": "GLOT",
+    "glot-loops": "GLOT, self-loops only",
+    "logreg-cls": "logistic regression on CLS",
+    "logreg-mean": "logistic regression on mean",
+    "ridge-cls": "ridge regression on CLS",
+    "ridge-mean": "ridge regression on mean",
+    "length": "length alone",
+    "bag-of-words": "bag of words",
+}
+_ORDER = {name: place for place, name in enumerate(METHODS)}
+_PAPER_SETTINGS = ("published", YARDSTICK)
+_OTHER_DECODERS = ("tinyllama", "llama-3b", "mistral-7b")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, setting, task and method, averaged over seeds. All scores are in percent.
+
+    Attributes:
+        model, setting, task, method: as in `Result`.
+        metric: the metric's name. seeds: how many runs are averaged. epochs: the most that one trained.
+        mean: of the best epochs. std: their sample standard deviation; None for one seed.
+        best_published, last: means by the published script's rule and of the last epochs.
+        paper_model: the paper's backbone beside it. paper: the paper's number. None where the paper has none.
+    """
+
+    model: str
+    setting: str
+    task: str
+    method: str
+    metric: str
+    seeds: int
+    epochs: int
+    mean: float
+    std: float | None
+    best_published: float
+    last: float
+    paper_model: str | None
+    paper: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the paper's, in points."""
+        return None if self.paper is None else self.mean - self.paper
+
+
+PaperNumber = Callable[[str, str], "float | None"]  # (the paper's model, method) -> percent
+
+
+def make_cells(results: Iterable[Result], set_name: str, metric: str, paper: PaperNumber) -> list[Cell]:
+    """Average results over their seeds; results without that example set or metric are left out."""
+    scored = [result for result in results if metric in result.best.get(set_name, {})]
+    groups = groupby(sorted(scored, key=_group), _group)
+    return [_average(list(group), set_name, metric, paper) for _, group in groups]
+
+
+def _group(result: Result) -> tuple[str, str, str, tuple[int, str]]:
+    return result.model, result.setting, result.task, _method_order(result.method)
+
+
+def _average(results: list[Result], set_name: str, metric: str, paper: PaperNumber) -> Cell:
+    first, paper_model = results[0], nearest_paper_model(results[0].model)
+    best = [100 * result.best[set_name][metric] for result in results]
+    return Cell(
+        model=first.model,
+        setting=first.setting,
+        task=first.task,
+        method=first.method,
+        metric=metric,
+        seeds=len(results),
+        epochs=max(result.epochs for result in results),
+        mean=mean(best),
+        std=stdev(best) if len(best) > 1 else None,
+        best_published=mean(100 * result.best_published[set_name][metric] for result in results),
+        last=mean(100 * result.last[set_name][metric] for result in results),
+        paper_model=paper_model,
+        paper=None if paper_model is None else paper(paper_model, first.method),
+    )
+
+
+@dataclass(frozen=True)
+class Section:
+    """The cells of one model under one setting, the yardsticks with them."""
+
+    model: str
+    setting: str
+    cells: list[Cell]
+
+    @property
+    def title(self) -> str:
+        """Model, setting and, where something was trained, the epochs."""
+        epochs = {cell.epochs for cell in self.cells} - {0}
+        setting = "published settings" if self.setting == "published" else self.setting
+        if not epochs:
+            return f"{self.model}, {setting}"
+        trained = "1 epoch" if epochs == {1} else f"{max(epochs)} epochs"
+        return f"{self.model}, {setting} ({'up to ' if len(epochs) > 1 else ''}{trained})"
+
+    @property
+    def comparison(self) -> str:
+        """What stands beside these cells, in words."""
+        longer = " The paper trained 3 epochs; this is another setting." if self.setting not in _PAPER_SETTINGS else ""
+        return comparison_note(self.model) + longer
+
+
+def sections(cells: Sequence[Cell]) -> list[Section]:
+    """Cells by model and setting, `published` first; yardsticks join every setting of their model."""
+    found = []
+    for model in sorted({cell.model for cell in cells}):
+        ours = [cell for cell in cells if cell.model == model]
+        settings = {cell.setting for cell in ours} - {YARDSTICK} or {YARDSTICK}
+        for setting in sorted(settings, key=lambda name: (name != "published", name)):
+            found.append(Section(model, setting, [cell for cell in ours if cell.setting in (setting, YARDSTICK)]))
+    return found
+
+
+def methods_of(cells: Iterable[Cell]) -> list[str]:
+    """The methods that have results, in the paper's order, ours and the yardsticks after them."""
+    return sorted({cell.method for cell in cells}, key=_method_order)
+
+
+def _method_order(method: str) -> tuple[int, str]:
+    return _ORDER.get(method, len(_ORDER)), method
+
+
+def method_name(method: str, model: str) -> str:
+    """A method's name for people; decoders read their last token, so there CLS is printed as EOS."""
+    name = METHODS.get(method, method)
+    is_decoder = model.startswith("smollm2") or model in _OTHER_DECODERS
+    return name.replace("CLS", "EOS") if is_decoder else name
+
+
+def cell_text(cell: Cell | None, with_paper: bool) -> str:
+    """A table cell: `84.1 ± 0.3 [90.3, −6.2]`, that is ours [the paper's, the difference]."""
+    if cell is None:
+        return NOTHING
+    ours = f"{cell.mean:.1f}" + ("" if cell.std is None else f" ± {cell.std:.1f}")
+    if not with_paper:
+        return ours
+    if cell.paper is None:
+        return f"{ours} [{NOTHING}]"
+    return f"{ours} [{cell.paper:.1f}, {cell.difference:+.1f}]".replace("-", "−")
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, its first column left and the others right aligned."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cells_csv(
+    found: Iterable[Section],
+    more_names: Sequence[str] = (),
+    more: Callable[[Cell], Sequence[object]] = lambda cell: (),
+) -> str:
+    """A CSV file with a line a cell and a column a field, then `more`; floats get two decimals, None is left empty."""
+    names = [*(field.name for field in fields(Cell)), "difference"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*names, *more_names])
+    # A yardstick stands in every section of its model, and once in the file.
+    for cell in dict.fromkeys(cell for section in found for cell in section.cells):
+        values = [getattr(cell, name) for name in names]
+        writer.writerow([f"{value:.2f}" if isinstance(value, float) else value for value in values] + [*more(cell)])
+    return out.getvalue()
+
+
+def demote(markdown: str) -> str:
+    """The same Markdown with every heading one level lower."""
+    return re.sub(r"^#", "##", markdown, flags=re.MULTILINE)

@@ -1,0 +1,104 @@
+"""Finished runs and yardsticks, read from a folder of reproduced runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import FaultError
+from pipeline.store.files import read_json
+
+Scores = dict[str, dict[str, float]]  # example set -> metric -> fraction
+YARDSTICK = "yardstick"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run, or one yardstick, scored.
+
+    Attributes:
+        task: "cola", "stress-published-0.9". model: the backbone's alias.
+        method: cls, mean, max, adapool, glot, glot-loops, or the name of a yardstick.
+        setting: "published" (the published 3 epochs), "converged", or "yardstick".
+        seed: the run's seed; 0 for yardsticks.
+        best, best_published, last: the scores by each rule of `pipeline.fit.train.FitResult`.
+        epochs: epochs trained. density: mean edge density of the token graphs; None where there is no graph.
+        seconds: training time.
+    """
+
+    task: str
+    model: str
+    method: str
+    setting: str
+    seed: int
+    best: Scores
+    best_published: Scores
+    last: Scores
+    epochs: int
+    density: float | None
+    seconds: float
+
+
+def collect(folder: Path) -> list[Result]:
+    """All finished runs and yardsticks below a folder; runs without `metrics.json` are left out.
+
+    Runs lie at `<task>-<model>/<setting>/<method>/seed-<s>/`, yardsticks at `<task>-<model>/yardstick/<name>.json`.
+    A folder that is missing or empty gives no results.
+
+    Raises:
+        FaultError: a file is damaged. UsageError: a run has no `config.json`.
+    """
+    runs = [path for path in folder.glob("*/*/*/seed-*/metrics.json") if _seed(path.parent) is not None]
+    yardsticks = folder.glob(f"*/{YARDSTICK}/*.json")
+    return [
+        *(_checked(_read_run, path) for path in sorted(runs)),
+        *(_checked(_read_yardstick, path) for path in sorted(yardsticks)),
+    ]
+
+
+def _seed(run: Path) -> int | None:
+    digits = run.name.removeprefix("seed-")
+    return int(digits) if digits.isdecimal() else None
+
+
+def _checked(read: Callable[[Path], Result], path: Path) -> Result:
+    try:
+        return read(path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FaultError(f"{path} or the config.json beside it is damaged: {error!r}") from None
+
+
+def _read_run(path: Path) -> Result:
+    metrics, config = read_json(path), read_json(path.with_name("config.json"))
+    return Result(
+        task=config["task"]["name"],
+        model=config["states"]["backbone"],
+        method=path.parents[1].name,
+        setting=path.parents[2].name,
+        seed=_seed(path.parent),
+        best=metrics["best"],
+        best_published=metrics["best_published"],
+        last=metrics["last"],
+        epochs=len(metrics["epochs"]),
+        density=metrics["density"],
+        seconds=metrics["seconds"],
+    )
+
+
+def _read_yardstick(path: Path) -> Result:
+    data = read_json(path)
+    scores = data["scores"]
+    return Result(
+        task=data["task"],
+        model=data["model"],
+        method=data["method"],
+        setting=YARDSTICK,
+        seed=0,
+        best=scores,
+        best_published=scores,
+        last=scores,
+        epochs=0,
+        density=None,
+        seconds=data["seconds"],
+    )

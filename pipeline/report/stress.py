@@ -1,0 +1,153 @@
+"""The stress test ("signal dilution"): accuracy over the distractor ratio, beside the paper's where it compares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.report.cells import (
+    Cell,
+    Section,
+    cell_text,
+    cells_csv,
+    make_cells,
+    markdown_table,
+    method_name,
+    methods_of,
+    sections,
+)
+from pipeline.report.figures import COLOURS, OTHER_COLOUR, picture_line, save_picture
+from pipeline.report.published import PAPER_NAMES, load_stress
+from pipeline.report.results import Result
+from pipeline.store.files import write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GENERATORS = ("published", "balanced", "paired")
+_TASK = re.compile(rf"stress-({'|'.join(GENERATORS)})-(\d*\.?\d+)")
+_DASHES = {"length": (0, (5, 2)), "bag-of-words": (0, (2, 1.5))}
+_EXPLANATION = """\
+Validation accuracy in percent, best epoch, ± the sample standard deviation over seeds where there are several. \
+Chance is 50. “Length alone” and “bag of words” are logistic regressions that see no backbone at all: a method \
+shows something only where it beats them.
+
+- **published** is the only generator to compare with the paper: there a cell is ours [the paper's, ours less the \
+paper's]; the paper's numbers are read off a chart, ± 0.5 points. It **leaks**: a negative text carries a negation \
+and ten words more than a positive one, so counting words is enough, and a high score need not come from relating \
+the negation to its noun.
+- **balanced** gives both classes the same number of words, so length says nothing; whether a negation occurs at all \
+still does.
+- **paired** puts one negation into every text and changes only where it stands, so neither length nor a bag of \
+words can tell the classes apart: only who relates to whom does."""
+
+
+def parse_task(task: str) -> tuple[str, float] | None:
+    """The generator and the ratio in "stress-published-0.9"; None for any other task."""
+    match = _TASK.fullmatch(task)
+    return (match[1], float(match[2])) if match else None
+
+
+def stress_cells(results: Sequence[Result]) -> list[Cell]:
+    """The cells of the stress test; only those of the generator `published` have a number of the paper."""
+    paper = load_stress()
+    cells = []
+    for task in sorted({result.task for result in results}):
+        if (parsed := parse_task(task)) is None:
+            continue
+        generator, ratio = parsed
+
+        def number(model: str, method: str, generator: str = generator, ratio: float = ratio) -> float | None:
+            return paper.get((model, method, ratio)) if generator == "published" else None
+
+        cells += make_cells([result for result in results if result.task == task], "validation", "accuracy", number)
+    return cells
+
+
+def write_stress(results: Sequence[Result], out: Path) -> list[Path]:
+    """Write `stress.md`, `stress.csv` and `stress.png`; nothing where there are no results of the stress test."""
+    cells = stress_cells(results)
+    if not cells:
+        return []
+    page, table, picture = out / "stress.md", out / "stress.csv", out / "stress.png"
+    found, generators = sections(cells), _generators_of(cells)
+    size = (max(4.2 * len(generators), 7), 3.3 * len(found) + 1)
+    drawn = save_picture(picture, size, lambda figure: _draw(figure, found, generators))
+    parts = ["# Stress test: a needle in a haystack", _EXPLANATION, *map(_markdown, found)]
+    write_text(page, "\n\n".join([*parts, picture_line(picture, "Stress test", drawn)]) + "\n")
+    write_text(table, cells_csv(found, ("generator", "ratio"), _place))
+    return [page, table, *([picture] if drawn else [])]
+
+
+def _generators_of(cells: Sequence[Cell]) -> list[str]:
+    present = {_place(cell)[0] for cell in cells}
+    return [generator for generator in GENERATORS if generator in present]
+
+
+def _place(cell: Cell) -> tuple[str, float]:
+    """The generator and the ratio of a cell."""
+    place = parse_task(cell.task)
+    assert place is not None, "stress_cells makes cells of stress tasks only"
+    return place
+
+
+def _markdown(section: Section) -> str:
+    tables = [_table(section, generator) for generator in _generators_of(section.cells)]
+    return "\n\n".join([f"## {section.title}", section.comparison, *tables])
+
+
+def _table(section: Section, generator: str) -> str:
+    found = {(_place(cell)[1], cell.method): cell for cell in section.cells if _place(cell)[0] == generator}
+    methods = methods_of(found.values())
+    rows = [
+        [f"{100 * ratio:g} %"]
+        + [cell_text(found.get((ratio, method)), with_paper=generator == "published") for method in methods]
+        for ratio in sorted({ratio for ratio, _ in found})
+    ]
+    header = ["distractors", *(method_name(method, section.model) for method in methods)]
+    return f"### Generator `{generator}`\n\n{markdown_table(header, rows)}"
+
+
+def _draw(figure: Figure, found: list[Section], generators: list[str]) -> None:
+    """A row of panels a model and setting, a panel a generator, one legend for all."""
+    grid = figure.subplots(len(found), len(generators), squeeze=False, sharex=True, sharey=True)
+    for section, row in zip(found, grid, strict=True):
+        for generator, panel in zip(generators, row, strict=True):
+            _draw_panel(panel, section, generator)
+        row[0].set_ylabel("accuracy (%)")
+    for panel in grid[-1]:
+        panel.set_xlabel("distractors (%)")
+    lines = {}  # label -> line: each method once, however many panels show it
+    for panel in grid.flat:
+        handles, labels = panel.get_legend_handles_labels()
+        lines |= dict(zip(labels, handles, strict=True))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, frameon=False)
+
+
+def _draw_panel(panel: Axes, section: Section, generator: str) -> None:
+    cells = [cell for cell in section.cells if _place(cell)[0] == generator]
+    for method in methods_of(cells):
+        _draw_line(panel, [cell for cell in cells if cell.method == method], method_name(method, section.model))
+    paper_model = section.cells[0].paper_model
+    if generator == "published" and paper_model:
+        paper = load_stress().items()
+        points = [(100 * ratio, value) for (*key, ratio), value in paper if key == [paper_model, "glot"]]
+        panel.plot(*zip(*sorted(points), strict=True), ":", color="black", lw=1.2, label="the paper's GLOT")
+    panel.axhline(50, color="black", lw=0.6, alpha=0.5)
+    beside = f" (paper: {PAPER_NAMES[paper_model]})" if generator == "published" and paper_model else ""
+    panel.set_title(f"generator {generator}{beside}\n{section.title}", fontsize=9)
+    panel.grid(alpha=0.3)
+
+
+def _draw_line(panel: Axes, cells: list[Cell], label: str) -> None:
+    points = sorted((100 * _place(cell)[1], cell.mean, cell.std or 0.0) for cell in cells)
+    ratios, means, stds = zip(*points, strict=True)
+    method = cells[0].method
+    if method in _DASHES:
+        panel.plot(ratios, means, color=OTHER_COLOUR, ls=_DASHES[method], label=label)
+    else:
+        colour = COLOURS.get(method, OTHER_COLOUR)
+        panel.errorbar(ratios, means, stds, color=colour, marker="o", markersize=4, capsize=2, label=label)

@@ -1,0 +1,324 @@
+"""The main job: which runs redo the paper's evidence, and running those that are not there yet.
+
+Joins the rooms: corpus and extract make caches, fit trains heads, and `pipeline.report` reads what they leave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.corpus.examples import Corpus
+from pipeline.corpus.load import load_stress, load_task
+from pipeline.corpus.tasks import find_task
+from pipeline.errors import GlotError, Stopped, UsageError
+from pipeline.store.files import make_folder, write_json
+from pipeline.store.layout import MANIFEST_FILE
+from pipeline.store.reader import Cache
+
+BASELINES = ("cls", "mean", "max", "adapool")
+METHODS = (*BASELINES, "glot", "glot-loops")  # glot-loops: the same parameters, a graph of self-loops alone
+VECTOR_YARDSTICKS = ("mean", "cls")
+DUMB_YARDSTICKS = ("length", "bag-of-words")
+RATIOS = (0.2, 0.5, 0.8, 0.9)
+CONVERGED_EPOCHS, CONVERGED_PATIENCE = 20, 5
+
+
+@dataclass(frozen=True)
+class Step:
+    """One run of the plan: a pooler with one seed, or a yardstick.
+
+    Attributes:
+        task: "cola", or "stress-<generator>-<ratio>".
+        model: the backbone's alias.
+        setting: "published" (the recipe's epochs), "converged" (until no better), or "yardstick".
+        method: one of METHODS, or "<logreg|ridge>-<mean|cls>", "length", "bag-of-words".
+    """
+
+    task: str
+    model: str
+    setting: str
+    method: str
+    seed: int = 0
+
+    def place(self, runs: Path) -> Path:
+        """The file that is there when this step is done."""
+        folder = runs / f"{self.task}-{self.model}" / self.setting
+        if self.setting == "yardstick":
+            return folder / f"{self.method}.json"
+        return folder / self.method / f"seed-{self.seed}" / "metrics.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run, and what will not and why."""
+
+    steps: list[Step]
+    skipped: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a plan must know of a backbone: its download (GB), width, and tokens/s.
+
+    Rates: the two packaged models as measured on 2 CPU cores; the paper's six are guesses for one GPU of the
+    A100 class in float32, marked as such in the plan.
+    """
+
+    download_gb: float
+    width: int
+    tokens_per_second: float
+
+
+BACKBONES = {
+    "minilm": Backbone(0.09, 384, 4500),
+    "smollm2-135m": Backbone(0.1, 576, 450),
+    "bert": Backbone(0.44, 768, 60_000),
+    "roberta": Backbone(0.5, 768, 60_000),
+    "smollm2": Backbone(0.72, 960, 20_000),
+    "tinyllama": Backbone(4.4, 2048, 8_000),
+    "llama-3b": Backbone(6.4, 3072, 3_000),
+    "mistral-7b": Backbone(14.5, 4096, 1_200),
+}
+PAPER_BACKBONES = ("bert", "roberta", "smollm2", "tinyllama", "llama-3b", "mistral-7b")
+# Distinct tokens of train and validation, in thousands, and training examples, in thousands.
+TASK_SIZES = {
+    "cola": (109, 8.6),
+    "sst2": (900, 67.3),
+    "stsb": (200, 5.7),
+    "mrpc": (212, 3.7),
+    "qqp": (1600, 20.0),
+    "mnli": (1500, 20.0),
+    "qnli": (1300, 20.0),
+    "rte": (200, 2.5),
+    "wnli": (25, 0.6),
+}
+STRESS_TOKENS = {0.2: 100, 0.5: 190, 0.8: 300, 0.9: 320}  # thousands, of 2,500 texts
+
+
+def make_plan(profile: str, data_dir: Path | None) -> Plan:
+    """The steps of a profile: "quick", "cpu" or "paper"; GLUE's need a folder, except on the paper's, from the hub.
+
+    Raises UsageError for an unknown profile.
+    """
+    if profile == "paper":
+        seeds = tuple(range(5))
+        steps = [
+            step
+            for model in PAPER_BACKBONES
+            for step in glue_steps(model, tuple(TASK_SIZES), METHODS, seeds)
+            + stress_steps(model, ("published", "balanced", "paired"), RATIOS, METHODS, seeds)
+        ]
+        return Plan(steps, [])
+    if profile == "quick":
+        stress = stress_steps("minilm", ("published", "paired"), RATIOS, (*BASELINES, "glot"), (0,))
+        glue = glue_steps("minilm", ("cola", "mrpc", "stsb"), (*BASELINES, "glot"), (0,))
+    elif profile == "cpu":
+        generators, seeds = ("published", "balanced", "paired"), (0, 1, 2)
+        stress = stress_steps("minilm", generators, RATIOS, METHODS, (0,))
+        stress += stress_steps("minilm", generators, RATIOS, METHODS, (0,), converged=True)
+        glue = glue_steps("minilm", ("cola", "mrpc", "stsb", "sst2"), METHODS, seeds, yardsticks=True)
+        glue += glue_steps("smollm2-135m", ("cola", "mrpc"), METHODS, seeds, yardsticks=True)
+    else:
+        raise UsageError(f"unknown profile {profile!r}: choose quick, cpu or paper")
+    kept, skipped = [], []
+    for step in glue:
+        name = f"{step.task} with {step.model}"
+        if data_dir is not None and (data_dir / find_task(step.task).folder).is_dir():
+            kept.append(step)
+        elif name not in dict(skipped):
+            reason = "GLUE_DIR is not set" if data_dir is None else f"GLUE_DIR has no {find_task(step.task).folder}"
+            skipped.append((name, reason))
+    return Plan([*kept, *stress], skipped)
+
+
+def glue_steps(
+    model: str, tasks: tuple[str, ...], methods: tuple[str, ...], seeds: tuple[int, ...], yardsticks: bool = False
+) -> list[Step]:
+    """The steps of Table 1 for one backbone."""
+    steps = []
+    for task in tasks:
+        steps += [Step(task, model, "published", method, seed) for method in methods for seed in seeds]
+        if yardsticks:
+            kind = "ridge" if find_task(task).spec.target == "score" else "logreg"
+            steps += [Step(task, model, "yardstick", f"{kind}-{vector}") for vector in VECTOR_YARDSTICKS]
+    return steps
+
+
+def stress_steps(
+    model: str,
+    generators: tuple[str, ...] | list[str],
+    ratios: tuple[float, ...] | list[float],
+    methods: tuple[str, ...] | list[str],
+    seeds: tuple[int, ...],
+    converged: bool = False,
+) -> list[Step]:
+    """The steps of the stress test for one backbone, the two dumb baselines among them."""
+    unknown = [method for method in methods if method not in METHODS]
+    if unknown:
+        raise UsageError(f"unknown method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    setting = "converged" if converged else "published"
+    steps = []
+    for task in (f"stress-{generator}-{ratio:g}" for generator in generators for ratio in ratios):
+        steps += [Step(task, model, setting, method, seed) for method in methods for seed in seeds]
+        steps += [Step(task, model, "yardstick", name) for name in DUMB_YARDSTICKS]
+    return steps
+
+
+def describe_plan(plan: Plan, cache: Path, runs: Path) -> str:
+    """The plan for people: a line a task and backbone with what is done and about how long the rest takes."""
+    lines, seconds, disk, downloads = ["task, backbone: runs (done), states, about"], 0.0, 0.0, {}
+    groups: dict[tuple[str, str], list[Step]] = {}
+    for step in plan.steps:
+        groups.setdefault((step.task, step.model), []).append(step)
+    for (task, model), steps in groups.items():
+        done = sum(step.place(runs).exists() for step in steps)
+        cached = (cache / task / model / MANIFEST_FILE).exists()
+        need = _estimate(task, model, [step for step in steps if not step.place(runs).exists()], cached)
+        seconds += need
+        size = _tokens(task) * 2 * BACKBONES[model].width / 1e9 if model in BACKBONES else 0.0
+        disk += 0.0 if cached else size
+        if not cached and model in PAPER_BACKBONES:
+            downloads[model] = BACKBONES[model].download_gb
+        state = "states cached" if cached else f"states {size:.2f} GB"
+        lines.append(f"  {task}, {model}: {len(steps)} ({done}), {state}, {_duration(need)}")
+    lines += [f"  not run: {name} ({reason})" for name, reason in plan.skipped]
+    if downloads:
+        lines.append(f"downloads: {sum(downloads.values()):.1f} GB ({', '.join(downloads)})")
+    lines.append(f"in all: {_duration(seconds)}, {disk:.1f} GB of states")
+    return "\n".join(lines)
+
+
+def _tokens(task: str) -> float:
+    if task.startswith("stress"):
+        ratio = float(task.rsplit("-", 1)[1])
+        return 1e3 * min(STRESS_TOKENS.items(), key=lambda item: abs(item[0] - ratio))[1]
+    return 1e3 * TASK_SIZES[task][0]
+
+
+def _estimate(task: str, model: str, steps: list[Step], cached: bool) -> float:
+    """Seconds, from rates measured on 2 CPU cores (packaged models) or guessed for a GPU (the paper's)."""
+    if model not in BACKBONES:
+        return 0.0
+    tokens, facts = _tokens(task), BACKBONES[model]
+    extraction = 0.0 if cached else tokens / facts.tokens_per_second + 10
+    on_gpu = model in PAPER_BACKBONES
+    weight = {"glot": 6e-5, "glot-loops": 6e-5, "adapool": 8e-6}  # seconds a token and epoch, at d = 384 on 2 cores
+    passes = {"published": 3, "converged": 15, "yardstick": 1}
+    fits = sum(passes[step.setting] * tokens * weight.get(step.method, 2e-6) for step in steps)
+    return extraction + fits * (0.1 if on_gpu else 1) * facts.width / 384
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on: `say` prints a line, `tokens` shows (done, total) of an extraction, `should_stop` asks to end."""
+
+    say: Callable[[str], None]
+    tokens: Callable[[int, int], None]
+    should_stop: Callable[[], bool]
+
+
+def run_steps(steps: list[Step], cache: Path, runs: Path, data_dir: Path | None, watch: Watch) -> list[tuple[str, str]]:
+    """Run every step that is not done; a step that cannot run is told with its reason, and the others go on.
+
+    Returns (step, reason) of those that could not run. Raises Stopped between two steps or inside one.
+    """
+    failed: dict[str, str] = {}
+    caches: dict[str, Cache] = {}
+    todo = [step for step in steps if not step.place(runs).exists()]
+    watch.say(f"{len(steps)} runs, {len(steps) - len(todo)} done before")
+    started = time.monotonic()
+    for number, step in enumerate(todo, start=1):
+        group = f"{step.task} with {step.model}"
+        if group in failed:
+            continue
+        try:
+            if group not in caches:
+                caches[group] = _open_cache(step, cache, data_dir, watch)
+            score = _run_step(step, caches[group], runs, watch.should_stop)
+        except Stopped:
+            raise Stopped("stopped; the same command goes on where it was") from None
+        except GlotError as error:
+            failed[group] = str(error)
+            watch.say(f"skipped {group}: {error}")
+            continue
+        left = _duration((time.monotonic() - started) / number * (len(todo) - number))
+        name = f"{step.task} {step.model} {step.setting} {step.method} seed {step.seed}"
+        watch.say(f"[{number}/{len(todo)}, {left} left] {name}: {score}")
+    return list(failed.items())
+
+
+def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> Cache:
+    """The step's cache; extracted first, where it is missing, unfinished, or holds fewer examples than the data."""
+    folder, corpus = root / step.task / step.model, _corpus(step.task, data_dir)
+    if (folder / MANIFEST_FILE).exists():
+        cache = Cache(folder, allow_unfinished=True)
+        held = {name: entry.examples for name, entry in cache.manifest.examples.items()}
+        if cache.manifest.complete and all(held.get(name) == len(s.examples) for name, s in corpus.splits.items()):
+            return cache
+    from pipeline.extract.backbone import resolve_model
+    from pipeline.extract.run import ExtractOptions, extract_states
+
+    def report(done: int, total: int) -> None:
+        watch.tokens(done, total)
+        if watch.should_stop():
+            raise Stopped("stopped while extracting")
+
+    watch.say(f"extracting {step.task} with {step.model}")
+    options = ExtractOptions(compute_dtype="float32")  # as the published runs did
+    summary = extract_states(corpus, resolve_model(step.model), folder, options, report)
+    watch.say(f"  {summary.distinct:,} distinct texts, {summary.tokens:,} tokens in {summary.seconds:.0f} s")
+    return Cache(folder)
+
+
+def _corpus(task: str, data_dir: Path | None) -> Corpus:
+    if task.startswith("stress-"):
+        _, generator, ratio = task.split("-")
+        return load_stress(generator, float(ratio))
+    return load_task(task, data_dir=data_dir)
+
+
+def _run_step(step: Step, cache: Cache, runs: Path, should_stop: Callable[[], bool]) -> str:
+    if step.setting == "yardstick":
+        return _run_yardstick(step, cache, step.place(runs))
+    from pipeline.fit.run import FitOptions, make_configs
+    from pipeline.fit.train import fit_head
+
+    options = FitOptions(pooler=step.method, seeds=(step.seed,))
+    if step.method == "glot-loops":
+        options = replace(options, pooler="glot", tau=1.0)
+    if step.setting == "converged":
+        options = replace(options, epochs=CONVERGED_EPOCHS, patience=CONVERGED_PATIENCE)
+    config = make_configs(cache, options)[0]
+    result = fit_head(cache, config, step.place(runs).parent, should_stop=should_stop)
+    value = next(iter(result.best.values()))[result.metric]
+    return f"{result.metric} {100 * value:.2f} ({len(result.epochs)} epochs, {result.seconds:.0f} s)"
+
+
+def _run_yardstick(step: Step, cache: Cache, path: Path) -> str:
+    from pipeline.fit import yardsticks
+
+    started = time.monotonic()
+    if step.method == "length":
+        scores = yardsticks.length_baseline(cache)
+    elif step.method == "bag-of-words":
+        scores = yardsticks.bag_of_words_baseline(cache)
+    else:
+        scores = yardsticks.vector_yardstick(cache, step.method.split("-")[1])
+    make_folder(path.parent)
+    record = {"version": 1, "task": step.task, "model": step.model, "method": step.method, "scores": scores}
+    write_json(path, {**record, "seconds": time.monotonic() - started})
+    metric, value = next(iter(next(iter(scores.values())).items()))
+    return f"{metric} {100 * value:.2f}"

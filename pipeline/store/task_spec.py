@@ -1,0 +1,70 @@
+"""What a cache must know of its task, so that `fit` needs neither the corpus nor the hub."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings a head is trained with unless the user says otherwise (one row of the task table).
+
+    Attributes:
+        layers: K, the number of token-GNN layers.
+        hidden: h, the width of each token-GNN layer.
+        tau: the cosine threshold of the token graph (strict: an edge iff cosine > tau).
+        lr: Adam's learning rate.
+        epochs: passes over the training set.
+        batch_size: examples a step.
+        adapool_hidden: width of AdaPool's scorer.
+    """
+
+    layers: int = 2
+    hidden: int = 256
+    tau: float = 0.6
+    lr: float = 2e-4
+    epochs: int = 3
+    batch_size: int = 32
+    adapool_hidden: int = 128
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """The shape of a task: how many texts an example has, what its label is, how it is scored.
+
+    Attributes:
+        name: "mrpc", or the stem of the user's file.
+        num_texts: 1, or 2 for pairs.
+        target: "classes" (labels are int indices into `classes`) or "score" (labels are floats).
+        classes: the class names in label order; empty for scores.
+        score_range: (low, high) of the scores, mapped to [0, 1] for the loss; None for classes.
+        metrics: names of the metrics; the first is the one printed and selected by.
+        recipe: the default settings of a head for this task.
+    """
+
+    name: str
+    num_texts: Literal[1, 2]
+    target: Literal["classes", "score"]
+    classes: tuple[str, ...] = ()
+    score_range: tuple[float, float] | None = None
+    metrics: tuple[str, ...] = ("accuracy",)
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def to_json(self) -> dict:
+        """A plain dict that `from_json` turns back into an equal spec."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict) -> TaskSpec:
+        """Rebuild a spec from `to_json`'s dict (lists become tuples again)."""
+        score_range = data["score_range"]
+        return cls(
+            name=data["name"],
+            num_texts=data["num_texts"],
+            target=data["target"],
+            classes=tuple(data["classes"]),
+            score_range=tuple(score_range) if score_range is not None else None,
+            metrics=tuple(data["metrics"]),
+            recipe=Recipe(**data["recipe"]),
+        )

@@ -1,0 +1,163 @@
+"""Tiny backbones with random weights and real tokenizers, and small corpora: no download, no GPU."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SENTENCES = [
+    "the cat sat on the mat and looked at the dog",
+    "a dog barks when the postman brings letters to the door",
+    "rain falls softly over the old town in autumn",
+    "she reads long books about ships, storms and islands",
+    "the market opens early and closes late on fridays",
+    "nobody knows why the river turned green last summer",
+    "two birds built their nest above the kitchen window",
+    "he never paid the bill, so the lights went out",
+]
+FAMILIES = ("mistral", "llama", "bert", "roberta")
+MAX_POSITIONS = 48  # the longest input of every tiny model, special tokens included
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)  # the tensors are tiny, and a second thread only waits where the machine is busy
+
+
+def _save_tokenizer(family: str, folder: Path, bos: bool = True) -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    # Vocabularies are written down, not trained: the library's trainers break ties differently from run to run.
+    words = sorted({word for sentence in SENTENCES for word in sentence.split()})
+    if family == "bert":
+        letters = sorted({letter for word in words for letter in word})
+        pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters), *words]
+        vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+        tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        around, names = "[CLS] $A [SEP]", ["[CLS]", "[SEP]"]
+        roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        roles["mask_token"] = "[MASK]"
+    else:
+        merges = []
+        for word in (f"\u0120{word}" for word in words[:20]):  # "\u0120" is a space in byte-level BPE
+            merges += [(word[:end], word[end]) for end in range(1, len(word))]
+        merges = list(dict.fromkeys(merges))
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        if family == "roberta":
+            specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+            around, names = "<s> $A </s>", ["<s>", "</s>"]
+            roles = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>"}
+            roles |= {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+        else:
+            specials = ["<unk>", "<s>", "</s>"]
+            around, names = "<s> $A", ["<s>"]
+            roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+        pieces = [*specials, *alphabet, *(left + right for left, right in merges)]
+        vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+        tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if bos:
+        ids = [(name, tokenizer.token_to_id(name)) for name in names]
+        tokenizer.post_processor = processors.TemplateProcessing(single=around, special_tokens=ids)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
+
+
+def _save_model(family: str, folder: Path, seed: int = 0) -> None:
+    import torch
+    from transformers import AutoModel, BertConfig, LlamaConfig, MistralConfig, RobertaConfig
+
+    # Weights far from 0, so that a wrong mask or position shows in the states.
+    shared = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shared |= {"intermediate_size": 48, "initializer_range": 0.3, "max_position_embeddings": MAX_POSITIONS}
+    decoder = {"num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    config = {
+        "mistral": lambda: MistralConfig(**shared, **decoder, head_dim=8, sliding_window=None),
+        "llama": lambda: LlamaConfig(**shared, **decoder),
+        "bert": lambda: BertConfig(**shared, pad_token_id=0),
+        # RoBERTa's positions start after the pad id.
+        "roberta": lambda: RobertaConfig(
+            **{**shared, "max_position_embeddings": MAX_POSITIONS + 2}, pad_token_id=1, bos_token_id=0, eos_token_id=2
+        ),
+    }[family]()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        AutoModel.from_config(config).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def make_backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Save a fresh tiny model: `make(family, seed=0, bos=True)` gives a Hugging Face folder of its own."""
+
+    def make(family: str, seed: int = 0, bos: bool = True) -> Path:
+        folder = tmp_path_factory.mktemp("backbone") / f"tiny-{family}"
+        folder.mkdir()
+        _save_tokenizer(family, folder, bos)
+        _save_model(family, folder, seed)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def backbone_folders(make_backbone_folder: Callable[..., Path]) -> dict[str, Path]:
+    """The tiny models by family, to be read only; "bare" is a Llama whose tokenizer adds no BOS."""
+    folders = {family: make_backbone_folder(family) for family in FAMILIES}
+    folders["bare"] = make_backbone_folder("llama", bos=False)
+    return folders
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The config of an encoder-decoder, which glot refuses before it looks for weights."""
+    folder = tmp_path_factory.mktemp("backbone") / "tiny-t5"
+    folder.mkdir()
+    config = {"model_type": "t5", "architectures": ["T5Model"], "d_model": 32, "num_layers": 2, "num_heads": 2}
+    (folder / "config.json").write_text(json.dumps({**config, "is_encoder_decoder": True}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_corpus() -> Callable[..., object]:
+    """A small corpus: `make(splits={"train": 12}, pairs=False, words=12)`.
+
+    Row 0 is repeated in row 3, row 1 is an empty text, row 2 is far longer than any `max_tokens` of the tests.
+    """
+    import numpy as np
+
+    from pipeline.corpus.examples import Corpus, Example, Split
+    from pipeline.store.task_spec import TaskSpec
+
+    words = sorted({word for sentence in SENTENCES for word in sentence.split()})
+
+    def text(kind: str, row: int) -> str:
+        row = 0 if row == 3 else row
+        if row == 1:
+            return ""
+        random = np.random.default_rng([row, sum(kind.encode())])
+        return " ".join(random.choice(words, 90 if row == 2 else int(random.integers(1, 12))))
+
+    def make(splits: dict[str, int] | None = None, pairs: bool = False, labels: bool = True) -> Corpus:
+        made = {}
+        for name, count in (splits or {"train": 12}).items():
+            rows = range(count)
+            examples = [
+                Example(row, text(name, row), text(name + "-b", row) if pairs else None, row % 2 if labels else None)
+                for row in rows
+            ]
+            made[name] = Split(name, examples, f"made {name}")
+        return Corpus(TaskSpec("made", 2 if pairs else 1, "classes", ("no", "yes")), made)
+
+    return make

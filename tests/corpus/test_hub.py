@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.corpus import hub
+from pipeline.corpus.tasks import find_task
+from pipeline.errors import UsageError
+
+
+@pytest.fixture
+def fake_hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Stands in for `datasets`: serves `rows`, records the call and how many rows were drawn."""
+    fake = SimpleNamespace(rows=[], calls=[], drawn=0)
+
+    def load_dataset(*args: object, **kwargs: object) -> Iterator[dict]:
+        fake.calls.append((args, kwargs))
+        for row in fake.rows:
+            if isinstance(row, Exception):
+                raise row
+            fake.drawn += 1
+            yield row
+
+    fake.load_dataset = load_dataset
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    monkeypatch.setattr(hub, "_check_reachable", lambda: None)
+    return fake
+
+
+def test_streams_pairs_and_turns_minus_one_into_none(fake_hub: SimpleNamespace) -> None:
+    fake_hub.rows = [
+        {"premise": "p", "hypothesis": "h", "label": 2, "idx": 0},
+        {"premise": "q", "hypothesis": "i", "label": -1, "idx": 1},
+    ]
+    split = hub.read_split(find_task("mnli"), "validation")
+    assert [tuple(example) for example in split.examples] == [(0, "p", "h", 2), (1, "q", "i", None)]
+    assert (split.name, split.source) == ("validation", "nyu-mll/glue mnli validation_matched")
+    assert fake_hub.calls == [(("nyu-mll/glue", "mnli"), {"split": "validation_matched", "streaming": True})]
+
+
+def test_a_limit_draws_no_row_more(fake_hub: SimpleNamespace) -> None:
+    fake_hub.rows = [{"sentence": str(i), "label": i % 2} for i in range(9)]
+    split = hub.read_split(find_task("cola"), "train", limit=3)
+    assert [example.text for example in split.examples] == ["0", "1", "2"]
+    assert fake_hub.drawn == 3
+
+
+def test_imdb_has_its_test_as_validation(fake_hub: SimpleNamespace) -> None:
+    fake_hub.rows = [{"text": "a", "label": 0}]
+    assert hub.read_split(find_task("imdb"), "validation").source == "stanfordnlp/imdb test"
+    assert fake_hub.calls == [(("stanfordnlp/imdb", None), {"split": "test", "streaming": True})]
+
+
+def test_a_break_in_the_stream_is_one_line(fake_hub: SimpleNamespace) -> None:
+    fake_hub.rows = [{"sentence": "a", "label": 0}, RuntimeError("first line\nsecond line")]
+    with pytest.raises(UsageError) as raised:
+        hub.read_split(find_task("cola"), "train")
+    assert "cannot read nyu-mll/glue cola train from the hub (RuntimeError: first line): pass --data-dir" in str(
+        raised.value
+    )
+    assert "\n" not in str(raised.value)
+
+
+def test_without_datasets_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UsageError, match=r"pip install 'glot-pipeline\[hub\]' or pass --data-dir"):
+        hub.read_split(find_task("cola"), "train")
+    with pytest.raises(UsageError, match=r"pip install 'glot-pipeline\[hub\]' or pass your own file with --data"):
+        hub.read_split(find_task("imdb"), "train")
+
+
+def test_an_unreachable_hub_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda *a, **k: called.append(a)))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
+    start = time.monotonic()
+    with pytest.raises(UsageError, match="cannot read nyu-mll/glue cola train from the hub") as raised:
+        hub.read_split(find_task("cola"), "train")
+    assert time.monotonic() - start < 3
+    assert "\n" not in str(raised.value)
+    assert called == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")
+def test_the_real_datasets_offline_is_one_line() -> None:
+    code = (
+        "from pipeline.corpus.load import load_task\n"
+        "from pipeline.errors import UsageError\n"
+        "try: load_task('cola')\n"
+        "except UsageError as error: print(error)\n"
+    )
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "GLUE_DIR": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("cannot read nyu-mll/glue cola train from the hub (ConnectionError")
+    assert done.stdout.count("\n") == 1

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.corpus.tasks import TASKS, find_task
+from pipeline.errors import UsageError
+from pipeline.store.task_spec import Recipe
+
+
+def test_a_name_is_found_however_it_is_spelt() -> None:
+    assert find_task("SST-2") is find_task("sst2") is TASKS["sst2"]
+    assert find_task("STS_B") is TASKS["stsb"]
+
+
+def test_an_unknown_name_gets_the_nearest_and_all() -> None:
+    with pytest.raises(UsageError) as raised:
+        find_task("mrcp")
+    assert "unknown task 'mrcp': did you mean 'mrpc'?" in str(raised.value)
+    assert "cola, sst2, stsb, mrpc, qqp, mnli, qnli, rte, wnli, imdb, stress" in str(raised.value)
+
+
+def test_a_name_like_no_other_gets_no_guess() -> None:
+    with pytest.raises(UsageError, match="unknown task 'xyz': known tasks are"):
+        find_task("xyz")
+
+
+def test_defaults_of_the_published_runs() -> None:
+    assert {name for name, task in TASKS.items() if task.train_limit == 20_000} == {"qqp", "mnli", "qnli"}
+    assert {name: task.max_tokens for name, task in TASKS.items() if task.max_tokens != 128} == {"imdb": 512}
+    stress = Recipe(layers=4, hidden=64, tau=0.6, lr=1e-4, epochs=3, batch_size=32, adapool_hidden=256)
+    assert TASKS["stress"].spec.recipe == stress
+    glue = Recipe(layers=2, hidden=256, tau=0.6, lr=2e-4, epochs=3, batch_size=32, adapool_hidden=128)
+    assert {task.spec.recipe for name, task in TASKS.items() if name != "stress"} == {glue}
+
+
+def test_default_splits_leave_the_test_out() -> None:
+    assert TASKS["mrpc"].default_splits == ["train", "validation"]
+    assert TASKS["mnli"].default_splits == ["train", "validation", "validation_mismatched"]
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if TASKS[name].folder])
+def test_a_row_agrees_with_itself(name: str) -> None:
+    task = TASKS[name]
+    assert task.hub_config == name
+    assert (task.spec.num_texts == 2) == bool(task.hub_columns.text_b) == bool(task.file_columns.text_b)
+    assert (task.spec.target == "score") == (not task.spec.classes) == (task.spec.score_range is not None)

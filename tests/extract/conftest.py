@@ -1,0 +1,95 @@
+"""What the tests of stage one share: running it, and the slow and obvious way to the same states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.corpus.examples import Corpus
+from pipeline.extract.backbone import Backbone, ModelSource
+from pipeline.extract.run import ExtractOptions, ExtractSummary, extract_states
+
+MAX_TOKENS = 32
+
+
+@pytest.fixture
+def extract() -> Callable[..., ExtractSummary]:
+    """`extract(corpus, backbone_folder, out, **options)`; 32 tokens a text unless said otherwise."""
+
+    def call(corpus: Corpus, backbone: Path, out: Path, **options: Any) -> ExtractSummary:
+        source = ModelSource(backbone.name, str(backbone))
+        return extract_states(corpus, source, out, ExtractOptions(**{"max_tokens": MAX_TOKENS, **options}))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def direct_states() -> Callable[..., np.ndarray]:
+    """`direct(folder, text, layer)`: (L, d) float32 states of a text forwarded alone, without any code of ours."""
+    from transformers import AutoModel, AutoTokenizer
+
+    loaded: dict[Path, tuple] = {}
+    made: dict[tuple, tuple] = {}
+
+    def forward(folder: Path, text: str, max_tokens: int) -> tuple[np.ndarray, ...]:
+        if folder not in loaded:
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            loaded[folder] = tokenizer, AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        tokenizer, model = loaded[folder]
+        inputs = tokenizer([text], return_tensors="pt", truncation=True, max_length=max_tokens)
+        if inputs["input_ids"].shape[1] == 0:
+            inputs = {"input_ids": torch.tensor([[tokenizer.eos_token_id]])}
+        with torch.no_grad():
+            output = model(**inputs, output_hidden_states=True)
+        return tuple(states[0].numpy() for states in (*output.hidden_states[:-1], output.last_hidden_state))
+
+    def direct(folder: Path, text: str, layer: int, max_tokens: int = MAX_TOKENS) -> np.ndarray:
+        key = folder, text, max_tokens
+        if key not in made:
+            made[key] = forward(*key)
+        return made[key][layer]
+
+    return direct
+
+
+@pytest.fixture
+def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The token ids of every text that goes through the backbone, in the order of forwards, padding left out."""
+    seen: list[tuple[int, ...]] = []
+    forward = Backbone.hidden_states
+
+    def spy(self: Backbone, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
+        seen.extend(tuple(row[keep.bool()].tolist()) for row, keep in zip(ids, mask, strict=True))
+        return forward(self, ids, mask, layers)
+
+    monkeypatch.setattr(Backbone, "hidden_states", spy)
+    return seen
+
+
+@pytest.fixture
+def crash_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str, int], None]:
+    """`crash_at(Manifest, "save", 3)`: the third call from now on dies before it does anything, as in a power cut."""
+
+    def set_up(owner: type, name: str, call: int) -> None:
+        original = getattr(owner, name)
+        left = iter(range(call - 1))
+
+        def dying(*args: Any, **kwargs: Any) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, dying)
+
+    return set_up
+
+
+@pytest.fixture
+def shard_names() -> Callable[[Path], list[str]]:
+    """The finished shard files of a cache."""
+    return lambda folder: sorted(path.name for path in folder.glob("shard-*.h5"))

@@ -1,0 +1,592 @@
+"""A run may die at any moment: the next one goes on from there and ends with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import FaultError, UsageError
+from pipeline.extract import run
+from pipeline.extract.backbone import Backbone, ModelSource
+from pipeline.extract.run import ExtractOptions
+from pipeline.store.example_set import ExampleSet
+from pipeline.store.layout import Manifest, shard_file
+from pipeline.store.plan import Plan
+from pipeline.store.reader import Cache
+from pipeline.store.writer import ShardWriter
+
+SHARD_BYTES = 24 * 32 * 2  # 24 tokens of width 32 in float16: the small corpus makes eight shards
+
+
+@pytest.fixture
+def bert(backbone_folders: dict[str, Path]) -> Path:
+    return backbone_folders["bert"]
+
+
+@pytest.fixture
+def unbroken(extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path) -> Manifest:
+    """The manifest of the same extraction without a mishap."""
+    extract(make_corpus(), bert, tmp_path / "unbroken", shard_bytes=SHARD_BYTES)
+    return Cache(tmp_path / "unbroken").manifest
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """When each shard was written last, and its bytes."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.glob("shard-*.h5"))}
+
+
+def assert_no_leftovers(folder: Path) -> None:
+    manifest = Manifest.load(folder)
+    named = {"manifest.json", manifest.plan.file, *(entry.file for entry in manifest.examples.values())}
+    named |= {entry.file for entry in manifest.shards.values()}
+    there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert there == named
+
+
+# Each is a moment at which a run dies: the call of a function that is never made.
+MOMENTS = [
+    (Plan, "save", 1),
+    (ExampleSet, "save", 1),
+    (Manifest, "save", 1),
+    (Manifest, "save", 2),  # the first shard is renamed, not listed
+    (Manifest, "save", 4),
+    (ShardWriter, "finish", 1),
+    (ShardWriter, "finish", 3),
+    (ShardWriter, "write", 1),
+    (ShardWriter, "write", 6),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "call"), MOMENTS, ids=lambda item: getattr(item, "__name__", str(item)))
+def test_a_run_that_died_is_finished_without_doing_anything_twice(
+    owner: type,
+    name: str,
+    call: int,
+    unbroken: Manifest,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    crash_at: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    crash_at(owner, name, call)
+    with pytest.raises(KeyboardInterrupt):
+        extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
+    monkeypatch.undo()
+    before = stamps(out)
+    done = {int(name[6:11]) for name in before}
+    with pytest.raises(UsageError):
+        Cache(out)  # whatever is there, nobody takes it for finished
+    summary = extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
+    manifest = Cache(out).manifest
+    assert (manifest.plan, manifest.examples, manifest.shards) == (
+        unbroken.plan,
+        unbroken.examples,
+        unbroken.shards,
+    )
+    assert {name: stamp for name, stamp in stamps(out).items() if name in before} == before
+    assert summary.forwarded == sum(entry.texts for number, entry in unbroken.shards.items() if number not in done)
+    assert_no_leftovers(out)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+from pipeline.corpus.examples import Corpus, Example, Split
+from pipeline.extract.backbone import ModelSource
+from pipeline.extract.run import ExtractOptions, extract_states
+from pipeline.store.task_spec import TaskSpec
+from pipeline.store.writer import ShardWriter
+
+calls = 0
+finish = ShardWriter.finish
+
+
+def killed(self):
+    global calls
+    calls += 1
+    if calls == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return finish(self)
+
+
+ShardWriter.finish = killed
+texts = Path(sys.argv[1]).read_text("utf-8").split("\\n")
+examples = [Example(row, text, None, row % 2) for row, text in enumerate(texts)]
+corpus = Corpus(TaskSpec("made", 1, "classes", ("no", "yes")), {"train": Split("train", examples, "made train")})
+options = ExtractOptions(max_tokens=32, shard_bytes=int(sys.argv[4]))
+extract_states(corpus, ModelSource("tiny-bert", sys.argv[2]), Path(sys.argv[3]), options)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_killed_process_leaves_whole_shards(
+    unbroken: Manifest, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    corpus, out = make_corpus(), tmp_path / "out"
+    texts = tmp_path / "texts"
+    texts.write_text("\n".join(example.text for example in corpus.splits["train"].examples), "utf-8")
+    root = Path(run.__file__).parents[2]
+    command = [sys.executable, "-c", KILLED, str(texts), str(bert), str(out), str(SHARD_BYTES)]
+    process = subprocess.run(
+        command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    before = stamps(out)
+    assert list(before) == [shard_file(0), shard_file(1)]
+    assert list(out.glob("*.tmp-*"))  # the torn third shard, under a name that no reader knows
+    with pytest.raises(UsageError, match="2 of "):
+        Cache(out)
+    summary = extract(corpus, bert, out, shard_bytes=SHARD_BYTES)
+    after = stamps(out)
+    assert {name: after[name] for name in before} == before
+    assert summary.forwarded == unbroken.plan.texts - unbroken.shards[0].texts - unbroken.shards[1].texts
+    assert (Cache(out).manifest.plan, Cache(out).manifest.examples) == (unbroken.plan, unbroken.examples)
+    assert_no_leftovers(out)
+    assert Cache(out).manifest.shards == unbroken.shards
+
+
+def test_a_finished_cache_is_left_as_it_is(
+    unbroken: Manifest, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path, forwarded: list
+) -> None:
+    out = tmp_path / "unbroken"
+    before = stamps(out)
+    forwarded.clear()
+    summary = extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
+    assert (summary.forwarded, summary.forwarded_tokens, forwarded) == (0, 0, [])
+    assert stamps(out) == before
+    assert Cache(out).manifest == unbroken
+
+
+@pytest.mark.parametrize("damage", ["removed", "shorter", "empty"])
+def test_a_lost_shard_is_made_again(
+    damage: str, unbroken: Manifest, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "unbroken"
+    path = out / shard_file(2)
+    whole = path.read_bytes()
+    path.unlink()
+    if damage != "removed":
+        path.write_bytes(whole[: len(whole) // 2] if damage == "shorter" else b"")
+    before = {name: stamp for name, stamp in stamps(out).items() if name != path.name}
+    summary = extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
+    assert summary.forwarded == unbroken.shards[2].texts
+    after = stamps(out)
+    assert after.pop(path.name)[1] == whole
+    assert after == before
+    assert Cache(out).manifest == unbroken
+
+
+def test_states_of_other_weights_are_never_adopted(
+    extract: Callable, make_corpus: Callable, make_backbone_folder: Callable, bert: Path, tmp_path: Path
+) -> None:
+    """Whoever removes only the manifest, to start again with another backbone, must not get the old one's states."""
+    other = make_backbone_folder("bert", seed=1)
+    extract(make_corpus(), bert, tmp_path / "out", shard_bytes=SHARD_BYTES)
+    (tmp_path / "out" / "manifest.json").unlink()
+    summary = extract(make_corpus(), other, tmp_path / "out", shard_bytes=SHARD_BYTES)
+    assert summary.forwarded == summary.distinct
+    extract(make_corpus(), other, tmp_path / "fresh", shard_bytes=SHARD_BYTES)
+    assert Cache(tmp_path / "out").manifest == Cache(tmp_path / "fresh").manifest
+
+
+# Adding to a cache
+
+
+@pytest.mark.parametrize(
+    ("splits", "more"),
+    [
+        ({"train": 8}, {"train": 8, "validation": 6}),
+        ({"train": 8}, {"train": 14}),
+        ({"train": 8}, {"validation": 6}),
+    ],
+)
+def test_more_texts_are_added_and_the_old_ones_stay(
+    splits: dict,
+    more: dict,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    direct_states: Callable,
+    tmp_path: Path,
+    forwarded: list,
+) -> None:
+    first = extract(make_corpus(splits), bert, tmp_path, shard_bytes=SHARD_BYTES)
+    old, before = Cache(tmp_path), stamps(tmp_path)
+    old_texts = list(old.plan.texts)
+    forwarded.clear()
+    summary = extract(make_corpus(more), bert, tmp_path, shard_bytes=SHARD_BYTES)
+    cache = Cache(tmp_path)
+    assert cache.plan.texts[: len(old_texts)] == old_texts
+    assert len(forwarded) == summary.forwarded == summary.distinct - first.distinct > 0
+    after = stamps(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert set(cache.manifest.examples) == {*splits, *more}
+    assert_no_leftovers(tmp_path)
+    for name, split in make_corpus({**splits, **more}).splits.items():
+        examples = cache.examples(name)
+        assert [cache.plan.texts[number] for number in examples.text_id] == [
+            split.examples[row].text for row in examples.index
+        ]
+    for number, text in enumerate(cache.plan.texts):
+        expected = direct_states(bert, text, -1)
+        read = cache.read_texts(2, np.asarray([number])).astype(np.float32)
+        np.testing.assert_allclose(read, expected, rtol=2**-10, atol=2e-5)
+
+
+def test_counts_are_of_the_whole_cache(extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path) -> None:
+    extract(make_corpus({"train": 8}), bert, tmp_path)
+    summary = extract(make_corpus({"train": 8, "validation": 8}), bert, tmp_path)
+    plan = Cache(tmp_path).plan
+    assert (summary.empty, summary.truncated) == (plan.texts.count(""), 2)
+    assert summary.distinct == len(plan) == len(set(plan.texts))
+
+
+@pytest.mark.parametrize(("owner", "name", "call"), [(Manifest, "save", 1), (ExampleSet, "save", 1), (Plan, "save", 1)])
+def test_a_crash_while_adding_leaves_the_old_cache_whole(
+    owner: type,
+    name: str,
+    call: int,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    crash_at: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    extract(make_corpus({"train": 8}), bert, tmp_path, shard_bytes=SHARD_BYTES)
+    old = Cache(tmp_path)
+    old_manifest, states = old.manifest, old.read_texts(2, np.arange(len(old.plan)))
+    more = make_corpus({"train": 12, "validation": 6})
+    crash_at(owner, name, call)
+    with pytest.raises(KeyboardInterrupt):
+        extract(more, bert, tmp_path, shard_bytes=SHARD_BYTES)
+    monkeypatch.undo()
+    cache = Cache(tmp_path)
+    assert cache.manifest == old_manifest
+    assert len(cache.examples("train")) == 8
+    np.testing.assert_array_equal(cache.read_texts(2, np.arange(len(cache.plan))), states)
+    extract(more, bert, tmp_path, shard_bytes=SHARD_BYTES)
+    assert len(Cache(tmp_path).examples("train")) == 12
+    assert_no_leftovers(tmp_path)
+
+
+def test_new_labels_of_old_texts_cost_no_forward(
+    extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path, forwarded: list
+) -> None:
+    corpus = make_corpus()
+    extract(corpus, bert, tmp_path)
+    before = stamps(tmp_path)
+    forwarded.clear()
+    examples = corpus.splits["train"].examples
+    examples[:] = [example._replace(label=1 - example.label) for example in examples]
+    extract(corpus, bert, tmp_path)
+    cache = Cache(tmp_path)
+    labels = cache.examples("train").label
+    assert labels.tolist() == [examples[row].label for row in cache.examples("train").index]
+    assert (forwarded, stamps(tmp_path)) == ([], before)
+    assert_no_leftovers(tmp_path)
+
+
+# Refusals
+
+
+def test_a_smaller_set_is_refused(extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path) -> None:
+    extract(make_corpus({"train": 8}), bert, tmp_path)
+    before = Cache(tmp_path).manifest
+    with pytest.raises(UsageError, match=r"already holds 8 examples of train, more than these 5: .*--out"):
+        extract(make_corpus({"train": 5}), bert, tmp_path)
+    assert Cache(tmp_path).manifest == before
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"max_tokens": 16}, "max_tokens: 32 -> 16"),
+        ({"dtype": "float32"}, "dtype: float16 -> float32"),
+        ({"layers": (0, -1)}, r"layers: \(2,\) -> \(0, 2\)"),
+        ({"compute_dtype": "bfloat16", "dtype": "float16"}, "compute_dtype: float32 -> bfloat16"),
+    ],
+)
+def test_other_settings_are_refused(
+    options: dict, difference: str, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    extract(make_corpus(), bert, tmp_path)
+    before = stamps(tmp_path), Cache(tmp_path).manifest
+    with pytest.raises(UsageError, match=rf"made with other settings \({difference}\): choose another folder"):
+        extract(make_corpus({"train": 20}), bert, tmp_path, **options)
+    assert (stamps(tmp_path), Cache(tmp_path).manifest) == before
+
+
+def test_the_same_layers_by_another_number_are_the_same(
+    extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path, forwarded: list
+) -> None:
+    extract(make_corpus(), bert, tmp_path, layers=(-1, 0))
+    forwarded.clear()
+    extract(make_corpus(), bert, tmp_path, layers=(0, 2, -3))
+    assert forwarded == []
+
+
+@pytest.mark.parametrize(("what", "other"), [("weights", "seed"), ("tokenizer", "tokenizer")])
+def test_another_backbone_is_refused(
+    what: str,
+    other: str,
+    extract: Callable,
+    make_corpus: Callable,
+    make_backbone_folder: Callable,
+    bert: Path,
+    tmp_path: Path,
+) -> None:
+    folder = make_backbone_folder("bert", seed=1 if other == "seed" else 0)
+    if other == "tokenizer":
+        path = folder / "tokenizer.json"
+        path.write_text(path.read_text("utf-8").replace('"lowercase": true', '"lowercase": false'), "utf-8")
+    extract(make_corpus(), bert, tmp_path)
+    with pytest.raises(UsageError, match=rf"{what}_sha256: \w{{64}} -> \w{{64}}"):
+        extract(make_corpus(), folder, tmp_path)
+
+
+def test_the_same_backbone_from_another_folder_is_the_same(
+    extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path, forwarded: list
+) -> None:
+    shutil.copytree(bert, tmp_path / "copied")
+    extract(make_corpus(), bert, tmp_path / "out")
+    forwarded.clear()
+    extract(make_corpus(), tmp_path / "copied", tmp_path / "out")
+    assert forwarded == []
+
+
+# Faults
+
+
+def spoil(folder: Path, word: str, value: float) -> None:
+    """Make the embedding of one word of a saved tiny model something that no sane model has."""
+    from safetensors.torch import load_file, save_file
+    from transformers import AutoTokenizer
+
+    number = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(word)
+    weights = load_file(folder / "model.safetensors")
+    weights[next(name for name in weights if "embed_tokens" in name or "word_embeddings" in name)][number] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("keep_texts", [True, False])
+@pytest.mark.parametrize(
+    ("value", "options", "message"),
+    [
+        (float("nan"), {}, "is NaN or infinite"),
+        (float("inf"), {"dtype": "float32"}, "is NaN or infinite"),
+        (1e6, {"layers": (0,)}, "does not fit float16: extract with --dtype float32"),
+    ],
+)
+def test_states_that_are_not_numbers_name_their_text(
+    keep_texts: bool,
+    value: float,
+    options: dict,
+    message: str,
+    extract: Callable,
+    make_corpus: Callable,
+    make_backbone_folder: Callable,
+    tmp_path: Path,
+) -> None:
+    folder = make_backbone_folder("mistral")
+    spoil(folder, "Z", value)  # a letter that no other text has
+    corpus, out = make_corpus({"train": 20}), tmp_path / "out"
+    examples = corpus.splits["train"].examples
+    examples[7] = examples[7]._replace(text="Z marks the spot")
+    options = {"shard_bytes": 100 * 32 * 2, "keep_texts": keep_texts, **options}
+    name = r"text \d+ \('Z marks the spot'\)" if keep_texts else r"text \d+ \(hash \w{32}\)"
+    with pytest.raises(FaultError, match=rf"layer \d of {name} {message}.*; finished shards are whole"):
+        extract(corpus, folder, out, **options)
+    assert not list(out.glob("*.tmp-*"))
+    number = len(stamps(out))
+    cache = Cache(out, allow_unfinished=True)
+    assert number == len(cache.manifest.shards) < cache.plan.num_shards
+    plan = cache.plan
+    bad = next(
+        text_id for text_id in range(len(plan)) if any(plan.vocabulary[n] == "Z" for n in plan.tokens_of(text_id))
+    )
+    assert plan.shard[bad] == number  # all shards before the text's own are there
+    if value == 1e6:
+        summary = extract(corpus, folder, tmp_path / "as told", **{**options, "dtype": "float32"})
+        assert summary.forwarded == summary.distinct
+
+
+def test_a_full_disk_is_foreseen(
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    forwarded: list,
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(FaultError, match=r"out needs \d\.\d+ GiB .* are free: make room, or choose another"):
+        extract(make_corpus(), bert, tmp_path / "out")
+    assert forwarded == []
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_only_the_room_that_is_still_needed_counts(
+    extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(make_corpus(), bert, tmp_path, shard_bytes=SHARD_BYTES)
+    entries = Cache(tmp_path).manifest.shards
+    for number in (1, 2):
+        (tmp_path / shard_file(number)).unlink()
+    needed = (entries[1].tokens + entries[2].tokens) * 32 * 2
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed - 1))
+    with pytest.raises(FaultError, match="are free"):
+        extract(make_corpus(), bert, tmp_path, shard_bytes=SHARD_BYTES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=needed))
+    extract(make_corpus(), bert, tmp_path, shard_bytes=SHARD_BYTES)
+
+
+def test_a_backbone_without_memory_says_what_to_turn(
+    extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Backbone, "hidden_states", full)
+    with pytest.raises(FaultError, match=r"no memory for 640 tokens a forward: pass a smaller --token-budget"):
+        extract(make_corpus(), bert, tmp_path, token_budget=640)
+    assert not list(tmp_path.glob("*.tmp-*"))
+
+
+def test_texts_that_are_there_are_not_said_to_be_left_out(
+    extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    extract(make_corpus({"train": 8}), bert, tmp_path / "with")
+    with pytest.raises(UsageError, match=r"already holds its texts: .*--no-texts"):
+        extract(make_corpus({"train": 12}), bert, tmp_path / "with", keep_texts=False)
+    extract(make_corpus({"train": 8}), bert, tmp_path / "without", keep_texts=False)
+    extract(make_corpus({"train": 12}), bert, tmp_path / "without")  # licensed data stays out, whatever is forgotten
+    assert Cache(tmp_path / "without").plan.texts is None
+    assert not any(b"market" in path.read_bytes() for path in (tmp_path / "without").rglob("*.h5"))
+
+
+def test_a_disk_that_fills_up_on_the_way(
+    unbroken: Manifest,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The write fails in the writing thread, and still reaches the user as one error."""
+    out, pwrite, written = tmp_path / "out", os.pwrite, []
+
+    def fill(descriptor: int, data: memoryview, place: int) -> int:
+        written.append(len(data))
+        if len(written) > 6:
+            raise OSError(28, os.strerror(28))
+        return pwrite(descriptor, data, place)
+
+    monkeypatch.setattr(os, "pwrite", fill)
+    with pytest.raises(FaultError, match=r"cannot write .*shard-0000\d\.h5: No space left on device.*run again"):
+        extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
+    monkeypatch.undo()
+    before = stamps(out)
+    assert before
+    assert not list(out.glob("*.tmp-*"))
+    extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
+    assert Cache(out).manifest.shards == unbroken.shards
+    assert {name: stamps(out)[name] for name in before} == before
+
+
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_a_file_in_the_way_of_the_folder(
+    below: str, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(UsageError, match=r"cannot make the folder .*file.*--out"):
+        extract(make_corpus(), bert, tmp_path / "file" / below)
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_written(extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    if os.access(folder, os.W_OK):
+        pytest.skip("this user (root?) may write anywhere")
+    for out in (folder, folder / "deeper"):
+        with pytest.raises(UsageError, match=r"locked.*choose another with --out"):
+            extract(make_corpus(), bert, out)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "mistral"])
+def test_more_tokens_than_the_backbone_has_positions(
+    family: str, extract: Callable, make_corpus: Callable, backbone_folders: dict, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=rf"--max-tokens 49: tiny-{family} takes at most 48 tokens a text"):
+        extract(make_corpus(), backbone_folders[family], tmp_path / "out", max_tokens=49)
+    summary = extract(make_corpus(), backbone_folders[family], tmp_path / "out", max_tokens=48)
+    assert (summary.truncated, int(Cache(tmp_path / "out").plan.length.max())) == (1, 48)
+
+
+@pytest.mark.parametrize(("family", "least"), [("bert", 3), ("roberta", 3), ("mistral", 2), ("bare", 1)])
+def test_too_few_tokens_for_any_text(
+    family: str, least: int, extract: Callable, make_corpus: Callable, backbone_folders: dict, tmp_path: Path
+) -> None:
+    for max_tokens in (least - 1, 0, -1):
+        with pytest.raises(UsageError, match=rf"--max-tokens {max_tokens} leaves no token .* at least {least}"):
+            extract(make_corpus(), backbone_folders[family], tmp_path / "out", max_tokens=max_tokens)
+    extract(make_corpus(), backbone_folders[family], tmp_path / "out", max_tokens=least)
+    plan = Cache(tmp_path / "out").plan
+    assert all(
+        (plan.token_kind[plan.token_start[n] :][: plan.length[n]] == 0).any() for n in np.flatnonzero(plan.truncated)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": (3,)}, r"has the layers 0 to 2 \(or -1 to -3\)"),
+        ({"layers": (-4,)}, "has the layers 0 to 2"),
+        ({"layers": ()}, "has the layers 0 to 2"),
+        ({"dtype": "int8"}, "unknown --dtype 'int8': choose auto, float16, bfloat16, float32"),
+        ({"compute_dtype": "int8"}, "unknown compute dtype 'int8'"),
+        ({"device": "warp"}, "--device warp cannot be used: .*pass --device cpu"),
+    ],
+)
+def test_options_that_do_not_exist(
+    options: dict, message: str, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        extract(make_corpus(), bert, tmp_path, **options)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there(extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--device cuda cannot be used: .*pass --device cpu"):
+        extract(make_corpus(), bert, tmp_path, device="cuda")
+
+
+def test_progress_counts_every_token_once(make_corpus: Callable, bert: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    options = ExtractOptions(max_tokens=32, shard_bytes=SHARD_BYTES, token_budget=40)
+    source = ModelSource("tiny", str(bert))
+    summary = run.extract_states(make_corpus(), source, tmp_path, options, lambda *counts: seen.append(counts))
+    done = [done for done, _ in seen]
+    assert done == sorted(done)
+    assert (seen[0], seen[-1]) == ((0, summary.tokens), (summary.tokens, summary.tokens))
+    (tmp_path / shard_file(1)).unlink()
+    seen.clear()
+    run.extract_states(make_corpus(), source, tmp_path, options, lambda *counts: seen.append(counts))
+    assert 0 < seen[0][0] < summary.tokens == seen[-1][0]

@@ -1,0 +1,158 @@
+"""Batches and backends that the tests of stage two share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.fit.dgl_backend import dgl_available, dgl_import_error
+from pipeline.fit.tokens import TokenBatch
+from pipeline.store.example_set import ExampleSet
+from pipeline.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from pipeline.store.plan import Plan, text_hash
+from pipeline.store.task_spec import Recipe, TaskSpec
+from pipeline.store.writer import ShardWriter
+
+
+@pytest.fixture
+def needs_dgl() -> None:
+    if not dgl_available():
+        pytest.skip(f"DGL cannot be imported: {dgl_import_error()}")
+
+
+@pytest.fixture(params=["dense", "dgl"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "dgl":
+        request.getfixturevalue("needs_dgl")
+    return request.param
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., TokenBatch]:
+    """A batch of random states with a common direction, so that cosines lie on both sides of 0.5."""
+
+    def make(lengths: tuple[int, ...], width: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> TokenBatch:
+        generator = torch.Generator().manual_seed(seed)
+        states = torch.randn(sum(lengths), width, generator=generator, dtype=dtype) + 0.8
+        return TokenBatch(states, torch.tensor(lengths))
+
+    return make
+
+
+@pytest.fixture
+def brute_force_mask() -> Callable[[TokenBatch, float], np.ndarray]:
+    """Every pair by itself, in float64: no cosine of these tests is so near tau that float32 could differ."""
+
+    def mask_by_loop(batch: TokenBatch, tau: float) -> np.ndarray:
+        lengths = batch.lengths.tolist()
+        mask = np.zeros((len(lengths), max(lengths), max(lengths)), dtype=bool)
+        for text, states in enumerate(batch.states.double().split(lengths)):
+            for i, x in enumerate(states.numpy()):
+                for j, y in enumerate(states.numpy()):
+                    norms = math.sqrt(float(x @ x)) * math.sqrt(float(y @ y))
+                    cosine = float(x @ y) / norms if norms else 0.0
+                    mask[text, i, j] = i == j or cosine > tau
+        return mask
+
+    return mask_by_loop
+
+
+@dataclass(frozen=True)
+class MadeTask:
+    """What `make_fit_cache` is to make: see there."""
+
+    num_texts: int = 1
+    target: str = "classes"
+    train: int = 96
+    validation: int = 48
+    shards: int = 3
+    width: int = 8
+    backbone: str = "tiny"
+    validation_sets: tuple[str, ...] = ("validation",)
+
+
+@pytest.fixture
+def make_fit_cache(tmp_path: Path) -> Callable[..., Path]:
+    """Write a cache whose labels can be learnt: one token of a text carries +1 or -1 (its sign) in its first column.
+
+    `make(name, **fields of MadeTask)` gives the folder. Classes: the sign, or for pairs whether the signs agree.
+    Scores: 4 or 1, by the same rule.
+    """
+
+    def make(name: str = "cache", **settings: object) -> Path:
+        task = MadeTask(**settings)
+        rng = np.random.default_rng(0)
+        counts = {"train": task.train, **dict.fromkeys(task.validation_sets, task.validation)}
+        texts = sum(counts.values()) * task.num_texts
+        signs = rng.choice([-1, 1], texts)
+        lengths = rng.integers(1, 7, texts).astype(np.uint32)
+        shard = (np.arange(texts) * task.shards // texts).astype(np.uint32)
+        names = [f"word{sign} {number}" for number, sign in enumerate(signs)]
+        plan = Plan(
+            hash=np.frombuffer(b"".join(map(text_hash, names)), dtype=np.uint8).reshape(-1, 16),
+            length=lengths,
+            shard=shard,
+            row=(np.arange(texts) - np.searchsorted(shard, shard)).astype(np.uint32),
+            truncated=np.zeros(texts, dtype=np.uint8),
+            token_ids=np.zeros(int(lengths.sum()), dtype=np.uint32),
+            token_kind=np.zeros(int(lengths.sum()), dtype=np.uint8),
+            texts=names,
+            vocabulary={0: "word"},
+        )
+        identity = StatesIdentity(
+            backbone=task.backbone,
+            revision="",
+            weights_sha256=task.backbone,
+            tokenizer_sha256="t",
+            kind="encoder",
+            width=task.width,
+            num_layers=2,
+            template="{text}",
+            max_tokens=16,
+            layers=(1, 2),
+            dtype="float32",
+            compute_dtype="float32",
+        )
+        folder = tmp_path / name
+        (folder / "examples").mkdir(parents=True)
+        shards = {}
+        for number in range(plan.num_shards):
+            with ShardWriter(folder, number, plan, identity) as writer:
+                for text in range(*plan.shard_range(number)):
+                    states = rng.normal(0, 0.3, (int(lengths[text]), task.width)).astype(np.float32)
+                    states[rng.integers(lengths[text]), 0] = 2 * signs[text]
+                    writer.write(1, text, states)
+                    writer.write(2, text, states)
+                shards[number] = writer.finish()
+        spec = TaskSpec(
+            name="made",
+            num_texts=task.num_texts,
+            target=task.target,
+            classes=("no", "yes") if task.target == "classes" else (),
+            score_range=None if task.target == "classes" else (0.0, 5.0),
+            metrics=("accuracy", "f1") if task.target == "classes" else ("spearman", "pearson"),
+            recipe=Recipe(hidden=8, lr=1e-2, epochs=4, batch_size=8),
+        )
+        entries, start = {}, 0
+        for split, count in counts.items():
+            ids = np.arange(start, start + count * task.num_texts).reshape(count, task.num_texts)
+            start += ids.size
+            right = signs[ids].prod(axis=1) > 0
+            label = right.astype(np.int64) if task.target == "classes" else np.where(right, 4.0, 1.0)
+            examples = ExampleSet(np.arange(count), ids[:, 0], ids[:, 1] if task.num_texts == 2 else None, label)
+            file = f"examples/{split}.h5"
+            digest = examples.save(folder / file)
+            entries[split] = ExamplesEntry(
+                file, digest, examples.fingerprint(plan.hash), count, True, f"made {split}", spec
+            )
+        entry = PlanEntry("plan.h5", plan.save(folder / "plan.h5"), texts, int(lengths.sum()), 0, 0, plan.num_shards, 0)
+        Manifest("test", identity, entry, entries, shards).save(folder)
+        return folder
+
+    return make
