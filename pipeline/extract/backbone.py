@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ def resolve_model(model: str) -> ModelSource:
         if not path.is_file():
             raise UsageError(f"there is no GGUF file {path}")
         return ModelSource(path.stem, str(path.parent), path.name)
-    if model.count("/") == 1 and not model.startswith((".", "/", "~")):
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         return ModelSource(model.split("/")[1], model)
     known = [*HUB_ALIASES, *PACKAGED_ALIASES]
     near = difflib.get_close_matches(model, known, n=1)

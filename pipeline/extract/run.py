@@ -93,9 +93,9 @@ def extract_states(
     Raises UsageError (settings that do not fit, a folder that cannot be written) and FaultError
     (no room, a failed write, states that are not finite). Finished shards are whole in every case.
     """
-    make_folder(folder)
     backbone = load_backbone(source, options.compute_dtype, options.device)
     identity = states_identity(backbone, options)
+    make_folder(folder)
     manifest = _plan(corpus, backbone, identity, folder, options)
     started = time.monotonic()
     forwarded = _run_shards(backbone, manifest, folder, options, progress or (lambda done, total: None))
