@@ -1,4 +1,4 @@
-# make setup | test | test-all | reproduce | bench | lint | clean -- each does the set-up it needs.
+# make setup | test | test-slow | test-all | reproduce | bench | lint | clean -- each does the set-up it needs.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -16,7 +16,7 @@ YES ?=
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export DGLBACKEND := pytorch
 
-.PHONY: setup test test-all reproduce bench lint clean
+.PHONY: setup test test-slow test-all reproduce bench lint clean
 
 setup: $(READY)
 
@@ -30,8 +30,10 @@ $(READY): pyproject.toml constraints.txt
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: test
+test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 reproduce: setup
 	$(BIN)/glot reproduce --profile $(PROFILE) $(if $(YES),--yes)

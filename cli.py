@@ -11,19 +11,17 @@ from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline import __version__
-from pipeline.errors import GlotError, UsageError
+from pipeline.errors import FaultError, GlotError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.corpus.examples import Corpus
     from pipeline.fit.run_folder import RunConfig
     from pipeline.fit.train import FitResult
 
@@ -48,16 +46,27 @@ class Format(str, Enum):
 def main() -> None:
     """Run the command; a foreseeable error is one line and exit code 2 (wrong use) or 1 (a fault of the machine)."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except GlotError as error:
-        errors.print(f"glot: {escape(str(error))}", highlight=False)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("glot: stopped; the same command goes on where it was")
-        sys.exit(130)
-    except BrokenPipeError:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; the same command goes on where it was", 130)
+    except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except (OSError, MemoryError) as error:
+        _fail(f"{type(error).__name__}: {error}", 1)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # Typer's own: an unknown option, a value that does not parse
+            _fail(error.format_message(), error.exit_code)
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
+            _fail("the device is out of memory: pass a smaller --batch-size, or --device cpu", 1)
+        raise
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    errors.print("glot: " + " ".join(message.split()), highlight=False, markup=False)
+    sys.exit(code)
 
 
 def _print_version(wanted: bool) -> None:
@@ -92,11 +101,12 @@ def extract(
     data: Annotated[Path | None, typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet.")] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: a tenth of --data.")] = None,
     test_data: Annotated[Path | None, typer.Option(help="Your test data; labels are not needed.")] = None,
-    text: Annotated[str, typer.Option(help="Column of the text in your data.")] = "text",
+    text: Annotated[str | None, typer.Option(help="Column of the text in your data; default: text.")] = None,
     text_b: Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")] = None,
-    label: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    label: Annotated[str | None, typer.Option(help="Column of the label; default: label.")] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(envvar="GLUE_DIR", help="A folder in the official GLUE download layout.")
+        Path | None,
+        typer.Option(help="A folder in the official GLUE download layout; default: GLUE_DIR, else the hub."),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Splits of a known task, as in train,validation,test; default: all but test.")
@@ -104,8 +114,10 @@ def extract(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take only N examples of each split, for a quick try.")
     ] = None,
-    generator: Annotated[str, typer.Option(help="Stress test: published, balanced or paired.")] = "published",
-    ratio: Annotated[float, typer.Option(help="Stress test: share of distractor words.")] = 0.9,
+    generator: Annotated[
+        str | None, typer.Option(help="Stress test: published, balanced or paired; default: published.")
+    ] = None,
+    ratio: Annotated[float | None, typer.Option(help="Stress test: share of distractor words; default: 0.9.")] = None,
     out: Annotated[Path | None, typer.Option(help="The cache's folder; default: cache/<task>/<model>.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512.")] = None,
     layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n; -1 is after the final norm.")] = "-1",
@@ -118,13 +130,15 @@ def extract(
     device: DeviceOption = None,
 ) -> None:
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
+    from pipeline.corpus.load import CorpusRequest, load_corpus
     from pipeline.extract.backbone import resolve_model
     from pipeline.extract.run import ExtractOptions, extract_states
 
     source = resolve_model(model)
-    corpus, default_tokens = _corpus(
-        task, data, eval_data, test_data, text, text_b, label, data_dir, split, limit, generator, ratio
+    request = CorpusRequest(
+        task, data, eval_data, test_data, text, text_b, label, data_dir, split, generator, ratio, limit
     )
+    corpus, default_tokens = load_corpus(request)
     options = ExtractOptions(
         max_tokens=max_tokens or default_tokens,
         layers=_numbers(layers, "--layers"),
@@ -149,35 +163,6 @@ def extract(
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _corpus(
-    task: str | None,
-    data: Path | None,
-    eval_data: Path | None,
-    test_data: Path | None,
-    text: str,
-    text_b: str | None,
-    label: str,
-    data_dir: Path | None,
-    split: str | None,
-    limit: int | None,
-    generator: str,
-    ratio: float,
-) -> tuple[Corpus, int]:
-    """The corpus that the options ask for, and its default length limit in tokens."""
-    from pipeline.corpus.load import load_stress, load_table, load_task
-    from pipeline.corpus.tasks import find_task
-
-    if data is not None:
-        return load_table(data, eval_data, text, text_b, label, test_data, limit, name=task), 128
-    if task is None:
-        raise UsageError("pass --task (a known task) or --data (your own file)")
-    row = find_task(task)
-    if row.spec.name == "stress":
-        return load_stress(generator, ratio), row.max_tokens
-    splits = split.replace(" ", "").split(",") if split else None
-    return load_task(task, splits, data_dir, limit), row.max_tokens
 
 
 @app.command()
@@ -251,8 +236,8 @@ def fit(
         prepare_runs(configs, folder)
     with _stop_flag() as should_stop, _epoch_bar() as report:
         results = finish_runs(folder, opened, report, should_stop)
-    for run in results:
-        draw_loss(run)
+    if not all([draw_loss(run) for run in results]):
+        errors.print("loss.png is left out: pip install 'glot-pipeline[plots]'", markup=False, highlight=False)
     _print_fit(folder, results)
 
 
@@ -365,7 +350,7 @@ def stress(
     ] = False,
     cache: Annotated[Path, typer.Option(help="Where caches are kept.")] = Path("cache"),
     runs: Annotated[Path, typer.Option(help="Where runs are kept; finished ones are not repeated.")] = Path(
-        "runs/reproduce"
+        "runs/stress"
     ),
     out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results/stress"),
 ) -> None:
@@ -377,10 +362,11 @@ def stress(
         model, _words(generator), _floats(ratios), _words(poolers), _numbers(seeds, "--seeds"), converged
     )
     with _stop_flag() as should_stop, _token_bar("extract") as tokens:
-        run_steps(steps, cache, runs, None, Watch(_say, tokens, should_stop))
-    for path in write_report(runs, out):
+        failed = run_steps(steps, cache, runs, None, Watch(_say, tokens, should_stop))
+    for path in write_report(runs, out, failed):
         screen.print(str(path), highlight=False, soft_wrap=True)
-    screen.print((out / "stress.md").read_text(), highlight=False, markup=False)
+    _fail_where_steps_failed(failed)
+    _say((out / "stress.md").read_text(encoding="utf-8"))
 
 
 @app.command()
@@ -401,18 +387,24 @@ def reproduce(
 ) -> None:
     """The main job: redo the paper's evidence on this machine, beside the paper's numbers."""
     from pipeline.report.write import write_report
-    from pipeline.reproduce import Watch, describe_plan, make_plan, run_steps
+    from pipeline.reproduce import Watch, describe_agenda, make_agenda, run_steps
 
-    plan = make_plan(profile, data_dir)
-    screen.print(describe_plan(plan, cache, runs), highlight=False, markup=False, soft_wrap=True)
+    agenda = make_agenda(profile, data_dir)
+    _say(describe_agenda(agenda, cache, runs))
     if dry_run:
         return
     if profile == "paper" and not yes:
         raise UsageError("the paper profile downloads its backbones and runs for long: pass YES=1 (or --yes) to start")
     with _stop_flag() as should_stop, _token_bar("extract") as tokens:
-        failed = run_steps(plan.steps, cache, runs, data_dir, Watch(_say, tokens, should_stop))
-    for path in write_report(runs, out, plan.skipped + failed):
+        failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(_say, tokens, should_stop))
+    for path in write_report(runs, out, agenda.skipped + failed):
         screen.print(str(path), highlight=False, soft_wrap=True)
+    _fail_where_steps_failed(failed)
+
+
+def _fail_where_steps_failed(failed: list[tuple[str, str]]) -> None:
+    if failed:
+        raise FaultError(f"{len(failed)} of the planned tasks could not run; the first: {failed[0][0]}: {failed[0][1]}")
 
 
 def _say(line: str) -> None:
@@ -451,7 +443,7 @@ class _Rate(ProgressColumn):
 @contextmanager
 def _token_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         bar = progress.add_task(title, total=None)
 
         def report(done: int, total: int) -> None:
@@ -463,7 +455,7 @@ def _token_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def _epoch_bar() -> Iterator[Callable[[int, int, int, float], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
         bar = progress.add_task("fit", total=None)
 
         def report(epoch: int, step: int, steps: int, loss: float) -> None:

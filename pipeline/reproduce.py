@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.corpus.examples import Corpus
 from pipeline.corpus.load import load_stress, load_task
+from pipeline.corpus.stress import GENERATORS
 from pipeline.corpus.tasks import find_task
 from pipeline.errors import GlotError, Stopped, UsageError
 from pipeline.store.files import make_folder, write_json
@@ -22,6 +23,7 @@ BASELINES = ("cls", "mean", "max", "adapool")
 METHODS = (*BASELINES, "glot", "glot-loops")  # glot-loops: the same parameters, a graph of self-loops alone
 VECTOR_YARDSTICKS = ("mean", "cls")
 DUMB_YARDSTICKS = ("length", "bag-of-words")
+COMPUTE_DTYPE = "float32"  # as the published runs
 RATIOS = (0.2, 0.5, 0.8, 0.9)
 # Training to convergence costs most, so it is done where the texts are hardest.
 CONVERGED_EPOCHS, CONVERGED_PATIENCE, CONVERGED_RATIOS = 20, 5, (0.9,)
@@ -33,9 +35,10 @@ class Step:
 
     Attributes:
         task: "cola", or "stress-<generator>-<ratio>".
-        model: the backbone's alias.
+        model: the backbone's name, fit for folders.
         setting: "published" (the recipe's epochs), "converged" (until no better), or "yardstick".
         method: one of METHODS, or "<logreg|ridge>-<mean|cls>", "length", "bag-of-words".
+        location: what `--model` said, where it is no alias: a folder, a GGUF file or a hub id.
     """
 
     task: str
@@ -43,6 +46,7 @@ class Step:
     setting: str
     method: str
     seed: int = 0
+    location: str = ""
 
     def place(self, runs: Path) -> Path:
         """The file that is there when this step is done."""
@@ -53,7 +57,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Agenda:
     """What will run, and what will not and why."""
 
     steps: list[Step]
@@ -61,8 +65,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """What a plan must know of a backbone: its download (GB), width, and tokens/s.
+class BackboneCost:
+    """What an estimate must know of a backbone: its download (GB), width, and tokens/s.
 
     Rates: the two packaged models as measured on 2 CPU cores; the paper's six are guesses for one GPU of the
     A100 class in float32, marked as such in the plan.
@@ -73,15 +77,15 @@ class Backbone:
     tokens_per_second: float
 
 
-BACKBONES = {
-    "minilm": Backbone(0.09, 384, 4500),
-    "smollm2-135m": Backbone(0.1, 576, 450),
-    "bert": Backbone(0.44, 768, 60_000),
-    "roberta": Backbone(0.5, 768, 60_000),
-    "smollm2": Backbone(0.72, 960, 20_000),
-    "tinyllama": Backbone(4.4, 2048, 8_000),
-    "llama-3b": Backbone(6.4, 3072, 3_000),
-    "mistral-7b": Backbone(14.5, 4096, 1_200),
+BACKBONES: dict[str, BackboneCost] = {
+    "minilm": BackboneCost(0.09, 384, 4500),
+    "smollm2-135m": BackboneCost(0.1, 576, 450),
+    "bert": BackboneCost(0.44, 768, 60_000),
+    "roberta": BackboneCost(0.5, 768, 60_000),
+    "smollm2": BackboneCost(0.72, 960, 20_000),
+    "tinyllama": BackboneCost(4.4, 2048, 8_000),
+    "llama-3b": BackboneCost(6.4, 3072, 3_000),
+    "mistral-7b": BackboneCost(14.5, 4096, 1_200),
 }
 PAPER_BACKBONES = ("bert", "roberta", "smollm2", "tinyllama", "llama-3b", "mistral-7b")
 # Distinct tokens of train and validation, in thousands, and training examples, in thousands.
@@ -99,7 +103,7 @@ TASK_SIZES = {
 STRESS_TOKENS = {0.2: 100, 0.5: 190, 0.8: 300, 0.9: 320}  # thousands, of 2,500 texts
 
 
-def make_plan(profile: str, data_dir: Path | None) -> Plan:
+def make_agenda(profile: str, data_dir: Path | None) -> Agenda:
     """The steps of a profile: "quick", "cpu" or "paper"; GLUE's need a folder, except on the paper's, from the hub.
 
     Raises UsageError for an unknown profile.
@@ -112,7 +116,7 @@ def make_plan(profile: str, data_dir: Path | None) -> Plan:
             for step in glue_steps(model, tuple(TASK_SIZES), METHODS, seeds)
             + stress_steps(model, ("published", "balanced", "paired"), RATIOS, METHODS, seeds)
         ]
-        return Plan(steps, [])
+        return Agenda(steps, [])
     if profile == "quick":
         stress = stress_steps("minilm", ("published", "paired"), RATIOS, (*BASELINES, "glot"), (0,))
         glue = glue_steps("minilm", ("cola", "mrpc", "stsb"), (*BASELINES, "glot"), (0,))
@@ -132,7 +136,7 @@ def make_plan(profile: str, data_dir: Path | None) -> Plan:
         elif name not in dict(skipped):
             reason = "GLUE_DIR is not set" if data_dir is None else f"GLUE_DIR has no {find_task(step.task).folder}"
             skipped.append((name, reason))
-    return Plan([*kept, *stress], skipped)
+    return Agenda([*kept, *stress], skipped)
 
 
 def glue_steps(
@@ -156,27 +160,44 @@ def stress_steps(
     seeds: tuple[int, ...],
     converged: bool = False,
 ) -> list[Step]:
-    """The steps of the stress test for one backbone, the two dumb baselines among them."""
-    unknown = [method for method in methods if method not in METHODS]
-    if unknown:
-        raise UsageError(f"unknown method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    """The steps of the stress test for one backbone, the two dumb baselines among them.
+
+    Raises UsageError for an unknown generator or method, or a ratio outside [0, 1).
+    """
+    for kind, wanted, known in [("generator", generators, GENERATORS), ("method", methods, METHODS)]:
+        unknown = [name for name in wanted if name not in known]
+        if unknown or not wanted:
+            raise UsageError(f"unknown {kind} {', '.join(unknown)!r}: choose from {', '.join(known)}")
+    if not ratios or not all(0 <= ratio < 1 for ratio in ratios):
+        raise UsageError(f"ratios must lie in [0, 1), as in 0.2,0.9; got {', '.join(map(str, ratios))}")
+    name, location = _name_model(model)
     setting = "converged" if converged else "published"
     steps = []
     for task in (f"stress-{generator}-{ratio:g}" for generator in generators for ratio in ratios):
-        steps += [Step(task, model, setting, method, seed) for method in methods for seed in seeds]
-        steps += [Step(task, model, "yardstick", name) for name in DUMB_YARDSTICKS]
+        steps += [Step(task, name, setting, method, seed, location) for method in methods for seed in seeds]
+        steps += [Step(task, name, "yardstick", baseline, 0, location) for baseline in DUMB_YARDSTICKS]
     return steps
 
 
-def describe_plan(plan: Plan, cache: Path, runs: Path) -> str:
-    """The plan for people: a line a task and backbone with what is done and about how long the rest takes."""
+def _name_model(model: str) -> tuple[str, str]:
+    """A backbone's name for folders, and where it lies; an alias is its own name and needs no location."""
+    if model in BACKBONES:
+        return model, ""
+    from pipeline.extract.backbone import resolve_model
+
+    return resolve_model(model).name, model
+
+
+def describe_agenda(agenda: Agenda, cache: Path, runs: Path) -> str:
+    """The agenda for people: a line a task and backbone with what is done and about how long the rest takes."""
     lines, seconds, disk, downloads = ["task, backbone: runs (done), states, about"], 0.0, 0.0, {}
     groups: dict[tuple[str, str], list[Step]] = {}
-    for step in plan.steps:
+    for step in agenda.steps:
         groups.setdefault((step.task, step.model), []).append(step)
     for (task, model), steps in groups.items():
         done = sum(step.place(runs).exists() for step in steps)
-        cached = (cache / task / model / MANIFEST_FILE).exists()
+        folder = cache / task / model
+        cached = (folder / MANIFEST_FILE).exists() and Cache(folder, allow_unfinished=True).manifest.complete
         need = _estimate(task, model, [step for step in steps if not step.place(runs).exists()], cached)
         seconds += need
         size = _tokens(task) * 2 * BACKBONES[model].width / 1e9 if model in BACKBONES else 0.0
@@ -185,7 +206,7 @@ def describe_plan(plan: Plan, cache: Path, runs: Path) -> str:
             downloads[model] = BACKBONES[model].download_gb
         state = "states cached" if cached else f"states {size:.2f} GB"
         lines.append(f"  {task}, {model}: {len(steps)} ({done}), {state}, {_duration(need)}")
-    lines += [f"  not run: {name} ({reason})" for name, reason in plan.skipped]
+    lines += [f"  not run: {name} ({reason})" for name, reason in agenda.skipped]
     if downloads:
         lines.append(f"downloads: {sum(downloads.values()):.1f} GB ({', '.join(downloads)})")
     lines.append(f"in all: {_duration(seconds)}, {disk:.1f} GB of states")
@@ -245,6 +266,8 @@ def run_steps(steps: list[Step], cache: Path, runs: Path, data_dir: Path | None,
         group = f"{step.task} with {step.model}"
         if group in failed:
             continue
+        if watch.should_stop():
+            raise Stopped("stopped; the same command goes on where it was")
         try:
             if group not in caches:
                 caches[group] = _open_cache(step, cache, data_dir, watch)
@@ -268,6 +291,7 @@ def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> 
         cache = Cache(folder, allow_unfinished=True)
         held = {name: entry.examples for name, entry in cache.manifest.examples.items()}
         if cache.manifest.complete and all(held.get(name) == len(s.examples) for name, s in corpus.splits.items()):
+            _check_settings(cache, step.task)
             return cache
     from pipeline.extract.backbone import resolve_model
     from pipeline.extract.run import ExtractOptions, extract_states
@@ -278,15 +302,32 @@ def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> 
             raise Stopped("stopped while extracting")
 
     watch.say(f"extracting {step.task} with {step.model}")
-    options = ExtractOptions(compute_dtype="float32")  # as the published runs did
-    summary = extract_states(corpus, resolve_model(step.model), folder, options, report)
+    options = ExtractOptions(max_tokens=_max_tokens(step.task), compute_dtype=COMPUTE_DTYPE)
+    summary = extract_states(corpus, resolve_model(step.location or step.model), folder, options, report)
     watch.say(f"  {summary.distinct:,} distinct texts, {summary.tokens:,} tokens in {summary.seconds:.0f} s")
     return Cache(folder)
 
 
+def _check_settings(cache: Cache, task: str) -> None:
+    """Refuse states that were not made as the published runs made theirs."""
+    states = cache.manifest.states
+    wanted = {"max_tokens": _max_tokens(task), "compute_dtype": COMPUTE_DTYPE}
+    for name, value in wanted.items():
+        if getattr(states, name) != value:
+            raise UsageError(
+                f"{cache.folder} was made with {name} {getattr(states, name)}, the published settings ask for {value}: "
+                "remove it, or pass another --cache"
+            )
+    cache.resolve_layer(-1)
+
+
+def _max_tokens(task: str) -> int:
+    return find_task(task.split("-")[0]).max_tokens
+
+
 def _corpus(task: str, data_dir: Path | None) -> Corpus:
     if task.startswith("stress-"):
-        _, generator, ratio = task.split("-")
+        _, generator, ratio = task.split("-", 2)
         return load_stress(generator, float(ratio))
     return load_task(task, data_dir=data_dir)
 
@@ -294,16 +335,19 @@ def _corpus(task: str, data_dir: Path | None) -> Corpus:
 def _run_step(step: Step, cache: Cache, runs: Path, should_stop: Callable[[], bool]) -> str:
     if step.setting == "yardstick":
         return _run_yardstick(step, cache, step.place(runs))
-    from pipeline.fit.run import FitOptions, make_configs
-    from pipeline.fit.train import fit_head
+    from pipeline.fit.run import FitOptions, finish_runs, make_configs
+    from pipeline.fit.run_folder import CONFIG_FILE
 
     options = FitOptions(pooler=step.method, seeds=(step.seed,))
     if step.method == "glot-loops":
         options = replace(options, pooler="glot", tau=1.0)
     if step.setting == "converged":
         options = replace(options, epochs=CONVERGED_EPOCHS, patience=CONVERGED_PATIENCE)
-    config = make_configs(cache, options)[0]
-    result = fit_head(cache, config, step.place(runs).parent, should_stop=should_stop)
+    folder = step.place(runs).parent
+    if not (folder / CONFIG_FILE).exists():
+        make_configs(cache, options)[0].save(make_folder(folder))
+    # A run that was stopped goes on with the settings that it began with.
+    result = finish_runs(folder, cache, should_stop=should_stop)[folder]
     value = next(iter(result.best.values()))[result.metric]
     return f"{result.metric} {100 * value:.2f} ({len(result.epochs)} epochs, {result.seconds:.0f} s)"
 

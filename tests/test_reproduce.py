@@ -11,11 +11,11 @@ from pipeline import reproduce
 from pipeline.corpus.load import load_stress
 from pipeline.errors import Stopped, UsageError
 from pipeline.report.write import write_report
-from pipeline.reproduce import Step, Watch, describe_plan, make_plan, run_steps, stress_steps
+from pipeline.reproduce import Step, Watch, describe_agenda, make_agenda, run_steps, stress_steps
 
 
 def test_quick_without_glue_says_what_it_leaves_out() -> None:
-    plan = make_plan("quick", None)
+    plan = make_agenda("quick", None)
     assert {step.task for step in plan.steps} == {
         f"stress-{generator}-{ratio}" for generator in ("published", "paired") for ratio in (0.2, 0.5, 0.8, 0.9)
     }
@@ -27,17 +27,17 @@ def test_quick_without_glue_says_what_it_leaves_out() -> None:
 def test_profiles_grow(tmp_path: Path) -> None:
     for folder in ("CoLA", "MRPC", "STS-B", "SST-2"):
         (tmp_path / folder).mkdir()
-    quick, cpu, paper = (set(make_plan(profile, tmp_path).steps) for profile in ("quick", "cpu", "paper"))
+    quick, cpu, paper = (set(make_agenda(profile, tmp_path).steps) for profile in ("quick", "cpu", "paper"))
     assert quick < cpu
     assert {(step.task, step.model) for step in cpu} >= {("sst2", "minilm"), ("mrpc", "smollm2-135m")}
     assert len({step.model for step in paper}) == 6
     assert {step.seed for step in paper} == {0, 1, 2, 3, 4}
     with pytest.raises(UsageError, match="quick, cpu or paper"):
-        make_plan("fast", None)
+        make_agenda("fast", None)
 
 
 def test_the_paper_plan_tells_downloads_disk_and_hours(tmp_path: Path) -> None:
-    text = describe_plan(make_plan("paper", None), tmp_path, tmp_path)
+    text = describe_agenda(make_agenda("paper", None), tmp_path, tmp_path)
     assert "downloads: 27.0 GB (bert, roberta, smollm2, tinyllama, llama-3b, mistral-7b)" in text
     assert "GB of states" in text
     assert " h, " in text
@@ -47,11 +47,11 @@ def test_the_paper_plan_tells_downloads_disk_and_hours(tmp_path: Path) -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch, backbone_folders: dict[str, Path]) -> str:
     """Steps with a tiny backbone and 40 made texts."""
     monkeypatch.setattr(reproduce, "load_stress", lambda generator, ratio: load_stress(generator, ratio, 40, 20))
-    monkeypatch.setattr(reproduce, "ExtractOptions", None, raising=False)
     import pipeline.extract.run as run
 
     options = run.ExtractOptions
     monkeypatch.setattr(run, "ExtractOptions", lambda **given: options(**{**given, "max_tokens": 48}))
+    monkeypatch.setattr(reproduce, "_max_tokens", lambda task: 48)
     return str(backbone_folders["bert"])
 
 
@@ -59,8 +59,7 @@ def _watch(lines: list[str], stop_after: int = 10**9) -> Watch:
     return Watch(lines.append, lambda done, total: None, lambda: sum("[" in line for line in lines) >= stop_after)
 
 
-def test_steps_run_stop_go_on_and_are_reported(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Step, "place", _place)
+def test_steps_run_stop_go_on_and_are_reported(tiny: str, tmp_path: Path) -> None:
     steps = stress_steps(tiny, ("paired",), (0.2,), ("mean", "glot", "glot-loops"), (0,))
     cache, runs, lines = tmp_path / "cache", tmp_path / "runs", []
     with pytest.raises(Stopped):
@@ -73,25 +72,45 @@ def test_steps_run_stop_go_on_and_are_reported(tiny: str, tmp_path: Path, monkey
     lines.clear()
     run_steps(steps, cache, runs, None, _watch(lines))
     assert lines == ["5 runs, 5 done before"]
-    loops = json.loads((runs / "stress-paired-0.2-tiny/published/glot-loops/seed-0/config.json").read_text())
+    loops = json.loads((runs / "stress-paired-0.2-tiny-bert/published/glot-loops/seed-0/config.json").read_text())
     assert (loops["pooler"]["pooler"], loops["pooler"]["tau"]) == ("glot", 1.0)
     names = {path.name for path in write_report(runs, tmp_path / "results", [("cola", "no data")])}
     assert names >= {"README.md", "stress.md", "stress.csv", "stress.png"}
     assert "no data" in (tmp_path / "results/README.md").read_text()
 
 
-def _place(step: Step, runs: Path) -> Path:
-    """Like `Step.place`, with a short name for a backbone that is a folder."""
-    short = Step(step.task, "tiny", step.setting, step.method, step.seed)
-    return _original(short, runs)
-
-
-_original = Step.place
-
-
 def test_a_step_that_cannot_run_is_told_and_the_others_go_on(tiny: str, tmp_path: Path) -> None:
     lines: list[str] = []
-    steps = [Step("stress-paired-0.2", "no-such-model", "published", "mean"), Step("cola", tiny, "published", "mean")]
+    steps = [
+        Step("stress-paired-0.2", "no-such-model", "published", "mean"),
+        Step("cola", "tiny", "published", "mean", location=tiny),
+        *stress_steps(tiny, ("paired",), (0.5,), ("mean",), (0,)),
+    ]
     failed = run_steps(steps, tmp_path / "cache", tmp_path / "runs", tmp_path, _watch(lines))
-    assert [name for name, _ in failed] == ["stress-paired-0.2 with no-such-model", f"cola with {tiny}"]
+    assert [name for name, _ in failed] == ["stress-paired-0.2 with no-such-model", "cola with tiny"]
     assert "no-such-model" in failed[0][1]
+    assert all(step.place(tmp_path / "runs").exists() for step in steps[2:])
+
+
+def test_states_made_with_other_settings_are_refused(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = stress_steps(tiny, ("paired",), (0.2,), ("mean",), (0,))
+    run_steps(steps[1:], tmp_path / "cache", tmp_path / "runs", None, _watch([]))
+    monkeypatch.setattr(reproduce, "_max_tokens", lambda task: 128)
+    failed = run_steps(steps, tmp_path / "cache", tmp_path / "runs", None, _watch([]))
+    assert "max_tokens 48, the published settings ask for 128" in failed[0][1]
+
+
+@pytest.mark.parametrize(
+    ("generators", "ratios", "methods"),
+    [
+        (("new",), (0.2,), ("mean",)),
+        (("paired",), (-0.5,), ("mean",)),
+        (("paired",), (0.2,), ("sum",)),
+        ((), (0.2,), ()),
+    ],
+)
+def test_wrong_stress_steps_are_refused(generators: tuple, ratios: tuple, methods: tuple) -> None:
+    with pytest.raises(UsageError):
+        stress_steps("minilm", generators, ratios, methods, (0,))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,66 @@ from pipeline.errors import UsageError
 from pipeline.store.task_spec import TaskSpec
 
 _SEED = 0  # of the samples and the hold-out below, fixed so that a rerun sees the same rows
+
+
+@dataclass(frozen=True)
+class CorpusRequest:
+    """Which corpus the user asked for; None means not given.
+
+    Attributes:
+        task: a known task, or with `data` the name of the user's own.
+        data, eval_data, test_data, text, text_b, label: see `load_table`.
+        data_dir, splits: see `load_task`. generator, ratio: see `load_stress`.
+        limit: rows to take of each split.
+    """
+
+    task: str | None = None
+    data: Path | None = None
+    eval_data: Path | None = None
+    test_data: Path | None = None
+    text: str | None = None
+    text_b: str | None = None
+    label: str | None = None
+    data_dir: Path | None = None
+    splits: str | None = None
+    generator: str | None = None
+    ratio: float | None = None
+    limit: int | None = None
+
+
+TABLE_OPTIONS = ("eval_data", "test_data", "text", "text_b", "label")
+TASK_OPTIONS = ("data_dir", "splits")
+STRESS_OPTIONS = ("generator", "ratio")
+
+
+def load_corpus(request: CorpusRequest) -> tuple[Corpus, int]:
+    """The corpus that a request asks for, and its default length limit in tokens.
+
+    Raises UsageError for an option that does not go with the others, and whatever the loaders below raise.
+    """
+    if request.data is not None:
+        _refuse(request, TASK_OPTIONS + STRESS_OPTIONS, "your own --data")
+        names = {"text": request.text or "text", "text_b": request.text_b, "label": request.label or "label"}
+        files = {"eval_data": request.eval_data, "test_data": request.test_data}
+        return load_table(request.data, **files, **names, limit=request.limit, name=request.task), 128
+    if request.task is None:
+        raise UsageError("pass --task (a known task) or --data (your own file)")
+    task = find_task(request.task)
+    if task.spec.name == "stress":
+        _refuse(request, TABLE_OPTIONS + TASK_OPTIONS, "the made task stress")
+        ratio = 0.9 if request.ratio is None else request.ratio
+        counts = {} if request.limit is None else {"train": request.limit, "validation": request.limit}
+        return load_stress(request.generator or "published", ratio, **counts), task.max_tokens
+    _refuse(request, TABLE_OPTIONS + STRESS_OPTIONS, f"the known task {task.spec.name}")
+    splits = request.splits.replace(" ", "").split(",") if request.splits else None
+    return load_task(request.task, splits, request.data_dir, request.limit), task.max_tokens
+
+
+def _refuse(request: CorpusRequest, options: tuple[str, ...], what: str) -> None:
+    for name in options:
+        if getattr(request, name) is not None:
+            option = "--split" if name == "splits" else "--" + name.replace("_", "-")
+            raise UsageError(f"{option} does not go with {what}: leave it out")
 
 
 def load_task(
@@ -77,8 +138,11 @@ def load_table(
     _check_limit(limit)
     columns = Columns(text, text_b, label)
     data = Path(data)
+    name = name or re.sub(r"[^\w.-]+", "-", data.stem)
+    if not re.fullmatch(r"\w[\w.-]*", name):  # it names folders
+        raise UsageError(f"task name {name!r}: use letters, digits, '.', '_' and '-', the first a letter or digit")
     rows = tables.read_rows(data, columns)
-    spec = tables.infer_spec(name or data.stem, rows, num_texts=2 if text_b else 1)
+    spec = tables.infer_spec(name, rows, num_texts=2 if text_b else 1)
     train = tables.to_examples(spec, rows)
     if eval_data is None:
         splits = _hold_out(spec, train, data.name)

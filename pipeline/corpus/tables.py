@@ -53,16 +53,18 @@ def read_rows(path: Path, columns: Columns, label_needed: bool = True) -> list[R
 def infer_spec(name: str, rows: list[Row], num_texts: int) -> TaskSpec:
     """Tell from the training labels what the task is.
 
-    Numbers that are not all whole make it a score task, their range the score range. Everything else makes
-    classes: whole numbers in their order, strings sorted, booleans as "false" and "true".
+    Decimal numbers (with a point, or typed as floats) make it a score task, their range the score range. Everything
+    else makes classes: whole numbers in their order, strings sorted, booleans as "false" and "true".
 
     Raises:
         UsageError: all labels are the same, or among scores one is no finite number.
     """
     numbers = [_number(row.label) for row in rows]
-    if any(isinstance(number, float) for number in numbers):
+    if any(_is_decimal(row.label) for row in rows):
         scores = [_score(row) for row in rows]
         score_range = (min(scores), max(scores))
+        if score_range[0] == score_range[1]:
+            raise UsageError(f"{name}: every score is {score_range[0]:g}: there is nothing to learn")
         return TaskSpec(name, num_texts, "score", score_range=score_range, metrics=("spearman", "pearson"))
     if None in numbers:
         classes = tuple(sorted({_label_text(row) for row in rows}))
@@ -139,6 +141,13 @@ def _number(label: Any) -> int | float | None:
     if isinstance(label, bool) or not isinstance(label, int | float):
         return None
     return int(label) if isinstance(label, float) and label.is_integer() else label
+
+
+def _is_decimal(label: Any) -> bool:
+    """Whether a label is written as a decimal number: 0.5, and 2.0 too, for who writes so means a score."""
+    if isinstance(label, str):
+        return _NUMBER.fullmatch(label.strip()) is not None and not label.strip().lstrip("+-").isdigit()
+    return isinstance(label, float)
 
 
 def _label_text(row: Row) -> str:

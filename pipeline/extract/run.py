@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone, ModelSource, load_backbone
 from pipeline.extract.plan import make_plan
 from pipeline.store.example_set import ExampleSet
-from pipeline.store.files import make_folder
+from pipeline.store.files import file_sha256, make_folder
 from pipeline.store.layout import (
     EXAMPLES_FOLDER,
     MANIFEST_FILE,
@@ -34,8 +35,11 @@ from pipeline.store.layout import (
 )
 from pipeline.store.plan import Plan
 from pipeline.store.reader import Cache
+from pipeline.store.task_spec import TaskSpec
 from pipeline.store.writer import ShardWriter, adopt_shard
 
+# The names that a cache's folder may hold before it has a manifest.
+OURS = re.compile(r"(manifest\.json\.tmp-\d+|plan(-\d+)?\.h5(\.tmp-\d+)?|shard-\d{5}\.h5(\.tmp-\d+)?|examples)")
 Progress = Callable[[int, int], None]  # (tokens done, tokens in all)
 
 
@@ -95,11 +99,22 @@ def extract_states(
     """
     backbone = load_backbone(source, options.compute_dtype, options.device)
     identity = states_identity(backbone, options)
-    make_folder(folder)
+    _check_folder(folder)
     manifest = _plan(corpus, backbone, identity, folder, options)
     started = time.monotonic()
     forwarded = _run_shards(backbone, manifest, folder, options, progress or (lambda done, total: None))
     return _summary(folder, manifest, corpus, forwarded, time.monotonic() - started)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that holds anything but a cache: what killed runs left is cleaned up in it."""
+    if not folder.exists() or (folder / MANIFEST_FILE).exists():
+        return
+    if not folder.is_dir():
+        raise UsageError(f"cannot make the folder {folder}: a file is in the way; choose another with --out")
+    strange = [path.name for path in folder.iterdir() if not OURS.fullmatch(path.name)]
+    if strange:
+        raise UsageError(f"{folder} is no cache and not empty ({strange[0]} is in it): choose another with --out")
 
 
 def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdentity:
@@ -145,8 +160,11 @@ def _plan(
     shard_tokens = max(1, options.shard_bytes // identity.bytes_per_token)
     order_seed = manifest.plan.order_seed if manifest else options.order_seed  # a cache keeps the seed it began with
     plan, sets, empty = make_plan(corpus, backbone, old, order_seed, identity.max_tokens, shard_tokens)
+    for name, examples in sets.items():
+        _check_examples(manifest, folder, name, examples, corpus.spec)
     there = _tokens_there(folder, manifest) if manifest else 0
     _check_room(folder, (int(plan.token_start[-1]) - there) * identity.bytes_per_token)
+    make_folder(folder / EXAMPLES_FOLDER)
     if manifest is None or len(plan) > len(old):
         file = next_name(manifest.plan.file) if manifest else PLAN_FILE
         entry = PlanEntry(
@@ -161,7 +179,6 @@ def _plan(
         )
         examples, shards = (manifest.examples, manifest.shards) if manifest else ({}, {})
         manifest = Manifest(f"glot {__version__}", identity, entry, examples, shards)
-    make_folder(folder / EXAMPLES_FOLDER)
     for name, examples in sets.items():
         _add_examples(manifest, folder, name, examples, corpus, plan)
     manifest.save(folder)
@@ -169,17 +186,30 @@ def _plan(
     return manifest
 
 
-def _add_examples(
-    manifest: Manifest, folder: Path, name: str, examples: ExampleSet, corpus: Corpus, plan: Plan
-) -> None:
-    fingerprint = examples.fingerprint(plan.hash)
+def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples: ExampleSet, task: TaskSpec) -> None:
+    """Refuse to shrink an example set, or to mix the labels of two tasks in one cache."""
+    if manifest is None:
+        return
     old = manifest.examples.get(name)
     if old and old.examples > len(examples):
         raise UsageError(
             f"{folder} already holds {old.examples} examples of {name}, more than these {len(examples)}: "
             "choose another folder with --out for a smaller cache"
         )
-    if old and (old.fingerprint, old.task) == (fingerprint, corpus.spec):
+    for other, entry in manifest.examples.items():
+        if (entry.task.target, entry.task.classes, entry.task.num_texts) != (task.target, task.classes, task.num_texts):
+            raise UsageError(
+                f"{folder} holds {other} examples of another task ({', '.join(entry.task.classes) or 'scores'}; "
+                f"{entry.task.num_texts} text(s) each): choose another folder with --out, or a name with --task"
+            )
+
+
+def _add_examples(
+    manifest: Manifest, folder: Path, name: str, examples: ExampleSet, corpus: Corpus, plan: Plan
+) -> None:
+    fingerprint = examples.fingerprint(plan.hash)
+    old = manifest.examples.get(name)
+    if old and (old.fingerprint, old.task) == (fingerprint, corpus.spec) and _is_whole(folder / old.file, old.sha256):
         return
     file = next_name(old.file) if old else f"{EXAMPLES_FOLDER}/{name}.h5"
     manifest.examples[name] = ExamplesEntry(
@@ -193,8 +223,13 @@ def _add_examples(
     )
 
 
+def _is_whole(path: Path, sha256: str) -> bool:
+    return path.exists() and file_sha256(path) == sha256
+
+
 def _check_room(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise FaultError(
             f"{folder} needs {needed / 2**30:.2f} GiB for these states and {free / 2**30:.2f} GiB are free: "
@@ -246,10 +281,14 @@ def _tokens_there(folder: Path, manifest: Manifest) -> int:
 def _remove_leftovers(folder: Path, manifest: Manifest) -> None:
     """Remove what killed runs left: temporary files, and plans and example sets that the manifest does not name."""
     named = {manifest.plan.file, *(entry.file for entry in manifest.examples.values())}
-    for pattern in ("*.tmp-*", f"{EXAMPLES_FOLDER}/*", "plan*.h5"):
-        for path in folder.glob(pattern):
-            if str(path.relative_to(folder)) not in named:
-                path.unlink(missing_ok=True)
+    sets = "|".join(map(re.escape, manifest.examples))
+    leftover = re.compile(
+        rf"(manifest\.json|shard-\d{{5}}\.h5)\.tmp-\d+|(plan|{EXAMPLES_FOLDER}/({sets}))(-\d+)?\.h5(\.tmp-\d+)?"
+    )
+    for path in [*folder.iterdir(), *(folder / EXAMPLES_FOLDER).iterdir()]:
+        name = path.relative_to(folder).as_posix()
+        if name not in named and leftover.fullmatch(name):
+            path.unlink(missing_ok=True)
 
 
 def _forward_shard(backbone: Backbone, plan: Plan, writer: ShardWriter, options: ExtractOptions) -> Iterator[int]:

@@ -16,7 +16,6 @@ from pipeline.store.files import make_folder, write_text
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
 
-FORMATS = ("jsonl", "glue")
 NAMED_IN_GLUE = ("mnli", "qnli", "rte")  # the other tasks' submissions hold class numbers
 
 
@@ -27,8 +26,17 @@ def evaluate_head(run: Path, cache: Cache, split: str, device: str, backend: str
     """
     if not cache.examples_entry(split).labelled:
         raise UsageError(f"the {split} examples of {cache.folder} have no labels: use `glot predict`")
+    ours, theirs = RunConfig.load(run).task, cache.examples_entry(split).task
+    if (ours.target, ours.classes) != (theirs.target, theirs.classes):
+        raise UsageError(
+            f"{run} was trained for {_labels(ours)}, the {split} examples of {cache.folder} have {_labels(theirs)}"
+        )
     predictions, examples = predict_examples(run, cache, split, device, backend)
-    return compute_metrics(RunConfig.load(run).task.metrics, predictions, examples.label)
+    return compute_metrics(ours.metrics, predictions, examples.label)
+
+
+def _labels(task: TaskSpec) -> str:
+    return f"the classes {', '.join(task.classes)}" if task.target == "classes" else "scores"
 
 
 def write_predictions(
@@ -41,11 +49,13 @@ def write_predictions(
 
     Raises UsageError for an unknown format, or a cache of another backbone, layer or width.
     """
-    if format_name not in FORMATS:
-        raise UsageError(f"unknown --format {format_name!r}: choose {' or '.join(FORMATS)}")
+    if format_name not in ("jsonl", "glue"):
+        raise UsageError(f"unknown --format {format_name!r}: choose jsonl or glue")
     predictions, examples = predict_examples(run, cache, split, device, backend)
     task = RunConfig.load(run).task
     lines = _glue_lines(task, predictions, examples) if format_name == "glue" else _jsonl(task, predictions, examples)
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder: name a file with --out")
     make_folder(out.parent)
     write_text(out, "\n".join(lines) + "\n")
     return len(examples)

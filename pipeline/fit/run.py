@@ -56,8 +56,9 @@ class FitOptions:
 
 def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     """The config of each seed's run; raises UsageError for options out of range, or a cache that is unfit."""
-    if not options.seeds or len(set(options.seeds)) < len(options.seeds) or min(options.seeds) < 0:
-        raise UsageError(f"--seeds must be different numbers from 0 up; got {','.join(map(str, options.seeds))}")
+    seeds = options.seeds
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
+        raise UsageError(f"--seeds must be different numbers from 0 up; got {','.join(map(str, seeds))}")
     device = check_device(options.device)
     recipe = cache.examples_entry("train").task.recipe
 
@@ -95,7 +96,7 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
             ),
             options.layer,
         )
-        for seed in options.seeds
+        for seed in seeds
     ]
 
 
@@ -116,6 +117,8 @@ def _gpus() -> str:
 
 def prepare_runs(configs: list[RunConfig], folder: Path) -> None:
     """Make the run folders: `folder` itself for one seed, `folder/seed-<s>` for several, each with its config."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: choose another place with --out")
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty: choose another with --out, or go on with --resume {folder}")
     for config in configs:
@@ -142,6 +145,9 @@ def finish_runs(
         if (run / METRICS_FILE).exists():
             results[run] = FitResult.load(run)
             continue
+        resolve_backend(config.train.backend, check_device(config.train.device))
+        if cache is None and not Path(config.cache).exists():
+            raise UsageError(f"{run} was trained on {config.cache}, which is not there: name its cache with --cache")
         opened = cache or Cache(config.cache)
         config.check_cache(opened)
         for name, fingerprint in config.data.items():

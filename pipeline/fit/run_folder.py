@@ -48,8 +48,8 @@ class TrainConfig:
     window: int | None
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise UsageError(f"--lr must be above 0; got {self.lr}")
+        if not 0 < self.lr <= 1000:
+            raise UsageError(f"--lr must be above 0, and at most 1000; got {self.lr}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
@@ -64,7 +64,7 @@ class RunConfig:
     """`config.json`: all that is needed to train a head again, and to use it on another cache.
 
     Attributes:
-        cache: the folder it was trained on, for people.
+        cache: the folder it was trained on; `--resume` looks there.
         states: the identity of that cache's states. layer: the layer used.
         data: example set -> fingerprint, of every set used.
         task: the task. pooler: the pooler. train: the training settings.
@@ -122,9 +122,12 @@ class RunConfig:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:
     """Write tensors to safetensors atomically, with a JSON object in the file's metadata."""
-    with atomic_path(path) as temporary:
-        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, temporary, {"glot": json.dumps(metadata or {})})
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(contiguous, temporary, {"glot": json.dumps(metadata or {})})
+    except SafetensorError as error:  # what a full disk is here
+        raise FaultError(f"cannot write {path}: {error}; make room and run again") from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
@@ -151,7 +154,8 @@ def find_runs(folder: Path) -> list[Path]:
     """The run at `folder`, or the runs of its seeds (`seed-0`, `seed-1`, ...); UsageError where there is none."""
     if (folder / CONFIG_FILE).exists():
         return [folder]
-    runs = sorted(path.parent for path in folder.glob(f"seed-*/{CONFIG_FILE}"))
+    runs = [path.parent for path in folder.glob(f"seed-*/{CONFIG_FILE}")]
+    runs.sort(key=lambda run: (len(run.name), run.name))  # seed-2 before seed-10
     if not runs:
         raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
     return runs

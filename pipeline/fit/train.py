@@ -110,9 +110,7 @@ class _Position:
     history: list[Epoch] = field(default_factory=list)
 
 
-def run_config(
-    cache: Cache, pooler: PoolerConfig, train: TrainConfig, layer: int = -1, task: TaskSpec | None = None
-) -> RunConfig:
+def run_config(cache: Cache, pooler: PoolerConfig, train: TrainConfig, layer: int = -1) -> RunConfig:
     """The `RunConfig` of a fit on a cache's example sets; raises UsageError where the cache cannot be trained on."""
     entries = cache.manifest.examples
     if "train" not in entries or not entries["train"].labelled:
@@ -125,7 +123,7 @@ def run_config(
         states=cache.manifest.states,
         layer=cache.resolve_layer(layer),
         data={name: entries[name].fingerprint for name in names},
-        task=task or entries["train"].task,
+        task=entries["train"].task,
         pooler=pooler,
         train=train,
         created_by=f"glot {__version__}",

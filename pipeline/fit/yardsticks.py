@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -74,7 +75,9 @@ def _fit_and_score(cache: Cache, features: Callable[[ExampleSet], np.ndarray]) -
         model = LogisticRegressionCV(Cs=STRENGTHS, cv=3, max_iter=5000, scoring="accuracy", n_jobs=1)
     else:
         model = RidgeCV(alphas=ALPHAS)
-    fitted = make_pipeline(StandardScaler(), model).fit(features(train), train.label)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # scikit-learn announces the next version's defaults
+        fitted = make_pipeline(StandardScaler(), model).fit(features(train), train.label)
     scores = {}
     for name in validation_names(cache):
         examples = cache.examples(name)

@@ -180,7 +180,7 @@ class Manifest:
         try:
             return cls._from_json(data)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FaultError(f"{path} is damaged: {error!r}; extract again") from None
+            raise FaultError(f"{path} is damaged: {error!r}; remove {folder} and extract again") from None
 
     @classmethod
     def _from_json(cls, data: dict) -> Manifest:

@@ -14,6 +14,7 @@ from pipeline.store.example_set import ExampleSet
 from pipeline.store.files import file_sha256
 from pipeline.store.layout import (
     BLOCK_BYTES,
+    EXAMPLES_FOLDER,
     MANIFEST_FILE,
     STORED_AS,
     ExamplesEntry,
@@ -124,7 +125,10 @@ class Cache:
         except OSError as error:
             raise FaultError(f"cannot read {path}: {error.strerror}; extract again") from None
         if digest != expected:
-            raise FaultError(f"{path} is damaged (its SHA-256 is not the manifest's); extract again")
+            remedy = (
+                "extract again" if path.parent.name == EXAMPLES_FOLDER else f"remove {path.parent} and extract again"
+            )
+            raise FaultError(f"{path} is damaged (its SHA-256 is not the manifest's): {remedy}")
 
 
 def _runs(text_ids: np.ndarray, shard: np.ndarray) -> list[tuple[int, int]]:

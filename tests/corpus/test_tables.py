@@ -66,7 +66,6 @@ def test_a_field_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> Non
         (["b", "a", "b"], "jsonl", ("a", "b"), [1, 0, 1]),
         ([10, 2, 10], "jsonl", ("2", "10"), [1, 0, 1]),
         (["10", "2", "02"], "csv", ("2", "10"), [1, 0, 0]),
-        ([1.0, 0.0, 1.0], "parquet", ("0", "1"), [1, 0, 1]),
         ([True, False, True], "jsonl", ("false", "true"), [1, 0, 1]),
         ([1, "x", 1], "jsonl", ("1", "x"), [0, 1, 0]),
         (["1_0", "2", "3"], "csv", ("1_0", "2", "3"), [0, 1, 2]),
@@ -182,3 +181,9 @@ def test_evaluation_labels_that_training_does_not_know(
     with pytest.raises(UsageError) as raised:
         to_examples(spec, rows)
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(("labels", "suffix"), [([1.0, 0.0, 4.0], "parquet"), (["1.0", "0.0", "4.0"], "csv")])
+def test_whole_numbers_written_as_decimals_are_scores(labels: list, suffix: str, tmp_path: Path) -> None:
+    spec, got = labelled(tmp_path, labels, suffix)
+    assert (spec.target, spec.score_range, got) == ("score", (0.0, 4.0), [1.0, 0.0, 4.0])

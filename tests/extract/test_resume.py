@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,7 @@ def test_a_run_that_died_is_finished_without_doing_anything_twice(
 
 KILLED = """
 import os, signal, sys
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.corpus.examples import Corpus, Example, Split
@@ -590,3 +592,44 @@ def test_progress_counts_every_token_once(make_corpus: Callable, bert: Path, tmp
     seen.clear()
     run.extract_states(make_corpus(), source, tmp_path, options, lambda *counts: seen.append(counts))
     assert 0 < seen[0][0] < summary.tokens == seen[-1][0]
+
+
+def test_a_folder_that_is_no_cache_is_left_alone(extract, make_corpus, backbone_folders, tmp_path: Path) -> None:
+    (tmp_path / "project/examples").mkdir(parents=True)
+    kept = [tmp_path / "project/examples/mine.py", tmp_path / "project/plan-b.h5"]
+    for path in kept:
+        path.write_text("mine")
+    with pytest.raises(UsageError, match=r"plan-b\.h5 is in it"):
+        extract(make_corpus(), backbone_folders["bert"], tmp_path / "project")
+    assert sorted(path for path in (tmp_path / "project").rglob("*") if path.is_file()) == kept
+
+
+def test_a_users_file_in_a_cache_is_left_alone(extract, make_corpus, backbone_folders, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    extract(make_corpus(), backbone_folders["bert"], out)
+    (out / "examples/notes.txt").write_text("mine")
+    (out / "examples/more").mkdir()
+    (out / "shard-00000.h5.tmp-1").write_text("left by a killed run")
+    extract(make_corpus({"train": 12, "validation": 6}), backbone_folders["bert"], out)
+    assert (out / "examples/notes.txt").read_text() == "mine"
+    assert not (out / "shard-00000.h5.tmp-1").exists()
+
+
+def test_labels_of_another_task_are_refused(extract, make_corpus, backbone_folders, tmp_path: Path) -> None:
+    corpus = make_corpus()
+    extract(corpus, backbone_folders["bert"], tmp_path / "cache")
+    other = replace(corpus, spec=replace(corpus.spec, classes=("a", "b", "c")))
+    with pytest.raises(UsageError, match="another task"):
+        extract(other, backbone_folders["bert"], tmp_path / "cache")
+
+
+def test_a_damaged_example_set_is_written_again(extract, make_corpus, backbone_folders, tmp_path: Path) -> None:
+    extract(make_corpus(), backbone_folders["bert"], tmp_path / "cache")
+    path = tmp_path / "cache/examples/train.h5"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FaultError, match="extract again"):
+        Cache(tmp_path / "cache").examples("train")
+    extract(make_corpus(), backbone_folders["bert"], tmp_path / "cache")
+    assert len(Cache(tmp_path / "cache").examples("train")) == 12
