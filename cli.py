@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="One good vector or label a text from a frozen language model: extract token states once, fit small heads.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -46,7 +45,7 @@ class Format(str, Enum):
 def main() -> None:
     """Run the command; a foreseeable error is one line and exit code 2 (wrong use) or 1 (a fault of the machine)."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
     except GlotError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

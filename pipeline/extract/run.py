@@ -108,10 +108,11 @@ def extract_states(
 
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but a cache: what killed runs left is cleaned up in it."""
-    if not folder.exists() or (folder / MANIFEST_FILE).exists():
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UsageError(f"cannot make the folder {folder}: {there} is a file; choose another with --out")
+    if there != folder or (folder / MANIFEST_FILE).exists():
         return
-    if not folder.is_dir():
-        raise UsageError(f"cannot make the folder {folder}: a file is in the way; choose another with --out")
     strange = [path.name for path in folder.iterdir() if not OURS.fullmatch(path.name)]
     if strange:
         raise UsageError(f"{folder} is no cache and not empty ({strange[0]} is in it): choose another with --out")
