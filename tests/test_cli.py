@@ -250,3 +250,20 @@ def test_help_names_every_command(glot: Callable[..., tuple]) -> None:
     code, out, _ = glot("--help")
     assert code == 0
     assert all(word in out for word in ("extract", "fit", "evaluate", "predict", "stress", "reproduce"))
+
+
+@pytest.mark.parametrize("family", ["mistral", "llama", "bert", "roberta"])
+def test_every_family_goes_from_text_to_score(
+    glot: Callable[..., tuple], table: Path, backbone_folders: dict[str, Path], family: str
+) -> None:
+    options = ["--data", table, "--text", "sentence", "--label", "kind", "--max-tokens", 24, "--task", "animals"]
+    code, out, err = glot("extract", "--model", backbone_folders[family], *options)
+    assert code == 0, err
+    assert "train 216, validation 24" in out  # a tenth is held out where no --eval-data is given
+    states = json.loads(Path(f"cache/animals/tiny-{family}/manifest.json").read_text())["states"]
+    assert states["kind"] == ("encoder" if family in ("bert", "roberta") else "decoder")
+    code, out, err = glot("fit", "--cache", "cache/animals", "--epochs", 1, "--hidden", 8, "--out", "run")
+    assert code == 0, err
+    assert "accuracy" in out
+    position = json.loads(Path("run/config.json").read_text())["pooler"]["token_position"]
+    assert position == ("first" if family in ("bert", "roberta") else "last")

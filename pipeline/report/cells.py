@@ -125,13 +125,15 @@ class Section:
 
 
 def sections(cells: Sequence[Cell]) -> list[Section]:
-    """Cells by model and setting, `published` first; yardsticks join every setting of their model."""
+    """Cells by model and setting, `published` first; yardsticks join each setting that has results on their task."""
     found = []
     for model in sorted({cell.model for cell in cells}):
         ours = [cell for cell in cells if cell.model == model]
         settings = {cell.setting for cell in ours} - {YARDSTICK} or {YARDSTICK}
         for setting in sorted(settings, key=lambda name: (name != "published", name)):
-            found.append(Section(model, setting, [cell for cell in ours if cell.setting in (setting, YARDSTICK)]))
+            tasks = {cell.task for cell in ours if cell.setting == setting}
+            joined = [cell for cell in ours if cell.setting in (setting, YARDSTICK) and cell.task in tasks]
+            found.append(Section(model, setting, joined))
     return found
 
 
