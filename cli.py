@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -15,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from pipeline import __version__
 from pipeline.errors import FaultError, GlotError, UsageError
+from pipeline.progress import epoch_bar, stop_flag, token_bar
 
 if TYPE_CHECKING:
     from pipeline.fit.run_folder import RunConfig
@@ -150,7 +147,7 @@ def extract(
         device=device,
     )
     folder = out or Path("cache") / corpus.spec.name / source.name
-    with _token_bar(f"{corpus.spec.name}, {source.name}") as report:
+    with token_bar(errors, f"{corpus.spec.name}, {source.name}") as report:
         summary = extract_states(corpus, source, folder, options, report)
     rate = f", {summary.forwarded_tokens / max(summary.seconds, 1e-9):,.0f} tokens/s" if summary.forwarded else ""
     counts = ", ".join(f"{name} {count:,}" for name, count in summary.examples.items())
@@ -233,7 +230,7 @@ def fit(
         configs = make_configs(opened, options)
         folder = out or _run_folder(configs[0])
         prepare_runs(configs, folder)
-    with _stop_flag() as should_stop, _epoch_bar() as report:
+    with stop_flag() as should_stop, epoch_bar(errors) as report:
         results = finish_runs(folder, opened, report, should_stop)
     if not all([draw_loss(run) for run in results]):
         errors.print("loss.png is left out: pip install 'glot-pipeline[plots]'", markup=False, highlight=False)
@@ -360,7 +357,7 @@ def stress(
     steps = stress_steps(
         model, _words(generator), _floats(ratios), _words(poolers), _numbers(seeds, "--seeds"), converged
     )
-    with _stop_flag() as should_stop, _token_bar("extract") as tokens:
+    with stop_flag() as should_stop, token_bar(errors, "extract") as tokens:
         failed = run_steps(steps, cache, runs, None, Watch(_say, tokens, should_stop))
     for path in write_report(runs, out, failed):
         screen.print(str(path), highlight=False, soft_wrap=True)
@@ -394,7 +391,7 @@ def reproduce(
         return
     if profile == "paper" and not yes:
         raise UsageError("the paper profile downloads its backbones and runs for long: pass YES=1 (or --yes) to start")
-    with _stop_flag() as should_stop, _token_bar("extract") as tokens:
+    with stop_flag() as should_stop, token_bar(errors, "extract") as tokens:
         failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(_say, tokens, should_stop))
     for path in write_report(runs, out, agenda.skipped + failed):
         screen.print(str(path), highlight=False, soft_wrap=True)
@@ -430,55 +427,6 @@ def _floats(value: str) -> list[float]:
         return [float(word) for word in _words(value)]
     except ValueError:
         raise UsageError(f"--ratios takes numbers, as in 0.2,0.9; got {value!r}") from None
-
-
-class _Rate(ProgressColumn):
-    """Tokens a second."""
-
-    def render(self, task: Task) -> str:
-        return f"{task.speed or 0:,.0f} tokens/s"
-
-
-@contextmanager
-def _token_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        bar = progress.add_task(title, total=None)
-
-        def report(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        yield report
-
-
-@contextmanager
-def _epoch_bar() -> Iterator[Callable[[int, int, int, float], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        bar = progress.add_task("fit", total=None)
-
-        def report(epoch: int, step: int, steps: int, loss: float) -> None:
-            progress.update(bar, completed=step, total=steps, description=f"epoch {epoch}, loss {loss:.4f}")
-
-        yield report
-
-
-@contextmanager
-def _stop_flag() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request to stop at the next step; a second one stops at once."""
-    asked = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 if __name__ == "__main__":
