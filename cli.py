@@ -42,11 +42,9 @@ class Format(str, Enum):
 def main() -> None:
     """Run the command; a foreseeable error is one line and exit code 2 (wrong use) or 1 (a fault of the machine)."""
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
     except GlotError as error:
         _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; the same command goes on where it was", 130)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -58,6 +56,9 @@ def main() -> None:
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
             _fail("the device is out of memory: pass a smaller --batch-size, or --device cpu", 1)
         raise
+    if code == 130:  # what Typer makes of Ctrl-C
+        _fail("stopped; the same command goes on where it was", code)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> NoReturn:

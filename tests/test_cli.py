@@ -267,3 +267,13 @@ def test_every_family_goes_from_text_to_score(
     assert "accuracy" in out
     position = json.loads(Path("run/config.json").read_text())["pooler"]["token_position"]
     assert position == ("first" if family in ("bert", "roberta") else "last")
+
+
+def test_ctrl_c_says_what_to_do(glot: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.store.reader.Cache.__init__", interrupt)
+    code, _, err = glot("fit", "--cache", "x")
+    assert code == 130
+    assert "the same command goes on" in err
