@@ -56,6 +56,8 @@ def _check_reachable() -> None:
     """Raise OSError at once where no hub is: `datasets` would retry for half a minute, with a log line each time."""
     if os.environ.get("HF_HUB_OFFLINE") or urllib.request.getproxies():
         return  # datasets itself refuses at once; behind a proxy a direct connection proves nothing
-    url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    from huggingface_hub.constants import ENDPOINT
+
+    url = urlsplit(os.environ.get("HF_ENDPOINT") or ENDPOINT)
     port = url.port or (80 if url.scheme == "http" else 443)
     socket.create_connection((url.hostname, port), timeout=_CONNECT_SECONDS).close()
