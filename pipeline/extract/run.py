@@ -106,9 +106,14 @@ def extract_states(
     return _summary(folder, manifest, corpus, forwarded, time.monotonic() - started)
 
 
+def _nearest_there(folder: Path) -> Path:
+    """The folder, or the nearest of its parents that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
 def _check_folder(folder: Path) -> None:
     """Refuse a folder that holds anything but a cache: what killed runs left is cleaned up in it."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = _nearest_there(folder)
     if not there.is_dir():
         raise UsageError(f"cannot make the folder {folder}: {there} is a file; choose another with --out")
     if there != folder or (folder / MANIFEST_FILE).exists():
@@ -229,7 +234,7 @@ def _is_whole(path: Path, sha256: str) -> bool:
 
 
 def _check_room(folder: Path, needed: int) -> None:
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    there = _nearest_there(folder)
     free = shutil.disk_usage(there).free
     if needed > free:
         raise FaultError(
