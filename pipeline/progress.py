@@ -7,27 +7,54 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 
 class _Rate(ProgressColumn):
-    """Tokens a second."""
+    """Tokens or texts a second."""
 
     def render(self, task: Task) -> str:
-        return f"{task.speed or 0:,.0f} tokens/s"
+        return f"{task.speed or 0:,.0f} {task.fields['unit']}/s"
+
+
+Report = Callable[[int, int], None]  # (done, in all)
 
 
 @contextmanager
-def token_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with tokens/s and time left; gives `report(done, total)`. Shown on terminals only."""
+def extract_bars(console: Console, title: str, shown: bool = True) -> Iterator[tuple[Report, Report]]:
+    """Bars with rate and time left; gives `tokens(done, total)` and `texts(done, total)`. Shown on terminals only."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
+    shown = shown and console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+        yield _bar(progress, title, "tokens"), _bar(progress, f"{title}: tokenize", "texts")
+
+
+def _bar(progress: Progress, title: str, unit: str) -> Report:
+    """A bar that appears when it is first told of something."""
+    bar = progress.add_task(title, total=None, visible=False, unit=unit)
+
+    def report(done: int, total: int) -> None:
+        progress.update(bar, completed=done, total=total, visible=done < total)
+
+    return report
+
+
+@contextmanager
+def byte_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with bytes/s and time left; gives `report(done, total)`. Shown on terminals only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(title, total=None)
-
-        def report(done: int, total: int) -> None:
-            progress.update(bar, completed=done, total=total)
-
-        yield report
+        yield lambda done, total: progress.update(bar, completed=done, total=total)
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
@@ -135,8 +138,6 @@ def make_corpus() -> Callable[..., object]:
 
     Row 0 is repeated in row 3, row 1 is an empty text, row 2 is far longer than any `max_tokens` of the tests.
     """
-    import numpy as np
-
     from pipeline.corpus.examples import Corpus, Example, Split
     from pipeline.store.task_spec import TaskSpec
 
@@ -161,3 +162,77 @@ def make_corpus() -> Callable[..., object]:
         return Corpus(TaskSpec("made", 2 if pairs else 1, "classes", ("no", "yes")), made)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_plan() -> Callable[..., object]:
+    """`write(folder, texts, lengths, cuts, keep_texts=True)` writes plan.h5 and gives its `ColumnFile`.
+
+    `cuts` are the texts at which a new shard begins. A text's first token is special, token ids count 0 to 6 round.
+    """
+    from pipeline.store.plan import CONTENT, SPECIAL, PlanWriter, text_hash
+
+    def write(folder: Path, texts: list[str], lengths: list[int], cuts: list[int], keep_texts: bool = True) -> object:
+        writer = PlanWriter(folder, keep_texts)
+        length = np.asarray(lengths, dtype=np.uint32)
+        kinds = np.full(int(length.sum()), CONTENT, dtype=np.uint8)
+        kinds[(np.cumsum(length) - length).astype(int)] = SPECIAL
+        ids = np.arange(len(kinds)) % 7
+        encoded = [text.encode() for text in texts]
+        writer.add(length, b"".join(map(text_hash, texts)), ids, kinds, length > 8, encoded)
+        writer.vocabulary = {number: f"Ġ{number}é" if number else "" for number in set(ids.tolist())}
+        writer.shard_start = [0, *cuts, len(texts)] if texts else [0]
+        data = writer.finish(folder / "plan.h5", 1)
+        writer.close()
+        return data
+
+    return write
+
+
+WORDS = ["rain", "falls", "softly", "over", "the", "old", "town", "in", "autumn", "books", "about", "ships"]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Data sorted by label: a text with "dog" is animal, one with "river" is water."""
+    rng = np.random.default_rng(0)
+    for name, count in [("train", 240), ("dev", 40), ("test", 10)]:
+        rows = []
+        for label, word in [("animal", "dog"), ("water", "river")]:
+            for _ in range(count // 2):
+                words = [*rng.choice(WORDS, rng.integers(1, 4)), word]
+                rows.append([" ".join(rng.permutation(words)), label])
+        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
+            csv.writer(file).writerows([["sentence", "kind"], *rows])
+    return tmp_path / "train.csv"
+
+
+@pytest.fixture
+def glot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Callable[..., tuple]:
+    """`glot("fit", "--cache", ...)` runs the command in an empty folder: (exit code, output, errors)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["glot", *map(str, arguments)])
+        import cli
+
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def extracted(glot: Callable[..., tuple], table: Path, backbone_folders: dict[str, Path]) -> Path:
+    options = ["--data", table, "--eval-data", table.with_name("dev.csv"), "--test-data", table.with_name("test.csv")]
+    options += ["--text", "sentence", "--label", "kind", "--max-tokens", 24]
+    code, out, err = glot("extract", "--model", backbone_folders["bert"], *options)
+    assert code == 0, err
+    assert "train 240, validation 40, test 10" in out
+    return Path("cache/train/tiny-bert")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -12,54 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-import cli
-
-WORDS = ["rain", "falls", "softly", "over", "the", "old", "town", "in", "autumn", "books", "about", "ships"]
-
-
-@pytest.fixture
-def table(tmp_path: Path) -> Path:
-    """Data sorted by label: a text with "dog" is animal, one with "river" is water."""
-    rng = np.random.default_rng(0)
-    for name, count in [("train", 240), ("dev", 40), ("test", 10)]:
-        rows = []
-        for label, word in [("animal", "dog"), ("water", "river")]:
-            for _ in range(count // 2):
-                words = [*rng.choice(WORDS, rng.integers(1, 4)), word]
-                rows.append([" ".join(rng.permutation(words)), label])
-        with open(tmp_path / f"{name}.csv", "w", newline="") as file:
-            csv.writer(file).writerows([["sentence", "kind"], *rows])
-    return tmp_path / "train.csv"
-
-
-@pytest.fixture
-def glot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Callable[..., tuple]:
-    """`glot("fit", "--cache", ...)` runs the command in an empty folder: (exit code, output, errors)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["glot", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def extracted(glot: Callable[..., tuple], table: Path, backbone_folders: dict[str, Path]) -> Path:
-    options = ["--data", table, "--eval-data", table.with_name("dev.csv"), "--test-data", table.with_name("test.csv")]
-    options += ["--text", "sentence", "--label", "kind", "--max-tokens", 24]
-    code, out, err = glot("extract", "--model", backbone_folders["bert"], *options)
-    assert code == 0, err
-    assert "train 240, validation 40, test 10" in out
-    return Path("cache/train/tiny-bert")
 
 
 def test_from_a_table_to_predictions(glot: Callable[..., tuple], extracted: Path) -> None:

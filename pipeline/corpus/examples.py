@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import operator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
+from pipeline.corpus.spool import Spool
+from pipeline.errors import UsageError
 from pipeline.store.task_spec import TaskSpec
+
+BAD_ROWS = ("stop", "skip")
+_BLOCK_ROWS = 1024
+_BLOCK_BYTES = 4 << 20  # rows within such a stretch of the spool are read at once
+_NO_SECOND = -1
 
 
 class Example(NamedTuple):
@@ -24,6 +37,170 @@ class Example(NamedTuple):
     label: int | float | None
 
 
+class _Examples(Sequence[Example]):
+    """What a table and a view of it share: they compare and add up like lists of examples."""
+
+    __hash__ = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) float64 labels, NaN where there is none."""
+        raise NotImplementedError
+
+    def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:
+        """A view of the examples at (m,) positions, each at least 0, in the order given; texts are not copied."""
+        raise NotImplementedError
+
+    def _example(self, position: int) -> Example:
+        raise NotImplementedError
+
+    def __getitem__(self, position: int | slice) -> Example | ExampleView:
+        if isinstance(position, slice):
+            return self.take(np.arange(*position.indices(len(self))))
+        position = operator.index(position)
+        if not -len(self) <= position < len(self):
+            raise IndexError(f"example {position} of {len(self)}")
+        return self._example(position % len(self))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(mine == its for mine, its in zip(self, other, strict=True))
+
+    def __add__(self, other: Sequence[Example]) -> list[Example]:
+        return [*self, *other]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} examples>"
+
+
+class ExampleTable(_Examples):
+    """Examples without their weight in memory: texts lie in a spool, the rest in columns of 8 bytes a row.
+
+    Texts come back as they were, lone surrogates included. Labels come back as ints while every label of the table
+    was one (up to 2**53), else as floats; a NaN label comes back as None.
+    """
+
+    def __init__(self, examples: Iterable[Example] = (), spool: Spool | None = None):
+        self._spool = Spool() if spool is None else spool
+        self._ends = array("Q")  # where each row's bytes end in the spool
+        self._seconds: array | None = None  # where its second text begins; None as long as no row has one
+        self._indices: array | None = None  # None as long as each index is the row's position
+        self._labels = array("d")
+        self._whole = True
+        self.extend(examples)
+
+    def append(self, example: Example) -> None:
+        """Add an example at the end. Raises FaultError where there is no room for its texts."""
+        index, text, text_b, label = example
+        position = len(self._ends)
+        data = text.encode("utf-8", "surrogatepass")
+        data_b = b"" if text_b is None else text_b.encode("utf-8", "surrogatepass")
+        end = self._spool.append(data + data_b)
+        if self._seconds is None and text_b is not None:
+            self._seconds = array("q", [_NO_SECOND]) * position
+        if self._seconds is not None:
+            self._seconds.append(_NO_SECOND if text_b is None else end - len(data_b))
+        if self._indices is None and index != position:
+            self._indices = array("q", range(position))
+        if self._indices is not None:
+            self._indices.append(index)
+        self._whole = self._whole and (label is None or hasattr(label, "__index__"))
+        self._labels.append(math.nan if label is None else label)
+        self._ends.append(end)
+
+    def extend(self, examples: Iterable[Example]) -> None:
+        """Append one example after the other."""
+        for example in examples:
+            self.append(example)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) float64 labels, NaN where there is none; a copy."""
+        return np.array(self._labels)
+
+    def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:
+        """A view of the examples at (m,) positions, each at least 0, in the order given; texts are not copied."""
+        return ExampleView(self, np.asarray(positions, dtype=np.min_scalar_type(len(self))))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), _BLOCK_ROWS):
+            yield from self._read(range(start, min(start + _BLOCK_ROWS, len(self))))
+
+    def _example(self, position: int) -> Example:
+        start = self._start(position)
+        return self._decode(position, self._spool.read(start, self._ends[position]), start)
+
+    def _read(self, positions: Sequence[int]) -> Iterator[Example]:
+        """The examples at some positions, by one read if they lie close together."""
+        low, high = self._start(min(positions)), self._ends[max(positions)]
+        if high - low > _BLOCK_BYTES:
+            yield from map(self._example, positions)
+            return
+        data = self._spool.read(low, high)
+        for position in positions:
+            yield self._decode(position, data, low)
+
+    def _start(self, position: int) -> int:
+        return self._ends[position - 1] if position else 0
+
+    def _decode(self, position: int, data: bytes, base: int) -> Example:
+        """The example at a position, from bytes that begin at `base` in the spool and hold its texts."""
+        start, end = (self._ends[position - 1] if position else 0) - base, self._ends[position] - base
+        middle, text_b = end, None
+        if self._seconds is not None and self._seconds[position] != _NO_SECOND:
+            middle = self._seconds[position] - base
+            text_b = data[middle:end].decode("utf-8", "surrogatepass")
+        text = data[start:middle].decode("utf-8", "surrogatepass")
+        index = position if self._indices is None else self._indices[position]
+        label = self._labels[position]
+        if label != label:  # NaN
+            return Example(index, text, text_b, None)
+        return Example(index, text, text_b, int(label) if self._whole else label)
+
+
+class ExampleView(_Examples):
+    """Some of a table's examples, in an order of their own; made by `take`."""
+
+    def __init__(self, table: ExampleTable, positions: np.ndarray):
+        self._table = table
+        self._positions = positions
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(m,) float64 labels, NaN where there is none; a copy."""
+        return np.asarray(self._table._labels)[self._positions]
+
+    def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:
+        """A view of the examples at (m,) positions of this one, each at least 0, in the order given."""
+        return ExampleView(self._table, self._positions[np.asarray(positions, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), _BLOCK_ROWS):
+            yield from self._table._read(self._positions[start : start + _BLOCK_ROWS].tolist())
+
+    def _example(self, position: int) -> Example:
+        return self._table._example(int(self._positions[position]))
+
+
+def labels_of(examples: Sequence[Example]) -> np.ndarray:
+    """(n,) float64 labels, NaN where there is none."""
+    if isinstance(examples, _Examples):
+        return examples.labels
+    return np.asarray([np.nan if example.label is None else example.label for example in examples], dtype=np.float64)
+
+
+def take(examples: Sequence[Example], positions: np.ndarray) -> Sequence[Example]:
+    """The examples at (m,) positions, in the order given."""
+    return examples.take(positions) if isinstance(examples, _Examples) else [examples[i] for i in positions.tolist()]
+
+
 @dataclass
 class Split:
     """The examples of one split, in the order of their source.
@@ -32,11 +209,16 @@ class Split:
         name: "train", "validation", "test", and for MNLI "validation_mismatched" and "test_mismatched".
         examples: the examples.
         source: where they come from, for people to read: "MRPC/train.tsv", "nyu-mll/glue mrpc train".
+        skipped: how many unfit rows of the source were left out, as was asked; where a file is parted into train
+            and validation, train has the number.
+        first_skipped: what was wrong with the first of them, and where: "data.csv line 7: ...".
     """
 
     name: str
-    examples: list[Example]
+    examples: Sequence[Example]
     source: str
+    skipped: int = 0
+    first_skipped: str = ""
 
 
 @dataclass
@@ -45,3 +227,33 @@ class Corpus:
 
     spec: TaskSpec
     splits: dict[str, Split]
+
+
+class UnfitRow(UsageError):
+    """A row is unfit on its own; the rows behind it can be read."""
+
+
+@dataclass
+class BadRows:
+    """What becomes of unfit rows: with "stop" the first is an error, with "skip" all are left out and counted.
+
+    Attributes:
+        choice: "stop" or "skip"; anything else raises UsageError.
+        count: how many were left out.
+        first: the message of the first.
+    """
+
+    choice: str = "stop"
+    count: int = 0
+    first: str = ""
+
+    def __post_init__(self) -> None:
+        if self.choice not in BAD_ROWS:
+            raise UsageError(f"unknown way with bad rows {self.choice!r}: choose --on-bad-row {'|'.join(BAD_ROWS)}")
+
+    def meet(self, row: UnfitRow) -> None:
+        """Count an unfit row, or raise it."""
+        if self.choice == "stop":
+            raise row
+        self.count += 1
+        self.first = self.first or str(row)

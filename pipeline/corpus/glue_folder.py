@@ -11,19 +11,19 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from pipeline.corpus.examples import Example, Split
+from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
 from pipeline.corpus.tasks import Task
 from pipeline.errors import UsageError
 
 _COLA_COLUMNS = ["source", "label", "mark", "sentence"]  # CoLA's train and dev have no header line
 
 
-def read_split(task: Task, data_dir: Path, split: str, limit: int | None = None) -> Split:
+def read_split(task: Task, data_dir: Path, split: str, limit: int | None = None, bad_rows: str = "stop") -> Split:
     """Read one split of a GLUE task, or its first `limit` rows.
 
     Test files have no label column: their labels are None. QQP's train.tsv has a few questions that hold a line
     break and so fall into rows that are too short; they are left out, as the official loaders do, and counted in
-    the split's `source`. In any other task such a row is an error.
+    the split's `source`. Any other unfit row is an error with `bad_rows` "stop", left out with "skip".
 
     Raises:
         UsageError: the folder, the file or a column is missing, or a row is too short, too long, or has a bad
@@ -33,13 +33,13 @@ def read_split(task: Task, data_dir: Path, split: str, limit: int | None = None)
     source = f"{task.folder}/{path.name}"
     try:
         columns, rows = _read_rows(path, has_header=task.folder != "CoLA" or split == "test")
-        skipped: list[int] | None = [] if task.folder == "QQP" else None
-        examples = list(islice(_read_examples(task, source, split, columns, rows, skipped), limit))
+        broken, bad = [], BadRows(bad_rows)
+        examples = ExampleTable(islice(_read_examples(task, source, split, columns, rows, broken, bad), limit))
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error.reason}): download it anew") from error
-    if skipped:
-        source += f" ({len(skipped)} broken rows left out)"
-    return Split(split, examples, source)
+    if broken:
+        source += f" ({len(broken)} broken rows left out)"
+    return Split(split, examples, source, bad.count, bad.first)
 
 
 def _find_file(task: Task, data_dir: Path, split: str) -> Path:
@@ -72,26 +72,27 @@ def _read_examples(
     split: str,
     columns: list[str],
     rows: Iterator[tuple[int, list[str]]],
-    skipped: list[int] | None,
+    broken: list[int],
+    bad: BadRows,
 ) -> Iterator[Example]:
-    """Turn rows into examples; rows that are too short go to `skipped` if there is such a list."""
+    """Turn rows into examples; the lines of QQP's rows that are too short go to `broken`, other unfit rows to `bad`."""
     names = task.file_columns
     text = _find_column(names.text, columns, source)
     text_b = _find_column(names.text_b, columns, source) if names.text_b else None
     label = None if split.startswith("test") else _find_column(names.label, columns, source)
     for index, (number, cells) in enumerate(rows):
-        if len(cells) < len(columns) and skipped is not None:
-            skipped.append(number)
+        if len(cells) < len(columns) and task.folder == "QQP":
+            broken.append(number)
             continue
         where = f"{source} line {number}"
-        if len(cells) != len(columns):
-            raise UsageError(f"{where}: {len(cells)} columns where {len(columns)} belong: download the file anew")
-        yield Example(
-            index,
-            cells[text],
-            cells[text_b] if text_b is not None else None,
-            _parse_label(task, cells[label], where) if label is not None else None,
-        )
+        try:
+            if len(cells) != len(columns):
+                raise UnfitRow(f"{where}: {len(cells)} columns where {len(columns)} belong: download the file anew")
+            value = _parse_label(task, cells[label], where) if label is not None else None
+        except UnfitRow as error:
+            bad.meet(error)
+            continue
+        yield Example(index, cells[text], cells[text_b] if text_b is not None else None, value)
 
 
 def _find_column(name: str, columns: list[str], source: str) -> int:
@@ -109,9 +110,9 @@ def _parse_label(task: Task, cell: str, where: str) -> int | float:
         except ValueError:
             score = math.nan
         if not low <= score <= high:  # true for NaN, too
-            raise UsageError(f"{where}: score {cell!r} is not a number from {low:g} to {high:g}")
+            raise UnfitRow(f"{where}: score {cell!r} is not a number from {low:g} to {high:g}")
         return score
     known = spec.classes if task.labels_as_names else [str(i) for i in range(len(spec.classes))]
     if cell not in known:
-        raise UsageError(f"{where}: label {cell!r} is none of {', '.join(known)}")
+        raise UnfitRow(f"{where}: label {cell!r} is none of {', '.join(known)}")
     return known.index(cell)

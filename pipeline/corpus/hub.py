@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import urllib.request
+from collections.abc import Iterator
 from itertools import islice
 from urllib.parse import urlsplit
 
-from pipeline.corpus.examples import Example, Split
+from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
 from pipeline.corpus.tasks import Task
 from pipeline.errors import UsageError
 
 _CONNECT_SECONDS = 5
 
 
-def read_split(task: Task, split: str, limit: int | None = None) -> Split:
+def read_split(task: Task, split: str, limit: int | None = None, bad_rows: str = "stop") -> Split:
     """Stream one split of a hub dataset, or its first `limit` rows. The hub's label -1 (no label) becomes None.
 
     Raises:
-        UsageError: `datasets` is not installed, the hub cannot be reached, or it has no such data.
+        UsageError: `datasets` is not installed, the hub cannot be reached, it has no such data or columns, or the
+            stream breaks; with `bad_rows` "stop" also a row whose text is none or whose label is no class or score
+            of the task.
     """
     source = " ".join(filter(None, [task.hub, task.hub_config, task.splits[split].hub]))
+    bad = BadRows(bad_rows)
+    examples = ExampleTable(islice(_read_examples(task, source, _stream(task, split, source), bad), limit))
+    return Split(split, examples, source, bad.count, bad.first)
+
+
+def _stream(task: Task, split: str, source: str) -> Iterator[dict]:
+    """The rows of a hub dataset; whatever goes wrong below is one line that says after how many of them."""
     try:
         import datasets
     except ImportError as error:
         raise UsageError(
             f"reading {source} from the hub needs datasets: pip install 'glot-pipeline[hub]' or {_elsewhere(task)}"
         ) from error
+    count = 0
     try:
         _check_reachable()
         stream = datasets.load_dataset(task.hub, task.hub_config, split=task.splits[split].hub, streaming=True)
-        rows = list(islice(stream, limit))
+        for row in stream:
+            yield row
+            count += 1
     except Exception as error:  # datasets lets through the exceptions of every library below it
         reason = str(error).partition("\n")[0]
+        after = f"after {count:,} row{'s' * (count > 1)}: " if count else ""
         raise UsageError(
-            f"cannot read {source} from the hub ({type(error).__name__}: {reason}): {_elsewhere(task)}"
+            f"{after}cannot read {source} from the hub ({type(error).__name__}: {reason}): {_elsewhere(task)}"
         ) from error
-    return Split(split, [_example(task, index, row) for index, row in enumerate(rows)], source)
 
 
-def _example(task: Task, index: int, row: dict) -> Example:
+def _read_examples(task: Task, source: str, rows: Iterator[dict], bad: BadRows) -> Iterator[Example]:
     names = task.hub_columns
-    label = None if row[names.label] == -1 else row[names.label]
-    return Example(index, row[names.text], row[names.text_b] if names.text_b else None, label)
+    for index, row in enumerate(rows):
+        for name in filter(None, (names.text, names.text_b, names.label)):
+            if name not in row:
+                raise UsageError(f"{source}: no column {name!r}; the columns are: {', '.join(row)}")
+        where = f"{source} row {index + 1}"
+        try:
+            texts = [_text(row[name], name, where) if name else None for name in (names.text, names.text_b)]
+            label = _label(task, row[names.label], where)
+        except UnfitRow as error:
+            bad.meet(error)
+        else:
+            yield Example(index, *texts, label)
+
+
+def _text(value: object, name: str, where: str) -> str:
+    if not isinstance(value, str):
+        kind = "null" if value is None else type(value).__name__
+        raise UnfitRow(f"{where}: column {name!r} holds {kind} where a text belongs")
+    return value
+
+
+def _label(task: Task, value: object, where: str) -> int | float | None:
+    if value is None or value == -1:
+        return None
+    classes = task.spec.classes
+    if classes and not (isinstance(value, int) and 0 <= value < len(classes)):
+        raise UnfitRow(f"{where}: label {value!r} is no class from 0 to {len(classes) - 1}")
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise UnfitRow(f"{where}: label {value!r} is not a finite number")
+    return value
 
 
 def _elsewhere(task: Task) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.corpus import glue_folder, hub, stress, tables
-from pipeline.corpus.examples import Corpus, Example, Split
+from pipeline.corpus.examples import BadRows, Corpus, Example, Split, labels_of, take
+from pipeline.corpus.request import NOTHING_ASKED, CorpusRequest, stress_name, stress_settings, table_name
 from pipeline.corpus.tasks import TASKS, Columns, Task, find_task
 from pipeline.errors import UsageError
 from pipeline.store.task_spec import TaskSpec
@@ -19,57 +20,33 @@ from pipeline.store.task_spec import TaskSpec
 _SEED = 0  # of the samples and the hold-out below, fixed so that a rerun sees the same rows
 
 
-@dataclass(frozen=True)
-class CorpusRequest:
-    """Which corpus the user asked for; None means not given.
-
-    Attributes:
-        task: a known task, or with `data` the name of the user's own.
-        data, eval_data, test_data, text, text_b, label: see `load_table`.
-        data_dir, splits: see `load_task`. generator, ratio: see `load_stress`.
-        limit: rows to take of each split.
-    """
-
-    task: str | None = None
-    data: Path | None = None
-    eval_data: Path | None = None
-    test_data: Path | None = None
-    text: str | None = None
-    text_b: str | None = None
-    label: str | None = None
-    data_dir: Path | None = None
-    splits: str | None = None
-    generator: str | None = None
-    ratio: float | None = None
-    limit: int | None = None
-
-
 TABLE_OPTIONS = ("eval_data", "test_data", "text", "text_b", "label")
 TASK_OPTIONS = ("data_dir", "splits")
 STRESS_OPTIONS = ("generator", "ratio")
 
 
-def load_corpus(request: CorpusRequest) -> tuple[Corpus, int]:
-    """The corpus that a request asks for, and its default length limit in tokens.
+def load_corpus(request: CorpusRequest) -> Corpus:
+    """The corpus that a request asks for.
 
     Raises UsageError for an option that does not go with the others, and whatever the loaders below raise.
     """
+    BadRows(request.bad_rows)  # refuses an unknown choice before anything is read
     if request.data is not None:
         _refuse(request, TASK_OPTIONS + STRESS_OPTIONS, "your own --data")
         names = {"text": request.text or "text", "text_b": request.text_b, "label": request.label or "label"}
         files = {"eval_data": request.eval_data, "test_data": request.test_data}
-        return load_table(request.data, **files, **names, limit=request.limit, name=request.task), 128
+        options = {"limit": request.limit, "name": request.task, "bad_rows": request.bad_rows}
+        return load_table(request.data, **files, **names, **options)
     if request.task is None:
-        raise UsageError("pass --task (a known task) or --data (your own file)")
+        raise UsageError(NOTHING_ASKED)
     task = find_task(request.task)
     if task.spec.name == "stress":
         _refuse(request, TABLE_OPTIONS + TASK_OPTIONS, "the made task stress")
-        ratio = 0.9 if request.ratio is None else request.ratio
         counts = {} if request.limit is None else {"train": request.limit, "validation": request.limit}
-        return load_stress(request.generator or "published", ratio, **counts), task.max_tokens
+        return load_stress(*stress_settings(request), **counts)
     _refuse(request, TABLE_OPTIONS + STRESS_OPTIONS, f"the known task {task.spec.name}")
     splits = request.splits.replace(" ", "").split(",") if request.splits else None
-    return load_task(request.task, splits, request.data_dir, request.limit), task.max_tokens
+    return load_task(request.task, splits, request.data_dir, request.limit, request.bad_rows)
 
 
 def _refuse(request: CorpusRequest, options: tuple[str, ...], what: str) -> None:
@@ -80,7 +57,11 @@ def _refuse(request: CorpusRequest, options: tuple[str, ...], what: str) -> None
 
 
 def load_task(
-    name: str, splits: list[str] | None = None, data_dir: str | Path | None = None, limit: int | None = None
+    name: str,
+    splits: list[str] | None = None,
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+    bad_rows: str = "stop",
 ) -> Corpus:
     """Read a task of the table.
 
@@ -90,6 +71,7 @@ def load_task(
         data_dir: a GLUE folder. None means the folder that GLUE_DIR names, else the hub.
         limit: rows to take of each split: the first ones, or for IMDB, which is sorted by label, a random sample
             (a larger one holds the smaller). None means all but the task's own cap on training rows.
+        bad_rows: "stop" at a row that is unfit on its own, or "skip" it.
 
     Raises:
         UsageError: an unknown task or split, missing or damaged data, no hub, a split without rows, or training
@@ -104,7 +86,7 @@ def load_task(
         raise UsageError(f"{task.spec.name} has no split {unknown[0]!r}: choose from {', '.join(task.splits)}")
     _check_limit(limit)
     folder = _glue_folder(task, data_dir)
-    return _checked(task.spec, [_read_split(task, folder, split, limit) for split in wanted])
+    return _checked(task.spec, [_read_split(task, folder, split, limit, bad_rows) for split in wanted])
 
 
 def load_table(
@@ -116,6 +98,7 @@ def load_table(
     test_data: str | Path | None = None,
     limit: int | None = None,
     name: str | None = None,
+    bad_rows: str = "stop",
 ) -> Corpus:
     """Read anybody's own data (CSV, TSV, JSON lines, Parquet) into splits train, validation and perhaps test.
 
@@ -130,6 +113,7 @@ def load_table(
         test_data: a test file, which may lack labels.
         limit: rows to take of each split, a random sample (a larger one holds the smaller).
         name: what to call the task; None takes the training file's name.
+        bad_rows: "stop" at a row that is unfit on its own, or "skip" it (see `tables.Table`).
 
     Raises:
         UsageError: a file, column, text or label is missing or wrong (file and row are named), or there is one
@@ -138,22 +122,19 @@ def load_table(
     _check_limit(limit)
     columns = Columns(text, text_b, label)
     data = Path(data)
-    name = name or re.sub(r"[^\w.-]+", "-", data.stem)
+    name = table_name(data, name)
     if not re.fullmatch(r"\w[\w.-]*", name):  # it names folders
         raise UsageError(f"task name {name!r}: use letters, digits, '.', '_' and '-', the first a letter or digit")
-    rows = tables.read_rows(data, columns)
-    spec = tables.infer_spec(name, rows, num_texts=2 if text_b else 1)
-    train = tables.to_examples(spec, rows)
+    table = tables.Table(data, columns, bad_rows=bad_rows)
+    spec = tables.infer_spec(name, table, num_texts=2 if text_b else 1)
+    train = tables.read_split("train", spec, table)
     if eval_data is None:
-        splits = _hold_out(spec, train, data.name)
+        splits = _hold_out(spec, train)
     else:
-        eval_data = Path(eval_data)
-        validation = tables.to_examples(spec, tables.read_rows(eval_data, columns))
-        splits = [Split("train", train, data.name), Split("validation", validation, eval_data.name)]
+        splits = [train, tables.read_split("validation", spec, replace(table, path=Path(eval_data)))]
     if test_data is not None:
-        test_data = Path(test_data)
-        test = tables.to_examples(spec, tables.read_rows(test_data, columns, label_needed=False))
-        splits.append(Split("test", test, test_data.name))
+        test = replace(table, path=Path(test_data), label_needed=False)
+        splits.append(tables.read_split("test", spec, test))
     return _checked(spec, [replace(split, examples=_sample(split.examples, limit)) for split in splits])
 
 
@@ -179,7 +160,7 @@ def load_stress(
         Split(name, stress.make_examples(generator, ratio, count, np.random.default_rng([seed, stream])), source)
         for stream, (name, count) in enumerate([("train", train), ("validation", validation)])
     ]
-    return _checked(replace(TASKS["stress"].spec, name=f"stress-{generator}-{ratio:g}"), splits)
+    return _checked(replace(TASKS["stress"].spec, name=stress_name(generator, ratio)), splits)
 
 
 def _glue_folder(task: Task, data_dir: str | Path | None) -> Path | None:
@@ -191,35 +172,58 @@ def _glue_folder(task: Task, data_dir: str | Path | None) -> Path | None:
     return Path(folder) if folder else None
 
 
-def _read_split(task: Task, folder: Path | None, split: str, limit: int | None) -> Split:
+def _read_split(task: Task, folder: Path | None, split: str, limit: int | None, bad_rows: str) -> Split:
     rows = limit or (task.train_limit if split == "train" else None)
     first = None if task.sorted_by_label else rows
-    result = glue_folder.read_split(task, folder, split, first) if folder else hub.read_split(task, split, first)
+    if folder:
+        result = glue_folder.read_split(task, folder, split, first, bad_rows)
+    else:
+        result = hub.read_split(task, split, first, bad_rows)
     return replace(result, examples=_sample(result.examples, rows)) if task.sorted_by_label else result
 
 
-def _sample(examples: list[Example], limit: int | None) -> list[Example]:
+def _sample(examples: Sequence[Example], limit: int | None) -> Sequence[Example]:
     """A random `limit` of the examples in their own order; a larger limit's sample holds a smaller one's."""
     if limit is None or limit >= len(examples):
         return examples
     chosen = np.random.default_rng(_SEED).permutation(len(examples))[:limit]
-    return [examples[i] for i in sorted(chosen)]
+    return take(examples, np.sort(chosen))
 
 
-def _hold_out(spec: TaskSpec, examples: list[Example], file: str) -> list[Split]:
+def _hold_out(spec: TaskSpec, train: Split) -> list[Split]:
     """Train and validation: every tenth row in the order of labels, so classes and scores spread alike in both."""
-    counts = Counter(example.label for example in examples)
-    order = [
-        i
-        for i in np.random.default_rng(_SEED).permutation(len(examples)).tolist()
-        if spec.target == "score" or counts[examples[i].label] > 1  # a class's only example stays in training
-    ]
-    order.sort(key=lambda i: examples[i].label)
-    held = set(order[min(5, len(order) // 2) :: 10])
+    held = np.zeros(len(train.examples), dtype=bool)
+    held[_every_tenth(spec, train.examples)] = True
+    kept, out = (take(train.examples, np.flatnonzero(mask)) for mask in (~held, held))
+    file = train.source
     return [
-        Split("train", [e for e in examples if e.index not in held], f"{file}, but for a tenth held out"),
-        Split("validation", [e for e in examples if e.index in held], f"{file}, a tenth held out, stratified by label"),
+        replace(train, examples=kept, source=f"{file}, but for a tenth held out"),
+        Split("validation", out, f"{file}, a tenth held out, stratified by label"),
     ]
+
+
+def _every_tenth(spec: TaskSpec, examples: Sequence[Example]) -> np.ndarray:
+    """(m,) positions: every tenth of the shuffled examples sorted by label.
+
+    Sorting is in place, on ranks of labels joined with places in the shuffled order: no second array of this size.
+    """
+    ranks = _label_ranks(spec, examples)
+    order = np.random.default_rng(_SEED).permutation(len(examples)).astype(np.uint32)
+    if spec.target == "classes":
+        lone = np.bincount(ranks) == 1  # a class's only example stays in training
+        if lone.any():
+            order = order[~lone[ranks[order]]]
+    keys = ranks[order].astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= np.arange(len(order), dtype=np.uint32)
+    keys.sort()
+    return order[keys[min(5, len(order) // 2) :: 10] & np.uint64(2**32 - 1)]
+
+
+def _label_ranks(spec: TaskSpec, examples: Sequence[Example]) -> np.ndarray:
+    """(n,) uint32: class indices, or the places of scores among the different ones in their order."""
+    labels = labels_of(examples)
+    return (labels if spec.target == "classes" else np.unique(labels, return_inverse=True)[1]).astype(np.uint32)
 
 
 def _check_limit(limit: int | None) -> None:
@@ -230,12 +234,18 @@ def _check_limit(limit: int | None) -> None:
 def _checked(spec: TaskSpec, splits: list[Split]) -> Corpus:
     for split in splits:
         if not split.examples:
-            raise UsageError(f"{spec.name} {split.name} has no rows ({split.source}): pass data that has some")
-        labels = {example.label for example in split.examples}
-        if split.name == "train" and len(labels) == 1:
+            left_out = f"all {split.skipped:,} left out, the first: {split.first_skipped}" if split.skipped else ""
+            raise UsageError(
+                f"{spec.name} {split.name} has no rows ({left_out or split.source}): pass data that has some"
+            )
+        if split.name == "train" and _is_constant(labels_of(split.examples)):
             what = "class" if spec.target == "classes" else "score"
             raise UsageError(
                 f"{spec.name} train has only one {what} in its {len(split.examples)} rows ({split.source}): "
                 "raise --limit or pass data with more"
             )
     return Corpus(spec, {split.name: split for split in splits})
+
+
+def _is_constant(labels: np.ndarray) -> bool:
+    return bool((labels == labels[0]).all() or np.isnan(labels).all())

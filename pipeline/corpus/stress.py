@@ -15,11 +15,12 @@ it the larger the distractor ratio r:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
-from pipeline.corpus.examples import Example
+from pipeline.corpus.examples import Example, ExampleTable
 from pipeline.errors import UsageError
 
 CONTEXTS = (("the", "delivery", "contains"), ("the", "folder", "includes"), ("in", "the", "box", "are"))
@@ -41,7 +42,7 @@ _LONGEST_SIGNAL = max(map(len, CONTEXTS)) + 1 + _FILLERS + 1
 _MOST_NOISE = 96
 
 
-def make_examples(generator: str, ratio: float, count: int, rng: np.random.Generator) -> list[Example]:
+def make_examples(generator: str, ratio: float, count: int, rng: np.random.Generator) -> ExampleTable:
     """Make `count` texts, half of each class (one positive more if `count` is odd).
 
     Args:
@@ -59,16 +60,23 @@ def make_examples(generator: str, ratio: float, count: int, rng: np.random.Gener
         raise UsageError(f"distractor ratio {ratio} is out of range: choose one from 0 to below 1, such as 0.9")
     if count < 1:
         raise UsageError(f"cannot make {count} stress examples: ask for at least 1")
+    texts = islice(_make_texts(generator, ratio, count, rng), count)
+    return ExampleTable(Example(i, " ".join(words), None, label) for i, (words, label) in enumerate(texts))
+
+
+def _make_texts(generator: str, ratio: float, count: int, rng: np.random.Generator) -> Iterator[tuple[list[str], int]]:
+    """`count` texts with their labels, or one more: twins come together."""
     if generator == "paired":
-        texts = [text for _ in range(0, count, 2) for text in _twins(ratio, rng)][:count]
-    else:
-        make = _published if generator == "published" else _balanced
-        texts = [(make(label, ratio, rng), label) for label in _shuffled_labels(count, rng)]
-    return [Example(i, " ".join(words), None, label) for i, (words, label) in enumerate(texts)]
+        for _ in range(0, count, 2):
+            yield from _twins(ratio, rng)
+        return
+    make = _published if generator == "published" else _balanced
+    for label in _shuffled_labels(count, rng):
+        yield make(label, ratio, rng), label
 
 
-def _shuffled_labels(count: int, rng: np.random.Generator) -> list[int]:
-    return rng.permutation((np.arange(count) + 1) % 2).tolist()
+def _shuffled_labels(count: int, rng: np.random.Generator) -> bytes:
+    return rng.permutation((np.arange(count) + 1) % 2).astype(np.uint8).tobytes()
 
 
 def _published(label: int, ratio: float, rng: np.random.Generator) -> list[str]:

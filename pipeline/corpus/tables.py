@@ -7,10 +7,11 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.corpus.examples import Example
+from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
 from pipeline.store.task_spec import TaskSpec
@@ -19,87 +20,207 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _JSON_LINES = {".jsonl", ".json", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
 _FIELD_BYTES = 2**31 - 1  # csv's default of 128 KiB is shorter than some documents
+_PARQUET_BUFFER = 1 << 20  # without one, pyarrow reads a row group's columns whole
+_PARQUET_ROWS = 4096  # turned into Python objects at a time
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 class Row(NamedTuple):
-    """A row as it was read: where ("a.csv line 3"), its texts, and its label as the file has it (None: none)."""
+    """A row as it was read.
 
+    Attributes:
+        index: its number among the file's rows, from 0, unfit ones included.
+        where: for messages: "a.csv line 3".
+        text, text_b: its texts.
+        label: its label as the file has it (None: none).
+    """
+
+    index: int
     where: str
     text: str
     text_b: str | None
     label: Any
 
 
-def read_rows(path: Path, columns: Columns, label_needed: bool = True) -> list[Row]:
-    """Read a table; its format follows from the file's suffix.
+class _NoColumn(UnfitRow):
+    """A row lacks a column."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file of rows, read anew, row by row, each time it is iterated; the file's suffix says its format.
 
     CSV and TSV obey CSV's quoting and have a header line; `.json` means one object a line, like `.jsonl`.
     An empty string is a text; a null is not. A NaN or empty label counts as missing.
 
-    Raises:
-        UsageError: the file or a column is missing, the format is unknown, the file is damaged or empty, a text
-            is null, or a label is missing while `label_needed`; the message names the file and the line or row.
+    Attributes:
+        path: the file.
+        columns: the names of its columns.
+        label_needed: a row without a label is unfit.
+        bad_rows: what becomes of a row that is unfit on its own (too few columns, broken JSON, no text, no label):
+            "stop" or "skip".
+
+    Iteration raises:
+        UsageError: the file or a column is missing, the format is unknown, the file is damaged, or it is empty or
+            without a fit row; with "stop" also the first unfit row. The message names the file and the line or row.
     """
-    try:
-        rows = [_row(where, cells, columns, label_needed) for where, cells in _read_cells(path, columns)]
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
-    if not rows:
-        raise UsageError(f"{path} has no rows: pass a file that has some")
-    return rows
+
+    path: Path
+    columns: Columns
+    label_needed: bool = True
+    bad_rows: str = "stop"
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows(BadRows(self.bad_rows))
+
+    def rows(self, bad: BadRows) -> Iterator[Row]:
+        """The fit rows; unfit ones are met by `bad`."""
+        index = -1
+        try:
+            for index, (where, cells) in enumerate(_read_cells(self.path, self.columns)):
+                try:
+                    row = _row(index, where, cells, self.columns, self.label_needed)
+                except UnfitRow as error:
+                    if isinstance(error, _NoColumn) and self.path.suffix.lower() not in _JSON_LINES:
+                        raise  # then every row lacks it
+                    bad.meet(error)
+                else:
+                    yield row
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{self.path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
+        if index < 0:
+            raise UsageError(f"{self.path} has no rows: pass a file that has some")
+        if bad.count > index:
+            raise UsageError(f"{self.path}: none of its {index + 1} rows is fit; the first: {bad.first}")
 
 
-def infer_spec(name: str, rows: list[Row], num_texts: int) -> TaskSpec:
-    """Tell from the training labels what the task is.
+def read_split(name: str, spec: TaskSpec, table: Table) -> Split:
+    """Read a table as a split whose labels are class indices or scores; a missing label stays None.
+
+    Raises:
+        UsageError: what iterating the table raises, or a label that is not among the task's classes; with "stop"
+            also a score that is no finite number. The message names the row.
+    """
+    bad, examples, encode = BadRows(table.bad_rows), ExampleTable(), _Encoder(spec)
+    for row in table.rows(bad):
+        try:
+            label = encode(row)
+        except UnfitRow as error:
+            bad.meet(error)
+        else:
+            examples.append(Example(row.index, row.text, row.text_b, label))
+    return Split(name, examples, table.path.name, bad.count, bad.first)
+
+
+def infer_spec(name: str, table: Table, num_texts: int) -> TaskSpec:
+    """Tell from the training labels, read once, what the task is.
 
     Decimal numbers (with a point, or typed as floats) make it a score task, their range the score range. Everything
     else makes classes: whole numbers in their order, strings sorted, booleans as "false" and "true".
 
     Raises:
-        UsageError: all labels are the same, or among scores one is no finite number.
+        UsageError: what iterating the table raises, or all labels are the same; with "stop" also a label that is
+            no finite number among scores, or no text, number or boolean among classes.
     """
-    numbers = [_number(row.label) for row in rows]
-    if any(_is_decimal(row.label) for row in rows):
-        scores = [_score(row) for row in rows]
-        score_range = (min(scores), max(scores))
-        if score_range[0] == score_range[1]:
-            raise UsageError(f"{name}: every score is {score_range[0]:g}: there is nothing to learn")
+    labels = _Labels()
+    for row in table:
+        labels.add(row)
+    unfit = labels.no_score if labels.decimal else labels.no_class
+    if unfit and (table.bad_rows == "stop" or not labels.fit):
+        raise unfit
+    if labels.decimal:
+        if labels.low == labels.high:
+            raise UsageError(f"{name}: every score is {labels.low:g}: there is nothing to learn")
+        score_range = (labels.low, labels.high)
         return TaskSpec(name, num_texts, "score", score_range=score_range, metrics=("spearman", "pearson"))
-    if None in numbers:
-        classes = tuple(sorted({_label_text(row) for row in rows}))
-    else:
-        classes = tuple(str(number) for number in sorted(set(numbers)))
+    classes = labels.classes
     if len(classes) < 2:
         raise UsageError(f"{name}: every label is {classes[0]!r}: training needs at least two classes")
     metrics = ("accuracy", "f1") if len(classes) == 2 else ("accuracy", "macro_f1")
     return TaskSpec(name, num_texts, "classes", classes, metrics=metrics)
 
 
-def to_examples(spec: TaskSpec, rows: list[Row]) -> list[Example]:
-    """Turn rows into examples whose labels are class indices or scores; a missing label stays None.
+class _Labels:
+    """What the labels seen so far can be: the range they span as scores, the names they have as classes.
 
-    Raises:
-        UsageError: a label is not among the task's classes, or not a finite number; the message names the row.
+    Whether an unfit label is an error shows only when all were seen, so the first of either kind is kept.
     """
-    class_index = {name: i for i, name in enumerate(spec.classes)}
-    numeric = all(_number(name) is not None for name in spec.classes)  # then "01" and 1.0 are class "1"
-    return [Example(i, row.text, row.text_b, _encode(row, spec, class_index, numeric)) for i, row in enumerate(rows)]
+
+    def __init__(self) -> None:
+        self.decimal = False
+        self.low, self.high = math.inf, -math.inf
+        self.no_score: UnfitRow | None = None
+        self.no_class: UnfitRow | None = None
+        self._seen: set[tuple] = set()
+        self._names: set[str] = set()
+        self._numbers: set[int | float | None] = set()
+
+    def add(self, row: Row) -> None:
+        key = _label_key(row.label)
+        if key in self._seen:
+            return
+        self.decimal = self.decimal or _is_decimal(row.label)
+        try:
+            score = _score(row)
+            self.low, self.high = min(self.low, score), max(self.high, score)
+        except UnfitRow as error:
+            self.no_score = self.no_score or error
+        if self.decimal:  # no classes any more, and scores may all be different
+            for seen in (self._seen, self._names, self._numbers):
+                seen.clear()
+            return
+        self._seen.add(key)
+        try:
+            self._names.add(_label_text(row))
+            self._numbers.add(_number(row.label))
+        except UnfitRow as error:
+            self.no_class = self.no_class or error
+
+    @property
+    def fit(self) -> bool:
+        return self.low <= self.high if self.decimal else bool(self._names)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(sorted(self._names) if None in self._numbers else map(str, sorted(self._numbers)))
 
 
-def _encode(row: Row, spec: TaskSpec, class_index: dict[str, int], numeric: bool) -> int | float | None:
-    if row.label is None:
-        return None
-    if spec.target == "score":
-        return _score(row)
-    number = _number(row.label)
-    name = str(number) if numeric and number is not None else _label_text(row)
-    if name not in class_index:
-        raise UsageError(f"{row.where}: label {name!r} is not among the training labels: {', '.join(class_index)}")
-    return class_index[name]
+class _Encoder:
+    """Turns rows' labels into class indices or scores, looking at each spelling of a class once."""
+
+    def __init__(self, spec: TaskSpec):
+        self._is_score = spec.target == "score"
+        self._classes = {name: i for i, name in enumerate(spec.classes)}
+        self._numeric = all(_number(name) is not None for name in spec.classes)  # then "01" and 1.0 are class "1"
+        self._known: dict[tuple, int] = {}
+
+    def __call__(self, row: Row) -> int | float | None:
+        if row.label is None:
+            return None
+        if self._is_score:
+            return _score(row)
+        key = _label_key(row.label)
+        if key not in self._known:
+            self._known[key] = self._class_index(row)
+        return self._known[key]
+
+    def _class_index(self, row: Row) -> int:
+        number = _number(row.label)
+        name = str(number) if self._numeric and number is not None else _label_text(row)
+        if name not in self._classes:
+            known = ", ".join(self._classes)
+            raise UsageError(f"{row.where}: label {name!r} is not among the training labels: {known}")
+        return self._classes[name]
 
 
-def _row(where: str, cells: dict[str, Any], columns: Columns, label_needed: bool) -> Row:
+def _label_key(label: Any) -> tuple:
+    """Equal for equal labels of the same type; 1, 1.0 and True differ."""
+    return type(label), label if isinstance(label, str | int | float) else repr(label)
+
+
+def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Columns, label_needed: bool) -> Row:
+    if isinstance(cells, UnfitRow):
+        raise cells
     text = _text_cell(where, cells, columns.text)
     text_b = _text_cell(where, cells, columns.text_b) if columns.text_b else None
     if columns.label not in cells and label_needed:
@@ -107,9 +228,9 @@ def _row(where: str, cells: dict[str, Any], columns: Columns, label_needed: bool
     label = cells.get(columns.label)
     if _is_missing(label):
         if label_needed:
-            raise UsageError(f"{where}: no label in column {columns.label!r}: fill it in or leave the row out")
+            raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in or leave the row out")
         label = None
-    return Row(where, text, text_b, label)
+    return Row(index, where, text, text_b, label)
 
 
 def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:
@@ -117,12 +238,12 @@ def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:
         raise _no_column(where, cells, column)
     if not isinstance(cells[column], str):
         kind = "null" if cells[column] is None else type(cells[column]).__name__
-        raise UsageError(f"{where}: column {column!r} holds {kind} where a text belongs")
+        raise UnfitRow(f"{where}: column {column!r} holds {kind} where a text belongs")
     return cells[column]
 
 
-def _no_column(where: str, cells: dict[str, Any], column: str) -> UsageError:
-    return UsageError(f"{where}: no column {column!r}; the columns are: {', '.join(cells)}")
+def _no_column(where: str, cells: dict[str, Any], column: str) -> _NoColumn:
+    return _NoColumn(f"{where}: no column {column!r}; the columns are: {', '.join(cells)}")
 
 
 def _is_missing(label: Any) -> bool:
@@ -155,18 +276,22 @@ def _label_text(row: Row) -> str:
         return str(row.label).lower()
     if isinstance(row.label, str | int | float):
         return str(row.label)
-    raise UsageError(f"{row.where}: label {row.label!r} is neither a text, a number nor a boolean")
+    raise UnfitRow(f"{row.where}: label {row.label!r} is neither a text, a number nor a boolean")
 
 
 def _score(row: Row) -> float:
     number = _number(row.label)
-    if number is None or not math.isfinite(number):
-        raise UsageError(f"{row.where}: label {row.label!r} is not a finite number, but the labels are scores")
-    return float(number)
+    try:
+        score = math.nan if number is None else float(number)
+    except OverflowError:
+        score = math.inf
+    if not math.isfinite(score):
+        raise UnfitRow(f"{row.where}: label {row.label!r} is not a finite number, but the labels are scores")
+    return score
 
 
-def _read_cells(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Pairs of (place, cells by column name), from whatever format the suffix says."""
+def _read_cells(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
+    """Pairs of (place, cells by column name or what is wrong with the row), from the format that the suffix says."""
     if not path.is_file():
         raise UsageError(f"no file {path}: pass a CSV, TSV, JSON lines or Parquet file")
     suffix = path.suffix.lower()
@@ -180,36 +305,43 @@ def _read_cells(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, A
     raise UsageError(f"{path}: unknown kind of table {path.suffix!r}: the suffix must be one of {known}")
 
 
-def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, str] | UnfitRow]]:
+    name = path.name
     csv.field_size_limit(_FIELD_BYTES)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
             if len(set(header)) < len(header):
-                raise UsageError(f"{path.name}: a column name occurs twice in the header: {', '.join(header)}")
+                raise UsageError(f"{name}: a column name occurs twice in the header: {', '.join(header)}")
             for row in filter(None, reader):  # a blank line is no row
-                where = f"{path.name} line {reader.line_num}"
-                if len(row) != len(header):
-                    raise UsageError(f"{where}: {len(row)} columns where the header has {len(header)}")
-                yield where, dict(zip(header, row, strict=True))
+                where = f"{name} line {reader.line_num}"
+                if len(row) == len(header):
+                    yield where, dict(zip(header, row, strict=True))
+                else:
+                    yield where, UnfitRow(f"{where}: {len(row)} columns where the header has {len(header)}")
         except csv.Error as error:
-            raise UsageError(f"{path.name} line {reader.line_num}: {error}: mind the quotes") from error
+            raise UsageError(f"{name} line {reader.line_num}: {error}: mind the quotes") from error
 
 
-def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
+    name = path.name
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
-            where = f"{path.name} line {number}"
+            where = f"{name} line {number}"
             try:
                 cells = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UsageError(f"{where}: {error.msg}: one JSON object a line is expected") from error
-            if not isinstance(cells, dict):
-                raise UsageError(f"{where}: a {type(cells).__name__} where one JSON object a line is expected")
-            yield where, cells
+            except (ValueError, RecursionError) as error:  # the latter two for huge numbers and deep nesting
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                yield where, UnfitRow(f"{where}: {reason}: one JSON object a line is expected")
+                continue
+            if isinstance(cells, dict):
+                yield where, cells
+            else:
+                kind = type(cells).__name__
+                yield where, UnfitRow(f"{where}: a {kind} where one JSON object a line is expected")
 
 
 def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -217,13 +349,16 @@ def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str,
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise UsageError(f"reading {path.name} needs pyarrow: pip install 'glot-pipeline[parquet]'") from error
+    number = 0
     try:
-        names = parquet.read_schema(path).names
-        wanted = [name for name in (columns.text, columns.text_b, columns.label) if name in names]
-        rows = parquet.read_table(path, columns=wanted).to_pylist()
+        with parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER) as file:
+            names = file.schema_arrow.names
+            others = dict.fromkeys(names)  # named in the message about a missing column, not read
+            wanted = [name for name in (columns.text, columns.text_b, columns.label) if name in names]
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path.name} row {number}", others | row
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{path.name} is no readable Parquet file ({reason})") from error
-    others = dict.fromkeys(names)  # named in the message about a missing column, not read
-    for number, row in enumerate(rows, start=1):
-        yield f"{path.name} row {number}", others | row

@@ -108,6 +108,7 @@ class Backbone:
     Attributes:
         kind: "encoder" or "decoder".
         width: d. num_layers: n. max_positions: the longest input the model takes, None where it has no limit.
+        vocabulary_size: rows of the embedding table. device: where its input goes.
     """
 
     name: str
@@ -118,6 +119,7 @@ class Backbone:
     width: int
     num_layers: int
     max_positions: int | None
+    vocabulary_size: int
     compute_dtype: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -145,7 +147,10 @@ class Backbone:
 
 
 def load_backbone(
-    source: ModelSource, compute_dtype: str = "auto", device: torch.device | str | None = None
+    source: ModelSource,
+    compute_dtype: str = "auto",
+    device: torch.device | str | None = None,
+    device_map: str | dict[str, str | int] | None = None,
 ) -> Backbone:
     """Load a frozen backbone and its tokenizer.
 
@@ -153,6 +158,7 @@ def load_backbone(
         source: what `resolve_model` found.
         compute_dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16".
         device: where it runs; None lets accelerate choose.
+        device_map: "auto" spreads it over the devices that are there, memory and disk (accelerate's own rules).
 
     Raises UsageError where the model is missing, gated, damaged or unfit, the hub cannot be reached, or the
     device does not exist; FaultError where memory runs out.
@@ -160,23 +166,21 @@ def load_backbone(
     from accelerate import PartialState
     from transformers.utils import logging
 
+    if device is not None and device_map is not None:
+        raise UsageError("--device places the whole model, --device-map spreads it: pass one of them")
+
     logging.disable_progress_bar()
     folder, revision = _fetch(source)
-    tokenizer, config, model = _load(source, folder, compute_dtype)
+    tokenizer, config, model = _load(source, folder, compute_dtype, device_map)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
-    device = device or PartialState().device
-    try:
-        device = torch.device(device)
-        model = model.eval().requires_grad_(False).to(device)
-    except torch.OutOfMemoryError:
-        raise FaultError(
-            f"{source.name} does not fit on {device}: pass --compute-dtype bfloat16 or --device cpu"
-        ) from None
-    except (RuntimeError, AssertionError) as error:  # torch has no class of its own for a device that is not there
-        reason = str(error).split(". ")[0][:200]
-        raise UsageError(f"--device {device} cannot be used: {reason}; pass --device cpu") from None
+    model = model.eval().requires_grad_(False)
+    if device_map is None:
+        device = _place(model, source, device or PartialState().device)
+    else:
+        device = model.get_input_embeddings().weight.device
+        device = torch.device("cpu") if device.type == "meta" else device  # a module on disk is loaded for its turn
     return Backbone(
         name=source.name,
         revision=revision,
@@ -186,11 +190,28 @@ def load_backbone(
         width=config.hidden_size,
         num_layers=config.num_hidden_layers,
         max_positions=_max_positions(config),
+        vocabulary_size=model.get_input_embeddings().num_embeddings,
         compute_dtype=str(model.dtype).removeprefix("torch."),
         model=model,
         tokenizer=tokenizer,
         device=device,
     )
+
+
+def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no weights")
+        model.to(device)
+    except torch.OutOfMemoryError:
+        raise FaultError(
+            f"{source.name} does not fit on {device}: pass --compute-dtype bfloat16, --device-map auto or --device cpu"
+        ) from None
+    except (RuntimeError, AssertionError) as error:  # torch has no class of its own for a device that is not there
+        reason = str(error).split(". ")[0][:200]
+        raise UsageError(f"--device {device} cannot be used: {reason}; pass --device cpu") from None
+    return device
 
 
 def _fetch(source: ModelSource) -> tuple[Path, str]:
@@ -234,7 +255,7 @@ def _downloaded_before(source: ModelSource, error: Exception) -> Path:
 
 
 def _load(
-    source: ModelSource, folder: Path, compute_dtype: str
+    source: ModelSource, folder: Path, compute_dtype: str, device_map: str | dict[str, str | int] | None
 ) -> tuple[PreTrainedTokenizerBase, PretrainedConfig, PreTrainedModel]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
@@ -250,7 +271,8 @@ def _load(
                 f"{source.location} is a {config.model_type} model; glot takes encoders and decoders of text"
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, **gguf)
-        model, report = AutoModel.from_pretrained(folder, dtype=dtype, output_loading_info=True, **gguf)
+        placed = {"device_map": device_map} if device_map is not None else {}
+        model, report = AutoModel.from_pretrained(folder, dtype=dtype, output_loading_info=True, **gguf, **placed)
     except UsageError:
         raise
     except Exception as error:  # damaged weights, configs and tokenizers each have a class of their own

@@ -14,6 +14,7 @@ from pipeline.fit.poolers import PoolerConfig
 from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, find_runs
 from pipeline.fit.states import available_memory, states_bytes
 from pipeline.fit.train import FitResult, Progress, fit_head, run_config, used_text_ids
+from pipeline.store.example_set import set_name
 from pipeline.store.files import make_folder
 from pipeline.store.reader import Cache
 
@@ -32,6 +33,7 @@ class FitOptions:
         layer: the backbone layer to train on. device: None takes a GPU where there is one.
         backend: auto, dgl or dense.
         max_memory: bytes of states to hold in memory, else they are streamed; None takes half of what is free.
+        group: train on the example sets of this name, added with other labels (`glot extract --examples`).
     """
 
     pooler: str = "glot"
@@ -52,6 +54,7 @@ class FitOptions:
     device: str | None = None
     backend: str = "auto"
     max_memory: int | None = None
+    group: str = ""
 
 
 def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
@@ -60,7 +63,7 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
         raise UsageError(f"--seeds must be different numbers from 0 up; got {','.join(map(str, seeds))}")
     device = check_device(options.device)
-    recipe = cache.examples_entry("train").task.recipe
+    recipe = cache.examples_entry(set_name(options.group, "train")).task.recipe
 
     def choose(value: float | None, default: float) -> float:
         return default if value is None else value
@@ -77,7 +80,7 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
         token_position="first" if cache.manifest.states.kind == "encoder" else "last",
     )
     budget = available_memory() // 2 if options.max_memory is None else options.max_memory
-    fits = states_bytes(cache, used_text_ids(cache)) <= budget
+    fits = states_bytes(cache, used_text_ids(cache, options.group)) <= budget
     return [
         run_config(
             cache,
@@ -95,6 +98,7 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
                 window=None if fits else STREAM_WINDOW,
             ),
             options.layer,
+            options.group,
         )
         for seed in seeds
     ]

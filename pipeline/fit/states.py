@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.fit.tokens import TokenBatch
-from pipeline.store.reader import Cache
+from pipeline.store.reader import Cache, StoredStates
 
 
 class States(Protocol):
@@ -22,10 +23,17 @@ class States(Protocol):
         """The states of some texts as one packed float32 batch on the training device."""
 
 
-def as_tensor(array: np.ndarray, dtype: str) -> Tensor:
-    """A stored array as a tensor of the dtype that it stands for (bfloat16 is stored as uint16)."""
-    tensor = torch.from_numpy(array)
-    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
+def as_tensors(stored: StoredStates) -> tuple[Tensor, Tensor | None]:
+    """Stored states as (N, d) in the dtype that they stand for (bfloat16 is stored as uint16), and scales (N,)."""
+    values = torch.from_numpy(stored.values)
+    values = values.view(torch.bfloat16) if stored.dtype == "bfloat16" else values
+    return values, None if stored.scale is None else torch.from_numpy(stored.scale)
+
+
+def _batch(values: Tensor, scale: Tensor | None, lengths: np.ndarray, device: torch.device) -> TokenBatch:
+    """A float32 batch on the training device; int8 states are multiplied with their scales there."""
+    batch = TokenBatch(values, torch.from_numpy(lengths)).to(device, torch.float32)
+    return batch if scale is None else TokenBatch(batch.states * scale.to(device)[:, None], batch.lengths)
 
 
 class MemoryStates:
@@ -36,10 +44,11 @@ class MemoryStates:
         self.width = cache.manifest.states.width
         self.lengths = cache.plan.length.astype(np.int64)
         wanted = np.unique(text_ids)
-        packed = as_tensor(cache.read_texts(layer, wanted), cache.manifest.states.dtype)  # (T, d)
+        packed, scale = as_tensors(cache.read_texts(layer, wanted))  # (T, d), (T,)
         size = packed.numel() * packed.element_size()
         on_device = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] // 2
         self.packed = packed.to(device) if on_device else packed.pin_memory()
+        self.scale = None if scale is None else scale.to(self.packed.device)
         self.start = np.full(len(self.lengths), -1, dtype=np.int64)
         self.start[wanted] = np.cumsum(self.lengths[wanted]) - self.lengths[wanted]
 
@@ -49,8 +58,8 @@ class MemoryStates:
         ends = np.cumsum(lengths)
         rows = np.repeat(self.start[text_ids] - ends + lengths, lengths) + np.arange(ends[-1])  # (N,)
         rows = torch.from_numpy(rows).to(self.packed.device)
-        batch = TokenBatch(self.packed.index_select(0, rows), torch.from_numpy(lengths))
-        return batch.to(self.device, torch.float32)
+        scale = None if self.scale is None else self.scale.index_select(0, rows)
+        return _batch(self.packed.index_select(0, rows), scale, lengths, self.device)
 
 
 class StreamedStates:
@@ -63,13 +72,14 @@ class StreamedStates:
 
     def gather(self, text_ids: np.ndarray) -> TokenBatch:
         """See `States`."""
-        packed = as_tensor(self.cache.read_texts(self.layer, text_ids), self.cache.manifest.states.dtype)
-        return TokenBatch(packed, torch.from_numpy(self.lengths[text_ids])).to(self.device, torch.float32)
+        values, scale = as_tensors(self.cache.read_texts(self.layer, text_ids))
+        return _batch(values, scale, self.lengths[text_ids], self.device)
 
 
 def states_bytes(cache: Cache, text_ids: np.ndarray) -> int:
     """Bytes of one layer's states of the given texts, each distinct text once."""
-    row_bytes = cache.manifest.states.bytes_per_token // len(cache.manifest.states.layers)
+    states = cache.manifest.states
+    row_bytes = replace(states, layers=states.layers[:1], dtype=cache.dtype).bytes_per_token
     return int(cache.plan.length[np.unique(text_ids)].sum()) * row_bytes
 
 

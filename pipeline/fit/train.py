@@ -29,7 +29,7 @@ from pipeline.fit.run_folder import (
     save_tensors,
 )
 from pipeline.fit.states import MemoryStates, States, StreamedStates, epoch_order
-from pipeline.store.example_set import ExampleSet
+from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
 from pipeline.store.files import make_folder, read_json, write_json
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
@@ -110,12 +110,19 @@ class _Position:
     history: list[Epoch] = field(default_factory=list)
 
 
-def run_config(cache: Cache, pooler: PoolerConfig, train: TrainConfig, layer: int = -1) -> RunConfig:
-    """The `RunConfig` of a fit on a cache's example sets; raises UsageError where the cache cannot be trained on."""
+def run_config(cache: Cache, pooler: PoolerConfig, train: TrainConfig, layer: int = -1, group: str = "") -> RunConfig:
+    """The `RunConfig` of a fit on a cache's example sets; raises UsageError where the cache cannot be trained on.
+
+    `group` names sets that were added with other labels (`glot extract --examples`).
+    """
     entries = cache.manifest.examples
-    if "train" not in entries or not entries["train"].labelled:
-        raise UsageError(f"{cache.folder} has no labelled train examples: extract them with --split train")
-    names = ["train", *validation_names(cache)]
+    training = set_name(group, "train")
+    if training not in entries or not entries[training].labelled:
+        raise UsageError(
+            f"{cache.folder} has no labelled examples {training!r} (it has {', '.join(entries)}): "
+            "extract them with --split train"
+        )
+    names = [training, *validation_names(cache, group)]
     if len(names) == 1 and train.select == "validation":
         raise UsageError(f"{cache.folder} has no labelled validation examples: extract some, or pass --select holdout")
     return RunConfig(
@@ -123,17 +130,21 @@ def run_config(cache: Cache, pooler: PoolerConfig, train: TrainConfig, layer: in
         states=cache.manifest.states,
         layer=cache.resolve_layer(layer),
         data={name: entries[name].fingerprint for name in names},
-        task=entries["train"].task,
+        task=entries[training].task,
         pooler=pooler,
         train=train,
         created_by=f"glot {__version__}",
     )
 
 
-def validation_names(cache: Cache) -> list[str]:
+def validation_names(cache: Cache, group: str = "") -> list[str]:
     """The cache's labelled validation sets; the first is the one that chooses the best epoch."""
-    entries = cache.manifest.examples
-    return sorted(name for name, entry in entries.items() if name.startswith("validation") and entry.labelled)
+    entries = cache.manifest.examples.items()
+    return sorted(
+        name
+        for name, entry in entries
+        if group_of(name) == group and split_of(name).startswith("validation") and entry.labelled
+    )
 
 
 def fit_head(
@@ -169,9 +180,9 @@ def fit_head(
     return result
 
 
-def used_text_ids(cache: Cache) -> np.ndarray:
+def used_text_ids(cache: Cache, group: str = "") -> np.ndarray:
     """The ids of all texts that a fit on this cache reads: those of its train and validation examples."""
-    sets = [cache.examples(name) for name in ("train", *validation_names(cache))]
+    sets = [cache.examples(name) for name in (set_name(group, "train"), *validation_names(cache, group))]
     return np.concatenate([ids for item in sets for ids in (item.text_id, item.text_id_b) if ids is not None])
 
 
@@ -181,21 +192,22 @@ def _check_same_config(folder: Path, config: RunConfig) -> None:
 
 
 def _open_data(cache: Cache, config: RunConfig, model: HeadModel, device: torch.device) -> tuple[_Data, float | None]:
-    train = cache.examples("train")
-    data = _Data(train, None, {name: cache.examples(name) for name in config.data if name != "train"})
+    training = next(name for name in config.data if split_of(name) == "train")
+    train = cache.examples(training)
+    data = _Data(train, None, {name: cache.examples(name) for name in config.data if name != training})
     if config.task.target == "classes" and len(np.unique(train.label)) < 2:
         raise UsageError(f"the train examples of {cache.folder} are all of one class: there is nothing to learn")
     if config.train.select == "holdout":
         order = np.random.default_rng([config.train.order_seed, 0]).permutation(len(train))
         count = max(1, len(train) // 10)
         data.holdout, data.train = train.subset(np.sort(order[:count])), train.subset(np.sort(order[count:]))
-    text_ids = used_text_ids(cache)
+    text_ids = used_text_ids(cache, group_of(training))
     if config.train.window is None:
         states = MemoryStates(cache, config.layer, text_ids, device)
     else:
         states = StreamedStates(cache, config.layer, device)
     data.lengths = states.lengths
-    data.home = cache.plan.shard[data.train.text_id]
+    data.home = cache.plan.shard_of(data.train.text_id)
     density = graph_density(states, data.train.text_id, config.pooler.tau) if config.pooler.pooler == "glot" else None
     trains_pooler = any(parameter.requires_grad for parameter in model.pooler.parameters())
     data.source = states if trains_pooler else PooledTexts(model.pooler, states, text_ids)

@@ -63,9 +63,9 @@ def bag_of_words_baseline(cache: Cache) -> Scores:
 
 
 def _texts(cache: Cache) -> list[str]:
-    if cache.plan.texts is None:
+    if not cache.plan.has_texts:
         raise UsageError(f"{cache.folder} was made with --no-texts, and this baseline reads words")
-    return cache.plan.texts
+    return cache.plan.texts(0, len(cache.plan))
 
 
 def _fit_and_score(cache: Cache, features: Callable[[ExampleSet], np.ndarray]) -> Scores:

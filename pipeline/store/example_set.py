@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import h5py
 import numpy as np
 
-from pipeline.errors import FaultError
-from pipeline.store.files import one_line, write_hdf5
+from pipeline.store.columns import ABOUT, SELF_CHECK, ColumnFile, ColumnReader, about_column, write_columns
+
+PIECE = 2**16  # hashes copied at a time
+# The columns of a set, and the dtypes that each may have.
+KINDS = {"index": ("<i8",), "text_id": ("<i8",), "text_id_b": ("<i8",), "label": ("<i8", "<f8")}
+
+
+def set_name(group: str, split: str) -> str:
+    """The name of a split's set: "train", or in a group of sets with other labels "group.train"."""
+    return f"{group}.{split}" if group else split
+
+
+def split_of(name: str) -> str:
+    """The split that a set holds: "train" of "group.train"."""
+    return name.rpartition(".")[2]
+
+
+def group_of(name: str) -> str:
+    """The group that a set belongs to, "" for the cache's own."""
+    return name.rpartition(".")[0]
 
 
 @dataclass
@@ -43,39 +61,37 @@ class ExampleSet:
     def fingerprint(self, text_hashes: np.ndarray) -> str:
         """SHA-256 over rows, texts and labels: equal for equal data, whatever else the cache holds."""
         digest = hashlib.sha256(self.index.astype("<i8").tobytes())
-        digest.update(text_hashes[self.text_id].tobytes())
-        if self.text_id_b is not None:
-            digest.update(text_hashes[self.text_id_b].tobytes())
+        for ids in (self.text_id, self.text_id_b):
+            for start in range(0, 0 if ids is None else len(ids), PIECE):
+                digest.update(text_hashes[ids[start : start + PIECE]].tobytes())
         if self.label is not None:
             digest.update(str(self.label.dtype.kind).encode() + self.label.tobytes())
         return digest.hexdigest()
 
-    def save(self, path: Path) -> str:
-        """Write the set to HDF5 atomically; returns the file's SHA-256."""
+    def save(self, path: Path, about: dict[str, Any] | None = None) -> ColumnFile:
+        """Write the set atomically; returns what the manifest says of the file.
 
-        def fill(file: h5py.File) -> None:
-            for name in ("index", "text_id", "text_id_b", "label"):
-                column = getattr(self, name)
-                if column is not None:
-                    file.create_dataset(name, data=column)
-
-        return write_hdf5(path, fill)
+        `about` is kept in it as JSON, for the day when the manifest is lost.
+        """
+        columns = {name: getattr(self, name) for name in KINDS}
+        present = {name: column for name, column in columns.items() if column is not None}
+        entry = write_columns(path, {**present, ABOUT: about_column(about or {})}, {"format": "glot-examples"})
+        return replace(entry, file=f"{path.parent.name}/{path.name}")
 
     @classmethod
-    def load(cls, path: Path, num_texts: int) -> ExampleSet:
-        """Read a set; raises FaultError where it is unreadable or names texts that the plan lacks."""
-        try:
-            with h5py.File(path, "r") as file:
-                columns = [
-                    file[name][()] if name in file else None for name in ("index", "text_id", "text_id_b", "label")
-                ]
-        except (OSError, RuntimeError) as error:
-            raise FaultError(f"{path} cannot be read: {one_line(error)}; extract again") from None
-        index, text_id, text_id_b, label = columns
-        ids = [column for column in (text_id, text_id_b) if column is not None]
-        present = [column for column in columns if column is not None]
-        if index is None or text_id is None or any(column.shape != index.shape for column in present):
-            raise FaultError(f"{path} is damaged: its columns do not fit together; extract again")
-        if any(len(column) and not (column.min() >= 0 and column.max() < num_texts) for column in ids):
-            raise FaultError(f"{path} is damaged: it names texts that the plan does not have; extract again")
-        return cls(index, text_id, text_id_b, label)
+    def load(cls, folder: Path, entry: ColumnFile, num_texts: int) -> ExampleSet:
+        """Read a set; raises FaultError where it is damaged or names texts that the plan lacks."""
+        file = ColumnReader(folder, entry, "run the same `glot extract` again")
+        columns = {name: column for name, column in entry.columns.items() if name not in (SELF_CHECK, ABOUT)}
+        required, there = {"index", "text_id"}, set(columns)
+        shape = file.shape("index")
+        fits = all(column.shape == shape and column.dtype in KINDS.get(name, ()) for name, column in columns.items())
+        if not (required <= there and fits and len(shape) == 1):
+            raise file.damage("is damaged: its columns do not fit together")
+        columns = {name: file.read(name) if name in file else None for name in KINDS}
+        file.close()
+        for name in ("text_id", "text_id_b"):
+            ids = columns[name]
+            if ids is not None and len(ids) and not (ids.min() >= 0 and ids.max() < num_texts):
+                raise file.damage("is damaged: it names texts that the plan does not have")
+        return cls(**columns)

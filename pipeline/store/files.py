@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-
-import h5py
 
 from pipeline.errors import FaultError, UsageError
 
@@ -26,13 +28,31 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def nearest_there(folder: Path) -> Path:
+    """The folder, or the nearest of its parents that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def worker_name() -> str:
+    """This process among all that may share a folder: host and process id, fit for a file's name."""
+    return f"{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())}-{os.getpid()}"
+
+
+_names = itertools.count()
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside `path` for a file that is not finished; no other worker's."""
+    return path.with_name(f"{path.name}.tmp-{worker_name()}-{next(_names)}")
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is fsynced and renamed, else removed.
 
     Raises FaultError naming the file when the disk is full or the write fails.
     """
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = temporary_name(path)
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -50,6 +70,20 @@ def one_line(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split())
 
 
+def publish(temporary: Path, path: Path) -> None:
+    """Give a finished file its name, unless another has it already: then raise FileExistsError."""
+    try:
+        os.link(temporary, path)
+        temporary.unlink()
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        # A file system without hard links: two who come in the same moment may both pass, and the later file stays.
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(temporary, path)
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename in this folder survive a power loss (no-op where folders cannot be opened)."""
     try:
@@ -58,6 +92,9 @@ def fsync_folder(folder: Path) -> None:
         return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
     finally:
         os.close(descriptor)
 
@@ -73,18 +110,13 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_hdf5(path: Path, fill: Callable[[h5py.File], None]) -> str:
-    """Write an HDF5 file atomically; returns its SHA-256.
-
-    The file is built in memory: HDF5 itself prints tracebacks, and can crash, where the disk or a quota is full.
-    """
-    with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
-        fill(file)
-        file.flush()
-        image = file.id.get_file_image()
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(image)
-    return hashlib.sha256(image).hexdigest()
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files in a folder; those that go meanwhile count nothing."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 def read_json(path: Path) -> Any:
@@ -95,7 +127,7 @@ def read_json(path: Path) -> Any:
         raise UsageError(f"there is no {path}") from None
     except OSError as error:
         raise FaultError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FaultError(f"{path} is damaged: {error}") from None
 
 

@@ -1,4 +1,4 @@
-"""The cache's format, version 1: names, and the dataclasses that `manifest.json` holds.
+"""The cache's format, version 2: names, and the dataclasses that `manifest.json` holds.
 
 `docs/cache-format.md` says the same in prose, for readers in other languages.
 """
@@ -9,28 +9,35 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 from pipeline.errors import FaultError, UsageError
+from pipeline.store.columns import STORED_DTYPES, Column, ColumnFile
 from pipeline.store.files import read_json, write_json
 from pipeline.store.task_spec import TaskSpec
 
 FORMAT = "glot-cache"
-VERSION = 1
+VERSION = 2
 MANIFEST_FILE = "manifest.json"
 PLAN_FILE = "plan.h5"
 EXAMPLES_FOLDER = "examples"
-BLOCK_BYTES = 4 * 2**20  # a checksum covers one block of a shard file
-ALIGNMENT = 4096  # states start on a page, so that they can be read directly
 
-# How each dtype lies in the file. NumPy and HDF5 have no bfloat16: its 16 bits are kept as uint16.
-STORED_AS = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4"}
+# How each dtype lies in the file. NumPy and HDF5 have no bfloat16: its 16 bits are kept as uint16. int8 has a float32
+# scale a token beside it.
+STORED_AS = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "int8": "|i1"}
+SCALE_BYTES = 4
 
 
 def shard_file(number: int) -> str:
     """The file name of a shard: `shard-00042.h5`."""
     return f"shard-{number:05d}.h5"
+
+
+def sidecar_file(number: int) -> str:
+    """The file that says a shard is finished, until the manifest does: `shard-00042.json`."""
+    return f"shard-{number:05d}.json"
 
 
 def next_name(file: str) -> str:
@@ -57,7 +64,7 @@ class StatesIdentity:
         template: what stands around each text; "{text}" is the text alone.
         max_tokens: longer texts are cut here, special tokens included.
         layers: the layers kept, ascending.
-        dtype: how states are stored: float16, bfloat16 or float32.
+        dtype: how states are stored: float16, bfloat16, float32, or int8 with a scale a token.
         compute_dtype: the backbone's own arithmetic.
     """
 
@@ -93,55 +100,56 @@ class StatesIdentity:
     @property
     def bytes_per_token(self) -> int:
         """Bytes of one token's states, over all kept layers."""
-        return len(self.layers) * self.width * int(STORED_AS[self.dtype][2])
-
-
-@dataclass(frozen=True)
-class HiddenEntry:
-    """Where one layer's states lie in a shard file: byte offset, shape (T, d) and stored dtype."""
-
-    offset: int
-    shape: tuple[int, int]
-    dtype: str
+        scale = SCALE_BYTES if self.dtype == "int8" else 0
+        return len(self.layers) * (self.width * int(STORED_AS[self.dtype][2]) + scale)
 
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A finished shard: its file, size in bytes, contents, and a CRC-32 a 4 MiB block of the file."""
+    """A finished shard: its file and what is in it. `dtype` is the cache's own, or float32 where that overflowed."""
 
-    file: str
-    size: int
     texts: int
     tokens: int
-    hidden: dict[str, HiddenEntry]
-    crc32: list[int]
+    dtype: str
+    data: ColumnFile
+
+    @classmethod
+    def from_json(cls, number: int, values: dict[str, Any]) -> ShardEntry:
+        """Rebuild an entry, its names and counts checked; raises KeyError, TypeError or ValueError."""
+        entry = _checked(cls, {**values, "data": _column_file(values["data"], re.escape(shard_file(number)))})
+        if entry.dtype not in STORED_AS:
+            raise ValueError(f"unknown dtype {entry.dtype}")
+        return entry
 
 
 @dataclass(frozen=True)
 class PlanEntry:
-    """The plan's file and totals. `tokens` counts distinct texts once; `truncated` and `empty` count texts."""
+    """The plan's totals and file. `tokens` counts distinct texts once; `truncated` and `empty` count texts.
 
-    file: str
-    sha256: str
+    `request` stands for the data that was last planned: a worker of the same request need not read it again.
+    """
+
     texts: int
     tokens: int
     truncated: int
     empty: int
     shards: int
     order_seed: int
+    request: str
+    data: ColumnFile
 
 
 @dataclass(frozen=True)
 class ExamplesEntry:
-    """An example set: its file and the file's hash, its size, and the task that its labels belong to."""
+    """An example set: its size, the task that its labels belong to, and its file. `skipped` rows were unreadable."""
 
-    file: str
-    sha256: str
     fingerprint: str
     examples: int
+    skipped: int
     labelled: bool
     source: str
     task: TaskSpec
+    data: ColumnFile
 
 
 @dataclass
@@ -178,46 +186,48 @@ class Manifest:
                 "extract again, or use the version of glot that wrote it"
             )
         try:
-            return cls._from_json(data)
+            return cls.from_values(data)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FaultError(f"{path} is damaged: {error!r}; remove {folder} and extract again") from None
+            raise FaultError(f"{path} is damaged ({error!r}): run the same `glot extract` again") from None
 
     @classmethod
-    def _from_json(cls, data: dict) -> Manifest:
+    def from_values(cls, data: dict[str, Any]) -> Manifest:
+        """Rebuild a manifest from JSON's values, checked; raises KeyError, TypeError, ValueError, AttributeError."""
         states = _checked(StatesIdentity, {**data["states"], "layers": tuple(data["states"]["layers"])})
-        if states.dtype not in STORED_AS:
-            raise ValueError(f"unknown dtype {states.dtype}")
+        if states.dtype not in STORED_AS or states.width < 1:
+            raise ValueError(f"unknown dtype {states.dtype}, or no width")
+        if not states.layers or max(states.layers) > states.num_layers or len(set(states.layers)) < len(states.layers):
+            raise ValueError(f"it keeps the layers {states.layers} of {states.num_layers}")
+        # Names are checked, so that a hostile manifest cannot point outside its folder.
         examples = {
-            name: _checked(ExamplesEntry, {**entry, "task": TaskSpec.from_json(entry["task"])})
+            name: _checked(
+                ExamplesEntry,
+                {
+                    **entry,
+                    "task": TaskSpec.from_json(entry["task"]),
+                    "data": _column_file(entry["data"], rf"{EXAMPLES_FOLDER}/\w[\w.-]*\.h5"),
+                },
+            )
             for name, entry in data["examples"].items()
         }
-        plan = _checked(PlanEntry, data["plan"])
-        # Names are checked, so that a hostile manifest cannot point outside its folder.
-        if not re.fullmatch(r"plan(-\d+)?\.h5", plan.file):
-            raise ValueError(f"the plan is in {plan.file!r}")
-        for name, entry in examples.items():
-            if not re.fullmatch(rf"{EXAMPLES_FOLDER}/[\w.-]+\.h5", entry.file):
-                raise ValueError(f"examples {name} are in {entry.file!r}")
+        plan = _checked(PlanEntry, {**data["plan"], "data": _column_file(data["plan"]["data"], r"plan(-\d+)?\.h5")})
         shards = {}
         for entry in data["shards"]:
-            number = int(entry["number"])
-            if entry["file"] != shard_file(number):
-                raise ValueError(f"shard {number} names the file {entry['file']!r}")
-            hidden = {
-                layer: _checked(HiddenEntry, {**item, "shape": tuple(item["shape"])})
-                for layer, item in entry["hidden"].items()
-            }
             values = {key: value for key, value in entry.items() if key != "number"}
-            shards[number] = _checked(ShardEntry, {**values, "hidden": hidden})
+            number = entry["number"]
+            if type(number) is not int or number not in range(plan.shards):
+                raise ValueError(f"it lists a shard {number!r} that is not planned")
+            shards[number] = ShardEntry.from_json(number, values)
         return cls(data["created_by"], states, plan, examples, shards)
 
 
 Entry = TypeVar("Entry")
+_hints = cache(get_type_hints)
 
 
 def _checked(kind: type[Entry], values: dict[str, Any]) -> Entry:
     """A dataclass of values read from JSON: its words, flags and counts must be such, so that no reader trips later."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     for name, value in values.items():
         wanted = get_origin(hints.get(name)) or hints.get(name)
         counts = value if wanted in (tuple, list) else [value] if wanted is int else []
@@ -225,3 +235,17 @@ def _checked(kind: type[Entry], values: dict[str, Any]) -> Entry:
         if not is_sort or not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"{name} is {value!r}")
     return kind(**values)
+
+
+def _column_file(values: dict[str, Any], name: str) -> ColumnFile:
+    columns = {}
+    for key, column in values["columns"].items():
+        columns[key] = _checked(Column, {**column, "shape": tuple(column["shape"])})
+        shape, dtype = columns[key].shape, columns[key].dtype
+        # No dimension after the first is 0, so that a file's size bounds the number of rows.
+        if dtype not in STORED_DTYPES or len(shape) not in (1, 2) or 0 in shape[1:]:
+            raise ValueError(f"column {key} has the shape {shape} and the dtype {dtype}")
+    entry = _checked(ColumnFile, {**values, "columns": columns})
+    if not re.fullmatch(name, entry.file):
+        raise ValueError(f"it names the file {entry.file!r}")
+    return entry

@@ -197,6 +197,34 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         read_split(task, tmp_path, "validation")
 
 
+def test_unfit_rows_are_left_out_on_demand(tmp_path: Path) -> None:
+    write(tmp_path, "SST-2", "train.tsv", "sentence\tlabel\na\t0\nb\n\nc\t7\nd\t1\te\nf\t1\ng\t0\nh\n")
+    split = read_split(find_task("sst2"), tmp_path, "train", bad_rows="skip")
+    assert [tuple(example) for example in split.examples] == [(0, "a", None, 0), (4, "f", None, 1), (5, "g", None, 0)]
+    assert (split.skipped, split.source) == (4, "SST-2/train.tsv")
+    assert split.first_skipped == "SST-2/train.tsv line 3: 1 columns where 2 belong: download the file anew"
+    few = read_split(find_task("sst2"), tmp_path, "train", 2, "skip")
+    assert ([example.text for example in few.examples], few.skipped) == (["a", "f"], 3)
+
+
+def test_rows_known_to_be_broken_are_not_counted_twice(tmp_path: Path) -> None:
+    write(tmp_path, "QQP", "train.tsv", MADE["qqp"][1]["train"][1] + "8\t7\t8\tOne?\tTwo?\t5\n")
+    split = read_split(find_task("qqp"), tmp_path, "train", bad_rows="skip")
+    assert (len(split.examples), split.source) == (2, "QQP/train.tsv (2 broken rows left out)")
+    assert (split.skipped, split.first_skipped) == (1, "QQP/train.tsv line 6: label '5' is none of 0, 1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"text\tlabel\na\t1\n", "no column 'sentence'"), (b"sentence\tlabel\na\t1\n\xff\t1\n", "is not UTF-8")],
+)
+def test_what_breaks_a_whole_file_stops_all_the_same(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "SST-2").mkdir()
+    (tmp_path / "SST-2/train.tsv").write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        read_split(find_task("sst2"), tmp_path, "train", bad_rows="skip")
+
+
 # task -> split -> rows, and the SHA-256 of the first and the last row, its cells joined by U+001F
 REAL = {
     ("cola", "train"): (8551, "0c472a1dcd9ce46d", "98f221e3fb13ec6c"),

@@ -68,6 +68,47 @@ def test_a_break_in_the_stream_is_one_line(fake_hub: SimpleNamespace) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("bad_rows", ["stop", "skip"])
+@pytest.mark.parametrize(("rows", "after"), [(1, "after 1 row: "), (1200, "after 1,200 rows: ")])
+def test_a_break_in_the_stream_says_after_how_many_rows(
+    fake_hub: SimpleNamespace, bad_rows: str, rows: int, after: str
+) -> None:
+    fake_hub.rows = [*({"sentence": "a", "label": 0} for _ in range(rows)), ConnectionError("gone")]
+    with pytest.raises(UsageError) as raised:
+        hub.read_split(find_task("cola"), "train", bad_rows=bad_rows)
+    start = f"{after}cannot read nyu-mll/glue cola train from the hub (ConnectionError: gone)"
+    assert str(raised.value).startswith(start)
+
+
+BROKEN = [
+    (
+        {"sentence": None, "label": 1},
+        "nyu-mll/glue cola train row 2: column 'sentence' holds null where a text belongs",
+    ),
+    ({"sentence": 5, "label": 1}, "nyu-mll/glue cola train row 2: column 'sentence' holds int where a text belongs"),
+    ({"sentence": "b", "label": 2}, "nyu-mll/glue cola train row 2: label 2 is no class from 0 to 1"),
+    ({"sentence": "b", "label": "x"}, "nyu-mll/glue cola train row 2: label 'x' is no class from 0 to 1"),
+]
+
+
+@pytest.mark.parametrize(("row", "message"), BROKEN)
+def test_an_unfit_row_stops_or_is_left_out(fake_hub: SimpleNamespace, row: dict, message: str) -> None:
+    fake_hub.rows = [{"sentence": "a", "label": 0}, row, {"sentence": "c", "label": 1}]
+    with pytest.raises(UsageError) as raised:
+        hub.read_split(find_task("cola"), "train")
+    assert str(raised.value) == message
+    split = hub.read_split(find_task("cola"), "train", bad_rows="skip")
+    assert [tuple(example) for example in split.examples] == [(0, "a", None, 0), (2, "c", None, 1)]
+    assert (split.skipped, split.first_skipped) == (1, message)
+
+
+@pytest.mark.parametrize("bad_rows", ["stop", "skip"])
+def test_a_missing_column_is_named(fake_hub: SimpleNamespace, bad_rows: str) -> None:
+    fake_hub.rows = [{"text": "a", "label": 0}]
+    with pytest.raises(UsageError, match="cola train: no column 'sentence'; the columns are: text, label"):
+        hub.read_split(find_task("cola"), "train", bad_rows=bad_rows)
+
+
 def test_without_datasets_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r"pip install 'glot-pipeline\[hub\]' or pass --data-dir"):

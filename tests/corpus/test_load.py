@@ -6,13 +6,17 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline.corpus import hub
-from pipeline.corpus.examples import Example, Split
-from pipeline.corpus.load import load_stress, load_table, load_task
+from pipeline.corpus.examples import Example, ExampleTable, Split
+from pipeline.corpus.load import CorpusRequest, _hold_out, _sample, load_corpus, load_stress, load_table, load_task
 from pipeline.corpus.tasks import Task, find_task
 from pipeline.errors import UsageError
+from pipeline.store.task_spec import TaskSpec
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def hub_rows(monkeypatch: pytest.MonkeyPatch) -> list:
     """The hub serves 100 rows a split, sorted by label; the limits it was asked for are recorded."""
     asked = []
 
-    def read_split(task: Task, split: str, limit: int | None = None) -> Split:
+    def read_split(task: Task, split: str, limit: int | None = None, bad_rows: str = "stop") -> Split:
         asked.append((task.spec.name, split, limit))
         return Split(split, [Example(i, f"t{i}", None, i // 50) for i in range(100)][:limit], "hub")
 
@@ -147,6 +151,41 @@ def test_a_tenth_is_held_out_over_the_range_of_scores(tmp_path: Path) -> None:
     assert [int(example.label // 10) for example in held] == list(range(10))
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.data())
+def test_the_hold_out_is_that_of_a_plain_list(data: st.DataObject) -> None:
+    target = data.draw(st.sampled_from(["classes", "score"]))
+    label = st.integers(0, 6) if target == "classes" else st.sampled_from([-1.5, -0.0, 0.0, 2.0, 2.5, 1e300])
+    labels = data.draw(st.lists(label, max_size=120))
+    gaps = data.draw(st.integers(0, 3))  # rows left out by the reader leave gaps in the indices
+    rows = [Example(i * (1 + gaps), f"t{i}", None, label) for i, label in enumerate(labels)]
+    kind = {"classes": tuple("abcdefg")} if target == "classes" else {"score_range": (-2.0, 1e300)}
+    spec = TaskSpec("t", 1, target, **kind)
+    expected = hold_out_of_list(target, rows)
+    for examples in (rows, ExampleTable(rows)):
+        train, held = _hold_out(spec, Split("train", examples, "t.csv"))
+        assert (train.examples, held.examples) == expected
+
+
+def hold_out_of_list(target: str, rows: list[Example]) -> tuple[list[Example], list[Example]]:
+    counts = Counter(row.label for row in rows)
+    order = np.random.default_rng(0).permutation(len(rows)).tolist()
+    order = [i for i in order if target == "score" or counts[rows[i].label] > 1]
+    order.sort(key=lambda i: rows[i].label)
+    held = set(order[min(5, len(order) // 2) :: 10])
+    return [row for i, row in enumerate(rows) if i not in held], [row for i, row in enumerate(rows) if i in held]
+
+
+@settings(deadline=None)
+@given(st.integers(0, 50), st.none() | st.integers(1, 60))
+def test_a_sample_is_that_of_a_plain_list(count: int, limit: int | None) -> None:
+    rows = [Example(i, f"t{i}", None, i % 3) for i in range(count)]
+    chosen = sorted(np.random.default_rng(0).permutation(count)[:limit].tolist())
+    expected = [rows[i] for i in chosen]
+    assert _sample(rows, limit) == _sample(ExampleTable(rows), limit) == expected
+    assert _sample(ExampleTable(rows).take(np.arange(count)), limit) == expected
+
+
 def test_a_table_too_small_to_hold_out(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="mine validation has no rows"):
         load_table(write_rows(tmp_path / "mine.jsonl", ["a", "b"]))
@@ -157,6 +196,56 @@ def test_a_table_is_sampled_under_a_limit(tmp_path: Path) -> None:
     examples = load_table(train, train, limit=30).splits["train"].examples
     assert len(examples) == 30
     assert {example.label for example in examples} == {0, 1}
+
+
+def test_unfit_rows_are_left_out_on_demand(tmp_path: Path, sst2: Path) -> None:
+    train = write_rows(tmp_path / "mine.jsonl", [None, *["a", "b"] * 20, None])
+    test = write_rows(tmp_path / "test.jsonl", [None, ["x"], "a"])
+    with pytest.raises(UsageError, match=r"mine\.jsonl line 1: no label in column 'label'"):
+        load_corpus(CorpusRequest(data=train))
+    corpus = load_corpus(CorpusRequest(data=train, test_data=test, bad_rows="skip", limit=30))
+    assert {name: (len(split.examples), split.skipped) for name, split in corpus.splits.items()} == {
+        "train": (30, 2),
+        "validation": (4, 0),
+        "test": (2, 1),
+    }
+    assert corpus.splits["train"].first_skipped.startswith("mine.jsonl line 1: no label")
+    assert corpus.splits["test"].first_skipped.startswith("test.jsonl line 2: label ['x'] is neither")
+    both = [example.index for name in ("train", "validation") for example in corpus.splits[name].examples]
+    assert len(set(both)) == 34
+    assert set(both) <= set(range(1, 41))
+    with (sst2 / "SST-2/dev.tsv").open("a") as file:
+        file.write("broken\n")
+    with pytest.raises(UsageError, match=r"dev\.tsv line 4: 1 columns"):
+        load_corpus(CorpusRequest("sst2", data_dir=sst2))
+    corpus = load_corpus(CorpusRequest("sst2", data_dir=sst2, bad_rows="skip"))
+    assert {name: split.skipped for name, split in corpus.splits.items()} == {"train": 0, "validation": 1}
+
+
+def test_a_split_of_which_nothing_is_fit(sst2: Path) -> None:
+    (sst2 / "SST-2/dev.tsv").write_text("sentence\tlabel\nv0\nv1\n")
+    with pytest.raises(
+        UsageError, match=r"sst2 validation has no rows \(all 2 left out, the first: SST-2/dev.tsv line 2"
+    ):
+        load_task("sst2", data_dir=sst2, bad_rows="skip")
+
+
+@pytest.mark.parametrize("request_", [{"task": "sst2"}, {"data": Path("nowhere.csv")}, {"task": "stress"}])
+def test_an_unknown_choice_for_bad_rows(request_: dict) -> None:
+    with pytest.raises(UsageError, match=r"bad rows 'warn': choose --on-bad-row stop\|skip"):
+        load_corpus(CorpusRequest(**request_, bad_rows="warn"))
+
+
+def test_training_rows_without_labels_from_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLUE_DIR", raising=False)
+    for labels, fails in [((None, None), True), ((None, 1), False)]:
+        rows = ExampleTable(Example(i, "t", None, label) for i, label in enumerate(labels))
+        monkeypatch.setattr(hub, "read_split", lambda *_, rows=rows: Split("train", rows, "hub"))
+        if fails:
+            with pytest.raises(UsageError, match="sst2 train has only one class in its 2 rows"):
+                load_task("sst2", ["train"])
+        else:
+            assert load_task("sst2", ["train"]).splits["train"].examples == rows
 
 
 def test_stress() -> None:

@@ -2,13 +2,28 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.corpus.tables import infer_spec, read_rows, to_examples
+from pipeline.corpus.examples import Split
+from pipeline.corpus.tables import (
+    Row,
+    Table,
+    _is_decimal,
+    _label_text,
+    _Labels,
+    _number,
+    _score,
+    infer_spec,
+    read_split,
+)
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
+from pipeline.store.task_spec import TaskSpec
 
 COLUMNS = Columns("text", None, "label")
 PAIR = Columns("text", "other", "label")
@@ -39,25 +54,25 @@ def labelled(tmp_path: Path, labels: list, suffix: str = "jsonl") -> tuple:
     path = write_table(
         tmp_path / f"made.{suffix}", [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)]
     )
-    rows = read_rows(path, COLUMNS)
-    spec = infer_spec("made", rows, 1)
-    return spec, [example.label for example in to_examples(spec, rows)]
+    table = Table(path, COLUMNS)
+    spec = infer_spec("made", table, 1)
+    return spec, [example.label for example in read_split("train", spec, table).examples]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_format_gives_the_same_examples(suffix: str, tmp_path: Path) -> None:
-    rows = read_rows(write_table(tmp_path / f"a.{suffix}", ROWS), PAIR)
-    spec = infer_spec("a", rows, 2)
+    table = Table(write_table(tmp_path / f"a.{suffix}", ROWS), PAIR)
+    spec = infer_spec("a", table, 2)
     assert (spec.name, spec.num_texts, spec.target, spec.classes) == ("a", 2, "classes", ("neg", "pos"))
-    assert [tuple(example) for example in to_examples(spec, rows)] == [
+    assert [tuple(example) for example in read_split("train", spec, table).examples] == [
         (0, 'He said, "no"', "line\nbreak", 0),
         (1, "", "b\x85\u2028c", 1),
     ]
 
 
 def test_a_field_may_be_longer_than_the_csv_module_allows(tmp_path: Path) -> None:
-    rows = read_rows(write_table(tmp_path / "a.csv", [{"text": "x" * 200_000, "label": 1}]), COLUMNS)
-    assert len(rows[0].text) == 200_000
+    (row,) = Table(write_table(tmp_path / "a.csv", [{"text": "x" * 200_000, "label": 1}]), COLUMNS)
+    assert len(row.text) == 200_000
 
 
 @pytest.mark.parametrize(
@@ -91,8 +106,9 @@ def test_a_test_file_may_lack_labels(tmp_path: Path) -> None:
     spec, _ = labelled(tmp_path, ["a", "b"])
     bare = write_table(tmp_path / "bare.csv", [{"text": "x"}])
     part = write_table(tmp_path / "part.csv", [{"text": "x", "label": ""}, {"text": "y", "label": "b"}])
-    assert [e.label for e in to_examples(spec, read_rows(bare, COLUMNS, label_needed=False))] == [None]
-    assert [e.label for e in to_examples(spec, read_rows(part, COLUMNS, label_needed=False))] == [None, 1]
+    for path, expected in [(bare, [None]), (part, [None, 1])]:
+        split = read_split("test", spec, Table(path, COLUMNS, label_needed=False))
+        assert [example.label for example in split.examples] == expected
 
 
 @pytest.mark.parametrize(
@@ -124,29 +140,29 @@ def test_what_cannot_be_read_is_named(file: str, content: str, message: str, tmp
         pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     (tmp_path / file).write_text(content, "utf-8")
     with pytest.raises(UsageError) as raised:
-        read_rows(tmp_path / file, COLUMNS)
+        list(Table(tmp_path / file, COLUMNS))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_a_missing_file_other_encodings_and_a_missing_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"no file .*b\.csv: pass a CSV, TSV, JSON lines or Parquet file"):
-        read_rows(tmp_path / "b.csv", COLUMNS)
+        list(Table(tmp_path / "b.csv", COLUMNS))
     (tmp_path / "l.csv").write_bytes("text,label\nna\xefve,1\n".encode("latin-1"))
     with pytest.raises(UsageError, match=r"l\.csv is not UTF-8 text .*: save it as UTF-8"):
-        read_rows(tmp_path / "l.csv", COLUMNS)
+        list(Table(tmp_path / "l.csv", COLUMNS))
     (tmp_path / "p.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UsageError, match=r"pip install 'glot-pipeline\[parquet\]'"):
-        read_rows(tmp_path / "p.parquet", COLUMNS)
+        list(Table(tmp_path / "p.parquet", COLUMNS))
 
 
 def test_parquet_names_the_row_and_all_columns(tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.parquet", [{"text": "x", "y": 1}, {"text": None, "y": 1}])
     with pytest.raises(UsageError, match=r"a\.parquet row 1: no column 'label'; the columns are: text, y"):
-        read_rows(path, COLUMNS)
+        list(Table(path, COLUMNS))
     with pytest.raises(UsageError, match=r"a\.parquet row 2: column 'text' holds null"):
-        read_rows(path, Columns("text", None, "y"))
+        list(Table(path, Columns("text", None, "y")))
 
 
 @pytest.mark.parametrize(
@@ -177,9 +193,9 @@ def test_evaluation_labels_that_training_does_not_know(
     train: list, label: object, message: str, tmp_path: Path
 ) -> None:
     spec, _ = labelled(tmp_path, train)
-    rows = read_rows(write_table(tmp_path / "e.jsonl", [{"text": "x", "label": label}]), COLUMNS)
+    table = Table(write_table(tmp_path / "e.jsonl", [{"text": "x", "label": label}]), COLUMNS)
     with pytest.raises(UsageError) as raised:
-        to_examples(spec, rows)
+        read_split("validation", spec, table)
     assert message in str(raised.value)
 
 
@@ -187,3 +203,186 @@ def test_evaluation_labels_that_training_does_not_know(
 def test_whole_numbers_written_as_decimals_are_scores(labels: list, suffix: str, tmp_path: Path) -> None:
     spec, got = labelled(tmp_path, labels, suffix)
     assert (spec.target, spec.score_range, got) == ("score", (0.0, 4.0), [1.0, 0.0, 4.0])
+
+
+TASK = TaskSpec("t", 1, "classes", ("0", "1"), metrics=("accuracy", "f1"))
+
+
+def skipping(path: Path, spec: TaskSpec | None = None, columns: Columns = COLUMNS) -> tuple[TaskSpec, Split]:
+    table = Table(path, columns, bad_rows="skip")
+    spec = spec or infer_spec("t", table, 1)
+    return spec, read_split("train", spec, table)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "kept", "skipped", "first"),
+    [
+        (
+            "a.csv",
+            "text,label\na,1\nb\n\nc,0\nd,0,0\ne,\nf,1\n",
+            [(0, "a", 1), (2, "c", 0), (5, "f", 1)],
+            3,
+            "a.csv line 3: 1 columns where the header has 2",
+        ),
+        (
+            "a.jsonl",
+            '{"text": null, "label": 1}\n{"text": "a", "label": 1}\n{"text": "b", "la\n\n[1]\n{"text": "c"}\n'
+            '{"label": 0}\n{"text": "d", "label": null}\n{"text": "e", "label": [0]}\n{"text": "f", "label": 0}\n'
+            + "[" * 100_000
+            + "\n",
+            [(1, "a", 1), (8, "f", 0)],
+            8,
+            "a.jsonl line 1: column 'text' holds null where a text belongs",
+        ),
+    ],
+    ids=["csv", "jsonl"],
+)
+def test_unfit_rows_are_left_out_on_demand(
+    file: str, content: str, kept: list, skipped: int, first: str, tmp_path: Path
+) -> None:
+    (tmp_path / file).write_text(content, "utf-8")
+    spec, split = skipping(tmp_path / file)
+    assert spec.classes == ("0", "1")
+    assert [(example.index, example.text, example.label) for example in split.examples] == kept
+    assert (split.skipped, split.first_skipped) == (skipped, first)
+
+
+def test_unfit_parquet_rows_are_left_out_on_demand(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": label} for text, label in [("a", 1), (None, 0), ("b", None), ("c", 0)]]
+    _, split = skipping(write_table(tmp_path / "a.parquet", rows))
+    assert [tuple(example) for example in split.examples] == [(0, "a", None, 1), (3, "c", None, 0)]
+    assert (split.skipped, split.first_skipped) == (
+        2,
+        "a.parquet row 2: column 'text' holds null where a text belongs",
+    )
+
+
+def test_labels_that_are_no_scores_are_left_out_on_demand(tmp_path: Path) -> None:
+    labels = ["n/a", 2, 0.5, "1e999", [1.0], "1.5"]
+    path = write_table(tmp_path / "a.jsonl", [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)])
+    spec, split = skipping(path)
+    assert spec.score_range == (0.5, 2.0)
+    assert [(example.index, example.label) for example in split.examples] == [(1, 2.0), (2, 0.5), (5, 1.5)]
+    assert split.skipped == 3
+    assert split.first_skipped.startswith("a.jsonl line 1: label 'n/a' is not a finite number")
+    assert skipping(path, spec)[1].examples == split.examples
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("a.csv", 'text,label\nx,1\n"y,0\n', "a.csv line 3: unexpected end of data: mind the quotes"),
+        ("a.csv", "texts,label\nx,1\n", "a.csv line 2: no column 'text'"),
+        ("a.csv", "text,label,text\nx,1,2\n", "a.csv: a column name occurs twice"),
+        ("a.csv", "text,label\n", "a.csv has no rows"),
+        ("a.csv", "text,label\nx\ny\n", "a.csv: none of its 2 rows is fit; the first: a.csv line 2: 1 columns"),
+        ("a.csv", "text,label\nx,\xff\n", "a.csv is not UTF-8 text"),
+        ("a.csv", "text,label\nx,1\ny,2\n", "a.csv line 3: label '2' is not among the training labels: 0, 1"),
+        ("a.jsonl", '{"texts": "x", "label": 1}\n', "none of its 1 rows is fit; the first: a.jsonl line 1: no column"),
+        ("a.jsonl", '{"text": "x", "label": [1]}\n', "none of its 1 rows is fit; the first: a.jsonl line 1: label [1]"),
+        ("a.parquet", "no parquet", "a.parquet is no readable Parquet file ("),
+    ],
+)
+def test_what_breaks_a_whole_table_stops_all_the_same(file: str, content: str, message: str, tmp_path: Path) -> None:
+    if file.endswith("parquet"):
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    (tmp_path / file).write_text(content, "latin-1")
+    with pytest.raises(UsageError) as raised:
+        skipping(tmp_path / file, TASK)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_column_missing_in_the_header_stops_at_the_first_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("texts,label\nx,1\ny,0\n")
+    with pytest.raises(UsageError, match=r"^a\.csv line 2: no column 'text'; the columns are: texts, label$"):
+        skipping(tmp_path / "a.csv", TASK)
+
+
+def test_scores_are_not_all_kept() -> None:
+    labels = _Labels()
+    for i in range(100):
+        labels.add(Row(i, "here", "", None, i + 0.5 if i else 1))
+    assert (labels.low, labels.high) == (1, 99.5)
+    assert not (labels._seen | labels._names | labels._numbers)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([[1], {"a": 1}], "a.jsonl line 1: label [1] is neither a text, a number nor a boolean"),
+        (["1e999", "x"], "a.jsonl line 1: label '1e999' is not a finite number"),
+    ],
+)
+def test_training_labels_all_unfit(labels: list, message: str, tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.jsonl", [{"text": "x", "label": label} for label in labels])
+    with pytest.raises(UsageError) as raised:
+        skipping(path)
+    assert message in str(raised.value)
+
+
+def test_an_error_in_a_later_row_comes_before_one_in_the_labels(tmp_path: Path) -> None:
+    path = write_table(tmp_path / "a.jsonl", [{"text": "x", "label": [1]}, {"text": None, "label": 1}])
+    with pytest.raises(UsageError, match=r"a\.jsonl line 2: column 'text' holds null"):
+        infer_spec("a", Table(path, COLUMNS), 1)
+
+
+def test_a_damaged_parquet_file_stops_after_its_good_rows(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    texts = [f"{i} " * 50 for i in range(20_000)]
+    options = {"row_group_size": 5000, "compression": "gzip", "use_dictionary": False}
+    parquet.write_table(pyarrow.table({"text": texts, "label": [i % 2 for i in range(20_000)]}), path, **options)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 2000] = bytes(2000)
+    rows = iter(Table(path, COLUMNS))
+    path.write_bytes(data)
+    assert next(rows).text == texts[0]
+    with pytest.raises(UsageError, match=r"a\.parquet is no readable Parquet file"):
+        list(rows)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["a", "b", "1", "01", "+1", " 2", "2.5", "1e3", 1, 2, 0.5, 3.0, True, False, 10**400, [1], {}]),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_inferring_row_by_row_is_as_inferring_from_a_list(labels: list) -> None:
+    rows = [Row(i, f"line {i + 1}", "", None, label) for i, label in enumerate(labels)]
+    assert outcome(lambda: infer_from_list(rows)) == outcome(lambda: infer_spec("t", Rows(rows), 1))
+
+
+class Rows(list):
+    """Rows in place of a table."""
+
+    bad_rows = "stop"
+
+
+def outcome(infer: Callable[[], TaskSpec]) -> TaskSpec | str:
+    try:
+        return infer()
+    except UsageError as error:
+        return str(error)
+
+
+def infer_from_list(rows: list[Row]) -> TaskSpec:
+    """The plain way: look at all labels as often as one likes."""
+    numbers = [_number(row.label) for row in rows]
+    if any(_is_decimal(row.label) for row in rows):
+        scores = [_score(row) for row in rows]
+        if min(scores) == max(scores):
+            raise UsageError(f"t: every score is {scores[0]:g}: there is nothing to learn")
+        return TaskSpec("t", 1, "score", score_range=(min(scores), max(scores)), metrics=("spearman", "pearson"))
+    if None in numbers:
+        classes = tuple(sorted({_label_text(row) for row in rows}))
+    else:
+        classes = tuple(str(number) for number in sorted(set(numbers)))
+    if len(classes) < 2:
+        raise UsageError(f"t: every label is {classes[0]!r}: training needs at least two classes")
+    metrics = ("accuracy", "f1") if len(classes) == 2 else ("accuracy", "macro_f1")
+    return TaskSpec("t", 1, "classes", classes, metrics=metrics)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,13 @@ MAX_TOKENS = 32
 
 @pytest.fixture
 def extract() -> Callable[..., ExtractSummary]:
-    """`extract(corpus, backbone_folder, out, **options)`; 32 tokens a text unless said otherwise."""
+    """`extract(corpus, backbone_folder, out, say=print, **options)`; 32 tokens a text unless said otherwise."""
 
-    def call(corpus: Corpus, backbone: Path, out: Path, **options: Any) -> ExtractSummary:
+    def call(
+        corpus: Corpus | None, backbone: Path, out: Path, say: Callable[[str], None] = print, **options: Any
+    ) -> ExtractSummary:
         source = ModelSource(backbone.name, str(backbone))
-        return extract_states(corpus, source, out, ExtractOptions(**{"max_tokens": MAX_TOKENS, **options}))
+        return extract_states(corpus, source, out, ExtractOptions(**{"max_tokens": MAX_TOKENS, **options}), say=say)
 
     return call
 
@@ -72,10 +75,10 @@ def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture
-def crash_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str, int], None]:
-    """`crash_at(Manifest, "save", 3)`: the third call from now on dies before it does anything, as in a power cut."""
+def crash_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[type | ModuleType, str, int], None]:
+    """`crash_at(Manifest, "save", 3)`: the third call from now on dies before it does anything, and all after it."""
 
-    def set_up(owner: type, name: str, call: int) -> None:
+    def set_up(owner: type | ModuleType, name: str, call: int) -> None:
         original = getattr(owner, name)
         left = iter(range(call - 1))
 
@@ -87,9 +90,3 @@ def crash_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, str, int], None
         monkeypatch.setattr(owner, name, dying)
 
     return set_up
-
-
-@pytest.fixture
-def shard_names() -> Callable[[Path], list[str]]:
-    """The finished shard files of a cache."""
-    return lambda folder: sorted(path.name for path in folder.glob("shard-*.h5"))

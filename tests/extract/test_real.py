@@ -49,11 +49,11 @@ def test_minilm(corpus: Corpus, tmp_path: Path) -> None:
     states = cache.manifest.states
     assert (states.kind, states.width, states.num_layers, states.layers) == ("encoder", 384, 6, (3, 6))
     tokenizer, model = AutoTokenizer.from_pretrained(source.location), AutoModel.from_pretrained(source.location).eval()
-    for number, text in enumerate(cache.plan.texts):
+    for number, text in enumerate(cache.plan.texts(0, len(cache.plan))):
         with torch.no_grad():
             output = model(**tokenizer(text, return_tensors="pt"), output_hidden_states=True)
         for layer, expected in ((3, output.hidden_states[3]), (6, output.last_hidden_state)):
-            np.testing.assert_allclose(cache.read_texts(layer, np.asarray([number])), expected[0], atol=2e-5)
+            np.testing.assert_allclose(cache.read_texts(layer, np.asarray([number])).values, expected[0], atol=2e-5)
 
 
 @pytest.mark.real
@@ -65,14 +65,15 @@ def test_smollm2_from_its_gguf_file(corpus: Corpus, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     states = cache.manifest.states
     assert (states.kind, states.width, states.num_layers, states.compute_dtype) == ("decoder", 576, 30, "float32")
-    empty = cache.plan.texts.index("")
+    texts = cache.plan.texts(0, len(cache.plan))
+    empty = texts.index("")
     assert cache.plan.length[empty] == 1  # this tokenizer adds no BOS: one EOS stands for no text
     backbone = load_backbone(source)
-    assert cache.plan.tokens_of(empty).tolist() == [backbone.tokenizer.eos_token_id]
-    text = max(cache.plan.texts, key=len)
-    number = cache.plan.texts.index(text)
+    assert cache.plan.token_ids(empty, empty + 1).tolist() == [backbone.tokenizer.eos_token_id]
+    text = max(texts, key=len)
+    number = texts.index(text)
     with torch.no_grad():
         output = backbone.model(**backbone.tokenizer(text, return_tensors="pt"), output_hidden_states=True)
     for layer, expected in ((15, output.hidden_states[15]), (30, output.last_hidden_state)):
         read = cache.read_texts(layer, np.asarray([number]))
-        np.testing.assert_allclose(read, expected[0], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(read.values, expected[0], rtol=1e-3, atol=1e-3)

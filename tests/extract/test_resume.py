@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from xxhash import xxh3_64_hexdigest
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.extract import run
+from pipeline.extract import repair, run, worker
 from pipeline.extract.backbone import Backbone, ModelSource
 from pipeline.extract.run import ExtractOptions
+from pipeline.store import columns
+from pipeline.store.claims import Owner
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.layout import Manifest, shard_file
-from pipeline.store.plan import Plan
+from pipeline.store.plan import CONTENT, PlanWriter
 from pipeline.store.reader import Cache
-from pipeline.store.writer import ShardWriter
+from pipeline.store.shards import ShardWriter, write_sidecar
+from pipeline.store.verify import verify_cache
 
-SHARD_BYTES = 24 * 32 * 2  # 24 tokens of width 32 in float16: the small corpus makes eight shards
+SHARD_BYTES = 24 * 32 * 2  # 24 tokens of width 32 in float16
+NUM_SHARDS = 6  # of the small corpus
 
 
 @pytest.fixture
@@ -37,7 +44,13 @@ def bert(backbone_folders: dict[str, Path]) -> Path:
 def unbroken(extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path) -> Manifest:
     """The manifest of the same extraction without a mishap."""
     extract(make_corpus(), bert, tmp_path / "unbroken", shard_bytes=SHARD_BYTES)
-    return Cache(tmp_path / "unbroken").manifest
+    manifest = Cache(tmp_path / "unbroken").manifest
+    assert len(manifest.shards) == NUM_SHARDS
+    return manifest
+
+
+def texts_of(cache: Cache) -> list[str]:
+    return cache.plan.texts(0, len(cache.plan))
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -45,31 +58,50 @@ def stamps(folder: Path) -> dict[str, tuple[int, bytes]]:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.glob("shard-*.h5"))}
 
 
+def assert_same(folder: Path, other: Path) -> None:
+    """Two caches are the same, file by file and byte by byte; only the order within the manifest may differ."""
+    files = [
+        {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        for root in (folder, other)
+    ]
+    manifests = [json.loads(found.pop("manifest.json")) for found in files]
+    assert manifests[0] == manifests[1]
+    assert {name: xxh3_64_hexdigest(data) for name, data in files[0].items()} == {
+        name: xxh3_64_hexdigest(data) for name, data in files[1].items()
+    }
+
+
 def assert_no_leftovers(folder: Path) -> None:
     manifest = Manifest.load(folder)
-    named = {"manifest.json", manifest.plan.file, *(entry.file for entry in manifest.examples.values())}
-    named |= {entry.file for entry in manifest.shards.values()}
+    named = {"manifest.json", manifest.plan.data.file, *(entry.data.file for entry in manifest.examples.values())}
+    named |= {entry.data.file for entry in manifest.shards.values()}
     there = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert there == named
 
 
 # Each is a moment at which a run dies: the call of a function that is never made.
 MOMENTS = [
-    (Plan, "save", 1),
+    (PlanWriter, "finish", 1),
     (ExampleSet, "save", 1),
     (Manifest, "save", 1),
-    (Manifest, "save", 2),  # the first shard is renamed, not listed
-    (Manifest, "save", 4),
+    (Manifest, "save", 2),  # the last sidecar is there, the manifest lists no shard
     (ShardWriter, "finish", 1),
     (ShardWriter, "finish", 3),
     (ShardWriter, "write", 1),
     (ShardWriter, "write", 6),
+    (columns, "publish", 1),  # the first shard is written whole, and has no name yet
+    (columns, "publish", NUM_SHARDS),
+    (worker, "write_sidecar", 1),  # the first shard has its name, and no sidecar yet
+    (worker, "write_sidecar", 4),
+    (worker, "write_sidecar", NUM_SHARDS),
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "call"), MOMENTS, ids=lambda item: getattr(item, "__name__", str(item)))
+@pytest.mark.parametrize(
+    ("owner", "name", "call"), MOMENTS, ids=lambda item: getattr(item, "__name__", str(item)).rpartition(".")[2]
+)
 def test_a_run_that_died_is_finished_without_doing_anything_twice(
-    owner: type,
+    owner: type | ModuleType,
     name: str,
     call: int,
     unbroken: Manifest,
@@ -87,18 +119,30 @@ def test_a_run_that_died_is_finished_without_doing_anything_twice(
     monkeypatch.undo()
     before = stamps(out)
     done = {int(name[6:11]) for name in before}
-    with pytest.raises(UsageError):
-        Cache(out)  # whatever is there, nobody takes it for finished
+    if (name, call) == ("save", 2):
+        assert Cache(out).manifest == unbroken  # nothing is missing but the list
+    else:
+        with pytest.raises(UsageError):
+            Cache(out)  # whatever is there, nobody takes it for finished
     summary = extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
-    manifest = Cache(out).manifest
-    assert (manifest.plan, manifest.examples, manifest.shards) == (
-        unbroken.plan,
-        unbroken.examples,
-        unbroken.shards,
-    )
     assert {name: stamp for name, stamp in stamps(out).items() if name in before} == before
     assert summary.forwarded == sum(entry.texts for number, entry in unbroken.shards.items() if number not in done)
+    assert_same(out, tmp_path / "unbroken")
     assert_no_leftovers(out)
+
+
+def test_sidecars_that_were_not_removed_are_removed(
+    unbroken: Manifest, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path, forwarded: list
+) -> None:
+    """The run died between the manifest that lists all shards and the removal of what listed them before."""
+    out = tmp_path / "unbroken"
+    forwarded.clear()
+    for number in (2, 5):
+        write_sidecar(out, number, unbroken.shards[number])
+    assert Cache(out).manifest == unbroken
+    extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
+    assert_no_leftovers(out)
+    assert (Cache(out).manifest, forwarded) == (unbroken, [])
 
 
 KILLED = """
@@ -109,8 +153,8 @@ from pathlib import Path
 from pipeline.corpus.examples import Corpus, Example, Split
 from pipeline.extract.backbone import ModelSource
 from pipeline.extract.run import ExtractOptions, extract_states
+from pipeline.store.shards import ShardWriter
 from pipeline.store.task_spec import TaskSpec
-from pipeline.store.writer import ShardWriter
 
 calls = 0
 finish = ShardWriter.finish
@@ -143,7 +187,7 @@ def test_a_killed_process_leaves_whole_shards(
     root = Path(run.__file__).parents[2]
     command = [sys.executable, "-c", KILLED, str(texts), str(bert), str(out), str(SHARD_BYTES)]
     process = subprocess.run(
-        command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=120
+        command, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120
     )
     assert process.returncode == -signal.SIGKILL, process.stderr
     before = stamps(out)
@@ -155,9 +199,7 @@ def test_a_killed_process_leaves_whole_shards(
     after = stamps(out)
     assert {name: after[name] for name in before} == before
     assert summary.forwarded == unbroken.plan.texts - unbroken.shards[0].texts - unbroken.shards[1].texts
-    assert (Cache(out).manifest.plan, Cache(out).manifest.examples) == (unbroken.plan, unbroken.examples)
-    assert_no_leftovers(out)
-    assert Cache(out).manifest.shards == unbroken.shards
+    assert_same(out, tmp_path / "unbroken")
 
 
 def test_a_finished_cache_is_left_as_it_is(
@@ -191,17 +233,190 @@ def test_a_lost_shard_is_made_again(
     assert Cache(out).manifest == unbroken
 
 
+FINISHED = pytest.mark.parametrize("is_finished", [True, False], ids=["finished", "unfinished"])
+
+
+@FINISHED
 def test_states_of_other_weights_are_never_adopted(
-    extract: Callable, make_corpus: Callable, make_backbone_folder: Callable, bert: Path, tmp_path: Path
+    is_finished: bool,
+    extract: Callable,
+    make_corpus: Callable,
+    make_backbone_folder: Callable,
+    bert: Path,
+    tmp_path: Path,
+    crash_at: Callable,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whoever removes only the manifest, to start again with another backbone, must not get the old one's states."""
-    other = make_backbone_folder("bert", seed=1)
-    extract(make_corpus(), bert, tmp_path / "out", shard_bytes=SHARD_BYTES)
-    (tmp_path / "out" / "manifest.json").unlink()
-    summary = extract(make_corpus(), other, tmp_path / "out", shard_bytes=SHARD_BYTES)
+    """Whoever removes some files, to start again with another backbone, must not get the old one's states."""
+    other, out = make_backbone_folder("bert", seed=1), tmp_path / "out"
+    leave_behind(is_finished, lambda: extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES), crash_at, monkeypatch)
+    (out / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="made with other settings"):  # the plan says so too
+        extract(make_corpus(), other, out, shard_bytes=SHARD_BYTES)
+    (out / "plan.h5").unlink()
+    summary = extract(make_corpus(), other, out, shard_bytes=SHARD_BYTES)
     assert summary.forwarded == summary.distinct
     extract(make_corpus(), other, tmp_path / "fresh", shard_bytes=SHARD_BYTES)
-    assert Cache(tmp_path / "out").manifest == Cache(tmp_path / "fresh").manifest
+    assert_same(out, tmp_path / "fresh")
+
+
+@FINISHED
+def test_states_of_other_texts_are_never_adopted(
+    is_finished: bool,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    crash_at: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    leave_behind(is_finished, lambda: extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES), crash_at, monkeypatch)
+    (out / "manifest.json").write_text("{")
+    (out / "plan.h5").unlink()
+    more = make_corpus({"train": 12, "validation": 4})
+    extract(more, bert, out, shard_bytes=SHARD_BYTES, order_seed=1)
+    extract(more, bert, tmp_path / "fresh", shard_bytes=SHARD_BYTES, order_seed=1)
+    assert_same(out, tmp_path / "fresh")
+
+
+@FINISHED
+def test_a_cache_grows_although_its_manifest_is_lost(
+    is_finished: bool,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    crash_at: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, more = tmp_path / "out", make_corpus({"train": 12, "validation": 4})
+    leave_behind(is_finished, lambda: extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES), crash_at, monkeypatch)
+    before = stamps(out)
+    (out / "manifest.json").unlink()
+    summary = extract(more, bert, out, shard_bytes=SHARD_BYTES)
+    assert {name: stamp for name, stamp in stamps(out).items() if name in before} == before
+    extract(make_corpus(), bert, tmp_path / "grown", shard_bytes=SHARD_BYTES)
+    extract(more, bert, tmp_path / "grown", shard_bytes=SHARD_BYTES)
+    assert_same(out, tmp_path / "grown")
+    entries = Cache(out).manifest.shards
+    assert summary.forwarded == summary.distinct - sum(entries[int(name[6:11])].texts for name in before)
+
+
+def leave_behind(
+    is_finished: bool, extract: Callable[[], object], crash_at: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole cache, or one with three sidecars and one more shard (or two) that nothing lists."""
+    if is_finished:
+        extract()
+        return
+    crash_at(worker, "write_sidecar", 4)
+    with pytest.raises(KeyboardInterrupt):
+        extract()
+    monkeypatch.undo()
+
+
+# Damage
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def no_manifest(out: Path, _: object) -> None:
+    (out / "manifest.json").unlink()
+
+
+@FINISHED
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda out, plan: os.truncate(out / "manifest.json", 1000),
+        lambda out, plan: os.truncate(out / "manifest.json", 0),
+        no_manifest,
+        lambda out, plan: os.truncate(out / "plan.h5", 5000),
+        lambda out, plan: (out / "plan.h5").unlink(),
+        lambda out, plan: flip(out / "plan.h5", plan.columns["hash"].offset),
+        lambda out, plan: flip(out / "plan.h5", plan.columns["shard_start"].offset),
+        lambda out, plan: flip(out / "plan.h5", 9),  # a byte of HDF5's own
+    ],
+    ids=["torn manifest", "empty manifest", "no manifest", "torn plan", "no plan", "hash", "shard_start", "structure"],
+)
+def test_a_damaged_manifest_or_plan_is_made_again_without_a_forward(
+    damage: Callable,
+    is_finished: bool,
+    unbroken: Manifest,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    crash_at: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, said = tmp_path / "out", []
+    leave_behind(is_finished, lambda: extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES), crash_at, monkeypatch)
+    before = stamps(out)
+    damage(out, unbroken.plan.data)
+    summary = extract(make_corpus(), bert, out, said.append, shard_bytes=SHARD_BYTES)
+    missing = [number for number in unbroken.shards if shard_file(number) not in before]
+    assert summary.forwarded == sum(unbroken.shards[number].texts for number in missing)
+    assert not missing if is_finished else missing
+    assert {name: stamp for name, stamp in stamps(out).items() if name in before} == before
+    assert_same(out, tmp_path / "unbroken")
+    assert bool(said) == (damage is not no_manifest)
+
+
+def test_a_damaged_plan_is_made_again_by_the_same_backbone_of_another_name(
+    unbroken: Manifest, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(bert, tmp_path / "copied")
+    (tmp_path / "unbroken" / "plan.h5").unlink()
+    summary = extract(make_corpus(), tmp_path / "copied", tmp_path / "unbroken", shard_bytes=SHARD_BYTES)
+    assert (summary.forwarded, Cache(tmp_path / "unbroken").manifest.shards) == (0, unbroken.shards)
+
+
+def test_a_shard_of_an_unfinished_cache_is_repaired(
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    crash_at: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the repaired states differ in their last bits, as another device's do."""
+    out = tmp_path / "out"
+    leave_behind(False, lambda: extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES), crash_at, monkeypatch)
+    cache = Cache(out, allow_unfinished=True)
+    flip(out / shard_file(1), cache.manifest.shards[1].data.columns["hidden/2"].offset)
+    forward_batch = repair.forward_batch
+
+    def differ(*arguments: object) -> object:
+        batch = forward_batch(*arguments)
+        batch.values[0] *= 1.01
+        return batch
+
+    monkeypatch.setattr(repair, "forward_batch", differ)
+    assert repair.repair_cache(cache, verify_cache(cache), str(bert)) == 1
+    repaired = Cache(out, allow_unfinished=True)
+    repaired.read_texts(2, np.arange(*cache.plan.shard_range(1)))
+    assert verify_cache(repaired) == []
+
+
+def test_a_damaged_shard_that_nothing_lists_is_made_again(
+    unbroken: Manifest, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "unbroken"
+    whole = stamps(out)
+    (out / "manifest.json").unlink()
+    flip(out / shard_file(3), unbroken.shards[3].data.columns["hidden/2"].offset + 5)
+    summary = extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
+    assert summary.forwarded == unbroken.shards[3].texts
+    after = stamps(out)
+    assert after.pop(shard_file(3))[1] == whole.pop(shard_file(3))[1]
+    assert after == whole
+    assert Cache(out).manifest == unbroken
 
 
 # Adding to a cache
@@ -227,11 +442,12 @@ def test_more_texts_are_added_and_the_old_ones_stay(
 ) -> None:
     first = extract(make_corpus(splits), bert, tmp_path, shard_bytes=SHARD_BYTES)
     old, before = Cache(tmp_path), stamps(tmp_path)
-    old_texts = list(old.plan.texts)
+    old_texts = texts_of(old)
     forwarded.clear()
     summary = extract(make_corpus(more), bert, tmp_path, shard_bytes=SHARD_BYTES)
     cache = Cache(tmp_path)
-    assert cache.plan.texts[: len(old_texts)] == old_texts
+    texts = texts_of(cache)
+    assert texts[: len(old_texts)] == old_texts
     assert len(forwarded) == summary.forwarded == summary.distinct - first.distinct > 0
     after = stamps(tmp_path)
     assert {name: after[name] for name in before} == before
@@ -239,24 +455,24 @@ def test_more_texts_are_added_and_the_old_ones_stay(
     assert_no_leftovers(tmp_path)
     for name, split in make_corpus({**splits, **more}).splits.items():
         examples = cache.examples(name)
-        assert [cache.plan.texts[number] for number in examples.text_id] == [
-            split.examples[row].text for row in examples.index
-        ]
-    for number, text in enumerate(cache.plan.texts):
+        assert [texts[number] for number in examples.text_id] == [split.examples[row].text for row in examples.index]
+    for number, text in enumerate(texts):
         expected = direct_states(bert, text, -1)
-        read = cache.read_texts(2, np.asarray([number])).astype(np.float32)
+        read = cache.read_texts(2, np.asarray([number])).values.astype(np.float32)
         np.testing.assert_allclose(read, expected, rtol=2**-10, atol=2e-5)
 
 
 def test_counts_are_of_the_whole_cache(extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path) -> None:
     extract(make_corpus({"train": 8}), bert, tmp_path)
     summary = extract(make_corpus({"train": 8, "validation": 8}), bert, tmp_path)
-    plan = Cache(tmp_path).plan
-    assert (summary.empty, summary.truncated) == (plan.texts.count(""), 2)
-    assert summary.distinct == len(plan) == len(set(plan.texts))
+    texts = texts_of(Cache(tmp_path))
+    assert (summary.empty, summary.truncated) == (texts.count(""), 2)
+    assert summary.distinct == len(texts) == len(set(texts))
 
 
-@pytest.mark.parametrize(("owner", "name", "call"), [(Manifest, "save", 1), (ExampleSet, "save", 1), (Plan, "save", 1)])
+@pytest.mark.parametrize(
+    ("owner", "name", "call"), [(Manifest, "save", 1), (ExampleSet, "save", 1), (PlanWriter, "finish", 1)]
+)
 def test_a_crash_while_adding_leaves_the_old_cache_whole(
     owner: type,
     name: str,
@@ -270,7 +486,7 @@ def test_a_crash_while_adding_leaves_the_old_cache_whole(
 ) -> None:
     extract(make_corpus({"train": 8}), bert, tmp_path, shard_bytes=SHARD_BYTES)
     old = Cache(tmp_path)
-    old_manifest, states = old.manifest, old.read_texts(2, np.arange(len(old.plan)))
+    old_manifest, states = old.manifest, old.read_texts(2, np.arange(len(old.plan))).values
     more = make_corpus({"train": 12, "validation": 6})
     crash_at(owner, name, call)
     with pytest.raises(KeyboardInterrupt):
@@ -279,7 +495,7 @@ def test_a_crash_while_adding_leaves_the_old_cache_whole(
     cache = Cache(tmp_path)
     assert cache.manifest == old_manifest
     assert len(cache.examples("train")) == 8
-    np.testing.assert_array_equal(cache.read_texts(2, np.arange(len(cache.plan))), states)
+    np.testing.assert_array_equal(cache.read_texts(2, np.arange(len(cache.plan))).values, states)
     extract(more, bert, tmp_path, shard_bytes=SHARD_BYTES)
     assert len(Cache(tmp_path).examples("train")) == 12
     assert_no_leftovers(tmp_path)
@@ -388,9 +604,12 @@ def spoil(folder: Path, word: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("value", "options", "message"),
     [
-        (float("nan"), {}, "is NaN or infinite"),
-        (float("inf"), {"dtype": "float32"}, "is NaN or infinite"),
-        (1e6, {"layers": (0,)}, "does not fit float16: extract with --dtype float32"),
+        (float("nan"), {}, "are NaN or infinite as the backbone computes them in float32"),
+        (float("inf"), {"dtype": "float32"}, "are NaN or infinite"),
+        (float("nan"), {"dtype": "int8"}, "are NaN or infinite"),
+        (float("inf"), {"dtype": "int8", "layers": (0,)}, "are NaN or infinite"),
+        (float("nan"), {"dtype": "bfloat16"}, "are NaN or infinite"),
+        (1e6, {"layers": (0,)}, "do not fit float16: pass --on-overflow float32-shard or --dtype float32"),
     ],
 )
 def test_states_that_are_not_numbers_name_their_text(
@@ -410,17 +629,16 @@ def test_states_that_are_not_numbers_name_their_text(
     examples[7] = examples[7]._replace(text="Z marks the spot")
     options = {"shard_bytes": 100 * 32 * 2, "keep_texts": keep_texts, **options}
     name = r"text \d+ \('Z marks the spot'\)" if keep_texts else r"text \d+ \(hash \w{32}\)"
-    with pytest.raises(FaultError, match=rf"layer \d of {name} {message}.*; finished shards are whole"):
+    with pytest.raises(FaultError, match=rf"layer \d: states of {name} {message}.*; finished shards are whole"):
         extract(corpus, folder, out, **options)
     assert not list(out.glob("*.tmp-*"))
     number = len(stamps(out))
     cache = Cache(out, allow_unfinished=True)
     assert number == len(cache.manifest.shards) < cache.plan.num_shards
     plan = cache.plan
-    bad = next(
-        text_id for text_id in range(len(plan)) if any(plan.vocabulary[n] == "Z" for n in plan.tokens_of(text_id))
-    )
-    assert plan.shard[bad] == number  # all shards before the text's own are there
+    z = next(token for token, piece in plan.vocabulary.items() if piece == "Z")
+    bad = next(text_id for text_id in range(len(plan)) if z in plan.token_ids(text_id, text_id + 1))
+    assert plan.shard_of(np.asarray([bad])) == [number]  # all shards before the text's own are there
     if value == 1e6:
         summary = extract(corpus, folder, tmp_path / "as told", **{**options, "dtype": "float32"})
         assert summary.forwarded == summary.distinct
@@ -465,7 +683,7 @@ def test_a_backbone_without_memory_says_what_to_turn(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Backbone, "hidden_states", full)
-    with pytest.raises(FaultError, match=r"no memory for 640 tokens a forward: pass a smaller --token-budget"):
+    with pytest.raises(FaultError, match=r"no memory for 352 tokens a forward: pass a smaller --token-budget"):
         extract(make_corpus(), bert, tmp_path, token_budget=640)
     assert not list(tmp_path.glob("*.tmp-*"))
 
@@ -478,8 +696,11 @@ def test_texts_that_are_there_are_not_said_to_be_left_out(
         extract(make_corpus({"train": 12}), bert, tmp_path / "with", keep_texts=False)
     extract(make_corpus({"train": 8}), bert, tmp_path / "without", keep_texts=False)
     extract(make_corpus({"train": 12}), bert, tmp_path / "without")  # licensed data stays out, whatever is forgotten
-    assert Cache(tmp_path / "without").plan.texts is None
-    assert not any(b"market" in path.read_bytes() for path in (tmp_path / "without").rglob("*.h5"))
+    assert not Cache(tmp_path / "without").plan.has_texts
+    texts = [text.encode() for text in texts_of(Cache(tmp_path / "with")) if len(text.split()) > 3]
+    for name, count in (("with", len(texts)), ("without", 0)):
+        files = b"".join(path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file())
+        assert sum(text in files for text in texts) == count
 
 
 def test_a_disk_that_fills_up_on_the_way(
@@ -494,7 +715,8 @@ def test_a_disk_that_fills_up_on_the_way(
     out, pwrite, written = tmp_path / "out", os.pwrite, []
 
     def fill(descriptor: int, data: memoryview, place: int) -> int:
-        written.append(len(data))
+        if (out / "manifest.json").exists():  # the plan is written
+            written.append(len(data))
         if len(written) > 6:
             raise OSError(28, os.strerror(28))
         return pwrite(descriptor, data, place)
@@ -550,9 +772,9 @@ def test_too_few_tokens_for_any_text(
             extract(make_corpus(), backbone_folders[family], tmp_path / "out", max_tokens=max_tokens)
     extract(make_corpus(), backbone_folders[family], tmp_path / "out", max_tokens=least)
     plan = Cache(tmp_path / "out").plan
-    assert all(
-        (plan.token_kind[plan.token_start[n] :][: plan.length[n]] == 0).any() for n in np.flatnonzero(plan.truncated)
-    )
+    cut = np.flatnonzero(plan.truncated(0, len(plan))).tolist()
+    assert cut
+    assert all((plan.token_kinds(number, number + 1) == CONTENT).any() for number in cut)
 
 
 @pytest.mark.parametrize(
@@ -561,7 +783,8 @@ def test_too_few_tokens_for_any_text(
         ({"layers": (3,)}, r"has the layers 0 to 2 \(or -1 to -3\)"),
         ({"layers": (-4,)}, "has the layers 0 to 2"),
         ({"layers": ()}, "has the layers 0 to 2"),
-        ({"dtype": "int8"}, "unknown --dtype 'int8': choose auto, float16, bfloat16, float32"),
+        ({"dtype": "int4"}, "unknown --dtype 'int4': choose auto, float16, bfloat16, float32, int8"),
+        ({"on_overflow": "clip"}, "unknown --on-overflow 'clip': choose stop or float32-shard"),
         ({"compute_dtype": "int8"}, "unknown compute dtype 'int8'"),
         ({"device": "warp"}, "--device warp cannot be used: .*pass --device cpu"),
     ],
@@ -587,11 +810,25 @@ def test_progress_counts_every_token_once(make_corpus: Callable, bert: Path, tmp
     summary = run.extract_states(make_corpus(), source, tmp_path, options, lambda *counts: seen.append(counts))
     done = [done for done, _ in seen]
     assert done == sorted(done)
+    assert {total for _, total in seen} == {summary.tokens}
     assert (seen[0], seen[-1]) == ((0, summary.tokens), (summary.tokens, summary.tokens))
     (tmp_path / shard_file(1)).unlink()
     seen.clear()
     run.extract_states(make_corpus(), source, tmp_path, options, lambda *counts: seen.append(counts))
     assert 0 < seen[0][0] < summary.tokens == seen[-1][0]
+
+
+@pytest.mark.parametrize(
+    "name", ["plan.claim", "plan.claim.takeover", "plan.claim.tmp-host-1", "plan.h5.tmp-host-1", "clock.tmp-host-1"]
+)
+def test_what_a_first_run_left_when_it_was_killed_is_no_strange_file(
+    name: str, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out" / "examples").mkdir(parents=True)
+    owner = replace(Owner.me(), started=0)  # another process, long gone
+    (tmp_path / "out" / name).write_text(json.dumps(asdict(owner)) if name == "plan.claim" else "")
+    extract(make_corpus(), bert, tmp_path / "out")
+    assert Cache(tmp_path / "out").manifest.complete
 
 
 def test_a_folder_that_is_no_cache_is_left_alone(extract, make_corpus, backbone_folders, tmp_path: Path) -> None:
@@ -626,10 +863,8 @@ def test_labels_of_another_task_are_refused(extract, make_corpus, backbone_folde
 def test_a_damaged_example_set_is_written_again(extract, make_corpus, backbone_folders, tmp_path: Path) -> None:
     extract(make_corpus(), backbone_folders["bert"], tmp_path / "cache")
     path = tmp_path / "cache/examples/train.h5"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(FaultError, match="extract again"):
+    flip(path, Cache(tmp_path / "cache").manifest.examples["train"].data.columns["label"].offset)
+    with pytest.raises(FaultError, match="run the same `glot extract` again"):
         Cache(tmp_path / "cache").examples("train")
     extract(make_corpus(), backbone_folders["bert"], tmp_path / "cache")
     assert len(Cache(tmp_path / "cache").examples("train")) == 12

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from pipeline.extract.backbone import ModelSource, load_backbone
-from pipeline.store.plan import CONTENT, SPECIAL
+from pipeline.extract.forward import quantize
+from pipeline.store.plan import CONTENT, SPECIAL, Plan
 from pipeline.store.reader import Cache
 
 FAMILIES = ["mistral", "llama", "bert", "roberta", "bare"]
@@ -20,9 +21,17 @@ FAMILIES = ["mistral", "llama", "bert", "roberta", "bare"]
 def values(cache: Cache, layer: int, text_id: int) -> np.ndarray:
     """(L, d) float32."""
     stored = cache.read_texts(cache.resolve_layer(layer), np.asarray([text_id]))
-    if cache.manifest.states.dtype == "bfloat16":
-        return torch.from_numpy(stored).view(torch.bfloat16).float().numpy()
-    return stored.astype(np.float32)
+    if stored.dtype == "bfloat16":
+        return torch.from_numpy(stored.values).view(torch.bfloat16).float().numpy()
+    return stored.values.astype(np.float32)
+
+
+def texts_of(cache: Cache) -> list[str]:
+    return cache.plan.texts(0, len(cache.plan))
+
+
+def tokens_of(plan: Plan, text_id: int) -> list[int]:
+    return plan.token_ids(text_id, text_id + 1).tolist()
 
 
 @pytest.mark.parametrize("token_budget", [40, 4096])
@@ -40,7 +49,7 @@ def test_float32_states_are_those_of_each_text_alone(
     extract(make_corpus(), folder, tmp_path, dtype="float32", layers=(-1, 0, 1), token_budget=token_budget)
     cache = Cache(tmp_path)
     assert cache.manifest.states.layers == (0, 1, 2)
-    for text_id, text in enumerate(cache.plan.texts):
+    for text_id, text in enumerate(texts_of(cache)):
         for layer in (-1, 0, 1):
             expected = direct_states(folder, text, layer)
             np.testing.assert_allclose(values(cache, layer, text_id), expected, rtol=1e-5, atol=1e-5, err_msg=text)
@@ -59,7 +68,7 @@ def test_float16_is_the_nearest_half(
     extract(make_corpus(), folder, tmp_path)
     cache = Cache(tmp_path)
     assert (cache.manifest.states.dtype, cache.manifest.states.compute_dtype) == ("float16", "float32")
-    for text_id, text in enumerate(cache.plan.texts):
+    for text_id, text in enumerate(texts_of(cache)):
         expected = direct_states(folder, text, -1)
         np.testing.assert_allclose(values(cache, -1, text_id), expected, rtol=2**-10, atol=2e-5)
 
@@ -73,9 +82,46 @@ def test_a_backbone_that_computes_in_bfloat16_is_kept_in_bfloat16(
     extract(corpus, folder, tmp_path / "full", compute_dtype="bfloat16", token_budget=1, dtype="float32")
     half, full = Cache(tmp_path / "half"), Cache(tmp_path / "full")
     assert (half.manifest.states.dtype, half.manifest.states.compute_dtype) == ("bfloat16", "bfloat16")
-    for text_id, text in enumerate(half.plan.texts):
+    for text_id, text in enumerate(texts_of(half)):
         np.testing.assert_array_equal(values(half, -1, text_id), values(full, -1, text_id))  # nothing was lost
         np.testing.assert_allclose(values(half, -1, text_id), direct_states(folder, text, -1), rtol=0.2, atol=0.2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_is_within_half_a_step(
+    family: str, backbone_folders: dict, make_corpus: Callable, extract: Callable, tmp_path: Path
+) -> None:
+    corpus, options = make_corpus(), {"layers": (-1, 0), "token_budget": 100, "shard_bytes": 3000}
+    extract(corpus, backbone_folders[family], tmp_path / "int8", dtype="int8", **options)
+    extract(corpus, backbone_folders[family], tmp_path / "full", dtype="float32", **options)
+    cache, full = Cache(tmp_path / "int8"), Cache(tmp_path / "full")
+    assert texts_of(cache) == texts_of(full)
+    assert len(cache.manifest.shards) > 1
+    for layer in (0, 2):
+        for text_id in range(len(cache.plan)):
+            stored, exact = cache.read_texts(layer, np.asarray([text_id])), values(full, layer, text_id)
+            step = stored.scale[:, None]  # (L, 1)
+            assert (stored.dtype, stored.values.dtype) == ("int8", np.int8)
+            np.testing.assert_array_equal(np.abs(stored.values).max(axis=1), 127)  # all of the range is used
+            assert (np.abs(stored.values * step - exact) <= step * 0.501 + 1e-7).all()
+            np.testing.assert_allclose(stored.scale * 127, np.abs(exact).max(axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        torch.zeros(2, 4),
+        torch.tensor([[0.0, 0, 0, 0], [1, -2, 3, -4]]),
+        torch.tensor([[1e-38, -1e-38, 0, 1e-42], [3e38, -3e38, 1, 0]]),
+        torch.tensor([[1e-44, 0, 0, 0]]),
+        torch.tensor([[6e4, 1e-3, -6e4, 1]], dtype=torch.bfloat16),
+    ],
+)
+def test_states_of_any_size_are_quantized(states: torch.Tensor) -> None:
+    quantized, scale = quantize(states)
+    assert (quantized.dtype, scale.dtype) == (torch.int8, torch.float32)
+    error = (quantized.double() * scale.double()[:, None] - states.double()).abs()
+    assert (error <= scale.double()[:, None] * 0.51 + 1e-38).all()
 
 
 @pytest.mark.parametrize(
@@ -90,6 +136,7 @@ def test_a_backbone_that_computes_in_bfloat16_is_kept_in_bfloat16(
 def test_what_is_known_of_a_backbone(family: str, kind: str, pad: int, positions: int, backbone_folders: dict) -> None:
     backbone = load_backbone(ModelSource("x", str(backbone_folders[family])))
     assert (backbone.kind, backbone.width, backbone.num_layers, backbone.max_positions) == (kind, 32, 2, positions)
+    assert backbone.vocabulary_size == 400
     assert (backbone.tokenizer.pad_token_id, backbone.tokenizer.padding_side) == (pad, "right")
     assert backbone.revision == ""
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
@@ -104,20 +151,22 @@ def test_the_plan_holds_each_text_once_with_its_tokens(
     summary = extract(corpus, backbone_folders["bert"], tmp_path)
     examples = [example for split in corpus.splits.values() for example in split.examples]
     texts = [text for example in examples for text in (example.text, example.text_b) if text is not None]
-    plan = Cache(tmp_path).plan
-    assert sorted(plan.texts) == sorted(set(texts))
+    cache = Cache(tmp_path)
+    plan = cache.plan
+    assert sorted(texts_of(cache)) == sorted(set(texts))
     assert (summary.texts, summary.distinct, summary.forwarded) == (len(texts), len(set(texts)), len(set(texts)))
     assert summary.examples == {"train": 10, "validation": 5}
     assert (summary.empty, summary.truncated) == (1, len({text for text in texts if len(text.split()) == 90}))
     assert summary.tokens == summary.forwarded_tokens == plan.length.sum()
     assert summary.bytes == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    for text_id, text in enumerate(plan.texts):
-        names = [plan.vocabulary[number] for number in plan.tokens_of(text_id).tolist()]
+    truncated = plan.truncated(0, len(plan))
+    for text_id, text in enumerate(texts_of(cache)):
+        names = [plan.vocabulary[number] for number in tokens_of(plan, text_id)]
         assert (names[0], names[-1]) == ("[CLS]", "[SEP]")  # a cut text keeps both
-        kinds = plan.token_kind[plan.token_start[text_id] : plan.token_start[text_id + 1]].tolist()
+        kinds = plan.token_kinds(text_id, text_id + 1).tolist()
         assert kinds == [SPECIAL, *[CONTENT] * (len(names) - 2), SPECIAL]
-        assert plan.truncated[text_id] == (len(text.split()) == 90)
-        assert len(names) == 32 if plan.truncated[text_id] else len(names) <= 32
+        assert truncated[text_id] == (len(text.split()) == 90)
+        assert len(names) == 32 if truncated[text_id] else len(names) <= 32
 
 
 @pytest.mark.parametrize(("family", "tokens"), [("mistral", ["<s>"]), ("bare", ["</s>"]), ("bert", ["[CLS]", "[SEP]"])])
@@ -125,9 +174,9 @@ def test_a_text_without_tokens_still_has_states(
     family: str, tokens: list[str], backbone_folders: dict, make_corpus: Callable, extract: Callable, tmp_path: Path
 ) -> None:
     summary = extract(make_corpus(), backbone_folders[family], tmp_path)
-    plan = Cache(tmp_path).plan
-    empty = plan.texts.index("")
-    assert [plan.vocabulary[number] for number in plan.tokens_of(empty).tolist()] == tokens
+    cache = Cache(tmp_path)
+    empty = tokens_of(cache.plan, texts_of(cache).index(""))
+    assert [cache.plan.vocabulary[number] for number in empty] == tokens
     assert summary.empty == 1
 
 
@@ -137,7 +186,7 @@ def test_each_distinct_text_is_forwarded_once(
     corpus = make_corpus({"train": 10, "validation": 10}, pairs=True)
     extract(corpus, backbone_folders["llama"], tmp_path, token_budget=50, shard_bytes=3000)
     plan = Cache(tmp_path).plan
-    assert sorted(forwarded) == sorted(tuple(plan.tokens_of(number).tolist()) for number in range(len(plan)))
+    assert sorted(forwarded) == sorted(tuple(tokens_of(plan, number)) for number in range(len(plan)))
 
 
 @pytest.mark.parametrize("pairs", [False, True])
@@ -148,15 +197,16 @@ def test_examples_are_shuffled_and_keep_their_texts_and_labels(
     corpus = make_corpus({"train": 20, "validation": 6}, pairs=pairs)
     extract(corpus, backbone_folders["bert"], tmp_path, order_seed=order_seed)
     cache = Cache(tmp_path)
+    texts = texts_of(cache)
     for name, split in corpus.splits.items():
         examples = cache.examples(name)
         assert sorted(examples.index.tolist()) == [example.index for example in split.examples]
         assert examples.index.tolist() != sorted(examples.index.tolist())
         for row in range(len(examples)):
             source = split.examples[int(examples.index[row])]
-            assert cache.plan.texts[examples.text_id[row]] == source.text
+            assert texts[examples.text_id[row]] == source.text
             assert (examples.text_id_b is not None) == pairs
-            assert not pairs or cache.plan.texts[examples.text_id_b[row]] == source.text_b
+            assert not pairs or texts[examples.text_id_b[row]] == source.text_b
             assert examples.label[row] == source.label
         order = np.random.default_rng(order_seed).permutation(len(split.examples))
         assert examples.index.tolist() == order.tolist()  # the recorded seed gives this order for ever
@@ -196,7 +246,7 @@ def test_shards_hold_what_fits_and_no_more(
     assert sum(sizes) == many.plan.length.sum()
     assert [size for size in sizes if size > shard_tokens] == [32]
     assert len(one.manifest.shards) == 1
-    assert many.plan.texts == one.plan.texts
+    assert texts_of(many) == texts_of(one)
     for text_id in range(len(one.plan)):
         np.testing.assert_allclose(values(many, -1, text_id), values(one, -1, text_id), rtol=2**-9, atol=2e-5)
 
@@ -208,8 +258,8 @@ def test_texts_can_be_left_out(
     extract(corpus, backbone_folders["bert"], tmp_path / "without", keep_texts=False)
     extract(corpus, backbone_folders["bert"], tmp_path / "with")
     without, kept = Cache(tmp_path / "without"), Cache(tmp_path / "with")
-    assert without.plan.texts is None
-    np.testing.assert_array_equal(without.plan.hash, kept.plan.hash)
+    assert (without.plan.has_texts, kept.plan.has_texts) == (False, True)
+    np.testing.assert_array_equal(without.plan.hashes(), kept.plan.hashes())
     # The same plan in both, so the same states, byte for byte.
     assert without.manifest.shards == kept.manifest.shards
 
@@ -221,7 +271,7 @@ def test_broken_unicode_does_not_stop_a_run(
     examples = corpus.splits["train"].examples
     examples[4] = examples[4]._replace(text="half a pair \ud83d of surrogates")
     extract(corpus, backbone_folders["bert"], tmp_path)
-    assert "half a pair ? of surrogates" in Cache(tmp_path).plan.texts
+    assert "half a pair ? of surrogates" in texts_of(Cache(tmp_path))
 
 
 def test_weights_are_hashed_so_that_other_weights_are_other_states(make_backbone_folder: Callable) -> None:

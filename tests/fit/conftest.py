@@ -15,9 +15,9 @@ from pipeline.fit.dgl_backend import dgl_available, dgl_import_error
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
-from pipeline.store.plan import Plan, text_hash
+from pipeline.store.plan import Plan
+from pipeline.store.shards import ShardWriter
 from pipeline.store.task_spec import Recipe, TaskSpec
-from pipeline.store.writer import ShardWriter
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ class MadeTask:
 
 
 @pytest.fixture
-def make_fit_cache(tmp_path: Path) -> Callable[..., Path]:
+def make_fit_cache(tmp_path: Path, write_plan: Callable) -> Callable[..., Path]:
     """Write a cache whose labels can be learnt: one token of a text carries +1 or -1 (its sign) in its first column.
 
     `make(name, **fields of MadeTask)` gives the folder. Classes: the sign, or for pairs whether the signs agree.
@@ -92,19 +92,8 @@ def make_fit_cache(tmp_path: Path) -> Callable[..., Path]:
         texts = sum(counts.values()) * task.num_texts
         signs = rng.choice([-1, 1], texts)
         lengths = rng.integers(1, 7, texts).astype(np.uint32)
-        shard = (np.arange(texts) * task.shards // texts).astype(np.uint32)
+        shard = np.arange(texts) * task.shards // texts
         names = [f"word{sign} {number}" for number, sign in enumerate(signs)]
-        plan = Plan(
-            hash=np.frombuffer(b"".join(map(text_hash, names)), dtype=np.uint8).reshape(-1, 16),
-            length=lengths,
-            shard=shard,
-            row=(np.arange(texts) - np.searchsorted(shard, shard)).astype(np.uint32),
-            truncated=np.zeros(texts, dtype=np.uint8),
-            token_ids=np.zeros(int(lengths.sum()), dtype=np.uint32),
-            token_kind=np.zeros(int(lengths.sum()), dtype=np.uint8),
-            texts=names,
-            vocabulary={0: "word"},
-        )
         identity = StatesIdentity(
             backbone=task.backbone,
             revision="",
@@ -121,6 +110,8 @@ def make_fit_cache(tmp_path: Path) -> Callable[..., Path]:
         )
         folder = tmp_path / name
         (folder / "examples").mkdir(parents=True)
+        data = write_plan(folder, names, lengths.tolist(), np.searchsorted(shard, np.arange(1, task.shards)).tolist())
+        plan = Plan(folder, data)
         shards = {}
         for number in range(plan.num_shards):
             with ShardWriter(folder, number, plan, identity) as writer:
@@ -146,12 +137,16 @@ def make_fit_cache(tmp_path: Path) -> Callable[..., Path]:
             right = signs[ids].prod(axis=1) > 0
             label = right.astype(np.int64) if task.target == "classes" else np.where(right, 4.0, 1.0)
             examples = ExampleSet(np.arange(count), ids[:, 0], ids[:, 1] if task.num_texts == 2 else None, label)
-            file = f"examples/{split}.h5"
-            digest = examples.save(folder / file)
             entries[split] = ExamplesEntry(
-                file, digest, examples.fingerprint(plan.hash), count, True, f"made {split}", spec
+                examples.fingerprint(plan.hashes()),
+                count,
+                0,
+                True,
+                f"made {split}",
+                spec,
+                examples.save(folder / f"examples/{split}.h5"),
             )
-        entry = PlanEntry("plan.h5", plan.save(folder / "plan.h5"), texts, int(lengths.sum()), 0, 0, plan.num_shards, 0)
+        entry = PlanEntry(texts, plan.tokens, 0, 0, plan.num_shards, 0, "", data)
         Manifest("test", identity, entry, entries, shards).save(folder)
         return folder
 

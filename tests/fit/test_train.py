@@ -241,7 +241,7 @@ def test_one_class_only_is_refused(make_fit_cache: MakeCache, tmp_path: Path) ->
     examples = cache.examples("train")
     examples.label[:] = 1
     cache.manifest.examples["train"] = replace(
-        cache.manifest.examples["train"], sha256=examples.save(folder / "examples/train.h5")
+        cache.manifest.examples["train"], data=examples.save(folder / "examples/train.h5")
     )
     cache.manifest.save(folder)
     with pytest.raises(UsageError, match="one class"):

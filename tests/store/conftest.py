@@ -11,9 +11,9 @@ import pytest
 
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.layout import EXAMPLES_FOLDER, STORED_AS, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
-from pipeline.store.plan import CONTENT, SPECIAL, Plan, text_hash
+from pipeline.store.plan import Plan
+from pipeline.store.shards import ShardWriter
 from pipeline.store.task_spec import TaskSpec
-from pipeline.store.writer import ShardWriter
 
 TASK = TaskSpec("made", 1, "classes", ("no", "yes"))
 IDENTITY = StatesIdentity(
@@ -41,6 +41,7 @@ class MadeCache:
     identity: StatesIdentity
     manifest: Manifest
     states: dict[int, list[np.ndarray]]
+    scales: dict[int, list[np.ndarray]]
 
     def naive(self, layer: int, text_ids: list[int]) -> np.ndarray:
         """What `read_texts` must return."""
@@ -48,31 +49,19 @@ class MadeCache:
         return np.concatenate([empty, *(self.states[layer][number] for number in text_ids)])
 
 
-def build_plan(lengths: list[int], shards: list[int], texts: bool = True) -> Plan:
-    shard = np.asarray(shards, dtype=np.uint32)
-    length = np.asarray(lengths, dtype=np.uint32)
-    names = [f"text {number} — naïve 文 🙂" if number else "" for number in range(len(lengths))]
-    tokens = int(length.sum())
-    kinds = np.full(tokens, CONTENT, dtype=np.uint8)
-    kinds[np.cumsum(length) - length] = SPECIAL
-    ids = np.arange(tokens, dtype=np.uint32) % 7
-    return Plan(
-        hash=np.frombuffer(b"".join(map(text_hash, names)), dtype=np.uint8).reshape(-1, 16),
-        length=length,
-        shard=shard,
-        row=(np.arange(len(shard)) - np.searchsorted(shard, shard)).astype(np.uint32),
-        truncated=(length > 8).astype(np.uint8),
-        token_ids=ids,
-        token_kind=kinds,
-        texts=names if texts else None,
-        vocabulary={number: f"Ġ{number}é" if number else "" for number in np.unique(ids).tolist()},
-    )
+def name_texts(count: int) -> list[str]:
+    return [f"text {number} — naïve 文 🙂" if number else "" for number in range(count)]
 
 
 @pytest.fixture
-def make_plan() -> Callable[..., Plan]:
-    """`make(lengths, shards, texts=True)`: a plan with some special tokens and unusual strings."""
-    return build_plan
+def make_plan(tmp_path: Path, write_plan: Callable) -> Callable[..., Plan]:
+    """`make(lengths, shards, texts=True)`: an opened plan with some special tokens and unusual strings."""
+
+    def make(lengths: list[int], shards: list[int], texts: bool = True) -> Plan:
+        cuts = [place for place in range(1, len(shards)) if shards[place] != shards[place - 1]]
+        return Plan(tmp_path, write_plan(tmp_path, name_texts(len(lengths)), lengths, cuts, texts))
+
+    return make
 
 
 @pytest.fixture
@@ -82,7 +71,7 @@ def identity() -> StatesIdentity:
 
 
 @pytest.fixture
-def make_cache(tmp_path: Path) -> Callable[..., MadeCache]:
+def make_cache(tmp_path: Path, write_plan: Callable) -> Callable[..., MadeCache]:
     """`make(name, lengths, shards, dtype, width)`: a finished cache below `tmp_path`, with one example set, "train"."""
 
     def make(
@@ -94,33 +83,30 @@ def make_cache(tmp_path: Path) -> Callable[..., MadeCache]:
     ) -> MadeCache:
         folder = tmp_path / name
         (folder / EXAMPLES_FOLDER).mkdir(parents=True)
-        plan = build_plan(list(lengths), list(shards))
+        cuts = [place for place in range(1, len(shards)) if shards[place] != shards[place - 1]]
+        data = write_plan(folder, name_texts(len(lengths)), list(lengths), cuts)
+        plan = Plan(folder, data)
         identity = replace(IDENTITY, dtype=dtype, width=width)
         random = np.random.default_rng(0)
         states = {
             layer: [_stored(random.standard_normal((length, width)), dtype) for length in lengths]
             for layer in identity.layers
         }
-        entry = PlanEntry("plan.h5", plan.save(folder / "plan.h5"), len(plan), sum(lengths), 1, 0, plan.num_shards, 0)
+        scales = {layer: [random.random(length, dtype=np.float32) for length in lengths] for layer in identity.layers}
+        entry = PlanEntry(len(plan), plan.tokens, 1, 0, plan.num_shards, 0, "", data)
         manifest = Manifest("test", identity, entry)
         examples = ExampleSet(np.arange(3), np.asarray([2, 0, 2]), None, np.asarray([1, 0, 1]))
-        manifest.examples["train"] = ExamplesEntry(
-            file="examples/train.h5",
-            sha256=examples.save(folder / "examples/train.h5"),
-            fingerprint=examples.fingerprint(plan.hash),
-            examples=3,
-            labelled=True,
-            source="made",
-            task=TASK,
-        )
+        saved = examples.save(folder / "examples/train.h5")
+        manifest.examples["train"] = ExamplesEntry(examples.fingerprint(plan.hashes()), 3, 0, True, "made", TASK, saved)
         for number in range(plan.num_shards):
             with ShardWriter(folder, number, plan, identity) as writer:
                 for text_id in reversed(range(writer.first, writer.stop)):
                     for layer in identity.layers:
-                        writer.write(layer, text_id, states[layer][text_id])
+                        scale = scales[layer][text_id] if dtype == "int8" else None
+                        writer.write(layer, text_id, states[layer][text_id], scale)
                 manifest.shards[number] = writer.finish()
         manifest.save(folder)
-        return MadeCache(folder, plan, identity, manifest, states)
+        return MadeCache(folder, plan, identity, manifest, states, scales)
 
     return make
 
@@ -128,4 +114,6 @@ def make_cache(tmp_path: Path) -> Callable[..., MadeCache]:
 def _stored(values: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "bfloat16":
         return (values.astype("<f4").view("<u4") >> 16).astype("<u2")
+    if dtype == "int8":
+        return np.clip(values * 50, -127, 127).astype(np.int8)
     return values.astype(STORED_AS[dtype])

@@ -1,0 +1,201 @@
+"""`glot extract`: stage one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.commands.console import DeviceOption, ModelOption, errors, numbers, say
+from pipeline.errors import UsageError
+from pipeline.progress import extract_bars
+
+if TYPE_CHECKING:
+    from pipeline.extract.estimate import Estimate
+    from pipeline.extract.options import ExtractOptions
+    from pipeline.extract.run import ExtractSummary
+
+
+def extract(
+    model: ModelOption,
+    task: Annotated[str | None, typer.Option(help="cola sst2 stsb mrpc qqp mnli qnli rte wnli imdb stress.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet.")] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: a tenth of --data.")] = None,
+    test_data: Annotated[Path | None, typer.Option(help="Your test data; labels are not needed.")] = None,
+    text: Annotated[str | None, typer.Option(help="Column of the text in your data; default: text.")] = None,
+    text_b: Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label; default: label.")] = None,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(help="A folder in the official GLUE download layout; default: GLUE_DIR, else the hub."),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Splits of a known task, as in train,validation,test; default: all but test.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Take only N examples of each split, for a quick try.")
+    ] = None,
+    generator: Annotated[
+        str | None, typer.Option(help="Stress test: published, balanced or paired; default: published.")
+    ] = None,
+    ratio: Annotated[float | None, typer.Option(help="Stress test: share of distractor words; default: 0.9.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The cache's folder; default: cache/<task>/<model>.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512.")] = None,
+    layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n; -1 is after the final norm.")] = "-1",
+    dtype: Annotated[str, typer.Option(help="States as auto, float16, bfloat16, float32 or int8.")] = "auto",
+    compute_dtype: Annotated[str, typer.Option(help="The model's arithmetic; auto: the checkpoint's own.")] = "auto",
+    token_budget: Annotated[int | None, typer.Option(min=1, help="Padded tokens a forward; default by device.")] = None,
+    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, MiB.")] = 1024,
+    order_seed: Annotated[int, typer.Option(min=0, help="Seed of the examples' order in a new cache.")] = 0,
+    no_texts: Annotated[bool, typer.Option("--no-texts", help="Leave the texts themselves out of the cache.")] = False,
+    device: DeviceOption = None,
+    device_map: Annotated[
+        str | None, typer.Option(help="auto: spread a model larger than one device over all, memory and disk.")
+    ] = None,
+    part: Annotated[
+        str | None, typer.Option(help="One job of an array, as in 3/8: makes its share of the shards and ends.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Make the plan and the example sets, and no states.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print bytes and hours for this model and data, and stop.")
+    ] = False,
+    examples: Annotated[
+        Path | None,
+        typer.Option(help="A file of other labels for the cache at --out: adds the sets <file>.train, .validation."),
+    ] = None,
+    on_overflow: Annotated[
+        str, typer.Option(help="States beyond float16: stop, or float32-shard, which keeps that shard in float32.")
+    ] = "stop",
+    on_bad_row: Annotated[str, typer.Option(help="Rows that cannot be read: stop, or skip them, counted.")] = "stop",
+) -> None:
+    """Stage one: run the frozen model once over each distinct text and keep its token states."""
+    from pipeline.corpus.load import load_corpus
+    from pipeline.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
+    from pipeline.extract.backbone import resolve_model
+    from pipeline.extract.options import ExtractOptions
+    from pipeline.extract.processes import leave, this_process
+    from pipeline.extract.run import extract_states, is_planned
+
+    source = resolve_model(model)
+    request = CorpusRequest(
+        task if examples is None else None,
+        _data_file(data, examples),
+        eval_data,
+        test_data,
+        text,
+        text_b,
+        label,
+        data_dir,
+        split,
+        generator,
+        ratio,
+        limit,
+        on_bad_row,
+    )
+    name = corpus_name(request)
+    options = ExtractOptions(
+        max_tokens=max_tokens or default_max_tokens(request),
+        layers=numbers(layers, "--layers"),
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        token_budget=token_budget,
+        shard_bytes=shard_mb * 2**20,
+        order_seed=order_seed,
+        keep_texts=not no_texts,
+        device=device,
+        device_map=device_map,
+        on_overflow=on_overflow,
+        part=_part(part),
+        plan_only=plan,
+        request=request_digest(request),
+    )
+    folder = out or Path("cache") / name / source.name
+    if examples is not None:
+        folder, options = _for_examples(out, task, source.name, replace(options, group=name))
+    if estimate:
+        _print_estimate(_estimate(load_corpus(request), source, folder, options), name, source.name, options)
+        return
+    process = this_process()
+    may_share_plan = options.part is not None or not process.is_main
+    corpus = None if may_share_plan and is_planned(folder, options.request) else load_corpus(request)
+    with extract_bars(errors, f"{name}, {source.name}", shown=process.is_main) as (tokens, texts):
+        turn = (process.index, process.count)
+        tell = _tell if process.is_main else lambda line: None
+        summary = extract_states(corpus, source, folder, options, tokens, texts, tell, turn)
+    leave()
+    if process.is_main:
+        _print_summary(summary, options)
+
+
+def _data_file(data: Path | None, examples: Path | None) -> Path | None:
+    if data is not None and examples is not None:
+        raise UsageError("--examples adds to a cache that is there, --data makes one: pass one of them")
+    return examples or data
+
+
+def _part(value: str | None) -> tuple[int, int] | None:
+    """(2, 8) from "3/8"."""
+    if value is None:
+        return None
+    index, _, count = value.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--part takes a job's number and how many there are, as in 3/8; got {value!r}")
+    return int(index) - 1, int(count)
+
+
+def _for_examples(
+    out: Path | None, task: str | None, model: str, options: ExtractOptions
+) -> tuple[Path, ExtractOptions]:
+    """The cache that examples are added to, and options that repeat its own settings."""
+    from pipeline.store.reader import Cache
+
+    if out is None and task is None:
+        raise UsageError("--examples adds to a cache: name it with --out, or its task with --task")
+    cache = Cache(out or Path("cache") / task / model, allow_unfinished=True)
+    states = cache.manifest.states
+    settings = {"max_tokens": states.max_tokens, "layers": states.layers, "dtype": states.dtype}
+    settings |= {"compute_dtype": states.compute_dtype, "keep_texts": cache.plan.has_texts}
+    return cache.folder, replace(options, **settings)
+
+
+def _estimate(corpus: object, source: object, folder: Path, options: ExtractOptions) -> Estimate:
+    from pipeline.extract.backbone import load_backbone
+    from pipeline.extract.estimate import estimate_extraction
+    from pipeline.extract.prepare import states_identity
+
+    backbone = load_backbone(source, options.compute_dtype, options.device, options.device_map)
+    return estimate_extraction(corpus, backbone, states_identity(backbone, options), folder, options.token_budget)
+
+
+def _print_estimate(found: Estimate, name: str, model: str, options: ExtractOptions) -> None:
+    basis = f"told from {found.sampled:,} of them" if found.sampled < found.distinct else "all of them tokenized"
+    say(f"{name} with {model}: {found.texts:,} texts, {found.distinct:,} distinct, {found.tokens:,} tokens ({basis})")
+    enough = "" if found.bytes <= found.free else ": NOT ENOUGH"
+    say(f"cache: {found.bytes / 2**30:,.2f} GiB; free where it goes: {found.free / 2**30:,.2f} GiB{enough}")
+    say(f"time: {_duration(found.seconds)} at {found.rate:,.0f} tokens/s, as measured here on {found.device}")
+    say(f"n such processes (accelerate launch, --part) take an n-th of it: 8 take {_duration(found.seconds / 8)}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
+
+
+def _tell(line: str) -> None:
+    errors.print(line, highlight=False, markup=False)
+
+
+def _print_summary(summary: ExtractSummary, options: ExtractOptions) -> None:
+    say(f"{summary.folder}: " + ", ".join(f"{name} {count:,}" for name, count in summary.examples.items()))
+    skipped = f"{summary.skipped:,} rows skipped, " if summary.skipped else ""
+    say(
+        f"{summary.texts:,} texts, {summary.distinct:,} distinct, {summary.tokens:,} tokens, {skipped}"
+        f"{summary.truncated:,} truncated, {summary.empty:,} without a token of their own, {summary.bytes:,} bytes"
+    )
+    rate = f", {summary.forwarded_tokens / max(summary.seconds, 1e-9):,.0f} tokens/s" if summary.forwarded else ""
+    if not options.plan_only:
+        say(f"forwarded {summary.forwarded:,} texts in {summary.seconds:.1f} s{rate}")
+    if summary.missing:
+        left = f"{summary.missing:,} of {summary.shards:,} shards are still to be made"
+        say(f"{left}: run the other parts, or the same command without --part")

@@ -1,0 +1,197 @@
+"""`glot fit`, `evaluate` and `predict`: stage two."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.commands.console import BackendOption, CacheOption, DeviceOption, errors, numbers, screen
+from pipeline.errors import UsageError
+from pipeline.progress import epoch_bar, stop_flag
+
+if TYPE_CHECKING:
+    from pipeline.fit.run_folder import RunConfig
+    from pipeline.fit.train import FitResult
+
+
+class Format(str, Enum):
+    """Formats of a predictions file."""
+
+    jsonl = "jsonl"
+    glue = "glue"
+
+
+def fit(
+    cache: Annotated[Path | None, typer.Option("--cache", help="A cache, or a folder with one cache below it.")] = None,
+    pooler: Annotated[str, typer.Option(help="glot, mean, max, cls, adapool or mlp.")] = "glot",
+    gnn: Annotated[str, typer.Option(help="Layers of glot: gat, gcn, gin or gine.")] = "gat",
+    jk: Annotated[str, typer.Option(help="Jumping knowledge of glot: cat, max or mean.")] = "cat",
+    tau: Annotated[float | None, typer.Option(help="Cosine above which tokens are joined; 1: self-loops only.")] = None,
+    layers: Annotated[int | None, typer.Option(help="K, layers of glot or mlp.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="h, the width of those layers.")] = None,
+    gin_batch_norm: Annotated[
+        bool, typer.Option("--gin-batch-norm", help="BatchNorm in gin's MLPs, as published.")
+    ] = False,
+    lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training examples.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better score.")] = None,
+    select: Annotated[
+        str, typer.Option(help="Choose the epoch by validation, or by holdout (a tenth of train).")
+    ] = "validation",
+    seeds: Annotated[str, typer.Option(help="One run a seed, as in 0,1,2.")] = "0",
+    order_seed: Annotated[
+        int | None, typer.Option(min=0, help="One data order for all seeds; default: each its own.")
+    ] = None,
+    layer: Annotated[int, typer.Option(help="Which of the cache's layers; -1 is after the final norm.")] = -1,
+    backend: BackendOption = "auto",
+    device: DeviceOption = None,
+    max_memory: Annotated[
+        float | None,
+        typer.Option(min=0, help="GiB of states to hold in memory, else stream; default: half of what is free."),
+    ] = None,
+    examples: Annotated[
+        str, typer.Option(help="Train on other labels that `extract --examples <name>.csv` added: their name.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; default: runs/<task>-<model>-<pooler>-<time>.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run; its own settings hold.")] = None,
+) -> None:
+    """Stage two: train the token graph's GNN, readout and head over a cache. Unset options take the task's defaults."""
+    from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+    from pipeline.report.loss import draw_loss
+    from pipeline.store.reader import Cache
+
+    if resume is not None:
+        folder, opened = resume, Cache(cache) if cache else None
+    elif cache is None:
+        raise UsageError("pass --cache (made by `glot extract`), or --resume with a run's folder")
+    else:
+        options = FitOptions(
+            pooler=pooler,
+            gnn=gnn,
+            jk=jk,
+            tau=tau,
+            layers=layers,
+            hidden=hidden,
+            gin_batch_norm=gin_batch_norm,
+            lr=lr,
+            epochs=epochs,
+            batch_size=batch_size,
+            patience=patience,
+            select=select,
+            seeds=numbers(seeds, "--seeds"),
+            order_seed=order_seed,
+            layer=layer,
+            device=device,
+            backend=backend,
+            group=examples,
+            max_memory=None if max_memory is None else int(max_memory * 2**30),
+        )
+        opened = Cache(cache)
+        configs = make_configs(opened, options)
+        folder = out or _run_folder(configs[0])
+        prepare_runs(configs, folder)
+    with stop_flag() as should_stop, epoch_bar(errors) as report:
+        results = finish_runs(folder, opened, report, should_stop)
+    if not all([draw_loss(run) for run in results]):
+        errors.print("loss.png is left out: pip install 'glot-pipeline[plots]'", markup=False, highlight=False)
+    _print_fit(folder, results)
+
+
+def _run_folder(config: RunConfig) -> Path:
+    time = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{config.task.name}-{config.states.backbone}-{config.pooler.pooler}-{time}"
+
+
+def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
+    first = next(iter(results.values()))
+    table = Table(title=str(folder), title_justify="left")
+    for heading in ("seed", "epoch", "set", "metric", "best", "best (published rule)", "last"):
+        table.add_column(heading, justify="left" if heading in ("set", "metric") else "right")
+    cells: dict[tuple[str, str], list[float]] = {}
+    for run, result in results.items():
+        seed = run.name.removeprefix("seed-") if run != folder else ""
+        for name, scores in result.best.items():
+            for metric, value in scores.items():
+                cells.setdefault((name, metric), []).append(value)
+                published = result.best_published.get(name, {}).get(metric)
+                values = [_percent(value), _percent(published), _percent(result.last[name][metric])]
+                table.add_row(seed, str(result.best_epoch), name, metric, *values)
+    screen.print(table)
+    if len(results) > 1:
+        for (name, metric), values in cells.items():
+            average = f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
+            screen.print(f"{name} {metric}: {average} over {len(values)} seeds", highlight=False)
+    screen.print(
+        f"{first.parameters:,} parameters trained in {sum(r.seconds for r in results.values()):.1f} s", highlight=False
+    )
+    if first.density is not None:
+        screen.print(f"token graph: mean edge density {100 * first.density:.1f} %", highlight=False)
+        if not 0.01 <= first.density <= 0.95:
+            errors.print(
+                f"warning: {100 * first.density:.1f} % of the token pairs are joined, so the graph says little: "
+                f"choose a {'lower' if first.density < 0.01 else 'higher'} --tau for this backbone",
+                highlight=False,
+            )
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
+    cache: CacheOption,
+    split: Annotated[str, typer.Option(help="The example set to score on.")] = "validation",
+    backend: BackendOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Score a saved head on a cache; a cache of another backbone, layer or width is refused."""
+    from pipeline.fit.graph import resolve_backend
+    from pipeline.fit.predictions import evaluate_head
+    from pipeline.fit.run import check_device
+    from pipeline.fit.run_folder import find_runs
+    from pipeline.store.reader import Cache
+
+    place = check_device(device)
+    for folder in find_runs(run):
+        scores = evaluate_head(folder, Cache(cache), split, str(place), resolve_backend(backend, place))
+        line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
+        screen.print(f"{folder} on {split}: {line}", highlight=False, soft_wrap=True)
+
+
+def predict(
+    run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
+    cache: CacheOption,
+    split: Annotated[str, typer.Option(help="The example set to predict.")] = "test",
+    format: Annotated[
+        Format, typer.Option(help="jsonl, or glue for the benchmark's submission format.")
+    ] = Format.jsonl,
+    out: Annotated[Path | None, typer.Option(help="The file; default: <run>/<split>.jsonl or .tsv.")] = None,
+    backend: BackendOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Write a saved head's predictions for an example set of a cache."""
+    from pipeline.fit.graph import resolve_backend
+    from pipeline.fit.predictions import write_predictions
+    from pipeline.fit.run import check_device
+    from pipeline.fit.run_folder import find_runs
+    from pipeline.store.reader import Cache
+
+    runs = find_runs(run)
+    if len(runs) > 1:
+        raise UsageError(f"{run} holds {len(runs)} runs: name one, as in --run {runs[0]}")
+    path = out or run / f"{split}.{'tsv' if format is Format.glue else 'jsonl'}"
+    place = check_device(device)
+    count = write_predictions(
+        runs[0], Cache(cache), split, format.value, path, str(place), resolve_backend(backend, place)
+    )
+    screen.print(f"{path}: {count:,} predictions", highlight=False, soft_wrap=True)

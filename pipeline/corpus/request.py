@@ -1,0 +1,99 @@
+"""What a user asks for, and what is known of it before the corpus is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.corpus.tasks import find_task
+from pipeline.errors import UsageError
+from pipeline.store.files import file_sha256
+
+OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
+NOTHING_ASKED = "pass --task (a known task) or --data (your own file)"
+
+
+@dataclass(frozen=True)
+class CorpusRequest:
+    """Which corpus the user asked for; None means not given.
+
+    Attributes:
+        task: a known task, or with `data` the name of the user's own.
+        data, eval_data, test_data, text, text_b, label: see `load_table`.
+        data_dir, splits: see `load_task`. generator, ratio: see `load_stress`.
+        limit: rows to take of each split.
+        bad_rows: what becomes of rows that are unfit on their own: "stop" at the first, or "skip" them, counted in
+            their `Split`.
+    """
+
+    task: str | None = None
+    data: Path | None = None
+    eval_data: Path | None = None
+    test_data: Path | None = None
+    text: str | None = None
+    text_b: str | None = None
+    label: str | None = None
+    data_dir: Path | None = None
+    splits: str | None = None
+    generator: str | None = None
+    ratio: float | None = None
+    limit: int | None = None
+    bad_rows: str = "stop"
+
+
+def corpus_name(request: CorpusRequest) -> str:
+    """The name that the corpus will have; raises UsageError for an unknown task."""
+    if request.data is not None:
+        return table_name(request.data, request.task)
+    if request.task is None:
+        raise UsageError(NOTHING_ASKED)
+    name = find_task(request.task).spec.name
+    return stress_name(*stress_settings(request)) if name == "stress" else name
+
+
+def table_name(data: Path, name: str | None) -> str:
+    """The name of anybody's own data: as given, or the file's."""
+    return name or re.sub(r"[^\w.-]+", "-", data.stem)
+
+
+def stress_settings(request: CorpusRequest) -> tuple[str, float]:
+    """The generator and the distractor ratio that are asked for."""
+    return request.generator or "published", 0.9 if request.ratio is None else request.ratio
+
+
+def stress_name(generator: str, ratio: float) -> str:
+    """The name of a made corpus."""
+    return f"stress-{generator}-{ratio:g}"
+
+
+def default_max_tokens(request: CorpusRequest) -> int:
+    """The length limit of the task, in tokens."""
+    return OWN_MAX_TOKENS if request.data is not None or request.task is None else find_task(request.task).max_tokens
+
+
+def request_digest(request: CorpusRequest) -> str:
+    """SHA-256 over the options, and over name, size and content of the files that they name.
+
+    Workers with the same digest asked for the same corpus. A hub's data is known by its name alone, a GLUE folder's
+    by the names and sizes of its files.
+    """
+    values: dict[str, Any] = {key: _describe(value) for key, value in asdict(request).items() if key != "data_dir"}
+    folder = request.data_dir or os.environ.get("GLUE_DIR")
+    if request.data is None and folder and request.task and find_task(request.task).folder:
+        files = sorted((Path(folder) / find_task(request.task).folder).glob("*.tsv"))
+        values["data_dir"] = [[path.name, path.stat().st_size] for path in files]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _describe(value: Any) -> Any:
+    if not isinstance(value, Path):
+        return value
+    try:
+        return [value.name, value.stat().st_size, file_sha256(value)]
+    except OSError:
+        return [value.name]  # the corpus' own reader says what is wrong with it

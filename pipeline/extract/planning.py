@@ -1,0 +1,171 @@
+"""Stage one's first step: which distinct texts there are, their tokens, and which shard each goes to.
+
+Nothing here grows with the texts' bytes: they go from the corpus to the plan's file in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from pipeline.corpus.examples import Corpus, Split
+from pipeline.errors import UsageError
+from pipeline.extract.backbone import Backbone
+from pipeline.store.example_set import ExampleSet
+from pipeline.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, first_uses, text_hash
+
+TOKENIZE_BATCH = 1000
+
+
+@dataclass
+class NumberedTexts:
+    """What a corpus comes to beside the texts of an old plan.
+
+    Attributes:
+        sets: an example set a split, in permuted order.
+        new: (k,) positions among all occurrences of the texts that the old plan does not have, in the order of
+            their ids. occurrences: the splits' permuted examples that these positions count through.
+        hashes: (k, 16) uint8 of those texts.
+    """
+
+    sets: dict[str, ExampleSet]
+    new: np.ndarray
+    hashes: np.ndarray
+    occurrences: list[tuple[Split, np.ndarray, int]]
+
+    def texts(self) -> Iterator[str]:
+        """The new texts, in the order of their ids."""
+        starts = np.cumsum([0] + [len(order) * width for _, order, width in self.occurrences])
+        place = np.searchsorted(starts, self.new, side="right") - 1
+        for position, part in zip(self.new.tolist(), place.tolist(), strict=True):
+            split, order, width = self.occurrences[part]
+            row, which = divmod(position - int(starts[part]), width)
+            example = split.examples[int(order[row])]
+            yield clean(example.text_b if which else example.text)
+
+
+def number_texts(corpus: Corpus, old: Plan | None, order_seed: int) -> NumberedTexts:
+    """Permute the examples by `order_seed` and number texts by first use; texts of the old plan keep their ids.
+
+    So every shard is a random sample, and the two texts of a pair lie together.
+    """
+    width = corpus.spec.num_texts
+    known = len(old) if old else 0
+    keys = np.zeros((known + sum(len(split.examples) for split in corpus.splits.values()) * width, 16), np.uint8)
+    if old:
+        keys[:known] = old.hashes()
+    occurrences, columns, place = [], {}, known
+    for name, split in corpus.splits.items():
+        order = np.random.default_rng(order_seed).permutation(len(split.examples))
+        hashes, index, label = _read_columns(split, width)
+        keys[place : place + hashes.shape[0] * width] = hashes[order].reshape(-1, 16)
+        columns[name] = index[order], None if label is None else label[order]
+        occurrences.append((split, order, width))
+        place += hashes.shape[0] * width
+        del hashes
+    first = first_uses(keys)
+    is_new = first == np.arange(len(keys))
+    number = (np.cumsum(is_new) - 1)[first]
+    new = np.flatnonzero(is_new[known:])
+    sets, place = {}, known
+    for name, (index, label) in columns.items():
+        ids = number[place : place + len(index) * width].reshape(len(index), width)
+        sets[name] = ExampleSet(index, ids[:, 0].copy(), ids[:, 1].copy() if width == 2 else None, label)
+        place += len(index) * width
+    return NumberedTexts(sets, new, keys[known:][new], occurrences)
+
+
+def _read_columns(split: Split, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """(m, width, 16) hashes, (m,) rows, and (m,) labels of a split's examples in the order of their source."""
+    hashes = np.empty((len(split.examples), width, 16), dtype=np.uint8)
+    index = np.empty(len(split.examples), dtype=np.int64)
+    label = np.empty(len(split.examples), dtype=np.float64)
+    missing = is_score = False
+    for row, example in enumerate(split.examples):
+        hashes[row, 0] = np.frombuffer(text_hash(clean(example.text)), dtype=np.uint8)
+        if width == 2:
+            hashes[row, 1] = np.frombuffer(text_hash(clean(example.text_b)), dtype=np.uint8)
+        index[row] = example.index
+        missing = missing or example.label is None
+        is_score = is_score or isinstance(example.label, float)
+        label[row] = np.nan if example.label is None else example.label
+    return hashes, index, None if missing else label if is_score else label.astype(np.int64)
+
+
+def clean(text: str) -> str:
+    """Half of a surrogate pair (a broken escape in JSON) has no UTF-8 and no tokens: it becomes "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def tokenize_into(
+    writer: PlanWriter,
+    texts: NumberedTexts,
+    backbone: Backbone,
+    max_tokens: int,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Tokenize the new texts into a plan; returns how many have no token of their own.
+
+    Raises UsageError where the tokenizer has tokens that the backbone does not know.
+    """
+    special = _special_table(backbone)
+    empty, batch, stream = 0, 0, texts.texts()
+    while strings := [text for _, text in zip(range(TOKENIZE_BATCH), stream, strict=False)]:
+        ids, truncated = tokenize(strings, backbone, max_tokens)
+        length = np.asarray([len(item) for item in ids], dtype=np.uint32)
+        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(length.sum()))
+        if len(flat) and flat.max() >= backbone.vocabulary_size:
+            raise UsageError(
+                f"the tokenizer of {backbone.name} gives token {flat.max()}, its embeddings end at "
+                f"{backbone.vocabulary_size - 1}: pass the tokenizer and the model of one checkpoint"
+            )
+        kinds = special[flat]
+        starts = np.cumsum(length, dtype=np.int64) - length
+        empty += int((np.add.reduceat((kinds == CONTENT).astype(np.int64), starts) == 0).sum())
+        hashes = texts.hashes[batch : batch + len(strings)].tobytes()
+        writer.add(length, hashes, flat, kinds, truncated, [text.encode("utf-8") for text in strings])
+        batch += len(strings)
+        progress(batch, len(texts.new))
+    missing = writer.missing_vocabulary()
+    names = backbone.tokenizer.convert_ids_to_tokens(missing)
+    writer.vocabulary.update(zip(missing, (name or "" for name in names), strict=True))
+    return empty
+
+
+def tokenize(texts: list[str], backbone: Backbone, max_tokens: int) -> tuple[list[list[int]], np.ndarray]:
+    """Token ids of each text alone, and (k,) uint8 whether it was cut. A text without any token becomes one EOS."""
+    tokenizer = backbone.tokenizer
+    options = {"add_special_tokens": True, "return_attention_mask": False, "verbose": False}
+    ids = tokenizer(texts, **options)["input_ids"]
+    truncated = np.asarray([len(item) > max_tokens for item in ids], dtype=np.uint8)
+    long = np.flatnonzero(truncated).tolist()
+    if long:
+        # The tokenizer cuts, not we: it keeps the special tokens at the end.
+        cut = tokenizer([texts[place] for place in long], truncation=True, max_length=max_tokens, **options)
+        for place, shortened in zip(long, cut["input_ids"], strict=True):
+            ids[place] = shortened
+    candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0)
+    ending = next(number for number in candidates if number is not None)
+    return [item or [ending] for item in ids], truncated
+
+
+def check_length_limit(backbone: Backbone, max_tokens: int) -> None:
+    """Raise UsageError where the backbone takes fewer positions, or no token of a text would be left."""
+    if backbone.max_positions is not None and max_tokens > backbone.max_positions:
+        raise UsageError(
+            f"--max-tokens {max_tokens}: {backbone.name} takes at most {backbone.max_positions} tokens a text"
+        )
+    least = backbone.tokenizer.num_special_tokens_to_add() + 1
+    if max_tokens < least:
+        raise UsageError(f"--max-tokens {max_tokens} leaves no token of the text: pass at least {least}")
+
+
+def _special_table(backbone: Backbone) -> np.ndarray:
+    """(vocabulary,) uint8 kinds of all tokens."""
+    special = np.asarray(backbone.tokenizer.all_special_ids, dtype=np.int64)
+    table = np.full(max(backbone.vocabulary_size, int(special.max(initial=0)) + 1), CONTENT, dtype=np.uint8)
+    table[special] = SPECIAL
+    return table

@@ -1,0 +1,299 @@
+"""Moving, cutting and joining caches: copy, subset, merge. No backbone is needed.
+
+The result is written beside its place and renamed there when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import __version__
+from pipeline.errors import FaultError, UsageError
+from pipeline.store.example_set import ExampleSet
+from pipeline.store.files import fsync_folder, make_folder, one_line, temporary_name
+from pipeline.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from pipeline.store.plan import Plan, PlanWriter, first_uses
+from pipeline.store.reader import Cache
+from pipeline.store.shards import ShardWriter
+from pipeline.store.verify import verify_cache
+
+COPY_TOKENS = 2**16  # states of so many tokens are held in memory at a time
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Texts of one source, in the order in which they are numbered in the result."""
+
+    cache: Cache
+    text_ids: np.ndarray
+
+
+def copy_cache(source: Path, target: Path, verify: bool = False) -> Manifest:
+    """Copy a cache file by file, an unfinished one too; returns its manifest.
+
+    Raises UsageError where the target is taken, FaultError where there is no room, or with `verify` where a file of
+    the source is damaged.
+    """
+    cache = Cache(source, allow_unfinished=True)
+    with _new_folder(target) as folder:
+        _copy_files(cache, folder, [entry.data.file for entry in cache.manifest.shards.values()])
+        cache.manifest.save(folder)
+        _verify(folder, verify)
+    return cache.manifest
+
+
+def subset_cache(
+    source: Path,
+    target: Path,
+    splits: list[str] | None = None,
+    limit: int | None = None,
+    layers: tuple[int, ...] | None = None,
+    shard_bytes: int = 2**30,
+    verify: bool = False,
+) -> Manifest:
+    """Write a cache of some example sets, of the first `limit` examples of each, of some layers; returns its manifest.
+
+    A cache's examples are in random order, so the first ones are a sample.
+
+    Raises UsageError for a set or a layer that the source does not have, and whatever `copy_cache` raises.
+    """
+    cache = Cache(source)
+    names = splits or list(cache.manifest.examples)
+    sets = {name: cache.examples(name) for name in names}
+    if limit is not None:
+        sets = {name: examples.subset(np.arange(min(limit, len(examples)))) for name, examples in sets.items()}
+    identity = cache.manifest.states
+    if layers is not None:
+        identity = replace(identity, layers=tuple(sorted({cache.resolve_layer(layer) for layer in layers})))
+    used = _first_use_order(sets)
+    number = np.full(len(cache.plan), -1, dtype=np.int64)
+    number[used] = np.arange(len(used))
+    sets = {name: _renumber(examples, number) for name, examples in sets.items()}
+    entries = {name: cache.manifest.examples[name] for name in names}
+    with _new_folder(target) as folder:
+        manifest = _build(folder, identity, [_Part(cache, used)], sets, entries, shard_bytes)
+        _verify(folder, verify)
+    return manifest
+
+
+def merge_caches(sources: list[Path], target: Path, shard_bytes: int = 2**30, verify: bool = False) -> Manifest:
+    """Join caches of the same backbone and settings; returns the result's manifest.
+
+    Copies of one plan (made by workers without a common file system, each with some of its shards, finished or not)
+    become one cache of all their shards. Finished caches of other texts become one cache of all texts, each once;
+    example sets of one name and task are joined.
+
+    Raises UsageError where settings or tasks differ (naming the difference), and whatever `copy_cache` raises.
+    """
+    caches = [Cache(source, allow_unfinished=True) for source in sources]
+    first = caches[0].manifest
+    for cache in caches[1:]:
+        difference = first.states.difference(cache.manifest.states)
+        if difference:
+            raise UsageError(f"{cache.folder} has other settings than {caches[0].folder} ({difference})")
+    with _new_folder(target) as folder:
+        if all(cache.manifest.plan.data.xxh3 == first.plan.data.xxh3 for cache in caches):
+            manifest = _merge_shards(caches, folder)
+        else:
+            manifest = _merge_texts([Cache(source) for source in sources], folder, shard_bytes)
+        _verify(folder, verify)
+    return manifest
+
+
+def _merge_shards(caches: list[Cache], folder: Path) -> Manifest:
+    first = caches[0].manifest
+    manifest = Manifest(first.created_by, first.states, first.plan, dict(first.examples))
+    for cache in caches:
+        for name, entry in cache.manifest.examples.items():
+            if name in manifest.examples and manifest.examples[name].fingerprint != entry.fingerprint:
+                raise UsageError(f"{cache.folder} has other {name} examples than {caches[0].folder} over one plan")
+            manifest.examples.setdefault(name, entry)
+        missing = {n: entry for n, entry in cache.manifest.shards.items() if n not in manifest.shards}
+        _copy_files(cache, folder, [entry.data.file for entry in missing.values()])
+        manifest.shards |= missing
+    manifest.save(folder)
+    return manifest
+
+
+def _merge_texts(caches: list[Cache], folder: Path, shard_bytes: int) -> Manifest:
+    keys = np.concatenate([cache.plan.hashes() for cache in caches])
+    first = first_uses(keys)
+    is_new = first == np.arange(len(keys))
+    number = (np.cumsum(is_new) - 1)[first]  # of each source's texts, one source after the other, in the result
+    parts, sets, entries, start = [], {}, {}, 0
+    for cache in caches:
+        stop = start + len(cache.plan)
+        parts.append(_Part(cache, np.flatnonzero(is_new[start:stop])))
+        for name, entry in cache.manifest.examples.items():
+            examples = _renumber(cache.examples(name), number[start:stop])
+            if name not in sets:
+                sets[name], entries[name] = examples, entry
+            elif entries[name].fingerprint != entry.fingerprint:
+                sets[name] = _join(sets[name], examples, name, entries[name], entry)
+                entries[name] = replace(
+                    entries[name],
+                    source=f"{entries[name].source}; {entry.source}",
+                    skipped=entries[name].skipped + entry.skipped,
+                )
+        start = stop
+    return _build(folder, caches[0].manifest.states, parts, sets, entries, shard_bytes)
+
+
+def _join(one: ExampleSet, other: ExampleSet, name: str, entry: ExamplesEntry, added: ExamplesEntry) -> ExampleSet:
+    tasks = [(item.task.target, item.task.classes, item.task.num_texts, item.labelled) for item in (entry, added)]
+    if tasks[0] != tasks[1]:
+        raise UsageError(f"the {name} examples of these caches belong to different tasks: subset one of them first")
+    columns = {}
+    for column in ("index", "text_id", "text_id_b", "label"):
+        values = getattr(one, column), getattr(other, column)
+        columns[column] = None if values[0] is None else np.concatenate(values)
+    return ExampleSet(**columns)
+
+
+def _first_use_order(sets: dict[str, ExampleSet]) -> np.ndarray:
+    """The ids of the texts that some example sets use, by first use."""
+    ids = [
+        np.stack([examples.text_id, examples.text_id_b], axis=1).ravel()
+        if examples.text_id_b is not None
+        else examples.text_id
+        for examples in sets.values()
+    ]
+    every = np.concatenate(ids)
+    _, first = np.unique(every, return_index=True)
+    return every[np.sort(first)]
+
+
+def _renumber(examples: ExampleSet, number: np.ndarray) -> ExampleSet:
+    second = None if examples.text_id_b is None else number[examples.text_id_b]
+    return ExampleSet(examples.index, number[examples.text_id], second, examples.label)
+
+
+def _build(
+    folder: Path,
+    identity: StatesIdentity,
+    parts: list[_Part],
+    sets: dict[str, ExampleSet],
+    entries: dict[str, ExamplesEntry],
+    shard_bytes: int,
+) -> Manifest:
+    """Write a cache of the parts' texts, one part after the other."""
+    keep_texts = all(part.cache.plan.has_texts for part in parts)
+    writer = PlanWriter(folder, keep_texts)
+    truncated = 0
+    try:
+        for part in parts:
+            for first, stop in _runs(part.text_ids):
+                writer.copy_texts(part.cache.plan, first, stop)
+            writer.take_vocabulary(part.cache.plan)
+        truncated = sum(writer.truncated)
+        data = writer.finish(folder / PLAN_FILE, max(1, shard_bytes // identity.bytes_per_token))
+    finally:
+        writer.close()
+    plan = Plan(folder, data)
+    empty = _count_empty(plan)
+    seed = parts[0].cache.manifest.plan.order_seed
+    entry = PlanEntry(len(plan), plan.tokens, truncated, empty, plan.num_shards, seed, "", data)
+    manifest = Manifest(f"glot {__version__}", identity, entry)
+    for name, examples in sets.items():
+        manifest.examples[name] = replace(
+            entries[name],
+            fingerprint=examples.fingerprint(plan.hashes()),
+            examples=len(examples),
+            data=examples.save(folder / EXAMPLES_FOLDER / f"{name}.h5"),
+        )
+    for number in range(plan.num_shards):
+        _write_shard(folder, number, plan, identity, parts, manifest)
+    manifest.save(folder)
+    return manifest
+
+
+def _write_shard(
+    folder: Path, number: int, plan: Plan, identity: StatesIdentity, parts: list[_Part], manifest: Manifest
+) -> None:
+    kinds = {part.cache.dtype for part in parts}
+    dtype = kinds.pop() if len(kinds) == 1 else "float32"
+    starts = np.cumsum([0] + [len(part.text_ids) for part in parts])
+    with ShardWriter(folder, number, plan, identity, dtype) as writer:
+        for part, start in zip(parts, starts.tolist(), strict=False):
+            first, stop = max(writer.first, start), min(writer.stop, start + len(part.text_ids))
+            while first < stop:
+                end = int(np.searchsorted(plan.token_start, plan.token_start[first] + COPY_TOKENS, side="right")) - 1
+                end = min(stop, max(first + 1, end))
+                _copy_texts(writer, part, np.arange(first, end), start, plan, dtype)
+                first = end
+        manifest.shards[number] = writer.finish()
+
+
+def _copy_texts(writer: ShardWriter, part: _Part, ids: np.ndarray, start: int, plan: Plan, dtype: str) -> None:
+    for layer in writer.identity.layers:
+        stored = part.cache.read_texts(layer, part.text_ids[ids - start])
+        values = stored.values if stored.dtype == dtype else stored.values.astype(np.float32)
+        place = 0
+        for text_id in ids.tolist():
+            end = place + int(plan.length[text_id])
+            scale = None if stored.scale is None else stored.scale[place:end]
+            writer.write(layer, text_id, values[place:end], scale)
+            place = end
+
+
+def _count_empty(plan: Plan) -> int:
+    """Texts without a token of their own."""
+    count = 0
+    for first in range(0, len(plan), COPY_TOKENS):
+        stop = min(first + COPY_TOKENS, len(plan))
+        starts = plan.token_start[first:stop] - plan.token_start[first]
+        count += int((np.minimum.reduceat(plan.token_kinds(first, stop), starts) > 0).sum())
+    return count
+
+
+def _runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Consecutive ids as ranges [first, stop)."""
+    for run in np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1):
+        if len(run):
+            yield int(run[0]), int(run[-1]) + 1
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that becomes it at the end, or goes."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} is there already: choose another place for the new cache")
+    make_folder(target.parent)
+    folder = temporary_name(target)
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        make_folder(folder / EXAMPLES_FOLDER)
+        yield folder
+        fsync_folder(folder)
+        os.replace(folder, target)
+        fsync_folder(target.parent)
+    except OSError as error:
+        raise FaultError(f"cannot write {target}: {one_line(error)}; make room and run again") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_files(cache: Cache, folder: Path, shards: list[str]) -> None:
+    small = [cache.manifest.plan.data.file, *(entry.data.file for entry in cache.manifest.examples.values())]
+    for name in [*small, *shards]:
+        shutil.copyfile(cache.folder / name, folder / name)
+        with open(folder / name, "rb") as file:
+            os.fsync(file.fileno())
+
+
+def _verify(folder: Path, wanted: bool) -> None:
+    if not wanted:
+        return
+    damaged = verify_cache(Cache(folder, allow_unfinished=True))
+    if damaged:
+        raise FaultError(
+            f"{damaged[0].file} is damaged ({damaged[0].what}), as {len(damaged) - 1} more files: "
+            "repair the source with `glot inspect --repair` first"
+        )
