@@ -18,6 +18,7 @@ from pipeline.store.example_set import ExampleSet
 from pipeline.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, first_uses, text_hash
 
 TOKENIZE_BATCH = 1000
+PIECE = 2**16  # positions that are Python numbers at a time
 
 
 @dataclass
@@ -28,23 +29,23 @@ class NumberedTexts:
         sets: an example set a split, in permuted order.
         new: (k,) positions among all occurrences of the texts that the old plan does not have, in the order of
             their ids. occurrences: the splits' permuted examples that these positions count through.
-        hashes: (k, 16) uint8 of those texts.
     """
 
     sets: dict[str, ExampleSet]
     new: np.ndarray
-    hashes: np.ndarray
     occurrences: list[tuple[Split, np.ndarray, int]]
 
     def texts(self) -> Iterator[str]:
         """The new texts, in the order of their ids."""
         starts = np.cumsum([0] + [len(order) * width for _, order, width in self.occurrences])
-        place = np.searchsorted(starts, self.new, side="right") - 1
-        for position, part in zip(self.new.tolist(), place.tolist(), strict=True):
-            split, order, width = self.occurrences[part]
-            row, which = divmod(position - int(starts[part]), width)
-            example = split.examples[int(order[row])]
-            yield clean(example.text_b if which else example.text)
+        for first in range(0, len(self.new), PIECE):
+            positions = self.new[first : first + PIECE]
+            parts = np.searchsorted(starts, positions, side="right") - 1
+            for position, part in zip(positions.tolist(), parts.tolist(), strict=True):
+                split, order, width = self.occurrences[part]
+                row, which = divmod(position - int(starts[part]), width)
+                example = split.examples[int(order[row])]
+                yield clean(example.text_b if which else example.text)
 
 
 def number_texts(corpus: Corpus, old: Plan | None, order_seed: int) -> NumberedTexts:
@@ -75,7 +76,7 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int) -> NumberedT
         ids = number[place : place + len(index) * width].reshape(len(index), width)
         sets[name] = ExampleSet(index, ids[:, 0].copy(), ids[:, 1].copy() if width == 2 else None, label)
         place += len(index) * width
-    return NumberedTexts(sets, new, keys[known:][new], occurrences)
+    return NumberedTexts(sets, new, occurrences)
 
 
 def _read_columns(split: Split, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -125,8 +126,14 @@ def tokenize_into(
         kinds = special[flat]
         starts = np.cumsum(length, dtype=np.int64) - length
         empty += int((np.add.reduceat((kinds == CONTENT).astype(np.int64), starts) == 0).sum())
-        hashes = texts.hashes[batch : batch + len(strings)].tobytes()
-        writer.add(length, hashes, flat, kinds, truncated, [text.encode("utf-8") for text in strings])
+        writer.add(
+            length,
+            b"".join(map(text_hash, strings)),
+            flat,
+            kinds,
+            truncated,
+            [text.encode("utf-8") for text in strings],
+        )
         batch += len(strings)
         progress(batch, len(texts.new))
     missing = writer.missing_vocabulary()

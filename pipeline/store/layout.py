@@ -246,6 +246,11 @@ def _column_file(values: dict[str, Any], name: str) -> ColumnFile:
         if dtype not in STORED_DTYPES or len(shape) not in (1, 2) or 0 in shape[1:]:
             raise ValueError(f"column {key} has the shape {shape} and the dtype {dtype}")
     entry = _checked(ColumnFile, {**values, "columns": columns})
+    for key, column in columns.items():
+        if column.offset + column.nbytes > entry.size:
+            raise ValueError(f"column {key} ends after its file")
+    if entry.size >= 2**63:
+        raise ValueError(f"a file of {entry.size} bytes")
     if not re.fullmatch(name, entry.file):
         raise ValueError(f"it names the file {entry.file!r}")
     return entry

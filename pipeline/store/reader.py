@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -114,23 +115,25 @@ class Cache:
         Raises FaultError naming the shard and the text where bytes are missing or damaged.
         """
         ids = np.asarray(text_ids, dtype=np.int64)
-        lengths = self.plan.length[ids].astype(np.int64)
-        tokens = int(lengths.sum())
+        index = self._layers.get(layer) or self._layers.setdefault(layer, _LayerIndex(self, layer))
+        start = self.plan.token_start[ids]
+        lengths = self.plan.token_start[ids + 1] - start
         shards = self.plan.shard_of(ids)
         for number in set(shards.tolist()):
             self._shard(number)  # checks shapes before room is made
+        ends = lengths.cumsum()
+        tokens = int(ends[-1]) if len(ids) else 0
         values = np.empty((tokens, self.manifest.states.width), STORED_AS[self.dtype])
         scale = np.empty(tokens, dtype=np.float32) if self.dtype == "int8" else None
-        row_bytes = values.itemsize * values.shape[1]
         states = StoredStates(values, scale, self.dtype)
-        if 0 < tokens * row_bytes <= CHUNK_BYTES:
-            self._read_piece(layer, ids, shards, lengths, states)
+        if 0 < len(ids) <= MAX_OPEN_FILES and values.nbytes <= CHUNK_BYTES:
+            self._read_piece(index, ids, shards, start, ends, states)
             return states
-        ends = np.cumsum(lengths)
-        for first, stop in _pieces(ends * row_bytes, CHUNK_BYTES):
-            start, end = int(ends[first] - lengths[first]), int(ends[stop - 1])
-            part = StoredStates(values[start:end], None if scale is None else scale[start:end], self.dtype)
-            self._read_piece(layer, ids[first:stop], shards[first:stop], lengths[first:stop], part)
+        for first, stop in _pieces(ends * index.row_bytes, CHUNK_BYTES):
+            place, end = int(ends[first] - lengths[first]), int(ends[stop - 1])
+            part = StoredStates(values[place:end], None if scale is None else scale[place:end], self.dtype)
+            piece = slice(first, stop)
+            self._read_piece(index, ids[piece], shards[piece], start[piece], ends[piece] - place, part)
         return states
 
     def close(self) -> None:
@@ -142,91 +145,42 @@ class Cache:
             self.plan.close()
 
     def _read_piece(
-        self, layer: int, ids: np.ndarray, shards: np.ndarray, lengths: np.ndarray, out: StoredStates
+        self,
+        index: _LayerIndex,
+        ids: np.ndarray,
+        shards: np.ndarray,
+        start: np.ndarray,
+        ends: np.ndarray,
+        out: StoredStates,
     ) -> None:
-        """Fill `out` with some texts' states; the checksums of those not seen before are compared."""
-        index = self._layers.get(layer) or self._layers.setdefault(layer, _LayerIndex(self, layer))
-        tokens = self.plan.token_start[ids]
-        numbers, counts = shards, lengths
-        is_next = ids[1:] - ids[:-1] == 1
-        if is_next.any():  # texts that lie side by side are read in one go
-            firsts = np.flatnonzero(np.concatenate([[True], ~(is_next & (shards[1:] == shards[:-1]))]))
-            tokens, numbers, counts = tokens[firsts], shards[firsts], np.add.reduceat(lengths, firsts)
-        if out.scale is None and index.is_plain:
-            self._read_plain(index, tokens, numbers, counts, out)
+        """Fill `out` with some texts' states; the checksums of those not seen before are compared.
+
+        `start` says where a text's tokens begin in the plan, `ends` where they end in `out`.
+        """
+        numbers = shards.tolist()
+        opened = {number: self._shard(number) for number in set(numbers)}
+        readers = [opened[number] for number in numbers]
+        if index.is_plain:
+            view, cuts = memoryview(out.values).cast("B"), (ends * index.row_bytes).tolist()
+            hashed = [view[first:stop] for first, stop in zip([0, *cuts], cuts, strict=False)]
+            _read_plain(readers, hashed, (start * index.row_bytes + index.base[shards]).tolist())
         else:
-            self._read_mixed(layer, tokens, numbers, counts, out)
+            rows = start - self.plan.token_start[self.plan.shard_start[shards]]
+            hashed = list(_read_mixed(readers, index.layer, rows.tolist(), ends.tolist(), out))
         if not index.checked[ids].all():
-            self._compare(index, ids, shards, lengths, out)
+            for number in opened.keys() - index.listed:
+                index.list_checks(opened[number], number)
+            self._compare(ids, readers, hashed, index.checks[ids].tolist())
             index.checked[ids] = True
 
-    def _read_plain(
-        self, index: _LayerIndex, tokens: np.ndarray, numbers: np.ndarray, counts: np.ndarray, out: StoredStates
-    ) -> None:
-        """Read runs of tokens as they lie in the files.
-
-        What the system has in memory is copied at once. From the first run that it has not, it is told of all the
-        others, so that the disk works on several.
-        """
-        offsets = (tokens * index.row_bytes + index.base[numbers]).tolist()
-        sizes, numbers = (counts * index.row_bytes).tolist(), numbers.tolist()
-        view = memoryview(out.values).cast("B")
-        place, flags = 0, NO_WAIT
-        for run, (number, offset, size) in enumerate(zip(numbers, offsets, sizes, strict=True)):
-            reader = self._open.get(number) or self._shard(number)
-            piece = view[place : place + size]
-            place += size
-            try:
-                done = os.preadv(reader.descriptor, [piece], offset, flags)
-            except OSError:  # not in memory, or a file system that cannot tell
-                done = 0
-            if done == size:
-                continue
-            if flags:
-                flags = 0
-                self._will_need(numbers[run:], offsets[run:], sizes[run:])
-            reader.read_into(piece[done:], offset + done)  # the rest, or an error that says why
-
-    def _will_need(self, numbers: list[int], offsets: list[int], sizes: list[int]) -> None:
-        for number, offset, size in zip(numbers, offsets, sizes, strict=True):
-            reader = self._open.get(number) or self._shard(number)
-            with suppress(OSError, AttributeError):
-                os.posix_fadvise(reader.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
-
-    def _read_mixed(
-        self, layer: int, tokens: np.ndarray, numbers: np.ndarray, counts: np.ndarray, out: StoredStates
-    ) -> None:
-        """Read runs of tokens with their scales, or of shards in another dtype than what is given out."""
-        starts = tokens - self.plan.token_start[self.plan.shard_start[numbers]]
-        place = 0
-        for number, start, count in zip(numbers.tolist(), starts.tolist(), counts.tolist(), strict=True):
-            reader, end = self._open.get(number) or self._shard(number), place + count
-            out.values[place:end] = reader.read(f"hidden/{layer}", start, start + count)
-            if out.scale is not None:
-                out.scale[place:end] = reader.read(f"scale/{layer}", start, start + count)
-            place = end
-
     def _compare(
-        self, index: _LayerIndex, ids: np.ndarray, shards: np.ndarray, lengths: np.ndarray, out: StoredStates
+        self, ids: np.ndarray, readers: list[ShardReader], hashed: list[memoryview | bytes], expected: list[int]
     ) -> None:
         """Raise FaultError for a text whose bytes are not what its checksum says."""
-        numbers = shards.tolist()
-        for number in set(numbers) - index.listed:
-            index.list_checks(self._shard(number), number)
-        ends = np.cumsum(lengths)
-        places = list(zip((ends - lengths).tolist(), ends.tolist(), strict=True))
-        if out.scale is None and index.is_plain:
-            view, row_bytes = memoryview(out.values).cast("B"), index.row_bytes
-            found = [xxhash.xxh3_64_intdigest(view[start * row_bytes : end * row_bytes]) for start, end in places]
-        else:
-            found = [
-                _check_of(out, start, end, self.manifest.shards[number].dtype)
-                for (start, end), number in zip(places, numbers, strict=True)
-            ]
-        expected = index.checks[ids].tolist()
+        found = list(map(xxhash.xxh3_64_intdigest, hashed))
         if found != expected:
             bad = next(place for place, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
-            raise self._shard(numbers[bad]).damage(f"is damaged in {self.plan.name_text(int(ids[bad]))}")
+            raise readers[bad].damage(f"is damaged in {self.plan.name_text(int(ids[bad]))}")
 
     def _shard(self, number: int) -> ShardReader:
         if number in self._open:
@@ -247,7 +201,7 @@ class _LayerIndex:
     """What is needed of a layer for every text.
 
     Attributes:
-        is_plain: whether all shards hold what is given out, so that bytes go from the file to the reader as they are.
+        is_plain: whether all shards hold just what is given out, so that bytes go from the file to `out` as they are.
         base: (shards,) int64, the offset at which a shard's first layer would begin if it held all tokens before it.
         checks: (texts,) the checksums of the shards in `listed`. checked: (texts,) bool.
     """
@@ -257,7 +211,7 @@ class _LayerIndex:
         self.layer, self.plan = layer, plan
         self.row_bytes = cache.manifest.states.width * np.dtype(STORED_AS[cache.dtype]).itemsize
         entries = cache.manifest.shards
-        self.is_plain = all(entry.dtype == cache.dtype for entry in entries.values())
+        self.is_plain = cache.dtype != "int8" and all(entry.dtype == cache.dtype for entry in entries.values())
         self.base = np.zeros(plan.num_shards, dtype=np.int64)
         for number, entry in entries.items():
             if name in entry.data.columns:  # who opens a shard without it says so
@@ -274,22 +228,46 @@ class _LayerIndex:
         self.listed.add(number)
 
 
-def _check_of(out: StoredStates, start: int, end: int, dtype: str) -> int:
-    values = out.values[start:end]
-    if out.scale is not None:
-        digest = xxhash.xxh3_64(values.data)
-        digest.update(out.scale[start:end].data)
-        return digest.intdigest()
-    if dtype == out.dtype:
-        return xxhash.xxh3_64_intdigest(values.data)
-    return xxhash.xxh3_64_intdigest(values.astype(STORED_AS[dtype]).data)  # float16 given out as float32, exactly
+def _read_mixed(
+    readers: list[ShardReader], layer: int, rows: list[int], ends: list[int], out: StoredStates
+) -> Iterator[bytes]:
+    """Fill `out` text by text, with scales or in another dtype than the file's; gives the bytes that were read."""
+    for reader, row, first, stop in zip(readers, rows, [0, *ends], ends, strict=False):
+        values, scale = reader.read_states(layer, row, row + stop - first)
+        out.values[first:stop] = values
+        if out.scale is not None:
+            out.scale[first:stop] = scale
+        yield values.tobytes() + (b"" if scale is None else scale.tobytes())
+
+
+def _read_plain(readers: list[ShardReader], views: list[memoryview], offsets: list[int]) -> None:
+    """Fill each view from its reader's file.
+
+    What lies in memory is copied at once. Where something does not, the system is told of all first, so that the disk
+    works on several.
+    """
+    descriptors = [reader.descriptor for reader in readers]
+    try:
+        done = sum(map(os.preadv, descriptors, zip(views), offsets, repeat(NO_WAIT)))
+    except OSError:  # not in memory, or a file system that cannot tell
+        done = -1
+    if done == sum(map(len, views)):
+        return
+    for descriptor, offset, view in zip(descriptors, offsets, views, strict=True):
+        with suppress(OSError, AttributeError):
+            os.posix_fadvise(descriptor, offset, len(view), os.POSIX_FADV_WILLNEED)
+    for reader, offset, view in zip(readers, offsets, views, strict=True):
+        reader.read_into(view, offset)
 
 
 def _pieces(ends: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
-    """Cut positions into ranges [first, stop) of at most `size` by their running sums `ends` (at least one each)."""
+    """Cut positions into ranges [first, stop) of at most `size` by their running sums `ends` (at least one each).
+
+    None has more texts than shards may be open.
+    """
     first = 0
     while first < len(ends):
         before = int(ends[first - 1]) if first else 0
         stop = max(first + 1, int(np.searchsorted(ends, before + size, side="right")))
-        yield first, stop
-        first = stop
+        yield first, min(stop, first + MAX_OPEN_FILES)
+        first = min(stop, first + MAX_OPEN_FILES)
