@@ -1,4 +1,4 @@
-# make setup | test | test-slow | test-all | reproduce | bench | lint | clean -- each does the set-up it needs.
+# make setup | test | test-slow | test-all | soak | reproduce | bench | bench-long | lint | clean -- each does the set-up it needs.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -16,7 +16,7 @@ YES ?=
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export DGLBACKEND := pytorch
 
-.PHONY: setup test test-slow test-all reproduce bench lint clean
+.PHONY: setup test test-slow test-all soak reproduce bench bench-long lint clean
 
 setup: $(READY)
 
@@ -35,11 +35,21 @@ test-slow: setup
 
 test-all: test test-slow
 
+soak: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes 10
+
 reproduce: setup
 	$(BIN)/glot reproduce --profile $(PROFILE) $(if $(YES),--yes)
 
 bench: setup
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.extraction
+
+bench-long: setup
+	$(BIN)/python -m benchmarks.extraction --full
+	$(BIN)/python -m benchmarks.int8
+	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
 
 lint: setup
 	$(BIN)/ruff check .

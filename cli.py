@@ -10,7 +10,7 @@ import typer
 
 from pipeline import __version__
 from pipeline.commands import cache, extract, fit, reproduce
-from pipeline.commands.console import errors, screen
+from pipeline.commands.console import errors, printable, screen
 from pipeline.errors import GlotError
 
 app = typer.Typer(
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    errors.print("glot: " + " ".join(message.split()), highlight=False, markup=False)
+    errors.print("glot: " + " ".join(printable(message).split()), highlight=False, markup=False)
     sys.exit(code)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from pipeline.commands.console import DeviceOption, errors, numbers, say, screen, words
+from pipeline.commands.console import DeviceOption, errors, numbers, printable, say, screen, words
 from pipeline.errors import FaultError
 from pipeline.progress import byte_bar
 
@@ -69,7 +70,7 @@ def _summarize(cache: Cache, layer: int, as_json: bool) -> None:
 
 
 def _facts(summary: CacheSummary) -> Table:
-    table = Table(title=summary.folder, title_justify="left", show_header=False)
+    table = Table(title=_cell(summary.folder), title_justify="left", show_header=False)
     kept = ", ".join(map(str, summary.layers))
     stored = f"{summary.dtype}, computed in {summary.compute_dtype}, at most {summary.max_tokens} tokens a text"
     mixed = f"; {summary.float32_shards} shards in float32" if summary.float32_shards else ""
@@ -86,8 +87,13 @@ def _facts(summary: CacheSummary) -> Table:
     if summary.workers:
         rows["working"] = "; ".join(summary.workers)
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(name, _cell(value))
     return table
+
+
+def _cell(value: str) -> Text:
+    """Words of a cache, which anybody may have made, as they are: no markup, nothing for the terminal."""
+    return Text(printable(value))
 
 
 def _sets(summary: CacheSummary) -> Table:
@@ -97,7 +103,7 @@ def _sets(summary: CacheSummary) -> Table:
     for name, entry in summary.examples.items():
         labels = "yes" if entry["labelled"] else "no"
         values = [entry["task"], f"{entry['examples']:,}", labels, f"{entry['skipped']:,}", entry["source"]]
-        table.add_row(name, *values)
+        table.add_row(*map(_cell, [name, *values]))
     return table
 
 
@@ -122,7 +128,7 @@ def _list_texts(cache: Cache, as_json: bool) -> None:
             if as_json:
                 print(json.dumps({**values, "text" if plan.has_texts else "hash": text}, ensure_ascii=False))
             else:
-                print(*values.values(), " ".join(text.split()), sep="\t")
+                print(*values.values(), printable(" ".join(text.split())), sep="\t")
 
 
 def _verify(cache: Cache, repair: bool, model: str | None, device: str | None, as_json: bool) -> None:
@@ -147,7 +153,8 @@ def _verify(cache: Cache, repair: bool, model: str | None, device: str | None, a
     from pipeline.extract.repair import repair_cache
 
     forwarded = repair_cache(cache, damages, model, device)
-    say(f"{cache.folder}: {len(damages)} files repaired, {forwarded:,} texts forwarded again")
+    if not as_json:
+        say(f"{cache.folder}: {len(damages)} files repaired, {forwarded:,} texts forwarded again")
 
 
 def _print_damage(cache: Cache, damage: Damage) -> None:

@@ -23,9 +23,14 @@ DeviceOption = Annotated[
 BackendOption = Annotated[str, typer.Option("--backend", help="Message passing by dgl, dense (plain torch), or auto.")]
 
 
+def printable(text: str) -> str:
+    """A text without what could confuse a terminal: control characters and halves of surrogate pairs become "?"."""
+    return "".join(mark if mark.isprintable() or mark == "\n" else "?" for mark in text)
+
+
 def say(line: str) -> None:
-    """Print a line as it is."""
-    screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    """Print a line as it is, but for what could confuse a terminal."""
+    screen.print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def words(value: str) -> list[str]:

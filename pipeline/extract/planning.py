@@ -5,9 +5,11 @@ Nothing here grows with the texts' bytes: they go from the corpus to the plan's 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 
@@ -48,52 +50,60 @@ class NumberedTexts:
                 yield clean(example.text_b if which else example.text)
 
 
-def number_texts(corpus: Corpus, old: Plan | None, order_seed: int) -> NumberedTexts:
+def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Path | None = None) -> NumberedTexts:
     """Permute the examples by `order_seed` and number texts by first use; texts of the old plan keep their ids.
 
-    So every shard is a random sample, and the two texts of a pair lie together.
+    So every shard is a random sample, and the two texts of a pair lie together. The hashes of all texts lie in a
+    nameless file meanwhile, in the folder `scratch` or else in that for temporary files.
     """
     width = corpus.spec.num_texts
     known = len(old) if old else 0
-    keys = np.zeros((known + sum(len(split.examples) for split in corpus.splits.values()) * width, 16), np.uint8)
-    if old:
-        keys[:known] = old.hashes()
-    occurrences, columns, place = [], {}, known
-    for name, split in corpus.splits.items():
-        order = np.random.default_rng(order_seed).permutation(len(split.examples))
-        hashes, index, label = _read_columns(split, width)
-        keys[place : place + hashes.shape[0] * width] = hashes[order].reshape(-1, 16)
-        columns[name] = index[order], None if label is None else label[order]
-        occurrences.append((split, order, width))
-        place += hashes.shape[0] * width
-        del hashes
-    first = first_uses(keys)
-    is_new = first == np.arange(len(keys))
-    number = (np.cumsum(is_new) - 1)[first]
-    new = np.flatnonzero(is_new[known:])
+    total = known + sum(len(split.examples) for split in corpus.splits.values()) * width
+    occurrences, columns = [], {}
+    with tempfile.TemporaryFile(dir=scratch) as file:
+        file.truncate(max(1, total * 16))
+        keys = np.memmap(file, dtype=np.uint8, shape=(total, 16)) if total else np.zeros((0, 16), np.uint8)
+        for first in range(0, known, PIECE):
+            keys[first : min(first + PIECE, known)] = old.hashes(first, min(first + PIECE, known))
+        place = known
+        for name, split in corpus.splits.items():
+            order = np.random.default_rng(order_seed).permutation(len(split.examples))
+            stop = place + len(order) * width
+            columns[name] = _read_columns(split, order, keys[place:stop].reshape(len(order), width, 16))
+            occurrences.append((split, order, width))
+            place = stop
+        first_use = first_uses(keys)
+        del keys
+    is_new = first_use == np.arange(total, dtype=first_use.dtype)
+    number = (np.cumsum(is_new, dtype=first_use.dtype) - 1)[first_use]
+    new = np.flatnonzero(is_new[known:]).astype(first_use.dtype)
     sets, place = {}, known
     for name, (index, label) in columns.items():
-        ids = number[place : place + len(index) * width].reshape(len(index), width)
+        ids = number[place : place + len(index) * width].reshape(len(index), width).astype(np.int64)
         sets[name] = ExampleSet(index, ids[:, 0].copy(), ids[:, 1].copy() if width == 2 else None, label)
         place += len(index) * width
     return NumberedTexts(sets, new, occurrences)
 
 
-def _read_columns(split: Split, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """(m, width, 16) hashes, (m,) rows, and (m,) labels of a split's examples in the order of their source."""
-    hashes = np.empty((len(split.examples), width, 16), dtype=np.uint8)
-    index = np.empty(len(split.examples), dtype=np.int64)
-    label = np.empty(len(split.examples), dtype=np.float64)
+def _read_columns(split: Split, order: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """(m,) rows and labels of a split's examples in permuted order; their hashes go to keys, (m, width, 16)."""
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    index = np.empty(len(order), dtype=np.int64)
+    label = np.empty(len(order), dtype=np.float64)
     missing = is_score = False
+    piece = np.empty((PIECE, *keys.shape[1:]), dtype=np.uint8)
     for row, example in enumerate(split.examples):
-        hashes[row, 0] = np.frombuffer(text_hash(clean(example.text)), dtype=np.uint8)
-        if width == 2:
-            hashes[row, 1] = np.frombuffer(text_hash(clean(example.text_b)), dtype=np.uint8)
-        index[row] = example.index
+        texts = (example.text, example.text_b)[: keys.shape[1]]
+        piece[row % PIECE] = np.frombuffer(b"".join(text_hash(clean(text)) for text in texts), np.uint8).reshape(-1, 16)
+        index[place[row]] = example.index
         missing = missing or example.label is None
         is_score = is_score or isinstance(example.label, float)
-        label[row] = np.nan if example.label is None else example.label
-    return hashes, index, None if missing else label if is_score else label.astype(np.int64)
+        label[place[row]] = np.nan if example.label is None else example.label
+        if row % PIECE == PIECE - 1 or row == len(order) - 1:
+            start = row - row % PIECE
+            keys[place[start : row + 1]] = piece[: row + 1 - start]
+    return index, None if missing else label if is_score else label.astype(np.int64)
 
 
 def clean(text: str) -> str:

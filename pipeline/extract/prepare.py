@@ -128,7 +128,7 @@ class Preparation:
         self._tell_of_skipped(corpus)
         # A cache keeps the seed it began with.
         order_seed = manifest.plan.order_seed if manifest else self.options.order_seed
-        texts = number_texts(corpus, old, order_seed)
+        texts = number_texts(corpus, old, order_seed, self.folder)
         sets = {set_name(self.options.group, name): examples for name, examples in texts.sets.items()}
         for name, examples in sets.items():
             _check_examples(manifest, self.folder, name, examples, corpus.spec)

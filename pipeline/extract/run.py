@@ -135,8 +135,9 @@ def _finish(folder: Path, claims: Claims, say: Say) -> Manifest:
         manifest = load_manifest(folder)
         if manifest.complete:
             list_shards(folder, manifest)
-            for path in [*folder.glob("shard-*.h5.tmp-*"), *folder.glob("shard-*.json.tmp-*")]:
-                path.unlink(missing_ok=True)
+            for leftover in ("shard-*.h5.tmp-*", "shard-*.json.tmp-*", "shard-*.claim*"):
+                for path in folder.glob(leftover):
+                    path.unlink(missing_ok=True)
         return manifest
     finally:
         claims.release("plan")

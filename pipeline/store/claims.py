@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.errors import FaultError
-from pipeline.store.files import one_line, publish, temporary_name
+from pipeline.store.files import one_line, publish, read_plain, temporary_name
 
 REFRESH_SECONDS = 60.0
 STALE_SECONDS = 300.0
@@ -164,7 +164,7 @@ class Claims:
     def _is_stale(self, path: Path) -> bool:
         owner = read_owner(path)
         try:
-            touched = path.stat().st_mtime
+            touched = path.lstat().st_mtime
         except OSError:
             return False
         return (owner is not None and owner.is_dead) or self._age(touched) >= self.stale
@@ -190,7 +190,7 @@ class Claims:
 def read_owner(path: Path) -> Owner | None:
     """What a claim's file says; None where it is gone or cannot be read."""
     try:
-        owner = Owner(**json.loads(path.read_text(encoding="utf-8")))
+        owner = Owner(**json.loads(read_plain(path)))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     fits = all(type(number) is int for number in (owner.pid, owner.started))

@@ -6,6 +6,7 @@ the manifest names, so no foreign HDF5 structure is ever followed and a full dis
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -19,7 +20,7 @@ import numpy as np
 import xxhash
 
 from pipeline.errors import FaultError
-from pipeline.store.files import fsync_folder, one_line, publish, temporary_name
+from pipeline.store.files import fsync_folder, one_line, open_plain, publish, temporary_name
 
 ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
@@ -211,9 +212,9 @@ class ColumnReader:
         self.path, self.entry, self.remedy = folder / entry.file, entry, remedy
         self.descriptor: int | None = None
         try:
-            # A named pipe would block for ever, a link could lead out of the folder.
-            flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-            self.descriptor = os.open(self.path, flags)
+            if self.path.parent != folder and self.path.parent.is_symlink():
+                raise OSError(errno.ELOOP, "its folder is a link")
+            self.descriptor = open_plain(self.path)
             size = os.fstat(self.descriptor).st_size
         except OSError as error:
             raise self.damage(f"cannot be read ({one_line(error)})") from None
@@ -279,7 +280,8 @@ class ColumnReader:
 
     def check_file(self) -> None:
         """Compare the whole file's checksum; raises FaultError where it differs."""
-        if file_xxh3(self.path) != self.entry.xxh3:
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+        if file_xxh3(self.descriptor) != self.entry.xxh3:
             raise self.damage("is damaged (its checksum is not the manifest's)")
 
     def _compare(self, name: str, digest: str) -> None:

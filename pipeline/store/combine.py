@@ -16,6 +16,7 @@ import numpy as np
 
 from pipeline import __version__
 from pipeline.errors import FaultError, UsageError
+from pipeline.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.files import fsync_folder, make_folder, one_line, temporary_name
 from pipeline.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
@@ -43,7 +44,7 @@ def copy_cache(source: Path, target: Path, verify: bool = False) -> Manifest:
     """
     cache = Cache(source, allow_unfinished=True)
     with _new_folder(target) as folder:
-        _copy_files(cache, folder, [entry.data.file for entry in cache.manifest.shards.values()])
+        _copy_files(cache, folder, [entry.data for entry in cache.manifest.shards.values()])
         cache.manifest.save(folder)
         _verify(folder, verify)
     return cache.manifest
@@ -116,7 +117,7 @@ def _merge_shards(caches: list[Cache], folder: Path) -> Manifest:
                 raise UsageError(f"{cache.folder} has other {name} examples than {caches[0].folder} over one plan")
             manifest.examples.setdefault(name, entry)
         missing = {n: entry for n, entry in cache.manifest.shards.items() if n not in manifest.shards}
-        _copy_files(cache, folder, [entry.data.file for entry in missing.values()])
+        _copy_files(cache, folder, [entry.data for entry in missing.values()])
         manifest.shards |= missing
     manifest.save(folder)
     return manifest
@@ -280,12 +281,15 @@ def _new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _copy_files(cache: Cache, folder: Path, shards: list[str]) -> None:
-    small = [cache.manifest.plan.data.file, *(entry.data.file for entry in cache.manifest.examples.values())]
-    for name in [*small, *shards]:
-        shutil.copyfile(cache.folder / name, folder / name)
-        with open(folder / name, "rb") as file:
-            os.fsync(file.fileno())
+def _copy_files(cache: Cache, folder: Path, shards: list[ColumnFile]) -> None:
+    manifest = cache.manifest
+    for data in [manifest.plan.data, *(entry.data for entry in manifest.examples.values()), *shards]:
+        reader = ColumnReader(cache.folder, data, "repair or extract it first")
+        with open(reader.descriptor, "rb", closefd=False) as source, open(folder / data.file, "wb") as copy:
+            shutil.copyfileobj(source, copy, CHUNK_BYTES)
+            copy.flush()
+            os.fsync(copy.fileno())
+        reader.close()
 
 
 def _verify(folder: Path, wanted: bool) -> None:

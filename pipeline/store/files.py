@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ def worker_name() -> str:
     return f"{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())}-{os.getpid()}"
 
 
+MAX_TEXT = 2**30  # bytes of a text file that is read whole
 _names = itertools.count()
 
 
@@ -100,9 +102,9 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically, as UTF-8."""
+    """Write a text file atomically, as UTF-8; half of a surrogate pair, which has none, becomes "?"."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(text.encode("utf-8", "replace"))
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -119,10 +121,27 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
+def open_plain(path: Path) -> int:
+    """Open a plain file for reading; raises OSError for a link (it could lead anywhere), a pipe or a device."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no plain file")
+    return descriptor
+
+
+def read_plain(path: Path) -> str:
+    """The text of a small file that others may have made; raises OSError, also for one over 1 GiB, or ValueError."""
+    with open(open_plain(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size > MAX_TEXT:
+            raise OSError(errno.EFBIG, "it is too large")
+        return file.read().decode("utf-8")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; raises UsageError where it is missing, FaultError where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_plain(path))
     except FileNotFoundError:
         raise UsageError(f"there is no {path}") from None
     except OSError as error:

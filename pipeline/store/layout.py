@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -204,12 +205,14 @@ class Manifest:
                 ExamplesEntry,
                 {
                     **entry,
-                    "task": TaskSpec.from_json(entry["task"]),
+                    "task": _task(entry["task"]),
                     "data": _column_file(entry["data"], rf"{EXAMPLES_FOLDER}/\w[\w.-]*\.h5"),
                 },
             )
             for name, entry in data["examples"].items()
         }
+        if not all(re.fullmatch(r"\w[\w.-]*", name) for name in examples):  # they name files
+            raise ValueError(f"it names the example sets {', '.join(map(repr, examples))}")
         plan = _checked(PlanEntry, {**data["plan"], "data": _column_file(data["plan"]["data"], r"plan(-\d+)?\.h5")})
         shards = {}
         for entry in data["shards"]:
@@ -235,6 +238,19 @@ def _checked(kind: type[Entry], values: dict[str, Any]) -> Entry:
         if not is_sort or not all(type(count) is int and count >= 0 for count in counts):
             raise ValueError(f"{name} is {value!r}")
     return kind(**values)
+
+
+def _task(values: dict[str, Any]) -> TaskSpec:
+    task = TaskSpec.from_json(values)
+    words = [task.name, task.target, *task.classes, *task.metrics]
+    numbers = [*(task.score_range or ()), *asdict(task.recipe).values()]
+    if not all(type(word) is str for word in words) or task.target not in ("classes", "score"):
+        raise ValueError(f"the task is {values!r}")
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise ValueError(f"the task has the numbers {numbers}")
+    if task.num_texts not in (1, 2) or (task.target == "score" and len(task.score_range or ()) != 2):
+        raise ValueError(f"the task is {values!r}")
+    return task
 
 
 def _column_file(values: dict[str, Any], name: str) -> ColumnFile:

@@ -36,8 +36,8 @@ def text_hash(text: str) -> bytes:
 
 
 def first_uses(keys: np.ndarray) -> np.ndarray:
-    """(m,) int64: for each of the keys, shape (m, 16), the place of the first that is equal to it."""
-    first = np.empty(len(keys), dtype=np.int64)
+    """(m,) integers: for each of the keys, shape (m, 16), the place of the first that is equal to it."""
+    first = np.empty(len(keys), dtype=np.uint32 if len(keys) < 2**32 else np.int64)
     bucket = keys[:, 0] % BUCKETS
     for number in range(BUCKETS):
         places = np.flatnonzero(bucket == number)

@@ -183,7 +183,7 @@ def finished_shard(folder: Path, number: int, manifest: Manifest) -> ShardEntry 
 def has_size(folder: Path, data: ColumnFile) -> bool:
     """Whether a file is there with the size that its entry says."""
     path = folder / data.file
-    return path.is_file() and path.stat().st_size == data.size
+    return path.is_file() and not path.is_symlink() and path.stat().st_size == data.size
 
 
 def read_sidecar(folder: Path, number: int) -> ShardEntry | None:

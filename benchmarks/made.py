@@ -1,0 +1,153 @@
+"""Caches of random states, written with the store alone: any size, no backbone, no corpus."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.store.example_set import ExampleSet
+from pipeline.store.files import make_folder
+from pipeline.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from pipeline.store.plan import CONTENT, Plan, PlanWriter
+from pipeline.store.shards import ShardWriter
+from pipeline.store.task_spec import TaskSpec
+
+LAYER = 1
+LONGEST = 128  # tokens of a text, the tasks' limit
+POOL_BYTES = 64 * 2**20  # of random states, from which every text takes some rows
+TASK = TaskSpec("made", 1, "classes", ("no", "yes"))
+
+
+def make_cache(folder: Path, width: int, lengths: np.ndarray, shard_tokens: int, seed: int = 0) -> Path:
+    """Write a finished float16 cache of one layer; its sets are train, and every tenth text as validation."""
+    make_folder(folder / EXAMPLES_FOLDER)
+    random = np.random.default_rng(seed)
+    plan = _write_plan(folder, lengths, shard_tokens, random)
+    manifest = Manifest("benchmark", _identity(width), _plan_entry(plan))
+    places = np.arange(len(plan))
+    _add_examples(manifest, folder, "train", places[places % 10 > 0], plan)
+    _add_examples(manifest, folder, "validation", places[places % 10 == 0], plan)
+    pool = _random_states(max(LONGEST, min(POOL_BYTES // (2 * width), plan.tokens)), width, random)
+    for number in range(plan.num_shards):
+        with ShardWriter(folder, number, plan, manifest.states) as writer:
+            for text_id, states in _texts(plan, number, pool, random):
+                writer.write(LAYER, text_id, states)
+            manifest.shards[number] = writer.finish()
+    manifest.save(folder)
+    plan.close()
+    return folder
+
+
+def spread_lengths(total: int, mean: int, seed: int = 0) -> np.ndarray:
+    """(n,) lengths of texts with about `total` tokens in all, spread around `mean` as real ones are."""
+    random = np.random.default_rng(seed)
+    if 2 * mean > LONGEST:  # long documents, mostly cut at the limit
+        length = random.integers(2 * mean - LONGEST, LONGEST + 1, max(1, total // mean))
+    else:
+        length = random.gamma(4.0, mean / 4.0, max(1, total // mean))
+    return np.clip(np.rint(length), 3, LONGEST).astype(np.uint32)
+
+
+def _identity(width: int) -> StatesIdentity:
+    return StatesIdentity(
+        backbone="made",
+        revision="",
+        weights_sha256="0" * 64,
+        tokenizer_sha256="1" * 64,
+        kind="encoder",
+        width=width,
+        num_layers=LAYER,
+        template="{text}",
+        max_tokens=LONGEST,
+        layers=(LAYER,),
+        dtype="float16",
+        compute_dtype="float32",
+    )
+
+
+def _write_plan(folder: Path, lengths: np.ndarray, shard_tokens: int, random: np.random.Generator) -> Plan:
+    writer = PlanWriter(folder, keep_texts=False)
+    tokens = int(lengths.sum(dtype=np.int64))
+    ids, kinds = np.ones(tokens, dtype=np.uint32), np.full(tokens, CONTENT, dtype=np.uint8)
+    writer.add(lengths, random.bytes(16 * len(lengths)), ids, kinds, np.zeros(len(lengths), dtype=np.uint8), [])
+    writer.vocabulary = {1: "a"}
+    data = writer.finish(folder / PLAN_FILE, shard_tokens)
+    writer.close()
+    return Plan(folder, data)
+
+
+def _plan_entry(plan: Plan) -> PlanEntry:
+    return PlanEntry(len(plan), plan.tokens, 0, 0, plan.num_shards, 0, "", plan.file.entry)
+
+
+def _add_examples(manifest: Manifest, folder: Path, name: str, text_ids: np.ndarray, plan: Plan) -> None:
+    examples = ExampleSet(np.arange(len(text_ids)), text_ids, None, np.arange(len(text_ids)) % 2)
+    saved = examples.save(folder / EXAMPLES_FOLDER / f"{name}.h5")
+    fingerprint = examples.fingerprint(plan.hashes())
+    manifest.examples[name] = ExamplesEntry(fingerprint, len(examples), 0, True, "made", TASK, saved)
+
+
+def _random_states(rows: int, width: int, random: np.random.Generator) -> np.ndarray:
+    """States with a common direction, so that some tokens are joined and most are not."""
+    states = random.standard_normal((rows, width), dtype=np.float32)
+    states += 1.2 * random.standard_normal(width, dtype=np.float32)
+    return states.astype("<f2")
+
+
+def _texts(plan: Plan, number: int, pool: np.ndarray, random: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
+    first, stop = plan.shard_range(number)
+    length = plan.length[first:stop].astype(np.int64)
+    start = random.integers(0, len(pool) - length + 1)
+    for text_id, row, count in zip(range(first, stop), start.tolist(), length.tolist(), strict=True):
+        yield text_id, pool[row : row + count]
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All files of a cache."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def forget(paths: list[Path]) -> None:
+    """Drop files from the system's page cache, so that what is read next comes from the disk.
+
+    Raises RuntimeError where the system keeps more than a hundredth of one.
+    """
+    for path in paths:
+        for _ in range(20):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+            if cached_share(path) < 0.01:
+                break
+            time.sleep(0.05)  # pages on their way from the disk cannot be dropped
+        else:
+            raise RuntimeError(f"the page cache keeps {path}")
+
+
+def load(paths: list[Path]) -> None:
+    """Bring files into the page cache in one sweep from the disk: however they were written, they then lie alike."""
+    forget(paths)
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(2**20):
+                pass
+
+
+def cached_share(path: Path) -> float:
+    """Which share of a file lies in the page cache."""
+    size = path.stat().st_size
+    if not size:
+        return 0.0
+    pages = np.zeros(-(-size // mmap.PAGESIZE), dtype=np.uint8)
+    mapped = np.memmap(path, dtype=np.uint8, mode="r")
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mincore(ctypes.c_void_p(mapped.ctypes.data), ctypes.c_size_t(size), ctypes.c_void_p(pages.ctypes.data)):
+        raise OSError(ctypes.get_errno(), f"cannot ask for the pages of {path}")
+    return float((pages & 1).mean())

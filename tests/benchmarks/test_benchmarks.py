@@ -1,0 +1,133 @@
+"""The benchmarks run, at tiny sizes and without a look at the clock."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from benchmarks import extraction, int8, made, memory, ratios, reading
+from pipeline.corpus.examples import Corpus, Example, Split
+from pipeline.store.reader import Cache
+from pipeline.store.task_spec import TaskSpec
+from pipeline.store.verify import verify_cache
+
+if TYPE_CHECKING:
+    from pipeline.extract.backbone import Backbone
+
+PAIRS = TaskSpec("made", 2, "classes", ("no", "yes"))
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    from pipeline.extract.backbone import ModelSource, load_backbone
+
+    folder = memory.save_backbone(tmp_path_factory.mktemp("backbone"))
+    return load_backbone(ModelSource("tiny", str(folder)), device="cpu")
+
+
+def make_pairs(**splits: int) -> Corpus:
+    def example(row: int) -> Example:
+        return Example(row, f"w{row} w1 w2", f"w{row % 7} w3 {row}", row % 2)
+
+    made_splits = {name: Split(name, [example(row) for row in range(count)], "made") for name, count in splits.items()}
+    return Corpus(PAIRS, made_splits)
+
+
+def test_ratios() -> None:
+    values = iter([0, 0])
+    assert len(ratios.speed_ratio(lambda: next(values), lambda: None, 2).values) == 2
+    seen = []
+    assert ratios.interleaved(seen.append, lambda piece: None, [1, 2, 3]) > 0
+    assert seen == [1, 2, 3]
+    assert str(ratios.Ratio((1.0, 3.0, 2.0))) == "2.000 (1.000 to 3.000, 3 repeats)"
+    assert ratios.verdict(1.0, 0.9) == "target >= 0.9: met"
+    assert ratios.verdict(1.0, 0.9, at_most=True) == "target <= 0.9: MISSED"
+
+
+def test_a_made_cache_is_whole(tmp_path: Path) -> None:
+    lengths = made.spread_lengths(2000, 27)
+    assert 20 < lengths.mean() < 34
+    assert made.spread_lengths(50_000, 110).mean() == pytest.approx(110, rel=0.05)
+    cache = Cache(made.make_cache(tmp_path / "cache", 8, lengths, 500))
+    assert cache.plan.num_shards > 3
+    assert not verify_cache(cache)
+    assert len(cache.examples("train")) + len(cache.examples("validation")) == len(cache.plan)
+
+
+def test_files_leave_the_page_cache(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(2**20))
+    try:
+        made.forget([file])
+    except RuntimeError:
+        pytest.skip("this file system keeps its files in memory")
+    assert made.cached_share(file) < 0.01
+    made.load([file])
+    assert made.cached_share(file) == 1.0
+
+
+def test_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(made, "forget", lambda paths: None)
+    monkeypatch.setattr(reading, "forget", lambda paths: None)
+    reading.run_all(tmp_path, replace(reading.TINY, fit_bytes=10**5))
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"target >= 0\.9", printed)) == 2 * 2 * 4
+    assert "checksums over the rest of a streamed epoch" in printed
+    assert "opening 5 shards" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_extraction(tmp_path: Path, backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = make_pairs(train=40)
+    assert len(extraction.against_bare_loop(backbone, pairs, tmp_path, 2).values) == 12
+    assert len(extraction.against_obvious(backbone, pairs, tmp_path, 1).values) == 1
+    assert extraction.size_ratio(backbone, pairs, tmp_path) > 1
+    printed = capsys.readouterr().out
+    assert "in 6 shards" in printed
+    assert "inside the model" in printed
+    assert f"4 d 128 = {4 * 16 * 128:,}" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_each_distinct_text_is_forwarded_once(
+    tmp_path: Path, backbone: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    premises, hypotheses = [f"w{row} w9" for row in range(4)], [f"w{row}" for row in range(20, 32)]
+    shared, apart = (extraction.pair_up(premises, hypotheses, distinct) for distinct in (False, True))
+    extraction.deduplication(backbone, shared, apart, tmp_path, 1)
+    assert "24 texts, 16 forwarded; with every premise made distinct 24" in capsys.readouterr().out
+
+
+def test_int8(tmp_path: Path, backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
+    found = int8.compare(backbone, make_pairs(train=20, validation=10), tmp_path, (0, 1), 1)
+    assert len(found.differences) == 2
+    assert found.size["int8"] < found.size["float16"]
+    int8.report("made", found)
+    assert "over 2 seeds" in capsys.readouterr().out
+
+
+def test_memory_of_extraction(tmp_path: Path) -> None:
+    seen = memory.extraction(tmp_path, 200)
+    assert seen.baseline > 2**20
+    assert seen.said["distinct"] == 200
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_of_a_fit(tmp_path: Path) -> None:
+    seen = memory.fitting(tmp_path, 10**6, 2**18, width=64)
+    assert seen.said["window"] == 4
+    assert "fitting" in seen.peaks
+    assert "of the limit" in "\n".join(memory.lines_of("fit", seen, 2**30))
+
+
+def test_a_step() -> None:
+    from benchmarks import step
+
+    batch = step.make_batch(8, 5)
+    assert batch.states.shape[1] == 8
+    assert np.all(batch.lengths.numpy() >= 2)
