@@ -16,9 +16,7 @@ YES ?=
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export DGLBACKEND := pytorch
 
-UNFINISHED := --ignore tests/faults --ignore tests/benchmarks
-
-.PHONY: setup test test-slow test-all test-faults soak reproduce bench bench-long lint clean
+.PHONY: setup test test-slow test-all soak reproduce bench bench-long lint clean
 
 setup: $(READY)
 
@@ -30,16 +28,12 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(UNFINISHED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow $(UNFINISHED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 test-all: test test-slow
-
-# Not part of `make test` yet: tests/faults has failures and hangs when it ends, tests/benchmarks was not tried whole.
-test-faults: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/faults tests/benchmarks
 
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes 10

@@ -99,7 +99,7 @@ def _cell(value: str) -> Text:
 def _sets(summary: CacheSummary) -> Table:
     table = Table(title="example sets", title_justify="left")
     for heading in ("name", "task", "examples", "labels", "skipped", "source"):
-        table.add_column(heading, justify="right" if heading in ("examples", "skipped") else "left")
+        table.add_column(heading, overflow="fold", justify="right" if heading in ("examples", "skipped") else "left")
     for name, entry in summary.examples.items():
         labels = "yes" if entry["labelled"] else "no"
         values = [entry["task"], f"{entry['examples']:,}", labels, f"{entry['skipped']:,}", entry["source"]]

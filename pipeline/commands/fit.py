@@ -115,7 +115,8 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
     first = next(iter(results.values()))
     table = Table(title=str(folder), title_justify="left")
     for heading in ("seed", "epoch", "set", "metric", "best", "best (published rule)", "last"):
-        table.add_column(heading, justify="left" if heading in ("set", "metric") else "right")
+        is_name = heading in ("set", "metric")  # never cut: the numbers' headings wrap instead
+        table.add_column(heading, no_wrap=is_name, justify="left" if is_name else "right")
     cells: dict[tuple[str, str], list[float]] = {}
     for run, result in results.items():
         seed = run.name.removeprefix("seed-") if run != folder else ""

@@ -5,7 +5,6 @@ Nothing here grows with the texts' bytes: they go from the corpus to the plan's 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +16,7 @@ from pipeline.corpus.examples import Corpus, Split
 from pipeline.errors import UsageError
 from pipeline.extract.backbone import Backbone
 from pipeline.store.example_set import ExampleSet
+from pipeline.store.files import nameless_file
 from pipeline.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, first_uses, text_hash
 
 TOKENIZE_BATCH = 1000
@@ -60,8 +60,7 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
     known = len(old) if old else 0
     total = known + sum(len(split.examples) for split in corpus.splits.values()) * width
     occurrences, columns = [], {}
-    with tempfile.TemporaryFile(dir=scratch) as file:
-        file.truncate(max(1, total * 16))
+    with nameless_file(scratch, total * 16) as file:
         keys = np.memmap(file, dtype=np.uint8, shape=(total, 16)) if total else np.zeros((0, 16), np.uint8)
         for first in range(0, known, PIECE):
             keys[first : min(first + PIECE, known)] = old.hashes(first, min(first + PIECE, known))

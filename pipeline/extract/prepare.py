@@ -17,7 +17,7 @@ from pipeline.extract.backbone import Backbone
 from pipeline.extract.options import ExtractOptions
 from pipeline.extract.planning import NumberedTexts, number_texts, tokenize_into
 from pipeline.store.claims import Claims
-from pipeline.store.columns import file_xxh3
+from pipeline.store.columns import ColumnReader
 from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
 from pipeline.store.files import nearest_there
 from pipeline.store.layout import (
@@ -33,7 +33,7 @@ from pipeline.store.layout import (
 )
 from pipeline.store.plan import Plan, PlanWriter
 from pipeline.store.recover import recover_manifest
-from pipeline.store.shards import finished_shard, has_size
+from pipeline.store.shards import finished_shard
 from pipeline.store.task_spec import TaskSpec
 
 PROGRAM = f"glot {__version__}"
@@ -297,7 +297,11 @@ def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples
 
 
 def _is_whole(folder: Path, entry: ExamplesEntry) -> bool:
-    return has_size(folder, entry.data) and file_xxh3(folder / entry.data.file) == entry.data.xxh3
+    try:
+        ColumnReader(folder, entry.data, "").check_file()
+    except FaultError:
+        return False
+    return True
 
 
 def _tokens_there(folder: Path, manifest: Manifest, plan: Plan) -> int:

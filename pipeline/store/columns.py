@@ -6,12 +6,12 @@ the manifest names, so no foreign HDF5 structure is ever followed and a full dis
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,14 @@ import numpy as np
 import xxhash
 
 from pipeline.errors import FaultError
-from pipeline.store.files import fsync_folder, one_line, open_plain, publish, temporary_name
+from pipeline.store.checked import checked
+from pipeline.store.files import fsync_folder, one_line, open_inside, publish, temporary_name
 
 ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
-SELF_CHECK = "xxh3"  # the column that holds the XXH3-64 of every other, in the order of their names; 0 for states
-ABOUT = "about"  # the column of plan and example sets that holds what the manifest says of them, as JSON
+HEAD = "glot-columns"  # how each file begins; HDF5 leaves that place, its user block, to us
+HEAD_LINE = 80  # bytes in which the first line ends
+MAX_WIDTH = 2**24  # of a column's rows
 STORED_DTYPES = ("|u1", "|i1", "<u2", "<u4", "<u8", "<i8", "<f2", "<f4", "<f8")
 
 
@@ -54,12 +56,31 @@ class Column:
 
 @dataclass(frozen=True)
 class ColumnFile:
-    """A file of a cache as the manifest describes it: name, size in bytes, XXH3-64 over all of it, and columns."""
+    """A file of a cache as the manifest describes it: name, size in bytes, XXH3-64 of all after its head, columns."""
 
     file: str
     size: int
     xxh3: str
     columns: dict[str, Column]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ColumnFile:
+        """Rebuild an entry, its places and shapes checked; raises KeyError, TypeError, ValueError, AttributeError."""
+        columns = {}
+        for name, column in values["columns"].items():
+            columns[name] = checked(Column, {**column, "shape": tuple(column["shape"])})
+            shape, dtype = columns[name].shape, columns[name].dtype
+            # No dimension after the first is 0, so that a file's size bounds the number of rows.
+            is_sane = len(shape) in (1, 2) and 0 not in shape[1:] and max(shape[1:], default=1) < MAX_WIDTH
+            if dtype not in STORED_DTYPES or not is_sane:
+                raise ValueError(f"column {name} has the shape {shape} and the dtype {dtype}")
+        entry = checked(cls, {**values, "columns": columns})
+        for name, column in columns.items():
+            if column.offset + column.nbytes > entry.size:
+                raise ValueError(f"column {name} ends after its file")
+        if entry.size >= 2**63:
+            raise ValueError(f"a file of {entry.size} bytes")
+        return entry
 
 
 class ColumnWriter:
@@ -68,7 +89,8 @@ class ColumnWriter:
     Args:
         path: the file's final name.
         columns: name ("group/name" for a group) -> (shape, NumPy dtype).
-        attributes: of the file itself. column_attributes: name -> those of a column.
+        about: what else the file says of itself, as JSON in its head.
+        attributes: name -> HDF5 attributes of a column.
         exclusive: True never replaces a file of that name: who comes second keeps nothing.
 
     Raises FaultError naming the file where the disk is full or a write fails.
@@ -78,23 +100,23 @@ class ColumnWriter:
         self,
         path: Path,
         columns: dict[str, tuple[tuple[int, ...], str]],
-        attributes: dict[str, Any] | None = None,
-        column_attributes: dict[str, dict[str, Any]] | None = None,
+        about: dict[str, Any] | None = None,
+        attributes: dict[str, dict[str, Any]] | None = None,
         exclusive: bool = False,
     ) -> None:
-        self.path, self.exclusive = path, exclusive
-        columns = columns | {SELF_CHECK: ((len(columns),), "<u8")}
+        self.path, self.exclusive, self.about = path, exclusive, about or {}
+        room = _head_room(columns, self.about)
         self.temporary = temporary_name(path)
         self.descriptor: int | None = None
         try:
             # Room for the structure is tried with a plain write: HDF5 can crash where the disk or a quota is full.
-            self.temporary.write_bytes(bytes(2**16))
-            self.columns = _preallocate(self.temporary, columns, attributes or {}, column_attributes or {})
+            self.temporary.write_bytes(bytes(room + 2**16))
+            self.columns = _preallocate(self.temporary, columns, attributes or {}, room)
             self.descriptor = os.open(self.temporary, os.O_RDWR)
         except (OSError, RuntimeError) as error:
             self.abandon()
             raise self._fault(error) from error
-        self.hashes = {name: xxhash.xxh3_64() for name in columns if name != SELF_CHECK}
+        self.hashes = {name: xxhash.xxh3_64() for name in columns}
 
     def append(self, name: str, start: int, values: np.ndarray) -> None:
         """Write rows from `start` on and add them to the column's checksum: in order, each row once."""
@@ -109,11 +131,9 @@ class ColumnWriter:
             raise ValueError(f"{name}: {values.dtype} rows {start} to {start + len(values)} do not fit {column}")
         if not values.size:
             return
-        data, place = memoryview(np.ascontiguousarray(values)).cast("B"), column.offset + start * column.row_bytes
+        data = memoryview(np.ascontiguousarray(values)).cast("B")
         try:
-            while data:
-                count = os.pwrite(self.descriptor, data, place)
-                data, place = data[count:], place + count
+            _write_all(self.descriptor, data, column.offset + start * column.row_bytes)
         except OSError as error:
             raise self._fault(error) from error
 
@@ -122,12 +142,14 @@ class ColumnWriter:
 
         `unchecked` columns get no checksum of their own. Raises FileExistsError where an `exclusive` file is there.
         """
-        checks = {name: 0 if name in unchecked else self.hashes[name].intdigest() for name in self.hashes}
-        self.hashes[SELF_CHECK] = xxhash.xxh3_64()
-        self.append(SELF_CHECK, 0, np.asarray([checks[name] for name in sorted(checks)], dtype="<u8"))
+        columns = {
+            name: replace(column, xxh3="" if name in unchecked else self.hashes[name].hexdigest())
+            for name, column in sorted(self.columns.items())
+        }
         try:
+            digest = _write_head(self.descriptor, columns, self.about)
             os.fsync(self.descriptor)
-            size, digest = os.fstat(self.descriptor).st_size, file_xxh3(self.descriptor)
+            size = os.fstat(self.descriptor).st_size
             os.close(self.descriptor)
             self.descriptor = None
             self._publish()
@@ -138,12 +160,6 @@ class ColumnWriter:
             raise self._fault(error) from error
         finally:
             self.abandon()
-        columns = {
-            name: Column(
-                column.offset, column.shape, column.dtype, "" if name in unchecked else self.hashes[name].hexdigest()
-            )
-            for name, column in sorted(self.columns.items())
-        }
         return ColumnFile(self.path.name, size, digest, columns)
 
     def _publish(self) -> None:
@@ -179,10 +195,10 @@ class ColumnWriter:
 def _preallocate(
     path: Path,
     columns: dict[str, tuple[tuple[int, ...], str]],
-    attributes: dict[str, Any],
-    column_attributes: dict[str, dict[str, Any]],
+    attributes: dict[str, dict[str, Any]],
+    head: int,
 ) -> dict[str, Column]:
-    """Write the HDF5 structure with room for every column; returns where each starts."""
+    """Write the HDF5 structure with room for every column after `head` free bytes; returns where each starts."""
     early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     early.set_layout(h5py.h5d.CONTIGUOUS)
     early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -192,12 +208,11 @@ def _preallocate(
     links.set_create_intermediate_group(True)
     options = {"alignment_threshold": ALIGNMENT, "alignment_interval": ALIGNMENT}
     made = {}
-    with h5py.File(path, "w", libver=("earliest", "v110"), **options) as file:
-        file.attrs.update(attributes)
+    with h5py.File(path, "w", libver=("earliest", "v110"), userblock_size=head, **options) as file:
         for name, (shape, dtype) in columns.items():
             space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype))
             dataset = h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=early, lcpl=links)
-            h5py.Dataset(dataset).attrs.update(column_attributes.get(name, {}))
+            h5py.Dataset(dataset).attrs.update(attributes.get(name, {}))
             made[name] = Column(dataset.get_offset() or 0, tuple(shape), dtype)
     return made
 
@@ -212,9 +227,7 @@ class ColumnReader:
         self.path, self.entry, self.remedy = folder / entry.file, entry, remedy
         self.descriptor: int | None = None
         try:
-            if self.path.parent != folder and self.path.parent.is_symlink():
-                raise OSError(errno.ELOOP, "its folder is a link")
-            self.descriptor = open_plain(self.path)
+            self.descriptor = open_inside(folder, entry.file)
             size = os.fstat(self.descriptor).st_size
         except OSError as error:
             raise self.damage(f"cannot be read ({one_line(error)})") from None
@@ -279,10 +292,15 @@ class ColumnReader:
             pass
 
     def check_file(self) -> None:
-        """Compare the whole file's checksum; raises FaultError where it differs."""
-        os.lseek(self.descriptor, 0, os.SEEK_SET)
-        if file_xxh3(self.descriptor) != self.entry.xxh3:
-            raise self.damage("is damaged (its checksum is not the manifest's)")
+        """Compare every byte with its checksum; raises FaultError where one differs."""
+        try:
+            found, _ = _describe(self.descriptor, self.entry.file)
+        except OSError as error:
+            raise self.damage(f"cannot be read ({one_line(error)})") from None
+        except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+            raise self.damage(f"is damaged ({one_line(error)})") from None
+        if found != self.entry:
+            raise self.damage("is damaged (it is not what the manifest says)")
 
     def _compare(self, name: str, digest: str) -> None:
         if digest != self.entry.columns[name].xxh3:
@@ -309,73 +327,80 @@ class ColumnReader:
         self.close()
 
 
-def describe_file(path: Path) -> tuple[ColumnFile, dict[str, Any]]:
-    """What a manifest would say of a column file that lies there, and its attributes, read from its own HDF5.
+def describe_file(folder: Path, file: str) -> tuple[ColumnFile, dict[str, Any]]:
+    """What a manifest would say of a column file that lies there, and what the file is about, from its own head.
 
-    For a cache whose manifest is lost. Raises ValueError where it is no whole column file, or a column does not fit
-    its checksum.
+    For a cache whose manifest is lost. Every byte is compared with the checksums in the head; raises ValueError where
+    it is no whole column file.
     """
-    if path.is_symlink() or not path.is_file():
-        raise ValueError(f"{path} is no file")
-    columns: dict[str, Column] = {}
     try:
-        with h5py.File(path, "r") as file:
-            attributes = {key: value for key, value in file.attrs.items() if isinstance(value, str | np.integer)}
-            for name in _dataset_names(file):
-                columns[name] = _dataset_column(file, name)
-    except (OSError, KeyError, RuntimeError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {one_line(error)}") from None
-    bare = ColumnFile(path.name, path.stat().st_size, "", columns)
-    try:
-        reader = ColumnReader(path.parent, bare, "")
-        checks = reader.read(SELF_CHECK).tolist()
-        names = sorted(name for name in columns if name != SELF_CHECK)
-        expected = dict(zip(names, (f"{check:016x}" if check else "" for check in checks), strict=True))
-        expected[SELF_CHECK] = xxhash.xxh3_64_hexdigest(reader.read(SELF_CHECK).data)
-        checked = {name: replace(column, xxh3=expected[name]) for name, column in sorted(columns.items())}
-        data = replace(bare, xxh3=file_xxh3(path), columns=checked)
-        reader = ColumnReader(path.parent, data, "")
-        for name, digest in expected.items():
-            if digest:
-                reader.check(name)
-    except FaultError as error:
-        raise ValueError(str(error)) from None
-    return data, attributes
+        descriptor = open_inside(folder, file)
+        try:
+            return _describe(descriptor, file)
+        finally:
+            os.close(descriptor)
+    except (OSError, KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        raise ValueError(f"{folder / file} does not describe itself: {one_line(error)}") from None
 
 
-def _dataset_names(group: h5py.Group, prefix: str = "") -> Iterator[str]:
-    """Names of the datasets in a file, groups one level deep: "length", "texts/bytes"."""
-    for name in group:
-        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"{prefix}{name} is a link")
-        item = group[name]
-        if isinstance(item, h5py.Group) and not prefix:
-            yield from _dataset_names(item, f"{name}/")
-        else:
-            yield f"{prefix}{name}"
+def _describe(descriptor: int, file: str) -> tuple[ColumnFile, dict[str, Any]]:
+    first = os.pread(descriptor, HEAD_LINE, 0).partition(b"\n")[0]
+    match = re.fullmatch(rf"{HEAD} (\d{{1,9}}) ([0-9a-f]{{16}}) ([0-9a-f]{{16}})".encode(), first)
+    if match is None:
+        raise ValueError("it does not begin as a column file of this version")
+    size, start, stop = os.fstat(descriptor).st_size, len(first) + 1, len(first) + 1 + int(match[1])
+    if stop > size:
+        raise ValueError("it ends too soon")
+    text = os.pread(descriptor, stop - start, start)
+    if xxhash.xxh3_64_hexdigest(text) != match[2].decode():
+        raise ValueError("its head is damaged")
+    head = json.loads(text)
+    rest = _rest_xxh3(descriptor, stop)
+    if rest != match[3].decode():
+        raise ValueError("it is damaged")
+    data = ColumnFile.from_json({"file": file, "size": size, "xxh3": rest, "columns": head["columns"]})
+    return data, dict(head["about"])
 
 
-def _dataset_column(file: h5py.File, name: str) -> Column:
-    """Where a dataset's bytes lie; ValueError where they are not plain bytes of this very file."""
-    dataset = file[name]
-    shape, dtype = dataset.shape, dataset.dtype.newbyteorder("<").str
-    if dtype not in STORED_DTYPES or len(shape) not in (1, 2) or 0 in shape[1:]:
-        raise ValueError(f"{name} has the shape {shape} and the dtype {dtype}")
-    layout = dataset.id.get_create_plist().get_layout()
-    offset = dataset.id.get_offset()
-    if layout != h5py.h5d.CONTIGUOUS or dataset.external is not None or (offset is None and 0 not in shape):
-        raise ValueError(f"{name} is not contiguous")
-    return Column(offset or 0, shape, dtype)
+def _head_json(columns: dict[str, Column], about: dict[str, Any]) -> bytes:
+    values = {"about": about, "columns": {name: asdict(column) for name, column in sorted(columns.items())}}
+    return json.dumps(values, sort_keys=True, allow_nan=False).encode()
 
 
-def file_xxh3(file: Path | int) -> str:
-    """XXH3-64 over the bytes of a file, or of an open one from where it stands, as hex."""
-    digest = xxhash.xxh3_64()
-    with open(file, "rb", buffering=0, closefd=not isinstance(file, int)) as file:
-        buffer = bytearray(CHUNK_BYTES)
-        while count := file.readinto(buffer):
-            digest.update(memoryview(buffer)[:count])
+def _write_head(descriptor: int, columns: dict[str, Column], about: dict[str, Any]) -> str:
+    """Begin a file with a line (a name, the bytes of JSON, the XXH3-64 of the JSON and of all that follows it), JSON.
+
+    Returns the last of these.
+    """
+    text = _head_json(columns, about)
+    line = f"{HEAD} {len(text)} {xxhash.xxh3_64_hexdigest(text)} "
+    rest = _rest_xxh3(descriptor, len(line) + 17 + len(text))
+    _write_all(descriptor, memoryview(f"{line}{rest}\n".encode() + text), 0)
+    return rest
+
+
+def _write_all(descriptor: int, data: memoryview, place: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, place)
+        data, place = data[count:], place + count
+
+
+def _head_room(columns: dict[str, tuple[tuple[int, ...], str]], about: dict[str, Any]) -> int:
+    """Bytes for the head, whatever offsets and checksums it gets; HDF5 wants a power of two."""
+    longest = {name: Column(2**63, tuple(shape), dtype, "f" * 16) for name, (shape, dtype) in columns.items()}
+    return max(ALIGNMENT, 1 << (HEAD_LINE + len(_head_json(longest, about)) - 1).bit_length())
+
+
+def _rest_xxh3(descriptor: int, start: int) -> str:
+    """XXH3-64 over the bytes of a file from `start` on, as hex."""
+    digest, buffer = xxhash.xxh3_64(), bytearray(CHUNK_BYTES)
+    while count := os.preadv(descriptor, [buffer], start):
+        digest.update(memoryview(buffer)[:count])
+        start += count
     return digest.hexdigest()
+
+
+STRINGS = {"bytes": "|u1", "offsets": "<u8"}  # the two columns of strings
 
 
 def strings_columns(strings: list[bytes], prefix: str) -> dict[str, np.ndarray]:
@@ -385,15 +410,10 @@ def strings_columns(strings: list[bytes], prefix: str) -> dict[str, np.ndarray]:
     return {f"{prefix}/bytes": np.frombuffer(b"".join(strings), dtype="|u1"), f"{prefix}/offsets": offsets}
 
 
-def about_column(about: dict[str, Any]) -> np.ndarray:
-    """JSON as a column of bytes."""
-    return np.frombuffer(json.dumps(about, sort_keys=True).encode(), dtype="|u1")
-
-
-def write_columns(path: Path, columns: dict[str, np.ndarray], attributes: dict[str, Any] | None = None) -> ColumnFile:
+def write_columns(path: Path, columns: dict[str, np.ndarray], about: dict[str, Any] | None = None) -> ColumnFile:
     """Write small arrays as a column file, atomically."""
     kinds = {name: (values.shape, values.dtype.newbyteorder("<").str) for name, values in columns.items()}
-    with ColumnWriter(path, kinds, attributes) as writer:
+    with ColumnWriter(path, kinds, about) as writer:
         for name, values in columns.items():
             writer.append(name, 0, values)
         return writer.finish()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.store.columns import ABOUT, SELF_CHECK, ColumnFile, ColumnReader, about_column, write_columns
+from pipeline.store.columns import ColumnFile, ColumnReader, write_columns
 
 PIECE = 2**16  # hashes copied at a time
 # The columns of a set, and the dtypes that each may have.
@@ -71,18 +71,18 @@ class ExampleSet:
     def save(self, path: Path, about: dict[str, Any] | None = None) -> ColumnFile:
         """Write the set atomically; returns what the manifest says of the file.
 
-        `about` is kept in it as JSON, for the day when the manifest is lost.
+        `about` is kept in its head, for the day when the manifest is lost.
         """
         columns = {name: getattr(self, name) for name in KINDS}
         present = {name: column for name, column in columns.items() if column is not None}
-        entry = write_columns(path, {**present, ABOUT: about_column(about or {})}, {"format": "glot-examples"})
+        entry = write_columns(path, present, {"kind": "examples", **(about or {})})
         return replace(entry, file=f"{path.parent.name}/{path.name}")
 
     @classmethod
     def load(cls, folder: Path, entry: ColumnFile, num_texts: int) -> ExampleSet:
         """Read a set; raises FaultError where it is damaged or names texts that the plan lacks."""
         file = ColumnReader(folder, entry, "run the same `glot extract` again")
-        columns = {name: column for name, column in entry.columns.items() if name not in (SELF_CHECK, ABOUT)}
+        columns = entry.columns
         required, there = {"index", "text_id"}, set(columns)
         shape = file.shape("index")
         fits = all(column.shape == shape and column.dtype in KINDS.get(name, ()) for name, column in columns.items())

@@ -10,10 +10,11 @@ import os
 import re
 import socket
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline.errors import FaultError, UsageError
 
@@ -121,6 +122,23 @@ def folder_bytes(folder: Path) -> int:
     return total
 
 
+def nameless_file(folder: Path | None, size: int = 0) -> IO[bytes]:
+    """A file in a folder (None: that for temporary files) that is gone when it is closed, with room for `size` bytes.
+
+    Raises FaultError where the disk has no room: a file that is mapped must not find that out later.
+    """
+    try:
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - the caller closes it
+        if size:
+            file.truncate(size)
+            if hasattr(os, "posix_fallocate"):  # elsewhere the room is not kept
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        where = folder or tempfile.gettempdir()
+        raise FaultError(f"cannot write to {where}: {one_line(error)}; make room and run again") from None
+    return file
+
+
 def open_plain(path: Path) -> int:
     """Open a plain file for reading; raises OSError for a link (it could lead anywhere), a pipe or a device."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
@@ -128,6 +146,14 @@ def open_plain(path: Path) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no plain file")
     return descriptor
+
+
+def open_inside(folder: Path, file: str) -> int:
+    """Open a plain file of a folder, or of one below it, for reading; raises OSError as `open_plain`."""
+    path = folder / file
+    if path.parent != folder and path.parent.is_symlink():
+        raise OSError(errno.ELOOP, "its folder is a link")
+    return open_plain(path)
 
 
 def read_plain(path: Path) -> str:

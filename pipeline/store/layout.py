@@ -1,4 +1,4 @@
-"""The cache's format, version 2: names, and the dataclasses that `manifest.json` holds.
+"""The cache's format, version 3: names, and the dataclasses that `manifest.json` holds.
 
 `docs/cache-format.md` says the same in prose, for readers in other languages.
 """
@@ -10,17 +10,17 @@ import json
 import math
 import re
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.store.columns import STORED_DTYPES, Column, ColumnFile
+from pipeline.store.checked import checked
+from pipeline.store.columns import ColumnFile
 from pipeline.store.files import read_json, write_json
 from pipeline.store.task_spec import TaskSpec
 
 FORMAT = "glot-cache"
-VERSION = 2
+VERSION = 3
 MANIFEST_FILE = "manifest.json"
 PLAN_FILE = "plan.h5"
 EXAMPLES_FOLDER = "examples"
@@ -117,8 +117,8 @@ class ShardEntry:
     @classmethod
     def from_json(cls, number: int, values: dict[str, Any]) -> ShardEntry:
         """Rebuild an entry, its names and counts checked; raises KeyError, TypeError or ValueError."""
-        entry = _checked(cls, {**values, "data": _column_file(values["data"], re.escape(shard_file(number)))})
-        if entry.dtype not in STORED_AS:
+        entry = checked(cls, {**values, "data": _column_file(values["data"], re.escape(shard_file(number)))})
+        if not isinstance(entry.dtype, str) or entry.dtype not in STORED_AS:
             raise ValueError(f"unknown dtype {entry.dtype}")
         return entry
 
@@ -183,7 +183,7 @@ class Manifest:
             raise UsageError(f"{path} is not the manifest of a glot cache")
         if data.get("version") != VERSION:
             raise UsageError(
-                f"{path} has format version {data.get('version')}, this program reads version {VERSION}; "
+                f"{path} has format version {data.get('version')!r:.20}, this program reads version {VERSION}; "
                 "extract again, or use the version of glot that wrote it"
             )
         try:
@@ -194,14 +194,14 @@ class Manifest:
     @classmethod
     def from_values(cls, data: dict[str, Any]) -> Manifest:
         """Rebuild a manifest from JSON's values, checked; raises KeyError, TypeError, ValueError, AttributeError."""
-        states = _checked(StatesIdentity, {**data["states"], "layers": tuple(data["states"]["layers"])})
+        states = checked(StatesIdentity, {**data["states"], "layers": tuple(data["states"]["layers"])})
         if states.dtype not in STORED_AS or states.width < 1:
             raise ValueError(f"unknown dtype {states.dtype}, or no width")
         if not states.layers or max(states.layers) > states.num_layers or len(set(states.layers)) < len(states.layers):
             raise ValueError(f"it keeps the layers {states.layers} of {states.num_layers}")
         # Names are checked, so that a hostile manifest cannot point outside its folder.
         examples = {
-            name: _checked(
+            name: checked(
                 ExamplesEntry,
                 {
                     **entry,
@@ -213,7 +213,7 @@ class Manifest:
         }
         if not all(re.fullmatch(r"\w[\w.-]*", name) for name in examples):  # they name files
             raise ValueError(f"it names the example sets {', '.join(map(repr, examples))}")
-        plan = _checked(PlanEntry, {**data["plan"], "data": _column_file(data["plan"]["data"], r"plan(-\d+)?\.h5")})
+        plan = checked(PlanEntry, {**data["plan"], "data": _column_file(data["plan"]["data"], r"plan(-\d+)?\.h5")})
         shards = {}
         for entry in data["shards"]:
             values = {key: value for key, value in entry.items() if key != "number"}
@@ -222,22 +222,6 @@ class Manifest:
                 raise ValueError(f"it lists a shard {number!r} that is not planned")
             shards[number] = ShardEntry.from_json(number, values)
         return cls(data["created_by"], states, plan, examples, shards)
-
-
-Entry = TypeVar("Entry")
-_hints = cache(get_type_hints)
-
-
-def _checked(kind: type[Entry], values: dict[str, Any]) -> Entry:
-    """A dataclass of values read from JSON: its words, flags and counts must be such, so that no reader trips later."""
-    hints = _hints(kind)
-    for name, value in values.items():
-        wanted = get_origin(hints.get(name)) or hints.get(name)
-        counts = value if wanted in (tuple, list) else [value] if wanted is int else []
-        is_sort = isinstance(value, wanted) if wanted in (str, bool, tuple, list) else True
-        if not is_sort or not all(type(count) is int and count >= 0 for count in counts):
-            raise ValueError(f"{name} is {value!r}")
-    return kind(**values)
 
 
 def _task(values: dict[str, Any]) -> TaskSpec:
@@ -254,19 +238,7 @@ def _task(values: dict[str, Any]) -> TaskSpec:
 
 
 def _column_file(values: dict[str, Any], name: str) -> ColumnFile:
-    columns = {}
-    for key, column in values["columns"].items():
-        columns[key] = _checked(Column, {**column, "shape": tuple(column["shape"])})
-        shape, dtype = columns[key].shape, columns[key].dtype
-        # No dimension after the first is 0, so that a file's size bounds the number of rows.
-        if dtype not in STORED_DTYPES or len(shape) not in (1, 2) or 0 in shape[1:]:
-            raise ValueError(f"column {key} has the shape {shape} and the dtype {dtype}")
-    entry = _checked(ColumnFile, {**values, "columns": columns})
-    for key, column in columns.items():
-        if column.offset + column.nbytes > entry.size:
-            raise ValueError(f"column {key} ends after its file")
-    if entry.size >= 2**63:
-        raise ValueError(f"a file of {entry.size} bytes")
+    entry = ColumnFile.from_json(values)
     if not re.fullmatch(name, entry.file):
         raise ValueError(f"it names the file {entry.file!r}")
     return entry

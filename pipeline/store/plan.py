@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import tempfile
 from array import array
 from collections.abc import Iterator
 from functools import cached_property
@@ -15,15 +14,14 @@ import numpy as np
 
 from pipeline.errors import FaultError
 from pipeline.store.columns import (
-    ABOUT,
     CHUNK_BYTES,
+    STRINGS,
     ColumnFile,
     ColumnReader,
     ColumnWriter,
-    about_column,
     strings_columns,
 )
-from pipeline.store.files import one_line
+from pipeline.store.files import nameless_file, one_line
 
 CONTENT, SPECIAL = 0, 1  # values of `token_kind`
 PIECE = 2**16  # texts copied at a time
@@ -51,6 +49,12 @@ def first_uses(keys: np.ndarray) -> np.ndarray:
     return first
 
 
+# The columns of a plan, and the dtypes that each may have.
+KINDS = {"hash": ("|u1",), "length": ("<u4",), "truncated": ("|u1",), "shard_start": ("<u8",)}
+KINDS |= {"token_ids": ("<u2", "<u4"), "token_kind": ("|u1",), "vocabulary/ids": ("<u4",)}
+KINDS |= {f"{group}/{name}": (dtype,) for group in ("texts", "vocabulary") for name, dtype in STRINGS.items()}
+
+
 class Plan:
     """A plan that is opened for reading. Lengths are held in memory, everything else is read when asked for.
 
@@ -65,6 +69,9 @@ class Plan:
 
     def __init__(self, folder: Path, entry: ColumnFile) -> None:
         self.file = ColumnReader(folder, entry, f"run the same `glot extract` into {folder} again")
+        for name, column in entry.columns.items():
+            if column.dtype not in KINDS.get(name, ()) or len(column.shape) != (2 if name == "hash" else 1):
+                raise self.file.damage(f"is damaged: its column {name} is none of a plan's")
         self.length = self.file.read("length")
         self.shard_start = self.file.read("shard_start").astype(np.int64)
         self._check()
@@ -200,7 +207,7 @@ class PlanWriter:
         names = ("hash", "token_ids", "token_kind", "texts/bytes", "texts/offsets")
         self._spools: dict[str, IO[bytes]] = {}
         for name in names:
-            self._spools[name] = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - `close` closes it
+            self._spools[name] = nameless_file(folder)
         self._text_bytes = 0
         self._spool("texts/offsets", bytes(8))
 
@@ -269,7 +276,7 @@ class PlanWriter:
     def finish(self, path: Path, shard_tokens: int, about: dict[str, Any] | None = None) -> ColumnFile:
         """Assign the new texts to shards of at most `shard_tokens` (a longer text has its own) and write the plan.
 
-        `about` is kept in it as JSON, for the day when the manifest is lost.
+        `about` is kept in its head, for the day when the manifest is lost.
         """
         length = np.frombuffer(self.length, dtype=np.uint32)
         self.shard_start += _fill_shards(length[self.shard_start[-1] :], shard_tokens, self.shard_start[-1])
@@ -288,13 +295,9 @@ class PlanWriter:
         ids = sorted(self.vocabulary)
         small = {"shard_start": np.asarray(self.shard_start, dtype="<u8"), "vocabulary/ids": np.asarray(ids, "<u4")}
         small |= strings_columns([self.vocabulary[number].encode("utf-8", "replace") for number in ids], "vocabulary")
-        small |= {
-            ABOUT: about_column(about or {}),
-            "length": length,
-            "truncated": np.frombuffer(self.truncated, dtype=np.uint8),
-        }
+        small |= {"length": length, "truncated": np.frombuffer(self.truncated, dtype=np.uint8)}
         columns |= {name: (values.shape, values.dtype.str) for name, values in small.items() if name not in columns}
-        with ColumnWriter(path, columns, {"format": "glot-plan"}) as writer:
+        with ColumnWriter(path, columns, {"kind": "plan", **(about or {})}) as writer:
             for name in columns:
                 start = 0
                 for piece in [small[name]] if name in small else self._pieces(name, columns[name][1]):

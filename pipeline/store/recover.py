@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FaultError
-from pipeline.store.columns import ABOUT, ColumnFile, ColumnReader, describe_file
+from pipeline.store.columns import ColumnFile, describe_file
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.layout import EXAMPLES_FOLDER, Manifest
 from pipeline.store.plan import Plan
@@ -21,7 +21,7 @@ def recover_manifest(folder: Path, created_by: str) -> Manifest | None:
     """
     for path in _newest_first(folder.glob("plan*.h5"), r"plan(?:-(\d+))?\.h5"):
         try:
-            data, about = _read_about(path, path.name)
+            data, about = describe_file(folder, path.name)
             plan = Plan(folder, data)
             entry = {**about["plan"], "texts": len(plan), "tokens": plan.tokens, "shards": plan.num_shards}
             values = {"states": about["states"], "plan": {**entry, "request": "", "data": _as_json(data)}}
@@ -36,7 +36,9 @@ def _recover_examples(folder: Path, plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in _newest_first((folder / EXAMPLES_FOLDER).glob("*.h5"), r".+?(?:-(\d+))?\.h5"):
         try:
-            data, about = _read_about(path, f"{EXAMPLES_FOLDER}/{path.name}")
+            data, about = describe_file(folder, f"{EXAMPLES_FOLDER}/{path.name}")
+            if about.pop("kind") != "examples":
+                continue
             name = about.pop("name")
             examples = ExampleSet.load(folder, data, len(plan))
             if name not in found and examples.fingerprint(plan.hashes()) == about["fingerprint"]:
@@ -44,14 +46,6 @@ def _recover_examples(folder: Path, plan: Plan) -> dict[str, Any]:
         except (ValueError, KeyError, TypeError, AttributeError, FaultError):
             continue
     return found
-
-
-def _read_about(path: Path, name: str) -> tuple[ColumnFile, dict[str, Any]]:
-    data, _ = describe_file(path)
-    reader = ColumnReader(path.parent, data, "")
-    about = json.loads(reader.read(ABOUT).tobytes())
-    reader.close()
-    return ColumnFile(name, data.size, data.xxh3, data.columns), about
 
 
 def _as_json(data: ColumnFile) -> dict[str, Any]:

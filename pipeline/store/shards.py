@@ -12,7 +12,6 @@ import xxhash
 from pipeline.errors import FaultError, UsageError
 from pipeline.store.columns import (
     CHUNK_BYTES,
-    SELF_CHECK,
     ColumnFile,
     ColumnReader,
     ColumnWriter,
@@ -79,8 +78,8 @@ class ShardWriter:
         texts, self.tokens = self.stop - self.first, int(self.start[-1])
         self.checks = {layer: np.zeros(texts, dtype="<u8") for layer in identity.layers}
         self.written = np.zeros((texts, len(identity.layers)), dtype=bool)
-        attributes = {
-            "format": "glot-shard",
+        about = {
+            "kind": "shard",
             "texts_sha256": plan.shard_digest(number),
             "states_sha256": identity.digest(),
             "first_text": self.first,
@@ -88,7 +87,7 @@ class ShardWriter:
         }
         columns = shard_columns(identity, texts, self.tokens, self.dtype)
         marks = {f"hidden/{layer}": {"dtype": self.dtype} for layer in identity.layers}
-        self.file = ColumnWriter(folder / shard_file(number), columns, attributes, marks, exclusive=not replaces)
+        self.file = ColumnWriter(folder / shard_file(number), columns, about, marks, exclusive=not replaces)
 
     def write(self, layer: int, text_id: int, states: np.ndarray, scale: np.ndarray | None = None) -> None:
         """Write one text's states, shape (L, d), in the stored dtype, to its own rows; for int8 also (L,) scales."""
@@ -137,7 +136,6 @@ class ShardReader(ColumnReader):
         self.dtype = entry.dtype
         self.layers = identity.layers
         expected = shard_columns(identity, texts, tokens, entry.dtype)
-        expected[SELF_CHECK] = ((len(expected),), "<u8")
         there = {name: (column.shape, column.dtype) for name, column in entry.data.columns.items()}
         fits = entry.dtype == identity.dtype or (identity.dtype, entry.dtype) == ("float16", "float32")
         if there != expected or not fits or (entry.texts, entry.tokens) != (texts, tokens):
@@ -231,17 +229,16 @@ def adopt_shard(folder: Path, number: int, plan: Plan, identity: StatesIdentity)
     first, stop = plan.shard_range(number)
     tokens = plan.shard_tokens(number)
     try:
-        data, attributes = describe_file(folder / shard_file(number))
-        made_of = attributes.get("texts_sha256"), attributes.get("states_sha256")
+        data, about = describe_file(folder, shard_file(number))
+        made_of = about.get("texts_sha256"), about.get("states_sha256")
         if made_of != (plan.shard_digest(number), identity.digest()):
             return None
-        entry = ShardEntry(stop - first, tokens, str(attributes["dtype"]), data)
-        if entry.dtype not in STORED_AS:
-            return None
+        values = {"texts": stop - first, "tokens": tokens, "dtype": about["dtype"], "data": asdict(data)}
+        entry = ShardEntry.from_json(number, values)
         reader = ShardReader(folder, entry, entry.texts, tokens, identity)
         start = plan.token_start[first : stop + 1] - plan.token_start[first]
         fits = (reader.read("offsets") == start).all() and not len(reader.damaged_rows(start))
         reader.close()
-    except (ValueError, KeyError, FaultError):
+    except (ValueError, KeyError, TypeError, AttributeError, FaultError):
         return None
     return entry if fits else None

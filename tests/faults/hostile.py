@@ -22,7 +22,6 @@ import xxhash
 from pipeline.errors import GlotError
 from pipeline.fit.run import FitOptions, make_configs
 from pipeline.report.cache_summary import summarize_cache
-from pipeline.store.columns import SELF_CHECK
 from pipeline.store.combine import copy_cache, merge_caches, subset_cache
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.layout import EXAMPLES_FOLDER, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
@@ -123,24 +122,36 @@ def entries_of(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 def reseal(files: dict[str, bytes], manifest: dict[str, Any]) -> None:
     """Make every checksum fit what the files now hold, as somebody would who wants to be believed."""
     for entry in entries_of(manifest):
-        data = bytearray(files[entry["file"]])
-        sums = {}
+        data = files[entry["file"]]
         for name, column in entry["columns"].items():
             count = int(np.prod([int(size) for size in column["shape"]])) * np.dtype(column["dtype"]).itemsize
-            held = bytes(data[column["offset"] : column["offset"] + count])
-            is_states = name.startswith(("hidden/", "scale/"))
-            sums[name] = 0 if is_states else xxhash.xxh3_64_intdigest(held)
-            if name != SELF_CHECK:
-                column["xxh3"] = "" if is_states else f"{sums[name]:016x}"
-        own = entry["columns"].get(SELF_CHECK)
-        if own is not None:
-            words = [sums[name] for name in sorted(sums) if name != SELF_CHECK]
-            packed = struct.pack(f"<{len(words)}Q", *words)
-            if own["offset"] + len(packed) <= len(data):
-                data[own["offset"] : own["offset"] + len(packed)] = packed
-            own["xxh3"] = xxhash.xxh3_64_hexdigest(packed)
-        files[entry["file"]] = bytes(data)
-        entry["size"], entry["xxh3"] = len(data), xxhash.xxh3_64_hexdigest(bytes(data))
+            held = data[column["offset"] : column["offset"] + count]
+            column["xxh3"] = "" if name.startswith(("hidden/", "scale/")) else xxhash.xxh3_64_hexdigest(held)
+        about = head_of(data).get("about", {})
+        data, entry["xxh3"] = with_head(data, {"about": about, "columns": entry["columns"]})
+        files[entry["file"]], entry["size"] = data, len(data)
+
+
+HEAD_ROOM = 4096
+
+
+def head_of(data: bytes) -> dict[str, Any]:
+    """What a file says of itself; {} where a change has spoilt it."""
+    try:
+        line, rest = data.split(b"\n", 1)
+        return json.loads(rest[: int(line.split()[1])])
+    except (ValueError, IndexError, RecursionError):
+        return {}
+
+
+def with_head(data: bytes, head: dict[str, Any]) -> tuple[bytes, str]:
+    """A file with another head, whose checksums fit; and the checksum of all that follows the head."""
+    text = json.dumps(head, sort_keys=True).encode()
+    line = f"glot-columns {len(text)} {xxhash.xxh3_64_hexdigest(text)} "
+    end = len(line) + 17 + len(text)
+    rest = bytes(max(0, min(HEAD_ROOM, len(data)) - end)) + data[max(HEAD_ROOM, end) :]
+    digest = xxhash.xxh3_64_hexdigest(rest)
+    return f"{line}{digest}\n".encode() + text + rest, digest
 
 
 # All that a user could do with a cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from xxhash import xxh3_64_hexdigest
 
 from pipeline.errors import FaultError
 from pipeline.store.columns import (
@@ -22,7 +24,7 @@ from pipeline.store.columns import (
     ColumnFile,
     ColumnReader,
     ColumnWriter,
-    file_xxh3,
+    describe_file,
     strings_columns,
     write_columns,
 )
@@ -74,14 +76,13 @@ def test_what_is_written_is_read_back(entry: ColumnFile, columns: dict[str, np.n
             np.testing.assert_array_equal(reader.read(name, 1, len(values) - 1), values[1:-1])
     reader.check_file()
     assert entry.size == (tmp_path / "made.h5").stat().st_size
-    assert entry.xxh3 == file_xxh3(tmp_path / "made.h5")
 
 
 def test_hdf5_and_a_plain_read_see_the_same_values(
     entry: ColumnFile, columns: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     with h5py.File(tmp_path / "made.h5") as file:
-        assert file.attrs["format"] == "test"
+        assert file.userblock_size == ALIGNMENT
         for name, values in columns.items():
             dataset, column = file[name], entry.columns[name]
             assert dataset.chunks is dataset.compression is dataset.external is None  # contiguous, in this file
@@ -91,6 +92,34 @@ def test_hdf5_and_a_plain_read_see_the_same_values(
                 assert dataset.id.get_offset() == column.offset
             plain = np.fromfile(tmp_path / "made.h5", values.dtype, values.size, offset=column.offset)
             np.testing.assert_array_equal(plain.reshape(values.shape), values)
+
+
+def test_the_head_says_what_the_manifest_would(entry: ColumnFile, tmp_path: Path) -> None:
+    assert describe_file(tmp_path, "made.h5") == (entry, {"format": "test"})
+    line, rest = (tmp_path / "made.h5").read_bytes().split(b"\n", 1)  # readable without us
+    name, size, own, others = line.decode().split()
+    head = rest[: int(size)]
+    assert (name, own, others) == ("glot-columns", xxh3_64_hexdigest(head), xxh3_64_hexdigest(rest[int(size) :]))
+    assert entry.xxh3 == others
+    values = json.loads(head)
+    assert values["about"] == {"format": "test"}
+    assert values["columns"]["large"]["offset"] == entry.columns["large"].offset
+
+
+def test_a_head_of_any_size(tmp_path: Path) -> None:
+    columns = {f"group/{number}": np.arange(3) for number in range(200)}
+    about = {"source": "naïve \ud800 " * 2000}
+    entry = write_columns(tmp_path / "made.h5", columns, about)
+    assert describe_file(tmp_path, "made.h5") == (entry, about)
+    with h5py.File(tmp_path / "made.h5") as file:
+        assert file["group/199"][:].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("place", [0, 5, 14, 20, 40, 55, 90, 900])
+def test_every_byte_of_the_head_is_guarded(entry: ColumnFile, tmp_path: Path, place: int) -> None:
+    flip(tmp_path / "made.h5", place)
+    with pytest.raises(ValueError, match=r"made\.h5 does not describe itself: .*(begin|damaged|too soon)"):
+        describe_file(tmp_path, "made.h5")
 
 
 def test_large_columns_start_on_a_page(entry: ColumnFile, columns: dict[str, np.ndarray]) -> None:
@@ -148,7 +177,7 @@ def test_every_byte_of_the_file_is_guarded(entry: ColumnFile, tmp_path: Path) ->
     path = tmp_path / "made.h5"
     for offset in [*range(0, entry.size, 211), entry.size - 1]:
         flip(path, offset)
-        with pytest.raises(FaultError, match=rf"made\.h5 is damaged \(its checksum is not the manifest's\): {REMEDY}"):
+        with pytest.raises(FaultError, match=rf"made\.h5 is damaged \(.*\): {REMEDY}"):
             open_file(tmp_path, entry).check_file()
         flip(path, offset)
     open_file(tmp_path, entry).check_file()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import FaultError, UsageError
 from pipeline.store import reader as store_reader
-from pipeline.store.columns import ALIGNMENT
+from pipeline.store.columns import ALIGNMENT, describe_file
 from pipeline.store.layout import STORED_AS, Manifest, StatesIdentity
 from pipeline.store.plan import Plan
 from pipeline.store.reader import Cache
@@ -75,11 +75,11 @@ def test_a_shard_is_plain_bytes_that_hdf5_and_numpy_both_read(make_cache: MakeCa
         first, stop = made.plan.shard_range(number)
         path = made.folder / entry.data.file
         assert path.stat().st_size == entry.data.size
+        about = describe_file(made.folder, entry.data.file)[1]
+        assert (about["kind"], about["first_text"], about["dtype"]) == ("shard", first, dtype)
         with h5py.File(path) as file:
-            assert file.attrs["first_text"] == first
             np.testing.assert_array_equal(file["offsets"], np.cumsum([0, *made.plan.length[first:stop]]))
             assert sorted(file["hidden"]) == ["1", "3"]
-            assert (file.attrs["format"], file.attrs["dtype"]) == ("glot-shard", dtype)
             for layer in made.identity.layers:
                 dataset, column = file["hidden"][str(layer)], entry.data.columns[f"hidden/{layer}"]
                 assert dataset.chunks is dataset.compression is dataset.external is None  # contiguous, in this file
