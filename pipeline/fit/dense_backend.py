@@ -1,7 +1,10 @@
-"""Message passing in plain torch on padded (B, L, L) matrices: runs wherever torch runs, in any float type."""
+"""Message passing in plain torch on padded (b, L, L) matrices: runs wherever torch runs, in any float type."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -9,36 +12,52 @@ from pipeline.fit.tokens import TokenBatch
 
 
 class DenseGraph:
-    """A `TokenGraph` as adjacency matrices.
+    """A `TokenGraph` as adjacency matrices, one stack for each bucket of texts of similar length.
 
     Args:
         batch: the texts.
-        mask: (B, Lmax, Lmax) bool from `edge_mask`; mask[b, i, j] lets i hear j.
+        pieces: its buckets, in order, each with its (b, L, L) bool mask from `edge_mask`; mask[t, i, j] lets i hear j.
     """
 
-    def __init__(self, batch: TokenBatch, mask: Tensor) -> None:
-        self.batch = batch
-        self.mask = mask
+    def __init__(self, batch: TokenBatch, pieces: list[tuple[TokenBatch, Tensor]]) -> None:
+        self.batch, self.pieces = batch, pieces
+        self.sizes = [len(bucket.states) for bucket, _ in pieces]
         # Rows without a token hear everything, so that their softmax is not 0 / 0; `unpad` drops them.
-        self.blocked = ~mask & batch.real[:, :, None]  # (B, L, L)
+        self.blocked = [~mask & bucket.real[:, :, None] for bucket, mask in pieces]  # (b, L, L)
 
     def attention(
         self, values: Tensor, source_score: Tensor, target_score: Tensor, edge_bias: Tensor, slope: float = 0.2
     ) -> Tensor:
         """See `TokenGraph.attention`."""
-        pad = self.batch.pad
-        logits = pad(source_score)[:, None, :] + pad(target_score)[:, :, None] + edge_bias  # (B, L, L)
-        logits = F.leaky_relu(logits, slope).masked_fill(self.blocked, float("-inf"))
-        return self.batch.unpad(logits.softmax(dim=2) @ pad(values))
+
+        def attend(piece: int, values: Tensor, source: Tensor, target: Tensor) -> Tensor:
+            pad = self.pieces[piece][0].pad
+            logits = pad(source)[:, None, :] + pad(target)[:, :, None]  # (b, L, L)
+            logits = F.leaky_relu_(logits.masked_fill_(self.blocked[piece], float("-inf")), slope)
+            return logits.softmax(dim=2) @ pad(values)
+
+        return self._each(attend, values, source_score, target_score + edge_bias)
 
     def neighbour_sum(self, values: Tensor) -> Tensor:
         """See `TokenGraph.neighbour_sum`."""
-        return self.batch.unpad(self.mask.to(values.dtype) @ self.batch.pad(values))
+
+        def add_up(piece: int, values: Tensor) -> Tensor:
+            bucket, mask = self.pieces[piece]
+            return mask.to(values.dtype) @ bucket.pad(values)
+
+        return self._each(add_up, values)
 
     def degrees(self) -> Tensor:
         """See `TokenGraph.degrees`."""
-        return self.batch.unpad(self.mask.sum(dim=2))
+        return self._each(lambda piece: self.pieces[piece][1].sum(dim=2))
 
     def readout(self, scores: Tensor, parts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """See `TokenGraph.readout`: no edge takes part in it."""
         return self.batch.readout(scores, parts)
+
+    def _each(self, make: Callable[..., Tensor], *packed: Tensor) -> Tensor:
+        """Split packed values (N, ...) by bucket, make a padded tensor of each, and pack these again."""
+        split = [values.split(self.sizes) for values in packed]
+        made = [make(piece, *(part[piece] for part in split)) for piece in range(len(self.pieces))]
+        flat = [bucket.unpad(padded) for (bucket, _), padded in zip(self.pieces, made, strict=True)]
+        return flat[0] if len(flat) == 1 else torch.cat(flat)

@@ -51,18 +51,23 @@ class DglGraph:
 
     Args:
         batch: the texts.
-        mask: (B, Lmax, Lmax) bool from `edge_mask`, the self-loops in it.
+        pieces: its buckets, in order, each with its (b, L, L) bool mask from `edge_mask`, the self-loops in it.
     """
 
-    def __init__(self, batch: TokenBatch, mask: Tensor) -> None:
-        text, target, source = mask.nonzero(as_tuple=True)  # (E,) each
-        first = batch.offsets[text]
-        graph = _dgl().graph((first + source, first + target), num_nodes=len(batch.states))
-        edges_of_text = mask.sum(dim=(1, 2))  # (B,)
+    def __init__(self, batch: TokenBatch, pieces: list[tuple[TokenBatch, Tensor]]) -> None:
+        sources, targets, start = [], [], 0
+        for bucket, mask in pieces:
+            text, target, source = mask.nonzero(as_tuple=True)  # (E,) each
+            first = bucket.offsets[text] + start
+            sources.append(first + source)
+            targets.append(first + target)
+            start += len(bucket.states)
+        graph = _dgl().graph((torch.cat(sources), torch.cat(targets)), num_nodes=start)
+        edges_of_text = torch.cat([mask.sum(dim=(1, 2)) for _, mask in pieces])  # (B,)
         # DGL does not check the sizes: a wrong sum drops nodes or reads beyond the arrays.
         assert int(batch.lengths.sum()) == graph.num_nodes()
         assert int(edges_of_text.sum()) == graph.num_edges()
-        graph.set_batch_num_nodes(batch.lengths)
+        graph.set_batch_num_nodes(batch.lengths.to(batch.device))
         graph.set_batch_num_edges(edges_of_text)
         self.graph = graph
 

@@ -48,7 +48,7 @@ def edge_mask(batch: TokenBatch, tau: float) -> Tensor:
     Returns:
         (B, Lmax, Lmax) bool, symmetric, its diagonal True at real tokens, False wherever there is no token.
     """
-    with torch.no_grad(), _exact_float32(batch.states.device):
+    with torch.no_grad(), _exact_float32(batch.device):
         # `normalize` divides by no less than 1e-12: a zero state has cosine 0 with every other.
         unit = batch.pad(F.normalize(batch.states.float(), dim=1))  # (B, L, d)
         # Rounding may lift the cosine of parallel states above 1; the clamp leaves tau = 1 self-loops alone.
@@ -95,8 +95,8 @@ def resolve_backend(name: str, device: torch.device | str) -> Backend:
 
 def build_graph(batch: TokenBatch, tau: float, backend: Backend) -> TokenGraph:
     """The token graphs of a batch at threshold `tau`, ready for message passing by `backend`."""
-    mask = edge_mask(batch, tau)
-    return DglGraph(batch, mask) if backend == "dgl" else DenseGraph(batch, mask)
+    pieces = [(bucket, edge_mask(bucket, tau)) for bucket in batch.buckets]
+    return DglGraph(batch, pieces) if backend == "dgl" else DenseGraph(batch, pieces)
 
 
 @contextmanager

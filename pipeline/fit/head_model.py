@@ -28,12 +28,14 @@ class HeadModel(nn.Module):
 
     def forward(self, source: States | PooledTexts, examples: ExampleSet) -> Tensor:
         """Raw outputs of the head for some examples; each distinct text is pooled once."""
-        if examples.text_id_b is None:
-            return self.head(self.pool(source, examples.text_id))
-        ids, place = np.unique(np.concatenate([examples.text_id, examples.text_id_b]), return_inverse=True)
-        z = self.pool(source, ids)  # (distinct texts, D)
-        first, second = torch.from_numpy(place).to(z.device).chunk(2)
-        return self.head(z[first], z[second])
+        given = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
+        ids, place = np.unique(np.concatenate(given), return_inverse=True)
+        order = np.argsort(source.lengths[ids], kind="stable")  # texts of similar length are padded together
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        z = self.pool(source, ids[order])  # (distinct texts, D)
+        places = torch.from_numpy(rank[place]).to(z.device).chunk(len(given))
+        return self.head(*(z[rows] for rows in places))
 
     def pool(self, source: States | PooledTexts, text_ids: np.ndarray) -> Tensor:
         """(texts, D) vectors; a pooler without weights was applied once, before training."""
@@ -45,6 +47,7 @@ class PooledTexts:
 
     def __init__(self, pooler: Pooler, states: States, text_ids: np.ndarray) -> None:
         wanted = np.unique(text_ids)
+        self.lengths = states.lengths
         self.vectors = pool_texts(pooler, states, wanted)  # (wanted, D)
         self.row = np.full(len(states.lengths), -1, dtype=np.int64)
         self.row[wanted] = np.arange(len(wanted))

@@ -103,7 +103,7 @@ class MaxPooler(Pooler):
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, width)."""
         # unsafe=True skips a check of the lengths that waits for the device; TokenBatch has made it.
-        return torch.segment_reduce(batch.states, "max", lengths=batch.lengths, unsafe=True)
+        return torch.segment_reduce(batch.states, "max", lengths=batch.lengths.to(batch.device), unsafe=True)
 
 
 class ClsPooler(Pooler):
@@ -116,7 +116,7 @@ class ClsPooler(Pooler):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, width)."""
-        rows = batch.offsets if self.position == "first" else batch.offsets + batch.lengths - 1
+        rows = batch.offsets if self.position == "first" else batch.offsets + batch.lengths.to(batch.device) - 1
         return batch.states[rows]
 
 
@@ -193,7 +193,7 @@ def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:
 
 def _mean(batch: TokenBatch, values: Tensor) -> Tensor:
     """(B, w): the mean of values (N, w) over each text's tokens."""
-    return batch.weighted_sum(values, values.new_ones(len(values))) / batch.lengths[:, None]
+    return batch.weighted_sum(values, values.new_ones(len(values))) / batch.lengths.to(values.device)[:, None]
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Weighing(Protocol):
@@ -37,12 +37,52 @@ class AttentionReadout(nn.Module):
 
     def scores(self, parts: list[Tensor]) -> Tensor:
         """(N,): m_i of each token, before the softmax."""
-        hidden = self.project.bias
-        for part, weight in zip(parts, self.project.weight.split(self.part_widths, dim=1), strict=True):
-            hidden = hidden + F.linear(part, weight)  # (N, hidden)
+        hidden = SplitLinear.apply(self.project.weight, self.project.bias, *parts)  # (N, hidden)
         return self.score(torch.tanh(hidden)).squeeze(1)
 
     def forward(self, parts: list[Tensor], graph: Weighing) -> tuple[Tensor, Tensor]:
         """Parts (N, w_k) to z (B, D) and the weights π (N,), which sum to 1 over each text."""
         weights, sums = graph.readout(self.scores(parts), parts)
         return torch.cat(sums, dim=1), weights
+
+
+class SplitLinear(torch.autograd.Function):
+    """W [part_1, ..., part_n] + b without ever putting the parts side by side: (N, w_k) each, W (rows, Σ w_k).
+
+    What autograd makes of the same products adds n tensors forward and copies W's gradient together backward; here
+    each product lands where it belongs. A part that needs no gradient, as the frozen states, gets none.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
+        """(N, rows)."""
+        dtype = _autocast_dtype(parts[0])
+        parts = tuple(part.to(dtype) for part in parts)
+        ctx.save_for_backward(weight, *parts)
+        with torch.autocast(weight.device.type, enabled=False):
+            weight = weight.to(dtype)
+            hidden, start = bias.to(dtype), 0
+            for part in parts:
+                columns = weight[:, start : start + part.shape[1]]
+                hidden = torch.addmm(hidden, part, columns.T) if not start else hidden.addmm_(part, columns.T)
+                start += part.shape[1]
+        return hidden
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of weight, bias and parts."""
+        weight, *parts = ctx.saved_tensors
+        by_weight, by_parts, start = weight.new_empty(weight.shape, dtype=gradient.dtype), [], 0
+        for place, part in enumerate(parts):
+            columns = slice(start, start + part.shape[1])
+            torch.mm(gradient.T, part, out=by_weight[:, columns])
+            needed = ctx.needs_input_grad[2 + place]
+            by_parts.append(gradient @ weight[:, columns].to(gradient.dtype) if needed else None)
+            start = columns.stop
+        return by_weight.to(weight.dtype), gradient.sum(dim=0).to(weight.dtype), *by_parts
+
+
+def _autocast_dtype(values: Tensor) -> torch.dtype:
+    device = values.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype

@@ -232,7 +232,7 @@ class _Trainer:
     def __init__(self, config: RunConfig, folder: Path, model: HeadModel, data: _Data) -> None:
         self.config, self.folder, self.model, self.data = config, folder, model, data
         self.device = torch.device(config.train.device)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr, fused=True)
         self.position = _Position()
         self.saved_at = time.monotonic()
         labels = data.train.label
