@@ -1,75 +1,220 @@
-"""One training step of GLOT: both backends against a hand-written loop over the texts, in one process.
+"""One training step of GLOT (graph, forward, backward, optimizer) against two hand-written ones, in one process.
 
-    python -m benchmarks.step
+    python -m benchmarks.step [--device cuda]
 
-Prints the median time of a step as a ratio to the loop's; the variants take turns, so that a busy machine slows all.
+All ways take turns, so that a busy machine slows all; each number is a ratio of two medians. Beside each stands the
+floor: the step's arithmetic at the rate of a large matrix product measured in the same run. The peers need
+torch-geometric (extra: bench); without it only our own rows are printed. On a GPU nothing but torch, numpy and h5py
+is needed.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from benchmarks.ratios import describe_machine, seconds_of, verdict
 from pipeline.fit.dgl_backend import dgl_available
 from pipeline.fit.poolers import Glot, PoolerConfig
 from pipeline.fit.tokens import TokenBatch
 
-TEXTS, REPEATS = 32, 15
+TEXTS, LAYERS, HIDDEN, TAU = 32, 2, 128, 0.6
+REPEATS, WARM_UP = 15, 3
+LONGEST = 128
+CUDA_TARGET = 1.0e-3  # seconds a step
 
 
-def make_batch(width: int, mean_length: int) -> TokenBatch:
-    """Random states with a common direction (so that some tokens are joined), lengths around the mean."""
+@dataclass(frozen=True)
+class Row:
+    """A shape that is measured. `target` and `bfloat16_target` are ratios to the obvious peer; None: none is set."""
+
+    width: int
+    mean: int
+    target: float | None
+    bfloat16_target: float | None = None
+
+
+ROWS = (Row(384, 27, 3.0), Row(576, 27, 2.5), Row(4096, 27, 2.2, 4.0), Row(384, 110, 4.0, 6.0))
+FAIR_TARGET = 1.5
+
+
+def make_batch(width: int, mean: int, device: torch.device, same_length: bool = False) -> TokenBatch:
+    """Random states with a common direction (so that some tokens are joined), lengths around the mean, sorted."""
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.randint(mean_length // 2, mean_length * 3 // 2 + 1, (TEXTS,), generator=generator)
+    low, high = (mean, mean) if same_length else (max(2, 2 * mean - LONGEST, mean // 2), min(LONGEST, mean * 3 // 2))
+    lengths = torch.randint(low, high + 1, (TEXTS,), generator=generator).sort().values
     states = torch.randn(int(lengths.sum()), width, generator=generator) + 1.2
-    return TokenBatch(states, lengths)
+    return TokenBatch(states.to(device), lengths)
 
 
-def step(model: Glot, head: torch.nn.Linear, optimizer: torch.optim.Optimizer, pool: Callable[[], Tensor]) -> None:
-    """Forward, backward and optimizer."""
-    loss = torch.nn.functional.cross_entropy(head(pool()), torch.arange(TEXTS) % 2)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+Pool = Callable[[], Tensor]
 
 
-def measure(width: int, mean_length: int) -> dict[str, float]:
-    """Median seconds of a step for each variant."""
-    batch = make_batch(width, mean_length)
-    texts = [TokenBatch(part, torch.tensor([len(part)])) for part in batch.states.split(batch.lengths.tolist())]
-    variants: dict[str, Callable[[], None]] = {}
-    for name in ("loop", "dense", *(["dgl"] if dgl_available() else [])):
-        torch.manual_seed(0)
-        model = Glot(PoolerConfig(layers=2, hidden=128), width, "dgl" if name == "dgl" else "dense")
-        head = torch.nn.Linear(model.out_width, 2)
-        optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=1e-4)
+class Way:
+    """One way to train: a pooler with a linear head, an optimizer, and what makes vectors of the batch."""
 
-        def pool(model: Glot = model, name: str = name) -> Tensor:
-            return torch.cat([model(text) for text in texts]) if name == "loop" else model(batch)
+    def __init__(self, pooler: nn.Module, width: int, pool: Pool, device: torch.device, bfloat16: bool) -> None:
+        self.head = nn.Linear(width, 2).to(device)
+        self.pool, self.bfloat16, self.device = pool, bfloat16, device
+        ours = isinstance(pooler, Glot)
+        parameters = [*pooler.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True if ours else None)
+        self.labels = torch.arange(TEXTS, device=device) % 2
 
-        variants[name] = lambda args=(model, head, optimizer, pool): step(*args)
-    times: dict[str, list[float]] = {name: [] for name in variants}
-    for repeat in range(REPEATS + 2):
-        for name, run in variants.items():
-            started = time.perf_counter()
-            run()
-            if repeat >= 2:  # the first two warm up
-                times[name].append(time.perf_counter() - started)
+    def step(self) -> None:
+        """Graph, forward, backward and optimizer."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            loss = nn.functional.cross_entropy(self.head(self.pool()), self.labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def seconds(self) -> float:
+        """Of one step, the device's work in it."""
+        if self.device.type != "cuda":
+            return seconds_of(self.step)
+        torch.cuda.synchronize(self.device)
+        return seconds_of(lambda: (self.step(), torch.cuda.synchronize(self.device)))
+
+
+def make_ways(batch: TokenBatch, bfloat16: bool) -> dict[str, Way]:
+    """Ours on each backend and, where torch-geometric is there, the peers in float32, all with the same parameters."""
+    width, device = batch.states.shape[1], batch.device
+    config = PoolerConfig(layers=LAYERS, hidden=HIDDEN, tau=TAU)
+    torch.manual_seed(0)
+    first = Glot(config, width, "dense").to(device)
+    ways = {}
+    for name in ("dense", *(["dgl"] if device.type == "cpu" and not bfloat16 and dgl_available() else [])):
+        model = Glot(config, width, name).to(device)
+        model.load_state_dict(first.state_dict())
+        ways[name] = Way(model, model.out_width, lambda model=model: model(batch), device, bfloat16)
+    try:
+        from benchmarks import peers
+    except ImportError:
+        return ways
+    for name, (build, to) in peers.WAYS.items():
+        states, mask = peers.padded_states(batch.states, batch.lengths.tolist(), to)
+        model = peers.PygGlot(width, HIDDEN, LAYERS).to(device).take(first)
+
+        def pool(model: nn.Module = model, build: Callable = build, inputs: tuple = (states, mask)) -> Tensor:
+            return model(build(*inputs, TAU))
+
+        ways[name] = Way(model, first.out_width, pool, device, False)
+    return ways
+
+
+def medians(ways: dict[str, Way], repeats: int = REPEATS) -> dict[str, float]:
+    """Median seconds of a step of each; they take turns, and the first turns warm up."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for repeat in range(repeats + WARM_UP):
+        for name, way in ways.items():
+            seconds = way.seconds()
+            if repeat >= WARM_UP:
+                times[name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def step_products(width: int, tokens: int) -> int:
+    """Multiplications of a step's matrix products over tokens: what no backend can avoid (the frozen X has no
+    gradient, so its products run twice, the others three times).
+    """
+    hidden = HIDDEN
+    rows = max(128, (width + LAYERS * hidden) // 2)  # of the readout's first weight
+    on_states = 2 * width * (hidden + rows)
+    on_hidden = 3 * (LAYERS * hidden * rows + (LAYERS - 1) * hidden * hidden)
+    return tokens * (on_states + on_hidden)
+
+
+def product_rate(tokens: int, width: int, device: torch.device, dtype: torch.dtype) -> float:
+    """Multiplications a second of a (tokens, width) by (width, 512) product: the best of some."""
+    a = torch.randn(tokens, width, device=device, dtype=dtype)
+    b = torch.randn(width, 512, device=device, dtype=dtype)
+
+    def product() -> None:
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    product()
+    return tokens * width * 512 / min(seconds_of(product) for _ in range(10))
+
+
+def peak_bytes(way: Way) -> int:
+    """Most bytes of tensors that a step holds beyond what was there before it."""
+    if way.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(way.device)
+        before = torch.cuda.memory_allocated(way.device)
+        way.step()
+        return torch.cuda.max_memory_allocated(way.device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        way.step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def report(row: Row, device: torch.device, bfloat16: bool) -> None:
+    """Print a row."""
+    batch = make_batch(row.width, row.mean, device)
+    ways = make_ways(batch, bfloat16)
+    times = medians(ways)
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    rate = product_rate(len(batch.states), row.width, device, dtype)
+    floor = step_products(row.width, len(batch.states)) / rate
+    name = "bfloat16" if bfloat16 else "float32"
+    print(f"d = {row.width}, mean {len(batch.states) / TEXTS:.0f} tokens, {name}:")
+    target = row.bfloat16_target if bfloat16 else row.target
+    for ours in ("dense", "dgl"):
+        if ours not in times:
+            continue
+        against = [f"{peer} {times[peer] / times[ours]:.2f} x" for peer in ("obvious", "fair") if peer in times]
+        print(
+            f"  {ours}: {', '.join(against) or 'no peer here'}; {times[ours] / floor:.2f} of the floor "
+            f"({2 * rate / 1e9:.0f} GFLOP/s), {peak_bytes(ways[ours]) / 2**20:.0f} MiB a step"
+        )
+    if "obvious" in times:
+        best = min(times[name] for name in ("dense", "dgl") if name in times)
+        sizes = ", ".join(f"{peer} {peak_bytes(ways[peer]) / 2**20:.0f} MiB" for peer in ("obvious", "fair"))
+        if target:
+            print(f"  against obvious {times['obvious'] / best:.2f} x; {verdict(times['obvious'] / best, target)}")
+        print(f"  against fair {times['fair'] / best:.2f} x; {verdict(times['fair'] / best, FAIR_TARGET)}; {sizes}")
+
+
+def report_cuda(device: torch.device) -> None:
+    """Print the published setting on a GPU: d = 4096, 128 tokens a text, one text an example."""
+    batch = make_batch(4096, LONGEST, device, same_length=True)
+    for name, bfloat16, tf32 in (("bfloat16", True, False), ("TF32", False, True), ("float32", False, False)):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        way = {"dense": make_ways(batch, bfloat16)["dense"]}
+        seconds = medians(way, 50)["dense"]
+        print(f"d = 4096, 128 tokens, {name}: {1e3 * seconds:.2f} ms a step; {verdict(seconds, CUDA_TARGET, True)}")
+    host = batch.states.half().cpu().pin_memory()
+    copy = statistics.median(
+        seconds_of(lambda: (host.to(device, non_blocking=True), torch.cuda.synchronize())) for _ in range(20)
+    )
+    print(f"  the copy of its states from host memory: {1e3 * copy:.2f} ms more, {host.nbytes / copy / 1e9:.1f} GB/s")
+
+
 def main() -> None:
-    """Print a table of ratios."""
-    threads = torch.get_num_threads()
-    print(f"{TEXTS} texts, K = 2, h = 128, tau = 0.6, float32, {threads} threads, torch {torch.__version__}")
-    for width, mean_length in [(384, 27), (384, 110), (576, 27)]:
-        times = measure(width, mean_length)
-        ratios = ", ".join(f"{name} {times['loop'] / value:.2f} x" for name, value in times.items() if name != "loop")
-        print(f"d = {width}, mean {mean_length} tokens: against the loop {ratios}")
+    """Print all rows."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", default="cpu")
+    device = torch.device(parser.parse_args().device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"step: {where}, {describe_machine()}; {TEXTS} texts, K = {LAYERS}, h = {HIDDEN}, tau = {TAU}")
+    for row in ROWS:
+        for bfloat16 in (False, True):
+            report(row, device, bfloat16)
+    if device.type == "cuda":
+        report_cuda(device)
 
 
 if __name__ == "__main__":

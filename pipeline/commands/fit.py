@@ -16,8 +16,8 @@ from pipeline.errors import UsageError
 from pipeline.progress import epoch_bar, stop_flag
 
 if TYPE_CHECKING:
+    from pipeline.fit.result import FitResult
     from pipeline.fit.run_folder import RunConfig
-    from pipeline.fit.train import FitResult
 
 
 class Format(str, Enum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline.fit.heads import make_head
 from pipeline.fit.poolers import Pooler, PoolerConfig, make_pooler
 from pipeline.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
 from pipeline.fit.states import States
+from pipeline.fit.tokens import TokenBatch
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.task_spec import TaskSpec
 
@@ -26,20 +28,35 @@ class HeadModel(nn.Module):
         self.pooler: Pooler = make_pooler(config, width, backend)
         self.head = make_head(task, self.pooler.out_width)
 
-    def forward(self, source: States | PooledTexts, examples: ExampleSet) -> Tensor:
-        """Raw outputs of the head for some examples; each distinct text is pooled once."""
-        given = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
-        ids, place = np.unique(np.concatenate(given), return_inverse=True)
-        order = np.argsort(source.lengths[ids], kind="stable")  # texts of similar length are padded together
-        rank = np.empty_like(order)
-        rank[order] = np.arange(len(order))
-        z = self.pool(source, ids[order])  # (distinct texts, D)
-        places = torch.from_numpy(rank[place]).to(z.device).chunk(len(given))
-        return self.head(*(z[rows] for rows in places))
+    def forward(self, inputs: Inputs) -> Tensor:
+        """Raw outputs of the head for some examples (see `collate`); each distinct text is pooled once."""
+        z = self.pooler(inputs.texts) if isinstance(inputs.texts, TokenBatch) else inputs.texts  # (distinct texts, D)
+        return self.head(*(z[rows] for rows in inputs.rows))
 
-    def pool(self, source: States | PooledTexts, text_ids: np.ndarray) -> Tensor:
-        """(texts, D) vectors; a pooler without weights was applied once, before training."""
-        return source.lookup(text_ids) if isinstance(source, PooledTexts) else self.pooler(source.gather(text_ids))
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a step needs of some examples.
+
+    Attributes:
+        texts: the distinct texts' states, shortest first, or their vectors (B, D) where nothing of the pooler trains.
+        rows: (m,) int64, the text of each example; a second one for pairs.
+    """
+
+    texts: TokenBatch | Tensor
+    rows: list[Tensor]
+
+
+def collate(source: States | PooledTexts, examples: ExampleSet) -> Inputs:
+    """Gather the texts of some examples, each once, in order of their lengths: such are padded together."""
+    given = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
+    ids, place = np.unique(np.concatenate(given), return_inverse=True)
+    order = np.argsort(source.lengths[ids], kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    texts = source.gather(ids[order])
+    device = texts.device
+    return Inputs(texts, [rows.to(device) for rows in torch.from_numpy(rank[place]).chunk(len(given))])
 
 
 class PooledTexts:
@@ -52,7 +69,7 @@ class PooledTexts:
         self.row = np.full(len(states.lengths), -1, dtype=np.int64)
         self.row[wanted] = np.arange(len(wanted))
 
-    def lookup(self, text_ids: np.ndarray) -> Tensor:
+    def gather(self, text_ids: np.ndarray) -> Tensor:
         """(texts, D) vectors."""
         return self.vectors[torch.from_numpy(self.row[text_ids]).to(self.vectors.device)]
 
@@ -75,7 +92,7 @@ def predict(model: HeadModel, source: States | PooledTexts, examples: ExampleSet
     if examples.text_id_b is not None:
         count = count + lengths[examples.text_id_b]
     order = np.argsort(count, kind="stable")
-    parts = [model.head.predict(model(source, examples.subset(chunk))) for chunk in _chunks(count, order)]
+    parts = [model.head.predict(model(collate(source, examples.subset(chunk)))) for chunk in _chunks(count, order)]
     values = torch.cat(parts).numpy()
     out = np.empty_like(values)
     out[order] = values

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.errors import UsageError
 from pipeline.fit.gnn import JumpingKnowledge, LayerKind, TokenGNN
 from pipeline.fit.graph import Backend, build_graph
-from pipeline.fit.readout import AttentionReadout
+from pipeline.fit.readout import AttentionReadout, compute_dtype
 from pipeline.fit.tokens import TokenBatch
 
 PoolerName = Literal["glot", "mean", "max", "cls", "adapool", "mlp"]
@@ -175,7 +175,9 @@ class Glot(Pooler):
         """z (B, out_width), and the readout's weights π (N,), which sum to 1 over each text."""
         # Without layers nobody asks for an edge: the batch itself can weigh its tokens.
         graph = build_graph(batch, self.tau, self.backend) if self.gnn.layers else batch
-        return self.readout(self.gnn(batch.states, graph), graph)
+        # Edges come of the states as they are; under autocast what follows sees them in its own type, cast once.
+        states = batch.states.to(compute_dtype(batch.states))
+        return self.readout(self.gnn(states, graph), graph)
 
 
 def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:

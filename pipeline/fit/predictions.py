@@ -6,17 +6,39 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.errors import UsageError
+from pipeline.fit.head_model import load_head, predict
 from pipeline.fit.metrics import compute_metrics
 from pipeline.fit.run_folder import RunConfig
-from pipeline.fit.train import predict_examples
+from pipeline.fit.states import StreamedStates
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.files import make_folder, write_text
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
 
 NAMED_IN_GLUE = ("mnli", "qnli", "rte")  # the other tasks' submissions hold class numbers
+
+
+def predict_examples(
+    folder: Path, cache: Cache, split: str, device: str, backend: str
+) -> tuple[np.ndarray, ExampleSet]:
+    """Predictions of a saved head for an example set of a cache, and the set.
+
+    Returns:
+        (m,) class indices or scores in the set's order, and the `ExampleSet`.
+
+    Raises UsageError for a cache of another backbone, layer or width, FaultError for damaged files.
+    """
+    config = RunConfig.load(folder)
+    config.check_cache(cache)
+    examples = cache.examples(split)
+    if (examples.text_id_b is None) != (config.task.num_texts == 1):
+        raise UsageError(f"{folder} was trained on {config.task.num_texts} text(s) an example, unlike {cache.folder}")
+    model = load_head(folder, config, backend, torch.device(device))
+    states = StreamedStates(cache, cache.resolve_layer(config.layer), torch.device(device))
+    return predict(model, states, examples, states.lengths), examples
 
 
 def evaluate_head(run: Path, cache: Cache, split: str, device: str, backend: str) -> dict[str, float]:

@@ -56,7 +56,7 @@ class SplitLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
         """(N, rows)."""
-        dtype = _autocast_dtype(parts[0])
+        dtype = compute_dtype(parts[0])
         parts = tuple(part.to(dtype) for part in parts)
         ctx.save_for_backward(weight, *parts)
         with torch.autocast(weight.device.type, enabled=False):
@@ -83,6 +83,7 @@ class SplitLinear(torch.autograd.Function):
         return by_weight.to(weight.dtype), gradient.sum(dim=0).to(weight.dtype), *by_parts
 
 
-def _autocast_dtype(values: Tensor) -> torch.dtype:
+def compute_dtype(values: Tensor) -> torch.dtype:
+    """The type in which products of these values are computed: autocast's where that is on, else their own."""
     device = values.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else values.dtype

@@ -11,9 +11,11 @@ import torch
 from pipeline.errors import UsageError
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.poolers import PoolerConfig
+from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, find_runs
 from pipeline.fit.states import available_memory, states_bytes
-from pipeline.fit.train import FitResult, Progress, fit_head, run_config, used_text_ids
+from pipeline.fit.train import Progress, fit_head
+from pipeline.fit.training_data import run_config, used_text_ids
 from pipeline.store.example_set import set_name
 from pipeline.store.files import make_folder
 from pipeline.store.reader import Cache
@@ -27,7 +29,8 @@ class FitOptions:
 
     Attributes:
         pooler, gnn, jk, tau, layers, hidden, gin_batch_norm: see `PoolerConfig`.
-        lr, epochs, batch_size, patience, select: see `TrainConfig`.
+        lr, epochs, batch_size, patience, select, precision, schedule: see `TrainConfig`.
+        max_steps: likewise; without `epochs` there are as many as it takes.
         seeds: one run each; a seed sets initialisation and data order.
         order_seed: fixes the data order for all seeds.
         layer: the backbone layer to train on. device: None takes a GPU where there is one.
@@ -48,6 +51,9 @@ class FitOptions:
     batch_size: int | None = None
     patience: int | None = None
     select: str = "validation"
+    precision: str = "float32"
+    schedule: str = "constant"
+    max_steps: int | None = None
     seeds: tuple[int, ...] = (0,)
     order_seed: int | None = None
     layer: int = -1
@@ -63,7 +69,8 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
         raise UsageError(f"--seeds must be different numbers from 0 up; got {','.join(map(str, seeds))}")
     device = check_device(options.device)
-    recipe = cache.examples_entry(set_name(options.group, "train")).task.recipe
+    entry = cache.examples_entry(set_name(options.group, "train"))
+    recipe = entry.task.recipe
 
     def choose(value: float | None, default: float) -> float:
         return default if value is None else value
@@ -81,14 +88,19 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     )
     budget = available_memory() // 2 if options.max_memory is None else options.max_memory
     fits = states_bytes(cache, used_text_ids(cache, options.group)) <= budget
+    batch_size = choose(options.batch_size, recipe.batch_size)
+    epochs = choose(options.epochs, recipe.epochs)
+    if options.max_steps is not None and options.epochs is None:
+        count = entry.examples - (max(1, entry.examples // 10) if options.select == "holdout" else 0)
+        epochs = max(1, -(-options.max_steps // -(-count // max(1, batch_size))))
     return [
         run_config(
             cache,
             pooler,
             TrainConfig(
                 lr=choose(options.lr, recipe.lr),
-                epochs=choose(options.epochs, recipe.epochs),
-                batch_size=choose(options.batch_size, recipe.batch_size),
+                epochs=epochs,
+                batch_size=batch_size,
                 patience=options.patience,
                 init_seed=seed,
                 order_seed=choose(options.order_seed, seed),
@@ -96,6 +108,9 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
                 device=str(device),
                 backend=resolve_backend(options.backend, device),
                 window=None if fits else STREAM_WINDOW,
+                precision=options.precision,
+                schedule=options.schedule,
+                max_steps=options.max_steps,
             ),
             options.layer,
             options.group,

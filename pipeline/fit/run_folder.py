@@ -19,6 +19,8 @@ from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
 
 VERSION = 1
+PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("constant", "linear", "cosine", "plateau")
 CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -34,6 +36,10 @@ class TrainConfig:
         select: what chooses the best epoch: "validation", or "holdout" (a tenth of train kept aside).
         device: "cpu", "cuda", ...  backend: "dgl" or "dense".
         window: None holds all states in memory; a number streams them, shuffling so many shards together.
+        precision: "float32", or "bfloat16": autocast, with the weights and the token graph in float32 still.
+        schedule: of the learning rate: "constant"; "linear" or "cosine", which end at 0; "plateau", which halves it
+            after every two epochs without a better score.
+        max_steps: steps at most, over all epochs; None: all.
     """
 
     lr: float
@@ -46,10 +52,18 @@ class TrainConfig:
     device: str
     backend: str
     window: int | None
+    precision: str = "float32"
+    schedule: str = "constant"
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.lr <= 1000:
             raise UsageError(f"--lr must be above 0, and at most 1000; got {self.lr}")
+        for name, allowed in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"--{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UsageError(f"--max-steps must be at least 1; got {self.max_steps}")
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")

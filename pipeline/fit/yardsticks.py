@@ -16,8 +16,9 @@ from pipeline.errors import UsageError
 from pipeline.fit.head_model import pool_texts
 from pipeline.fit.metrics import compute_metrics
 from pipeline.fit.poolers import PoolerConfig, make_pooler
+from pipeline.fit.result import Scores
 from pipeline.fit.states import MemoryStates
-from pipeline.fit.train import Scores, used_text_ids, validation_names
+from pipeline.fit.training_data import used_text_ids, validation_names
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec

@@ -121,7 +121,7 @@ def _density(cache: Cache, layer: int) -> dict[str, float]:
     import torch
 
     from pipeline.fit.states import StreamedStates
-    from pipeline.fit.train import graph_density
+    from pipeline.fit.training_data import graph_density
 
     states = StreamedStates(cache, cache.resolve_layer(layer), torch.device("cpu"))
     ids = np.arange(len(cache.plan))

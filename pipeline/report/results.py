@@ -22,7 +22,7 @@ class Result:
         method: cls, mean, max, adapool, glot, glot-loops, or the name of a yardstick.
         setting: "published" (the published 3 epochs), "converged", or "yardstick".
         seed: the run's seed; 0 for yardsticks.
-        best, best_published, last: the scores by each rule of `pipeline.fit.train.FitResult`.
+        best, best_published, last: the scores by each rule of `pipeline.fit.result.FitResult`.
         epochs: epochs trained. density: mean edge density of the token graphs; None where there is no graph.
         seconds: training time.
     """

@@ -14,10 +14,11 @@ import pytest
 
 from pipeline.errors import FaultError, Stopped, UsageError
 from pipeline.fit.predictions import evaluate_head, write_predictions
+from pipeline.fit.result import Epoch, FitResult, best_published
 from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from pipeline.fit.run_folder import RunConfig
 from pipeline.fit.states import MemoryStates, StreamedStates, epoch_order
-from pipeline.fit.train import Epoch, FitResult, _best_published, fit_head
+from pipeline.fit.train import fit_head
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
 
@@ -167,7 +168,7 @@ def test_the_three_scores_follow_their_rules() -> None:
 
     history = [epoch(1, 0.3, 0.5, 0.9), epoch(2, 0.2, 0.8, 0.1), epoch(3, 0.1, 0.8, 0.4)]
     spec = TaskSpec("t", 1, "classes", ("a", "b"), metrics=("mcc", "accuracy"))
-    published = _best_published(history, spec, ["validation", "validation_mismatched"])
+    published = best_published(history, spec, ["validation", "validation_mismatched"])
     assert published["validation"] == history[1].scores["validation"]  # by accuracy, the earlier of equals
     assert published["validation_mismatched"]["accuracy"] == 0.4  # the last epoch
 

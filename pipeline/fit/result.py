@@ -1,0 +1,83 @@
+"""What a fit leaves to be read: `metrics.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import FaultError
+from pipeline.fit.run_folder import METRICS_FILE
+from pipeline.store.files import read_json
+from pipeline.store.task_spec import TaskSpec
+
+Scores = dict[str, dict[str, float]]  # example set -> metric -> value
+
+
+@dataclass
+class Epoch:
+    """One pass over the training set: its mean loss, and the scores after it.
+
+    `waited` are the seconds of it in which the model waited for states to be read.
+    """
+
+    epoch: int
+    loss: float
+    seconds: float
+    scores: Scores
+    waited: float = 0.0
+
+
+@dataclass
+class FitResult:
+    """`metrics.json`.
+
+    Attributes:
+        epochs: every epoch's record.
+        best: by the first metric on the first validation set (or on the hold-out); other sets at that same epoch.
+        best_published: by the published script's rule: accuracy, or the mean of Spearman and Pearson; a second
+            validation set (MNLI mismatched) at the last epoch.
+        last: the last epoch's scores.
+        density: mean edge density of the token graphs, self-loops apart; None where there is no graph.
+        parameters: how many numbers were trained.
+    """
+
+    select: str
+    metric: str
+    epochs: list[Epoch]
+    best_epoch: int
+    best: Scores
+    best_published: Scores
+    last: Scores
+    density: float | None
+    parameters: int
+    seconds: float
+    version: int = 1
+
+    @classmethod
+    def load(cls, folder: Path) -> FitResult:
+        """Read `metrics.json`; raises UsageError where it is missing, FaultError where it is damaged."""
+        data = read_json(folder / METRICS_FILE)
+        try:
+            return cls(**{**data, "epochs": [Epoch(**epoch) for epoch in data["epochs"]]})
+        except (KeyError, TypeError) as error:
+            raise FaultError(f"{folder / METRICS_FILE} is damaged: {error!r}") from None
+
+
+def argmax(values: list[float]) -> int:
+    """The 1-based place of the largest value; the earliest of equals."""
+    return int(np.argmax(values)) + 1
+
+
+def best_published(history: list[Epoch], task: TaskSpec, names: list[str]) -> Scores:
+    """Scores by the published script's rule for its best epoch (see `FitResult`)."""
+
+    def judged(epoch: Epoch) -> float:
+        scores = epoch.scores[names[0]]
+        return scores["accuracy"] if task.target == "classes" else (scores["spearman"] + scores["pearson"]) / 2
+
+    if not names:
+        return {}
+    best = history[argmax([judged(epoch) for epoch in history]) - 1]
+    return {name: (best if place == 0 else history[-1]).scores[name] for place, name in enumerate(names)}

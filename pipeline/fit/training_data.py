@@ -1,0 +1,113 @@
+"""What a fit trains on: example sets and states of a cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pipeline import __version__
+from pipeline.errors import UsageError
+from pipeline.fit.graph import edge_density, edge_mask
+from pipeline.fit.head_model import HeadModel, PooledTexts
+from pipeline.fit.poolers import PoolerConfig
+from pipeline.fit.run_folder import RunConfig, TrainConfig
+from pipeline.fit.states import MemoryStates, States, StreamedStates
+from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
+from pipeline.store.reader import Cache
+
+DENSITY_TEXTS = 512
+
+
+def run_config(cache: Cache, pooler: PoolerConfig, train: TrainConfig, layer: int = -1, group: str = "") -> RunConfig:
+    """The `RunConfig` of a fit on a cache's example sets; raises UsageError where the cache cannot be trained on.
+
+    `group` names sets that were added with other labels (`glot extract --examples`).
+    """
+    entries = cache.manifest.examples
+    training = set_name(group, "train")
+    if training not in entries or not entries[training].labelled:
+        raise UsageError(
+            f"{cache.folder} has no labelled examples {training!r} (it has {', '.join(entries)}): "
+            "extract them with --split train"
+        )
+    names = [training, *validation_names(cache, group)]
+    if len(names) == 1 and train.select == "validation":
+        raise UsageError(f"{cache.folder} has no labelled validation examples: extract some, or pass --select holdout")
+    return RunConfig(
+        cache=str(cache.folder),
+        states=cache.manifest.states,
+        layer=cache.resolve_layer(layer),
+        data={name: entries[name].fingerprint for name in names},
+        task=entries[training].task,
+        pooler=pooler,
+        train=train,
+        created_by=f"glot {__version__}",
+    )
+
+
+def validation_names(cache: Cache, group: str = "") -> list[str]:
+    """The cache's labelled validation sets; the first is the one that chooses the best epoch."""
+    entries = cache.manifest.examples.items()
+    return sorted(
+        name
+        for name, entry in entries
+        if group_of(name) == group and split_of(name).startswith("validation") and entry.labelled
+    )
+
+
+def used_text_ids(cache: Cache, group: str = "") -> np.ndarray:
+    """The ids of all texts that a fit on this cache reads: those of its train and validation examples."""
+    sets = [cache.examples(name) for name in (set_name(group, "train"), *validation_names(cache, group))]
+    return np.concatenate([ids for item in sets for ids in (item.text_id, item.text_id_b) if ids is not None])
+
+
+@dataclass
+class TrainingData:
+    """The example sets of a fit."""
+
+    train: ExampleSet
+    holdout: ExampleSet | None
+    validation: dict[str, ExampleSet]
+    source: States | PooledTexts | None = None
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    home: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+def open_data(
+    cache: Cache, config: RunConfig, model: HeadModel, device: torch.device
+) -> tuple[TrainingData, float | None]:
+    """The example sets and states that a config names, and the density of the token graphs (None: there are none)."""
+    training = next(name for name in config.data if split_of(name) == "train")
+    train = cache.examples(training)
+    data = TrainingData(train, None, {name: cache.examples(name) for name in config.data if name != training})
+    if config.task.target == "classes" and len(np.unique(train.label)) < 2:
+        raise UsageError(f"the train examples of {cache.folder} are all of one class: there is nothing to learn")
+    if config.train.select == "holdout":
+        order = np.random.default_rng([config.train.order_seed, 0]).permutation(len(train))
+        count = max(1, len(train) // 10)
+        data.holdout, data.train = train.subset(np.sort(order[:count])), train.subset(np.sort(order[count:]))
+    text_ids = used_text_ids(cache, group_of(training))
+    if config.train.window is None:
+        states = MemoryStates(cache, config.layer, text_ids, device)
+    else:
+        states = StreamedStates(cache, config.layer, device)
+    data.lengths = states.lengths
+    data.home = cache.plan.shard_of(data.train.text_id)
+    density = graph_density(states, data.train.text_id, config.pooler.tau) if config.pooler.pooler == "glot" else None
+    trains_pooler = any(parameter.requires_grad for parameter in model.pooler.parameters())
+    data.source = states if trains_pooler else PooledTexts(model.pooler, states, text_ids)
+    return data, density
+
+
+def graph_density(states: States, text_ids: np.ndarray, tau: float) -> float:
+    """Edges over possible edges of the token graphs, self-loops apart, over a sample of the given texts."""
+    sample = np.random.default_rng(0).permutation(np.unique(text_ids))[:DENSITY_TEXTS]
+    sample = sample[np.argsort(states.lengths[sample], kind="stable")]
+    edges = pairs = 0
+    for chunk in np.array_split(sample, -(-len(sample) // 32)):
+        batch = states.gather(chunk)
+        counts = edge_density(edge_mask(batch, tau), batch.lengths)
+        edges, pairs = edges + counts[0], pairs + counts[1]
+    return edges / max(pairs, 1)
