@@ -41,7 +41,14 @@ def fit(
     lr: Annotated[float | None, typer.Option(help="Adam's learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training examples.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Steps at most, over all epochs.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better score.")] = None,
+    schedule: Annotated[
+        str, typer.Option(help="Of the learning rate: constant, linear, cosine, or plateau (halved when stuck).")
+    ] = "constant",
+    precision: Annotated[
+        str, typer.Option(help="float32, or bfloat16 autocast: faster on GPUs, and on CPUs that have AMX.")
+    ] = "float32",
     select: Annotated[
         str, typer.Option(help="Choose the epoch by validation, or by holdout (a tenth of train).")
     ] = "validation",
@@ -85,7 +92,10 @@ def fit(
             lr=lr,
             epochs=epochs,
             batch_size=batch_size,
+            max_steps=max_steps,
             patience=patience,
+            schedule=schedule,
+            precision=precision,
             select=select,
             seeds=numbers(seeds, "--seeds"),
             order_seed=order_seed,
@@ -131,8 +141,13 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
         for (name, metric), values in cells.items():
             average = f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
             screen.print(f"{name} {metric}: {average} over {len(values)} seeds", highlight=False)
+    seconds = sum(result.seconds for result in results.values())
+    waited = sum(epoch.waited for result in results.values() for epoch in result.epochs)
+    bound = "reading" if waited > seconds / 2 else "arithmetic"
     screen.print(
-        f"{first.parameters:,} parameters trained in {sum(r.seconds for r in results.values()):.1f} s", highlight=False
+        f"{first.parameters:,} parameters trained in {seconds:.1f} s, bound by {bound} "
+        f"({100 * waited / max(seconds, 1e-9):.0f} % of it waiting for states)",
+        highlight=False,
     )
     if first.density is not None:
         screen.print(f"token graph: mean edge density {100 * first.density:.1f} %", highlight=False)

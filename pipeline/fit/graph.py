@@ -95,8 +95,11 @@ def resolve_backend(name: str, device: torch.device | str) -> Backend:
 
 def build_graph(batch: TokenBatch, tau: float, backend: Backend) -> TokenGraph:
     """The token graphs of a batch at threshold `tau`, ready for message passing by `backend`."""
-    pieces = [(bucket, edge_mask(bucket, tau)) for bucket in batch.buckets]
-    return DglGraph(batch, pieces) if backend == "dgl" else DenseGraph(batch, pieces)
+    key = (tau, backend)
+    if key not in batch.graphs:  # heads that are trained side by side ask for the same graphs
+        pieces = [(bucket, edge_mask(bucket, tau)) for bucket in batch.buckets]
+        batch.graphs[key] = DglGraph(batch, pieces) if backend == "dgl" else DenseGraph(batch, pieces)
+    return batch.graphs[key]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pipeline.fit.readout import AttentionReadout, compute_dtype
 from pipeline.fit.tokens import TokenBatch
 
 PoolerName = Literal["glot", "mean", "max", "cls", "adapool", "mlp"]
+WEIGHTLESS = ("mean", "max", "cls")  # poolers that nothing trains
 TokenPosition = Literal["first", "last"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,11 @@ class TokenBatch:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> TokenBatch:
         """The batch with its states on `device`, in `dtype`."""
         return TokenBatch(self.states.to(device=device, dtype=dtype), self.lengths)
+
+    @cached_property
+    def graphs(self) -> dict[tuple[float, str], Any]:
+        """The token graphs made of this batch so far, by threshold and backend: its states never change."""
+        return {}
 
     @cached_property
     def offsets(self) -> Tensor:

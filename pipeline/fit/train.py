@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.errors import FaultError, Stopped, UsageError
-from pipeline.fit.head_model import HeadModel, Inputs, collate, predict
+from pipeline.fit.head_model import HeadModel, Inputs, PooledTexts, collate, predict
 from pipeline.fit.metrics import compute_metrics
+from pipeline.fit.poolers import WEIGHTLESS
 from pipeline.fit.read_ahead import read_ahead
 from pipeline.fit.result import Epoch, FitResult, argmax, best_published
 from pipeline.fit.run_folder import (
@@ -28,9 +30,8 @@ from pipeline.fit.run_folder import (
     save_tensors,
 )
 from pipeline.fit.schedule import lr_factor
-from pipeline.fit.states import epoch_order
-from pipeline.fit.training_data import TrainingData, open_data
-from pipeline.store.example_set import ExampleSet
+from pipeline.fit.states import States, epoch_order
+from pipeline.fit.training_data import TrainingData, graph_density, open_data, open_source, open_states
 from pipeline.store.files import make_folder, write_json
 from pipeline.store.reader import Cache
 
@@ -39,18 +40,12 @@ T = TypeVar("T")
 Progress = Callable[[int, int, int, float], None]  # (epoch, step, steps, mean loss so far)
 
 
-@dataclass
-class _Position:
-    """Where a fit is: kept in the checkpoint."""
+@dataclass(frozen=True)
+class Job:
+    """A head to train, and the folder that its run is left in."""
 
-    epoch: int = 1
-    step: int = 0
-    loss_sum: float = 0.0
-    examples_seen: int = 0
-    seconds: float = 0.0
-    waited: float = 0.0
-    steps_before: int = 0  # of the epochs before
-    history: list[Epoch] = field(default_factory=list)
+    config: RunConfig
+    folder: Path
 
 
 def fit_head(
@@ -68,27 +63,64 @@ def fit_head(
     Raises UsageError (a cache or folder that does not fit), FaultError (damaged states, a loss that is not
     finite), Stopped (after `should_stop` said so, with the checkpoint written).
     """
-    make_folder(folder)
-    _check_same_config(folder, config)
-    config.save(folder)
-    device = torch.device(config.train.device)
-    torch.manual_seed(config.train.init_seed)
-    model = HeadModel(config.pooler, config.task, config.states.width, config.train.backend).to(device)
-    data, density = open_data(cache, config, model, device)
-    trainer = _Trainer(config, folder, model, data)
+    return fit_heads(cache, [Job(config, folder)], folder, progress, should_stop)[0]
+
+
+def fit_heads(
+    cache: Cache,
+    jobs: list[Job],
+    folder: Path,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    states: States | None = None,
+) -> list[FitResult]:
+    """Train heads side by side over the same batches, each gathered once; see `fit_head`, which is this for one.
+
+    Args:
+        jobs: their configs must agree in `batch_key`.
+        folder: where the checkpoint of all of them is kept.
+        states: what `open_states` gives for these configs, if it is open already.
+    """
+    for job in jobs:
+        make_folder(job.folder)
+        _check_same_config(job.folder, job.config)
+        job.config.save(job.folder)
+    trainer = _Trainer(cache, jobs, folder, states)
     trainer.restore()
     while not trainer.finished:
         trainer.train_epoch(progress or (lambda *_: None), should_stop)
         trainer.end_epoch()
-    result = trainer.result(density)
-    write_json(folder / METRICS_FILE, asdict(result))
+    results = trainer.results()
+    for job, result in zip(jobs, results, strict=True):
+        write_json(job.folder / METRICS_FILE, asdict(result))
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-    return result
+    return results
+
+
+def batch_key(config: RunConfig) -> tuple:
+    """Heads whose keys are equal see the same batches in the same order, and so can be trained side by side."""
+    train = config.train
+    weightless = config.pooler.pooler if config.pooler.pooler in WEIGHTLESS else ""
+    batches = (train.order_seed, train.batch_size, train.epochs, train.max_steps, train.select, train.window)
+    data = tuple(sorted(config.data.items()))
+    return (config.cache, config.layer, train.device, train.precision, weightless, *batches, data)
 
 
 def _check_same_config(folder: Path, config: RunConfig) -> None:
     if (folder / CONFIG_FILE).exists() and RunConfig.load(folder) != config:
         raise UsageError(f"{folder} holds a run with other settings: choose another folder with --out")
+
+
+@dataclass
+class _Position:
+    """Where all heads of a trainer are."""
+
+    epoch: int = 1
+    step: int = 0
+    examples_seen: int = 0
+    seconds: float = 0.0
+    waited: float = 0.0
+    steps_before: int = 0  # of the epochs before
 
 
 class _Clock:
@@ -121,129 +153,71 @@ class _Clock:
         self.position.seconds = self.before + self.reported - self.started
 
 
-class _Trainer:
-    """The state of a fit in progress: model, optimizer, position, and the checkpoint that holds them."""
+class _Head:
+    """A head in training: weights, optimizer, the loss of this epoch, and the record of those before."""
 
-    def __init__(self, config: RunConfig, folder: Path, model: HeadModel, data: TrainingData) -> None:
-        self.config, self.folder, self.model, self.data = config, folder, model, data
-        self.device = torch.device(config.train.device)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.train.lr, fused=True)
-        self.position = _Position()
-        self.saved_at = time.monotonic()
-        labels = data.train.label
-        self.labels = torch.from_numpy(labels if labels.dtype == np.int64 else labels.astype(np.float32))
+    def __init__(self, job: Job, data: TrainingData) -> None:
+        self.config, self.folder, self.data = job.config, job.folder, data
+        self.device = torch.device(self.config.train.device)
+        torch.manual_seed(self.config.train.init_seed)
+        model = HeadModel(self.config.pooler, self.config.task, self.config.states.width, self.config.train.backend)
+        self.model = model.to(self.device)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=self.config.train.lr, fused=True)
+        self.history: list[Epoch] = []
+        self.loss_sum = 0.0
+        # Read seldom, so that a GPU need not be waited for at every step.
+        self.lost = torch.zeros((), dtype=torch.float64, device=self.device)
 
-    @property
-    def finished(self) -> bool:
-        """Whether all epochs or steps are done, or patience has run out."""
-        train, history, position = self.config.train, self.position.history, self.position
-        stale = len(history) - self._best_epoch() if history else 0
-        is_out = train.patience is not None and stale >= train.patience
-        return position.epoch > train.epochs or is_out or self._steps_left() < 1
-
-    def _steps_left(self) -> float:
-        """How many steps `max_steps` still allows in this epoch."""
-        limit = self.config.train.max_steps
-        return math.inf if limit is None else limit - self.position.steps_before
-
-    def train_epoch(self, progress: Progress, should_stop: Callable[[], bool]) -> None:
-        """Train from the position to the end of its epoch, writing a checkpoint every few seconds."""
-        self.model.train()
-        position, size = self.position, self.config.train.batch_size
-        order = epoch_order(self.data.home, self.config.train.order_seed, position.epoch, self.config.train.window)
-        steps = int(min(math.ceil(len(order) / size), self._steps_left()))
-        batches = (order[step * size : (step + 1) * size] for step in range(position.step, steps))
-        clock = _Clock(position)
-        lost = torch.zeros((), dtype=torch.float64, device=self.device)  # read seldom: a GPU need not be waited for
-        with read_ahead(self._inputs, batches, self.config.train.window is not None) as inputs:
-            for chosen, given in clock.waiting(inputs):
-                lost += self._step(chosen, given) * len(chosen)
-                position.step += 1
-                position.examples_seen += len(chosen)
-                is_last, must_stop = position.step == steps, should_stop()
-                if not (clock.is_time_to_report or is_last or must_stop):
-                    continue
-                position.loss_sum += self._checked(lost)
-                lost.zero_()
-                clock.note()
-                progress(position.epoch, position.step, steps, position.loss_sum / position.examples_seen)
-                if must_stop:
-                    self.save_checkpoint()
-                    raise Stopped(f"stopped in epoch {position.epoch}; go on with `glot fit --resume {self.folder}`")
-                if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
-                    self.save_checkpoint()
-
-    def _inputs(self, chosen: np.ndarray) -> Inputs:
-        return collate(self.data.source, self.data.train.subset(chosen))
-
-    def _step(self, chosen: np.ndarray, inputs: Inputs) -> torch.Tensor:
-        """Forward, backward and optimizer; the mean loss, still on the device."""
+    def step(self, inputs: Inputs, labels: Tensor, share: float) -> None:
+        """Forward, backward and optimizer; `share` of all steps are done."""
+        train = self.config.train
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.train.lr * self._lr_factor()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bfloat16"):
-            raw = self.model(inputs)
-            loss = self.model.head.loss(raw.float(), self.labels[chosen].to(self.device))
+            group["lr"] = train.lr * lr_factor(train.schedule, share, self._judged())
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
+            loss = self.model.head.loss(self.model(inputs).float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        return loss.detach().double()
+        self.lost += loss.detach().double() * len(labels)
 
-    def _lr_factor(self) -> float:
-        """What the schedule makes of the learning rate at this step."""
-        position = self.position
-        share = (position.steps_before + position.step) / self._all_steps()
-        scores = [epoch.scores[self._judge][self._metric] for epoch in position.history]
-        return lr_factor(self.config.train.schedule, share, scores)
-
-    def _all_steps(self) -> int:
-        train = self.config.train
-        steps = train.epochs * math.ceil(len(self.data.train) / train.batch_size)
-        return steps if train.max_steps is None else min(steps, train.max_steps)
-
-    def _checked(self, lost: torch.Tensor) -> float:
-        value = lost.item()
+    def take_stock(self, epoch: int) -> None:
+        """Add what was lost to the epoch's sum; raises FaultError where that is not finite."""
+        value = self.lost.item()
         if not math.isfinite(value):
-            raise FaultError(f"the loss became {value} in epoch {self.position.epoch}: lower --lr")
-        return value
+            raise FaultError(f"{self.folder}: the loss became {value} in epoch {epoch}: lower --lr")
+        self.loss_sum += value
+        self.lost.zero_()
 
-    def end_epoch(self) -> None:
-        """Score the epoch, keep its weights if they are the best, and move on."""
-        position = self.position
-        scores = {name: self._score(examples) for name, examples in self._score_sets().items()}
-        mean_loss = position.loss_sum / position.examples_seen
-        record = Epoch(position.epoch, mean_loss, position.seconds, scores, position.waited)
-        steps = position.steps_before + position.step
-        self.position = _Position(position.epoch + 1, history=[*position.history, record], steps_before=steps)
-        if self._best_epoch() == position.epoch:
+    def end_epoch(self, position: _Position, source: States | PooledTexts) -> None:
+        """Score the epoch, and keep its weights if they are the best."""
+        scores = {}
+        for name, examples in self.data.score_sets.items():
+            predictions = predict(self.model, source, examples, self.data.lengths)
+            scores[name] = compute_metrics(self.config.task.metrics, predictions, examples.label)
+        loss = self.loss_sum / position.examples_seen
+        self.history.append(Epoch(position.epoch, loss, position.seconds, scores, position.waited))
+        self.loss_sum = 0.0
+        if self.best_epoch == position.epoch:
             save_tensors(self.folder / HEAD_FILE, self.model.state_dict(), {"epoch": position.epoch})
-        self.save_checkpoint()
-
-    def _score_sets(self) -> dict[str, ExampleSet]:
-        return (
-            self.data.validation
-            if self.data.holdout is None
-            else {"holdout": self.data.holdout, **self.data.validation}
-        )
-
-    def _score(self, examples: ExampleSet) -> dict[str, float]:
-        predictions = predict(self.model, self.data.source, examples, self.data.lengths)
-        return compute_metrics(self.config.task.metrics, predictions, examples.label)
-
-    def _best_epoch(self) -> int:
-        return argmax([epoch.scores[self._judge][self._metric] for epoch in self.position.history])
 
     @property
-    def _judge(self) -> str:
-        """The example set that chooses the best epoch."""
-        return "holdout" if self.data.holdout is not None else next(iter(self.data.validation))
+    def out_of_patience(self) -> bool:
+        """Whether the score has not become better for too many epochs."""
+        patience = self.config.train.patience
+        return patience is not None and bool(self.history) and len(self.history) - self.best_epoch >= patience
 
     @property
-    def _metric(self) -> str:
-        return self.config.task.metrics[0]
+    def best_epoch(self) -> int:
+        """The epoch with the best score so far, from 1."""
+        return argmax(self._judged())
+
+    def _judged(self) -> list[float]:
+        """Each epoch's score by the first metric on the set that chooses the best one."""
+        return [epoch.scores[self.data.judge][self.config.task.metrics[0]] for epoch in self.history]
 
     def result(self, density: float | None) -> FitResult:
         """The record of a finished fit."""
-        history, best = self.position.history, self._best_epoch()
+        history, best = self.history, self.best_epoch
         return FitResult(
             select=self.config.train.select,
             metric=self.config.task.metrics[0],
@@ -257,30 +231,134 @@ class _Trainer:
             seconds=sum(epoch.seconds for epoch in history),
         )
 
-    def save_checkpoint(self) -> None:
-        """Write weights, optimizer, generator state and position to one file."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and optimizer, for a checkpoint."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
-        tensors["generator"] = torch.get_rng_state()
-        save_tensors(self.folder / CHECKPOINT_FILE, tensors, asdict(self.position))
-        self.saved_at = time.monotonic()
+        return tensors
 
-    def restore(self) -> None:
-        """Go on from the checkpoint, where there is one."""
-        path = self.folder / CHECKPOINT_FILE
-        if not path.exists():
-            return
-        tensors, position = load_tensors(path)
+    def load(self, tensors: dict[str, Tensor], path: Path) -> None:
+        """Take over what `tensors` gave."""
         names = [name for name in tensors if name.startswith("model.")]
         load_weights(self.model, {name.removeprefix("model."): tensors[name] for name in names}, path)
-        state: dict[int, dict[str, torch.Tensor]] = {}
+        state: dict[int, dict[str, Tensor]] = {}
         for name in tensors:
             if name.startswith("adam."):
                 _, number, key = name.split(".")
                 state.setdefault(int(number), {})[key] = tensors[name]
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+class _Trainer:
+    """Heads in training over the same batches, where they are, and the checkpoint that holds both."""
+
+    def __init__(self, cache: Cache, jobs: list[Job], folder: Path, states: States | None) -> None:
+        config = jobs[0].config
+        self.train, self.folder = config.train, folder
+        self.device = torch.device(self.train.device)
+        states = states or open_states(cache, config)
+        self.data = open_data(cache, config, states)
+        self.heads = [_Head(job, self.data) for job in jobs]
+        self.source = open_source(cache, config, states, self.heads[0].model)
+        taus = {head.config.pooler.tau for head in self.heads if head.config.pooler.pooler == "glot"}
+        self.density = {tau: graph_density(states, self.data.train.text_id, tau) for tau in taus}
+        self.position = _Position()
+        self.saved_at = time.monotonic()
+        labels = self.data.train.label
+        self.labels = torch.from_numpy(labels if labels.dtype == np.int64 else labels.astype(np.float32))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs or steps are done, or the patience of every head has run out."""
+        return self.position.epoch > self.train.epochs or self._steps_left() < 1 or not self._at_work
+
+    @property
+    def _at_work(self) -> list[_Head]:
+        return [head for head in self.heads if not head.out_of_patience]
+
+    def _steps_left(self) -> float:
+        """How many steps `max_steps` still allows in this epoch."""
+        limit = self.train.max_steps
+        return math.inf if limit is None else limit - self.position.steps_before
+
+    def _all_steps(self) -> int:
+        steps = self.train.epochs * math.ceil(len(self.data.train) / self.train.batch_size)
+        return steps if self.train.max_steps is None else min(steps, self.train.max_steps)
+
+    def train_epoch(self, progress: Progress, should_stop: Callable[[], bool]) -> None:
+        """Train from the position to the end of its epoch, writing a checkpoint every few seconds."""
+        position, size, heads = self.position, self.train.batch_size, self._at_work
+        for head in heads:
+            head.model.train()
+        order = epoch_order(self.data.home, self.train.order_seed, position.epoch, self.train.window)
+        steps = int(min(math.ceil(len(order) / size), self._steps_left()))
+        batches = (order[step * size : (step + 1) * size] for step in range(position.step, steps))
+        clock, all_steps = _Clock(position), self._all_steps()
+        with read_ahead(self._inputs, batches, self.train.window is not None) as inputs:
+            for chosen, given in clock.waiting(inputs):
+                labels = self.labels[chosen].to(self.device)
+                for head in heads:
+                    head.step(given, labels, (position.steps_before + position.step) / all_steps)
+                position.step += 1
+                position.examples_seen += len(chosen)
+                must_stop = should_stop()
+                if not (clock.is_time_to_report or position.step == steps or must_stop):
+                    continue
+                for head in heads:
+                    head.take_stock(position.epoch)
+                clock.note()
+                loss = sum(head.loss_sum for head in heads) / len(heads) / position.examples_seen
+                progress(position.epoch, position.step, steps, loss)
+                if must_stop:
+                    self.save_checkpoint()
+                    raise Stopped(f"stopped in epoch {position.epoch}; go on with `glot fit --resume {self.folder}`")
+                if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
+                    self.save_checkpoint()
+
+    def _inputs(self, chosen: np.ndarray) -> Inputs:
+        return collate(self.source, self.data.train.subset(chosen))
+
+    def end_epoch(self) -> None:
+        """Score all heads, and move on."""
+        for head in self._at_work:
+            head.end_epoch(self.position, self.source)
+        steps = self.position.steps_before + self.position.step
+        self.position = _Position(self.position.epoch + 1, steps_before=steps)
+        self.save_checkpoint()
+
+    def results(self) -> list[FitResult]:
+        """The records of all heads."""
+        return [
+            head.result(self.density[head.config.pooler.tau] if head.config.pooler.pooler == "glot" else None)
+            for head in self.heads
+        ]
+
+    def save_checkpoint(self) -> None:
+        """Write all heads, generator state and position to one file."""
+        tensors = {"generator": torch.get_rng_state()}
+        for number, head in enumerate(self.heads):
+            tensors |= {f"{number}.{name}": tensor for name, tensor in head.tensors().items()}
+        losses, histories = zip(*((head.loss_sum, head.history) for head in self.heads), strict=True)
+        records = [[asdict(epoch) for epoch in history] for history in histories]
+        values = {"position": asdict(self.position), "loss_sum": losses, "history": records}
+        save_tensors(self.folder / CHECKPOINT_FILE, tensors, values)
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, where there is one; raises FaultError where it is of other heads, or damaged."""
+        path = self.folder / CHECKPOINT_FILE
+        if not path.exists():
+            return
+        tensors, values = load_tensors(path)
+        if len(values.get("history", [])) != len(self.heads):
+            raise FaultError(f"{path} is none of these heads: remove it to train them anew")
+        for number, head in enumerate(self.heads):
+            prefix = f"{number}."
+            own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+            head.load(own, path)
+            head.history = [Epoch(**epoch) for epoch in values["history"][number]]
+            head.loss_sum = values["loss_sum"][number]
         torch.set_rng_state(tensors["generator"])
-        history = [Epoch(**epoch) for epoch in position.pop("history")]
-        self.position = _Position(**position, history=history)
+        self.position = _Position(**values["position"])

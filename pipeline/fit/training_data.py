@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from pipeline import __version__
 from pipeline.errors import UsageError
 from pipeline.fit.graph import edge_density, edge_mask
 from pipeline.fit.head_model import HeadModel, PooledTexts
-from pipeline.fit.poolers import PoolerConfig
+from pipeline.fit.poolers import WEIGHTLESS, PoolerConfig
 from pipeline.fit.run_folder import RunConfig, TrainConfig
 from pipeline.fit.states import MemoryStates, States, StreamedStates
 from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
@@ -63,42 +63,64 @@ def used_text_ids(cache: Cache, group: str = "") -> np.ndarray:
     return np.concatenate([ids for item in sets for ids in (item.text_id, item.text_id_b) if ids is not None])
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainingData:
-    """The example sets of a fit."""
+    """The example sets of a fit.
+
+    Attributes:
+        train, holdout, validation: what is trained on, kept aside of it (or None), and scored, by name.
+        lengths: (texts,) int64, tokens of each text of the cache.
+        home: (m,) the shard in which each training example's first text lies.
+    """
 
     train: ExampleSet
     holdout: ExampleSet | None
     validation: dict[str, ExampleSet]
-    source: States | PooledTexts | None = None
-    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    home: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    lengths: np.ndarray
+    home: np.ndarray
+
+    @property
+    def score_sets(self) -> dict[str, ExampleSet]:
+        """All that is scored after an epoch."""
+        return self.validation if self.holdout is None else {"holdout": self.holdout, **self.validation}
+
+    @property
+    def judge(self) -> str:
+        """The set that chooses the best epoch: the first."""
+        return next(iter(self.score_sets))
 
 
-def open_data(
-    cache: Cache, config: RunConfig, model: HeadModel, device: torch.device
-) -> tuple[TrainingData, float | None]:
-    """The example sets and states that a config names, and the density of the token graphs (None: there are none)."""
-    training = next(name for name in config.data if split_of(name) == "train")
-    train = cache.examples(training)
-    data = TrainingData(train, None, {name: cache.examples(name) for name in config.data if name != training})
+def open_data(cache: Cache, config: RunConfig, states: States) -> TrainingData:
+    """The example sets that a config names; raises UsageError where there is nothing to learn."""
+    training = _training_set(config)
+    train, holdout = cache.examples(training), None
     if config.task.target == "classes" and len(np.unique(train.label)) < 2:
         raise UsageError(f"the train examples of {cache.folder} are all of one class: there is nothing to learn")
     if config.train.select == "holdout":
         order = np.random.default_rng([config.train.order_seed, 0]).permutation(len(train))
         count = max(1, len(train) // 10)
-        data.holdout, data.train = train.subset(np.sort(order[:count])), train.subset(np.sort(order[count:]))
-    text_ids = used_text_ids(cache, group_of(training))
-    if config.train.window is None:
-        states = MemoryStates(cache, config.layer, text_ids, device)
-    else:
-        states = StreamedStates(cache, config.layer, device)
-    data.lengths = states.lengths
-    data.home = cache.plan.shard_of(data.train.text_id)
-    density = graph_density(states, data.train.text_id, config.pooler.tau) if config.pooler.pooler == "glot" else None
-    trains_pooler = any(parameter.requires_grad for parameter in model.pooler.parameters())
-    data.source = states if trains_pooler else PooledTexts(model.pooler, states, text_ids)
-    return data, density
+        holdout, train = train.subset(np.sort(order[:count])), train.subset(np.sort(order[count:]))
+    validation = {name: cache.examples(name) for name in config.data if name != training}
+    return TrainingData(train, holdout, validation, states.lengths, cache.plan.shard_of(train.text_id))
+
+
+def open_states(cache: Cache, config: RunConfig) -> States:
+    """The states that a config trains on: in memory, or streamed."""
+    device = torch.device(config.train.device)
+    if config.train.window is not None:
+        return StreamedStates(cache, config.layer, device)
+    return MemoryStates(cache, config.layer, used_text_ids(cache, group_of(_training_set(config))), device)
+
+
+def open_source(cache: Cache, config: RunConfig, states: States, model: HeadModel) -> States | PooledTexts:
+    """Where a model's batches come from: the states, or what a pooler without weights makes of them, once."""
+    if config.pooler.pooler not in WEIGHTLESS:
+        return states
+    return PooledTexts(model.pooler, states, used_text_ids(cache, group_of(_training_set(config))))
+
+
+def _training_set(config: RunConfig) -> str:
+    return next(name for name in config.data if split_of(name) == "train")
 
 
 def graph_density(states: States, text_ids: np.ndarray, tau: float) -> float:
