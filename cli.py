@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import cache, extract, fit, reproduce
+from pipeline.commands import bench, cache, extract, fit, reproduce, sweep
 from pipeline.commands.console import errors, printable, screen
 from pipeline.errors import GlotError
 
@@ -23,6 +23,7 @@ for command in (
     extract.extract,
     cache.inspect,
     fit.fit,
+    sweep.sweep,
     fit.evaluate,
     fit.predict,
     reproduce.stress,
@@ -30,6 +31,7 @@ for command in (
 ):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
+app.add_typer(bench.app, name="bench")
 
 
 def main() -> None:

@@ -49,9 +49,9 @@ def numbers(value: str, option: str) -> tuple[int, ...]:
         raise UsageError(f"{option} takes whole numbers, as in 0,1,2 or 0..4; got {value!r}") from None
 
 
-def floats(value: str) -> list[float]:
+def floats(value: str, option: str) -> list[float]:
     """Numbers from "0.2,0.9"."""
     try:
         return [float(word) for word in words(value)]
     except ValueError:
-        raise UsageError(f"--ratios takes numbers, as in 0.2,0.9; got {value!r}") from None
+        raise UsageError(f"{option} takes numbers, as in 0.2,0.9; got {value!r}") from None

@@ -35,7 +35,9 @@ def stress(
     from pipeline.report.write import write_report
     from pipeline.reproduce import Watch, run_steps, stress_steps
 
-    steps = stress_steps(model, words(generator), floats(ratios), words(poolers), numbers(seeds, "--seeds"), converged)
+    steps = stress_steps(
+        model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
+    )
     with stop_flag() as should_stop, extract_bars(errors, "extract") as (tokens, _):
         failed = run_steps(steps, cache, runs, None, Watch(say, tokens, should_stop))
     for path in write_report(runs, out, failed):

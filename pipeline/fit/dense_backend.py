@@ -26,17 +26,19 @@ class DenseGraph:
         self.blocked = [~mask & bucket.real[:, :, None] for bucket, mask in pieces]  # (b, L, L)
 
     def attention(
-        self, values: Tensor, source_score: Tensor, target_score: Tensor, edge_bias: Tensor, slope: float = 0.2
+        self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, slope: float = 0.2
     ) -> Tensor:
         """See `TokenGraph.attention`."""
+        both = torch.stack([source, target], dim=1)  # (h, 2)
 
-        def attend(piece: int, values: Tensor, source: Tensor, target: Tensor) -> Tensor:
-            pad = self.pieces[piece][0].pad
-            logits = pad(source)[:, None, :] + pad(target)[:, :, None]  # (b, L, L)
+        def attend(piece: int, values: Tensor) -> Tensor:
+            padded = self.pieces[piece][0].pad(values)  # (b, L, h)
+            scores = padded @ both  # (b, L, 2)
+            logits = scores[:, None, :, 0] + (scores[:, :, 1:] + edge_bias)  # (b, L, L)
             logits = F.leaky_relu_(logits.masked_fill_(self.blocked[piece], float("-inf")), slope)
-            return logits.softmax(dim=2) @ pad(values)
+            return logits.softmax(dim=2) @ padded
 
-        return self._each(attend, values, source_score, target_score + edge_bias)
+        return self._each(attend, values)
 
     def neighbour_sum(self, values: Tensor) -> Tensor:
         """See `TokenGraph.neighbour_sum`."""

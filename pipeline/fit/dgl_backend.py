@@ -72,14 +72,14 @@ class DglGraph:
         self.graph = graph
 
     def attention(
-        self, values: Tensor, source_score: Tensor, target_score: Tensor, edge_bias: Tensor, slope: float = 0.2
+        self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, slope: float = 0.2
     ) -> Tensor:
         """See `TokenGraph.attention`."""
         fn = _dgl().function
         with self.graph.local_scope(), torch.autocast(values.device.type, enabled=False):
             self.graph.ndata["value"] = _widen(values)
-            self.graph.ndata["source"] = _widen(source_score)[:, None]
-            self.graph.ndata["target"] = _widen(target_score)[:, None]
+            self.graph.ndata["source"] = (_widen(values) @ _widen(source))[:, None]
+            self.graph.ndata["target"] = (_widen(values) @ _widen(target))[:, None]
             self.graph.apply_edges(fn.u_add_v("source", "target", "logit"))
             logits = F.leaky_relu(self.graph.edata["logit"] + _widen(edge_bias), slope)  # (E, 1)
             self.graph.edata["alpha"] = _dgl().nn.functional.edge_softmax(self.graph, logits)

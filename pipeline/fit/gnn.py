@@ -36,7 +36,7 @@ class GatLayer(nn.Module):
     def forward(self, h: Tensor, graph: TokenGraph) -> Tensor:
         """One layer over (N, width) node features: (N, hidden), before the ReLU."""
         values = F.linear(h, self.weight)  # (N, hidden)
-        return graph.attention(values, values @ self.source, values @ self.target, self.edge) + self.bias
+        return graph.attention(values, self.source, self.target, self.edge) + self.bias
 
 
 class GcnLayer(nn.Module):

@@ -22,11 +22,12 @@ class TokenGraph(Protocol):
     """What a layer needs of the graphs of a batch. Every node has exactly one self-loop."""
 
     def attention(
-        self, values: Tensor, source_score: Tensor, target_score: Tensor, edge_bias: Tensor, slope: float = 0.2
+        self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, slope: float = 0.2
     ) -> Tensor:
-        """(N, h): Σ_j α_ij values_j, α_i· = softmax_j(LeakyReLU(source_score_j + target_score_i + edge_bias)).
+        """(N, h): Σ_j α_ij v_j, α_i· = softmax_j(LeakyReLU(sourceᵀ v_j + targetᵀ v_i + edge_bias)).
 
-        Values are (N, h), both scores (N,), the bias a scalar tensor; j runs over the neighbours of i, i included.
+        Values v are (N, h), source and target (h,), the bias a scalar tensor; j runs over the neighbours of i, itself
+        included.
         """
 
     def neighbour_sum(self, values: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def edge_mask(batch: TokenBatch, tau: float) -> Tensor:
         # `normalize` divides by no less than 1e-12: a zero state has cosine 0 with every other.
         unit = batch.pad(F.normalize(batch.states.float(), dim=1))  # (B, L, d)
         # Rounding may lift the cosine of parallel states above 1; the clamp leaves tau = 1 self-loops alone.
-        cosine = (unit @ unit.mT).clamp_(max=1.0)  # (B, L, L)
+        cosine = (unit @ unit.mT.contiguous()).clamp_(max=1.0)  # (B, L, L)
         both_real = batch.real[:, :, None] & batch.real[:, None, :]
         upper = ((cosine > tau) & both_real).triu(diagonal=1)
         # The product need not round (i, j) and (j, i) alike, so one triangle decides for both.

@@ -196,7 +196,7 @@ def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:
 
 def _mean(batch: TokenBatch, values: Tensor) -> Tensor:
     """(B, w): the mean of values (N, w) over each text's tokens."""
-    return batch.weighted_sum(values, values.new_ones(len(values))) / batch.lengths.to(values.device)[:, None]
+    return batch.weighted_sums([values], values.new_ones(len(values)))[0] / batch.lengths.to(values.device)[:, None]
 
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -164,15 +164,24 @@ def finish_runs(
         if (run / METRICS_FILE).exists():
             results[run] = FitResult.load(run)
             continue
-        resolve_backend(config.train.backend, check_device(config.train.device))
-        if cache is None and not Path(config.cache).exists():
-            raise UsageError(f"{run} was trained on {config.cache}, which is not there: name its cache with --cache")
-        opened = cache or Cache(config.cache)
-        config.check_cache(opened)
-        for name, fingerprint in config.data.items():
-            if opened.examples_entry(name).fingerprint != fingerprint:
-                raise UsageError(
-                    f"{opened.folder} holds other {name} examples than {run / CONFIG_FILE} began with: fit anew"
-                )
+        opened = open_cache(config, cache, run)
         results[run] = fit_head(opened, config, run, progress, should_stop)
     return results
+
+
+def open_cache(config: RunConfig, cache: Cache | None, run: Path) -> Cache:
+    """The cache that a run goes on with: the one given, or the one that its config names.
+
+    Raises UsageError where the cache no longer holds the examples that the run began with, or the device is not there.
+    """
+    resolve_backend(config.train.backend, check_device(config.train.device))
+    if cache is None and not Path(config.cache).exists():
+        raise UsageError(f"{run} was trained on {config.cache}, which is not there: name its cache with --cache")
+    opened = cache or Cache(config.cache)
+    config.check_cache(opened)
+    for name, fingerprint in config.data.items():
+        if opened.examples_entry(name).fingerprint != fingerprint:
+            raise UsageError(
+                f"{opened.folder} holds other {name} examples than {run / CONFIG_FILE} began with: fit anew"
+            )
+    return opened

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import extraction, int8, made, memory, ratios, reading
 from pipeline.corpus.examples import Corpus, Example, Split
@@ -128,6 +129,6 @@ def test_memory_of_a_fit(tmp_path: Path) -> None:
 def test_a_step() -> None:
     from benchmarks import step
 
-    batch = step.make_batch(8, 5)
+    batch = step.make_batch(8, 5, torch.device("cpu"))
     assert batch.states.shape[1] == 8
     assert np.all(batch.lengths.numpy() >= 2)

@@ -124,3 +124,11 @@ def test_stage_two_runs_without_dgl_transformers_or_the_other_rooms():
         assert z.shape == (2, pooler.out_width) == (2, 11)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60)
+
+
+def test_a_graph_is_built_once_a_batch_and_threshold(make_batch, backend):
+    batch = make_batch((3, 5))
+    graph = build_graph(batch, 0.5, backend)
+    assert build_graph(batch, 0.5, backend) is graph
+    assert build_graph(batch, 0.6, backend) is not graph
+    assert build_graph(make_batch((3, 5)), 0.5, backend) is not graph

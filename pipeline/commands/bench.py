@@ -1,0 +1,99 @@
+"""`glot bench`: measurements on the user's own machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.commands.console import DeviceOption, errors, say, screen
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pipeline.cost import Cost, Work
+
+app = typer.Typer(help="Measure on this machine.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def bench() -> None:
+    """Measure on this machine."""
+
+
+@app.command()
+def cost(
+    model: Annotated[str | None, typer.Option("--model", help="A backbone, as in `glot extract`.")] = None,
+    random_init: Annotated[
+        str | None, typer.Option(help="Instead: mistral-7b, bert or roberta in shape, with random weights and texts.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="The examples, as in `glot extract`.")] = "mrpc",
+    data_dir: Annotated[Path | None, typer.Option(help="A GLUE folder; default: GLUE_DIR, else the hub.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples a step.")] = 32,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of each way that are timed; the first warms up.")] = 6,
+    mean_tokens: Annotated[int, typer.Option(min=3, help="Of --random-init: mean length of a text.")] = 128,
+    hidden: Annotated[int, typer.Option(min=1, help="h of GLOT.")] = 128,
+    tau: Annotated[float, typer.Option(help="The threshold of GLOT.")] = 0.6,
+    device: DeviceOption = None,
+) -> None:
+    """Full fine-tuning, LoRA, a frozen backbone in every step, and GLOT over a cache: parameters, memory, time."""
+    from pipeline.cost import measure_cost
+    from pipeline.fit.poolers import PoolerConfig
+    from pipeline.fit.run import check_device
+
+    place = check_device(device)
+    if (model is None) == (random_init is None):
+        raise UsageError("pass --model, or --random-init with the name of a model's shape")
+    if model is not None:
+        backbone, work = _real(model, task, data_dir, batch_size, steps)
+    else:
+        backbone, work = _random(random_init, mean_tokens, batch_size, steps, str(place))
+    config = PoolerConfig(layers=2, hidden=hidden, tau=tau)
+    costs = measure_cost(backbone, work, config, place)
+    _print_costs(model or f"{random_init}, random weights", work, costs, str(place))
+
+
+def _real(model: str, task: str, data_dir: Path | None, batch_size: int, steps: int) -> tuple:
+    from pipeline.corpus.load import load_task
+    from pipeline.cost import task_work
+    from pipeline.extract.backbone import load_backbone, resolve_model
+
+    corpus = load_task(task, ["train"], data_dir)
+    backbone = load_backbone(resolve_model(model), "float32", "cpu")
+    return backbone.model, task_work(corpus, backbone, batch_size, steps)
+
+
+def _random(name: str, mean: int, batch_size: int, steps: int, device: str) -> tuple:
+    import torch
+
+    from pipeline.cost import random_model, random_work
+
+    model = random_model(name, torch.bfloat16 if device.startswith("cuda") else torch.float32)
+    return model, random_work(model.config.vocab_size, mean, batch_size, steps, examples=3668)
+
+
+def _print_costs(name: str, work: Work, costs: list[Cost], device: str) -> None:
+    from pipeline.cost import EPOCHS, PUBLISHED, break_even_epochs
+
+    ours = costs[-1]
+    title = f"{name} on {device}, {work.examples:,} examples, batch {work.batch_size}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("way", "trained", "peak memory", "step", f"{EPOCHS} epochs", "step / GLOT's", "pays after"):
+        table.add_column(heading, justify="left" if heading == "way" else "right")
+    for cost in costs:
+        epochs = None if cost is ours else break_even_epochs(ours, cost, work)
+        table.add_row(
+            cost.name,
+            f"{cost.parameters / 1e6:,.2f} M",
+            f"{cost.bytes / 2**30:,.2f} GiB",
+            f"{1e3 * cost.step:,.1f} ms",
+            f"{cost.training:,.0f} s",
+            f"{cost.step / ours.step:,.1f} x",
+            "" if epochs is None else f"{epochs:.2f} epochs",
+        )
+    screen.print(table)
+    say(f"extraction is {ours.before:,.1f} s of GLOT's {ours.training:,.1f} s; it serves every head that follows")
+    say(PUBLISHED)
+    if not any(cost.name.startswith("LoRA") for cost in costs):
+        errors.print("LoRA is left out: pip install 'glot-pipeline[bench]'", markup=False, highlight=False)

@@ -1,0 +1,128 @@
+"""Many heads over one cache: every combination of some settings, those that share batches trained side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import Stopped, UsageError
+from pipeline.fit.run import FitOptions, make_configs, open_cache
+from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
+from pipeline.fit.states import States
+from pipeline.fit.train import Job, Progress, batch_key, fit_heads
+from pipeline.fit.training_data import open_states
+from pipeline.progress import stop_flag
+from pipeline.store.files import make_folder
+from pipeline.store.reader import Cache
+
+# The settings of a token graph and its layers, by the poolers that use them.
+USED_BY = {"gnn": ("glot",), "jk": ("glot",), "tau": ("glot",), "layers": ("glot", "mlp"), "hidden": ("glot", "mlp")}
+HEADS_AT_ONCE = 64  # that train side by side; more are trained after them
+
+
+def make_candidates(
+    cache: Cache, options: FitOptions, grid: dict[str, tuple[Any, ...]], devices: tuple[str, ...] = ()
+) -> dict[str, RunConfig]:
+    """The config of every combination, by the name of its run's folder: `tau=0.3,layers=2/seed-0`.
+
+    Args:
+        options: what all have in common, their seeds too.
+        grid: the name of a field of `FitOptions` -> its values. A pooler that does not use a setting is trained once.
+        devices: take turns, one head each; none: that of the options.
+
+    Raises UsageError for settings out of range.
+    """
+    made: dict[str, RunConfig] = {}
+    for values in itertools.product(*grid.values()):
+        given = dict(zip(grid, values, strict=True))
+        pooler = given.get("pooler", options.pooler)
+        given = {name: value for name, value in given.items() if pooler in USED_BY.get(name, (pooler,))}
+        varied = {name: value for name, value in given.items() if len(grid[name]) > 1}
+        folder = ",".join(f"{name}={value}" for name, value in varied.items()) or "default"
+        for config in make_configs(cache, replace(options, **given)):
+            name = f"{folder}/seed-{config.train.init_seed}"
+            if devices and name not in made:
+                train = replace(config.train, device=devices[len(made) % len(devices)])
+                config = replace(config, train=train)
+            made.setdefault(name, config)
+    return made
+
+
+def prepare_sweep(candidates: dict[str, RunConfig], folder: Path) -> None:
+    """Make the run folders, each with its config; raises UsageError where the folder is not empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is there already: choose another with --out, or go on with --resume {folder}")
+    for name, config in candidates.items():
+        config.save(make_folder(folder / name))
+
+
+def find_jobs(folder: Path) -> list[Job]:
+    """The runs of a sweep, in the order of their names; raises UsageError where there are none."""
+    paths = sorted(path.parent for path in folder.glob(f"*/seed-*/{CONFIG_FILE}"))
+    if not paths:
+        raise UsageError(f"{folder} holds no sweep: make one with `glot sweep`")
+    return [Job(RunConfig.load(path), path) for path in paths]
+
+
+def finish_sweep(
+    folder: Path,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train all runs of a sweep that are not finished; heads that share batches at once, devices at the same time.
+
+    Raises Stopped after `should_stop` said so; the next call goes on.
+    """
+    devices = sorted({job.config.train.device for job in find_jobs(folder)})
+    if len(devices) == 1:
+        _finish_device(folder, devices[0], cache, progress, should_stop)
+        return
+    with ProcessPoolExecutor(len(devices), multiprocessing.get_context("spawn")) as pool:
+        for done in [pool.submit(_finish_alone, folder, device) for device in devices]:
+            done.result()
+
+
+def _finish_alone(folder: Path, device: str) -> None:
+    """What a process of its own does."""
+    with stop_flag() as should_stop:
+        _finish_device(folder, device, None, None, should_stop)
+
+
+def _finish_device(
+    folder: Path, device: str, cache: Cache | None, progress: Progress | None, should_stop: Callable[[], bool]
+) -> None:
+    groups: dict[tuple, list[Job]] = {}
+    for job in find_jobs(folder):
+        if job.config.train.device == device:
+            groups.setdefault(batch_key(job.config), []).append(job)
+    opened: dict[tuple, States] = {}  # the states of one layer at a time
+    for jobs in groups.values():
+        for start in range(0, len(jobs), HEADS_AT_ONCE):
+            some = jobs[start : start + HEADS_AT_ONCE]
+            if all((job.folder / METRICS_FILE).exists() for job in some):
+                continue
+            config = some[0].config
+            cache = open_cache(config, cache, some[0].folder)
+            key = (config.layer, config.train.window)
+            if key not in opened:
+                opened = {key: open_states(cache, config)}
+            try:
+                fit_heads(cache, some, _checkpoint_folder(folder, some), progress, should_stop, opened[key])
+            except Stopped as error:
+                what = str(error).partition(";")[0]
+                raise Stopped(f"{what}; go on with `glot sweep --resume {folder}`") from None
+            _checkpoint_folder(folder, some).rmdir()
+
+
+def _checkpoint_folder(folder: Path, jobs: list[Job]) -> Path:
+    """Where the heads of a group keep their checkpoint."""
+    names = json.dumps([job.folder.relative_to(folder).as_posix() for job in jobs])
+    return make_folder(folder / f"group-{hashlib.sha256(names.encode()).hexdigest()[:12]}")

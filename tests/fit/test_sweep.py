@@ -1,0 +1,154 @@
+"""Many heads side by side: each is what its own fit makes, and the whole can be stopped, moved and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from pipeline.errors import Stopped, UsageError
+from pipeline.fit.head_model import collate
+from pipeline.fit.result import FitResult
+from pipeline.fit.run import FitOptions
+from pipeline.fit.run_folder import RunConfig, load_tensors
+from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+from pipeline.fit.train import fit_head
+from pipeline.report.sweep import read_sweep, write_sweep
+from pipeline.store.reader import Cache
+
+MakeCache = Callable[..., Path]
+GRID = {"tau": (0.3, 0.6), "layers": (0, 2)}
+
+
+def sweep(folder: Path, out: Path, grid: dict, devices: tuple[str, ...] = (), **options: object) -> None:
+    cache = Cache(folder)
+    options = FitOptions(**{"device": "cpu", "epochs": 3, **options})
+    prepare_sweep(make_candidates(cache, options, grid, devices), out)
+    finish_sweep(out)
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(run / "head.safetensors")[0]
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    for name, value in tensors(expected).items():
+        torch.testing.assert_close(tensors(found)[name], value, rtol=1e-5, atol=1e-6)
+    ours, theirs = FitResult.load(found), FitResult.load(expected)
+    assert [epoch.scores for epoch in ours.epochs] == [epoch.scores for epoch in theirs.epochs]
+    assert [epoch.loss for epoch in ours.epochs] == pytest.approx([epoch.loss for epoch in theirs.epochs])
+    assert ours.density == theirs.density
+
+
+def test_each_head_is_what_its_own_fit_makes(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    folder = make_fit_cache(num_texts=2)
+    grid = {"pooler": ("glot", "adapool", "mean"), "gnn": ("gat", "gin"), **GRID, "lr": (1e-3, 1e-2)}
+    sweep(folder, tmp_path / "sweep", grid, seeds=(0, 1))
+    runs = [path.parent for path in (tmp_path / "sweep").glob("*/seed-*/config.json")]
+    assert len(runs) == 2 * 2 * (2 * 2 * 2 + 1 + 1)  # adapool and mean use neither tau nor layers
+    for number, run in enumerate(runs):
+        if number % 5 == 0:
+            fit_head(Cache(folder), RunConfig.load(run), tmp_path / "own" / str(number))
+            assert_same_run(run, tmp_path / "own" / str(number))
+
+
+@pytest.mark.parametrize("options", [{"patience": 1, "epochs": 6}, {"max_steps": 5}, {"max_memory": 0}])
+def test_the_options_of_a_fit_hold_for_each_head(make_fit_cache: MakeCache, tmp_path: Path, options: dict) -> None:
+    folder = make_fit_cache(shards=6)
+    sweep(folder, tmp_path / "sweep", {"lr": (1e-4, 1e-2), "tau": (0.3, 0.6)}, **options)
+    for run in [path.parent for path in (tmp_path / "sweep").glob("*/seed-*/config.json")]:
+        own = tmp_path / "own" / run.parent.name
+        fit_head(Cache(folder), RunConfig.load(run), own)
+        assert_same_run(run, own)
+
+
+def test_the_cache_is_read_once(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    with mock.patch.object(Cache, "read_texts", autospec=True, side_effect=Cache.read_texts) as read:
+        sweep(make_fit_cache(), tmp_path / "sweep", {**GRID, "pooler": ("glot", "mean")}, seeds=(0, 1, 2))
+    assert read.call_count == 1
+
+
+def test_batches_are_gathered_once_for_all_heads(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    def count(grid: dict, out: str) -> int:
+        with mock.patch("pipeline.fit.train.collate", side_effect=collate) as gathered:
+            sweep(folder, tmp_path / out, grid, epochs=2)
+        return gathered.call_count
+
+    folder = make_fit_cache()
+    steps = count({"tau": (0.3,)}, "one")
+    assert steps >= 4
+    assert count({"tau": (0.3, 0.6), "lr": (1e-3, 2e-3, 3e-3)}, "six") == steps
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 9])
+def test_a_stopped_sweep_goes_on_to_the_same_bits(make_fit_cache: MakeCache, tmp_path: Path, stop_after: int) -> None:
+    folder = make_fit_cache()
+    sweep(folder, tmp_path / "whole", GRID, seeds=(0, 1))
+    options = FitOptions(device="cpu", epochs=3, seeds=(0, 1))
+    prepare_sweep(make_candidates(Cache(folder), options, GRID), tmp_path / "broken")
+    steps = iter(range(1000))
+    with pytest.raises(Stopped, match="glot sweep --resume"):
+        finish_sweep(tmp_path / "broken", should_stop=lambda: next(steps) + 1 >= stop_after)
+    finish_sweep(tmp_path / "broken")
+    for run in (tmp_path / "whole").glob("*/seed-*/head.safetensors"):
+        assert run.read_bytes() == (tmp_path / "broken" / run.relative_to(tmp_path / "whole")).read_bytes()
+    assert not list((tmp_path / "broken").glob("group-*"))
+
+
+def test_a_finished_sweep_is_left_alone(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    sweep(make_fit_cache(), tmp_path / "sweep", GRID)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*.*")}
+    finish_sweep(tmp_path / "sweep")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*.*")} == stamps
+
+
+def test_devices_share_the_heads(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    """Two names of the one processor stand for two GPUs: a process each."""
+    folder = make_fit_cache()
+    sweep(folder, tmp_path / "one", GRID)
+    sweep(folder, tmp_path / "two", GRID, ("cpu", "cpu:0"))
+    devices = [RunConfig.load(path.parent).train.device for path in (tmp_path / "two").glob("*/seed-0/config.json")]
+    assert sorted(devices) == ["cpu", "cpu", "cpu:0", "cpu:0"]
+    for run in (tmp_path / "one").glob("*/seed-0"):
+        assert_same_run(tmp_path / "two" / run.relative_to(tmp_path / "one"), run)
+
+
+def test_a_folder_that_is_there_is_refused(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep/mine").write_text("x")
+    with pytest.raises(UsageError, match="choose another with --out"):
+        sweep(make_fit_cache(), tmp_path / "sweep", GRID)
+    with pytest.raises(UsageError, match="holds no sweep"):
+        finish_sweep(tmp_path / "sweep")
+
+
+def test_the_report(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    sweep(make_fit_cache(), out, {**GRID, "pooler": ("glot", "mean")}, seeds=(0, 1))
+    trials = read_sweep(out)
+    assert len(trials) == 5
+    means = [sum(trial.scores) / 2 for trial in trials]
+    assert means == sorted(means, reverse=True)
+    written = {path.name for path in write_sweep(out)}
+    assert written >= {"sweep.md", "sweep.csv"}
+    lines = (out / "sweep.csv").read_text().splitlines()
+    assert len(lines) == 11
+    first = FitResult.load(out / "pooler=mean/seed-0")
+    assert any(line.endswith(f",{first.best_epoch},,{first.seconds:.2f}") for line in lines)
+    assert "| mean |" in (out / "sweep.md").read_text()
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
+    assert written >= {"tau.png", "layers.png", "pooler.png"}
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in written if name.endswith(".png"))
+
+
+def test_options_out_of_range_are_refused_before_anything_is_made(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    cache = Cache(make_fit_cache())
+    with pytest.raises(UsageError, match="tau is a cosine"):
+        make_candidates(cache, FitOptions(device="cpu"), {"tau": (0.3, 3.0)})
+    config = next(iter(make_candidates(cache, FitOptions(device="cpu"), {"tau": (0.3,)}).values()))
+    with pytest.raises(UsageError, match="--schedule must be one of constant"):
+        replace(config.train, schedule="warm")
