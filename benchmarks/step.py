@@ -58,13 +58,15 @@ Pool = Callable[[], Tensor]
 class Way:
     """One way to train: a pooler with a linear head, an optimizer, and what makes vectors of the batch."""
 
-    def __init__(self, pooler: nn.Module, width: int, pool: Pool, device: torch.device, bfloat16: bool) -> None:
+    def __init__(
+        self, pooler: nn.Module, width: int, pool: Pool, device: torch.device, bfloat16: bool, texts: int = TEXTS
+    ) -> None:
         self.head = nn.Linear(width, 2).to(device)
         self.pool, self.bfloat16, self.device = pool, bfloat16, device
         ours = isinstance(pooler, Glot)
         parameters = [*pooler.parameters(), *self.head.parameters()]
         self.optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True if ours else None)
-        self.labels = torch.arange(TEXTS, device=device) % 2
+        self.labels = torch.arange(texts, device=device) % 2
 
     def step(self) -> None:
         """Graph, forward, backward and optimizer."""

@@ -175,7 +175,7 @@ def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, devic
     model.requires_grad_(False)
     stored, rate = _extract(model, work, place)
     sources: dict[str, Callable[[np.ndarray], TokenBatch]] = {
-        "frozen backbone in every step": lambda batch: place.forwarded(model, batch),
+        "frozen backbone": lambda batch: place.forwarded(model, batch),
         "GLOT over the cache": lambda batch: _gathered(stored, batch, device),
     }
     for name, gather in sources.items():

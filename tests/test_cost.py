@@ -38,7 +38,7 @@ def test_every_way_is_measured(backbone_folders: dict[str, Path], name: str, num
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
     costs = cost.measure_cost(backbone.model, work, PoolerConfig(layers=1, hidden=4), torch.device("cpu"))
     assert [item.name.split(",")[0] for item in costs] == [
-        *("full fine-tuning", "LoRA", "frozen backbone in every step", "GLOT over the cache")
+        *("full fine-tuning", "LoRA", "frozen backbone", "GLOT over the cache")
     ]
     head = num_texts * backbone.width * 2 + 2
     assert costs[0].parameters == whole + head

@@ -79,20 +79,21 @@ def _print_costs(name: str, work: Work, costs: list[Cost], device: str) -> None:
     ours = costs[-1]
     title = f"{name} on {device}, {work.examples:,} examples, batch {work.batch_size}"
     table = Table(title=title, title_justify="left")
-    for heading in ("way", "trained", "peak memory", "step", f"{EPOCHS} epochs", "step / GLOT's", "pays after"):
-        table.add_column(heading, justify="left" if heading == "way" else "right")
+    for heading in ("way", "trained", "peak GiB", "step, ms", f"{EPOCHS} epochs", "/ GLOT", "pays after"):
+        table.add_column(heading, no_wrap=heading != "way", justify="left" if heading == "way" else "right")
     for cost in costs:
         epochs = None if cost is ours else break_even_epochs(ours, cost, work)
         table.add_row(
             cost.name,
             f"{cost.parameters / 1e6:,.2f} M",
-            f"{cost.bytes / 2**30:,.2f} GiB",
-            f"{1e3 * cost.step:,.1f} ms",
+            f"{cost.bytes / 2**30:,.2f}",
+            f"{1e3 * cost.step:,.1f}",
             f"{cost.training:,.0f} s",
-            f"{cost.step / ours.step:,.1f} x",
-            "" if epochs is None else f"{epochs:.2f} epochs",
+            f"{cost.step / ours.step:,.1f}",
+            "" if epochs is None else f"{epochs:.2f} ep.",
         )
     screen.print(table)
+    say("/ GLOT: a step over GLOT's; pays after: the epochs, of any heads, that extraction costs as much as")
     say(f"extraction is {ours.before:,.1f} s of GLOT's {ours.training:,.1f} s; it serves every head that follows")
     say(PUBLISHED)
     if not any(cost.name.startswith("LoRA") for cost in costs):
