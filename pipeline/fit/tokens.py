@@ -118,6 +118,20 @@ class TokenBatch:
         """Padded (B, Lmax, ...) to packed (N, ...): undoes `pad`."""
         return padded.flatten(0, 1).index_select(0, self._slots)
 
+    def pad_stack(self, values: Tensor, fill: float = 0.0) -> Tensor:
+        """(S, N, ...) to (S, B, Lmax, ...): `pad` for each of S stacked heads."""
+        padded = values.new_full((len(values), len(self) * self.longest, *values.shape[2:]), fill)
+        return padded.index_copy_(1, self._slots, values).unflatten(1, (len(self), self.longest))
+
+    def unpad_stack(self, padded: Tensor) -> Tensor:
+        """(S, B, Lmax, ...) to (S, N, ...): undoes `pad_stack`."""
+        return padded.flatten(1, 2).index_select(1, self._slots)
+
+    def spread_stack(self, weights: Tensor) -> Tensor:
+        """(S, N) to (S, B, N): each text's weights in its own row, zero elsewhere."""
+        spread = weights.new_zeros(len(weights), len(self) * len(self.states))
+        return spread.index_copy(1, self._own_columns, weights).unflatten(1, (len(self), len(self.states)))
+
     def weighted_sums(self, parts: list[Tensor], weights: Tensor) -> list[Tensor]:
         """(B, w_k) for each part (N, w_k): the sum over each text's tokens of weights (N,) times the part.
 

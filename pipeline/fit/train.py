@@ -30,6 +30,7 @@ from pipeline.fit.run_folder import (
     save_tensors,
 )
 from pipeline.fit.schedule import lr_factor
+from pipeline.fit.stack import make_units
 from pipeline.fit.states import States, epoch_order
 from pipeline.fit.training_data import TrainingData, graph_density, open_data, open_source, open_states
 from pipeline.store.files import make_folder, write_json
@@ -153,7 +154,7 @@ class _Clock:
         self.position.seconds = self.before + self.reported - self.started
 
 
-class _Head:
+class HeadInTraining:
     """A head in training: weights, optimizer, the loss of this epoch, and the record of those before."""
 
     def __init__(self, job: Job, data: TrainingData) -> None:
@@ -235,7 +236,8 @@ class _Head:
         """Weights and optimizer, for a checkpoint."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{number}.{name}": value for name, value in state.items()}
+            # Stacked heads share their count of steps, which a file must not.
+            tensors |= {f"adam.{number}.{name}": value.clone() for name, value in state.items()}
         return tensors
 
     def load(self, tensors: dict[str, Tensor], path: Path) -> None:
@@ -260,7 +262,7 @@ class _Trainer:
         self.device = torch.device(self.train.device)
         states = states or open_states(cache, config)
         self.data = open_data(cache, config, states)
-        self.heads = [_Head(job, self.data) for job in jobs]
+        self.heads = [HeadInTraining(job, self.data) for job in jobs]
         self.source = open_source(cache, config, states, self.heads[0].model)
         taus = {head.config.pooler.tau for head in self.heads if head.config.pooler.pooler == "glot"}
         self.density = {tau: graph_density(states, self.data.train.text_id, tau) for tau in taus}
@@ -275,7 +277,7 @@ class _Trainer:
         return self.position.epoch > self.train.epochs or self._steps_left() < 1 or not self._at_work
 
     @property
-    def _at_work(self) -> list[_Head]:
+    def _at_work(self) -> list[HeadInTraining]:
         return [head for head in self.heads if not head.out_of_patience]
 
     def _steps_left(self) -> float:
@@ -295,12 +297,12 @@ class _Trainer:
         order = epoch_order(self.data.home, self.train.order_seed, position.epoch, self.train.window)
         steps = int(min(math.ceil(len(order) / size), self._steps_left()))
         batches = (order[step * size : (step + 1) * size] for step in range(position.step, steps))
-        clock, all_steps = _Clock(position), self._all_steps()
+        clock, all_steps, units = _Clock(position), self._all_steps(), make_units(heads)
         with read_ahead(self._inputs, batches, self.train.window is not None) as inputs:
             for chosen, given in clock.waiting(inputs):
                 labels = self.labels[chosen].to(self.device)
-                for head in heads:
-                    head.step(given, labels, (position.steps_before + position.step) / all_steps)
+                for unit in units:
+                    unit.step(given, labels, (position.steps_before + position.step) / all_steps)
                 position.step += 1
                 position.examples_seen += len(chosen)
                 must_stop = should_stop()

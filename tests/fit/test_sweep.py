@@ -24,6 +24,11 @@ MakeCache = Callable[..., Path]
 GRID = {"tau": (0.3, 0.6), "layers": (0, 2)}
 
 
+# A softmax does not see what is added to all its scores: this one's gradient is rounding alone, and Adam makes steps of
+# full length of it.
+IDLE = "pooler.readout.score.bias"
+
+
 def sweep(folder: Path, out: Path, grid: dict, devices: tuple[str, ...] = (), **options: object) -> None:
     cache = Cache(folder)
     options = FitOptions(**{"device": "cpu", "epochs": 3, **options})
@@ -37,17 +42,18 @@ def tensors(run: Path) -> dict[str, torch.Tensor]:
 
 def assert_same_run(found: Path, expected: Path) -> None:
     for name, value in tensors(expected).items():
-        torch.testing.assert_close(tensors(found)[name], value, rtol=1e-5, atol=1e-6)
+        if name != IDLE:
+            torch.testing.assert_close(tensors(found)[name], value, rtol=1e-4, atol=2e-5, msg=name)
     ours, theirs = FitResult.load(found), FitResult.load(expected)
     assert [epoch.scores for epoch in ours.epochs] == [epoch.scores for epoch in theirs.epochs]
-    assert [epoch.loss for epoch in ours.epochs] == pytest.approx([epoch.loss for epoch in theirs.epochs])
+    assert [epoch.loss for epoch in ours.epochs] == pytest.approx([epoch.loss for epoch in theirs.epochs], rel=1e-4)
     assert ours.density == theirs.density
 
 
 def test_each_head_is_what_its_own_fit_makes(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     folder = make_fit_cache(num_texts=2)
     grid = {"pooler": ("glot", "adapool", "mean"), "gnn": ("gat", "gin"), **GRID, "lr": (1e-3, 1e-2)}
-    sweep(folder, tmp_path / "sweep", grid, seeds=(0, 1))
+    sweep(folder, tmp_path / "sweep", grid, seeds=(0, 1), backend="dense")
     runs = [path.parent for path in (tmp_path / "sweep").glob("*/seed-*/config.json")]
     assert len(runs) == 2 * 2 * (2 * 2 * 2 + 1 + 1)  # adapool and mean use neither tau nor layers
     for number, run in enumerate(runs):
@@ -56,10 +62,22 @@ def test_each_head_is_what_its_own_fit_makes(make_fit_cache: MakeCache, tmp_path
             assert_same_run(run, tmp_path / "own" / str(number))
 
 
-@pytest.mark.parametrize("options", [{"patience": 1, "epochs": 6}, {"max_steps": 5}, {"max_memory": 0}])
-def test_the_options_of_a_fit_hold_for_each_head(make_fit_cache: MakeCache, tmp_path: Path, options: dict) -> None:
+@pytest.mark.parametrize("backend", ["dense", "auto"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"patience": 1, "epochs": 6},
+        {"max_steps": 5},
+        {"max_memory": 0},
+        {"schedule": "cosine"},
+        {"schedule": "plateau"},
+    ],
+)
+def test_the_options_of_a_fit_hold_for_each_head(
+    make_fit_cache: MakeCache, tmp_path: Path, options: dict, backend: str
+) -> None:
     folder = make_fit_cache(shards=6)
-    sweep(folder, tmp_path / "sweep", {"lr": (1e-4, 1e-2), "tau": (0.3, 0.6)}, **options)
+    sweep(folder, tmp_path / "sweep", {"lr": (1e-4, 1e-2), "tau": (0.3, 0.6)}, backend=backend, **options)
     for run in [path.parent for path in (tmp_path / "sweep").glob("*/seed-*/config.json")]:
         own = tmp_path / "own" / run.parent.name
         fit_head(Cache(folder), RunConfig.load(run), own)
@@ -87,8 +105,8 @@ def test_batches_are_gathered_once_for_all_heads(make_fit_cache: MakeCache, tmp_
 @pytest.mark.parametrize("stop_after", [1, 4, 9])
 def test_a_stopped_sweep_goes_on_to_the_same_bits(make_fit_cache: MakeCache, tmp_path: Path, stop_after: int) -> None:
     folder = make_fit_cache()
-    sweep(folder, tmp_path / "whole", GRID, seeds=(0, 1))
-    options = FitOptions(device="cpu", epochs=3, seeds=(0, 1))
+    sweep(folder, tmp_path / "whole", GRID, seeds=(0, 1), backend="dense")
+    options = FitOptions(device="cpu", epochs=3, seeds=(0, 1), backend="dense")
     prepare_sweep(make_candidates(Cache(folder), options, GRID), tmp_path / "broken")
     steps = iter(range(1000))
     with pytest.raises(Stopped, match="glot sweep --resume"):

@@ -1,0 +1,181 @@
+"""Heads of one shape as one: their weights lie stacked, so that every product, sum and softmax is one for all.
+
+Training sixteen small heads one after the other spends most of its time in starting small operations. Each head of a
+stack gets the same batches and the same updates as by itself, to rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.fit.graph import build_graph
+from pipeline.fit.head_model import Inputs
+from pipeline.fit.readout import compute_dtype
+from pipeline.fit.schedule import lr_factor
+from pipeline.fit.tokens import TokenBatch
+
+if TYPE_CHECKING:
+    from pipeline.fit.train import HeadInTraining
+
+SLOPE = 0.2  # of the LeakyReLU in graph attention
+
+
+def stack_key(head: HeadInTraining) -> tuple | None:
+    """Heads whose keys are equal can be stacked; None: this one cannot.
+
+    GLOT with graph attention on the dense backend can, whatever its threshold and its seed.
+    """
+    pooler, train = head.config.pooler, head.config.train
+    if (pooler.pooler, pooler.gnn, train.backend) != ("glot", "gat", "dense") or train.schedule == "plateau":
+        return None
+    return (replace(pooler, tau=0.0), train.lr, train.schedule, head.config.task)
+
+
+class Stack:
+    """S heads that train as one. Their own weights and optimizers stay in step: they are views of the stacked ones.
+
+    Args:
+        heads: with equal `stack_key`s.
+    """
+
+    def __init__(self, heads: list[HeadInTraining]) -> None:
+        self.heads, first = heads, heads[0]
+        self.device, self.train = first.device, first.config.train
+        self.config = first.config.pooler
+        self.taus = [head.config.pooler.tau for head in heads]
+        self.parts = first.model.pooler.readout.part_widths
+        names = [name for name, _ in first.model.named_parameters()]
+        self.weights = {name: self._stacked([head.model.get_parameter(name) for head in heads]) for name in names}
+        self.optimizer = torch.optim.Adam(self.weights.values(), lr=self.train.lr, fused=True)
+        self.is_shared = False
+        self._take_over_optimizers()
+        self.lost = torch.stack([head.lost for head in heads])  # (S,)
+        for place, head in enumerate(heads):
+            head.lost = self.lost[place]
+
+    @staticmethod
+    def _stacked(own: list[nn.Parameter]) -> nn.Parameter:
+        stacked = nn.Parameter(torch.stack([parameter.detach() for parameter in own]))
+        for place, parameter in enumerate(own):
+            parameter.data = stacked.data[place]
+        return stacked
+
+    def _take_over_optimizers(self) -> None:
+        for name, stacked in self.weights.items():
+            states = [head.optimizer.state.get(head.model.get_parameter(name)) for head in self.heads]
+            if not all(states):
+                return  # before the first step
+            moments = {key: torch.stack([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[stacked] = {"step": states[0]["step"], **moments}
+        self._share_optimizer()
+
+    def _share_optimizer(self) -> None:
+        """Make the heads' own optimizers see the stacked one's state, for a checkpoint."""
+        for name, stacked in self.weights.items():
+            state = self.optimizer.state[stacked]
+            for place, head in enumerate(self.heads):
+                moments = {key: state[key][place] for key in ("exp_avg", "exp_avg_sq")}
+                head.optimizer.state[head.model.get_parameter(name)] = {"step": state["step"], **moments}
+        self.is_shared = True
+
+    def step(self, inputs: Inputs, labels: Tensor, share: float) -> None:
+        """Forward, backward and optimizer of all; `share` of all steps are done."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.train.lr * lr_factor(self.train.schedule, share, [])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
+            losses = self.losses(inputs, labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        self.optimizer.step()
+        if not self.is_shared:
+            self._share_optimizer()
+        self.lost += losses.detach().double() * len(labels)
+
+    def losses(self, inputs: Inputs, labels: Tensor) -> Tensor:
+        """(S,): each head's mean loss."""
+        z = self.pool(inputs.texts)  # (S, B, D)
+        head = self.heads[0].model.head
+        weights = {name.removeprefix("head."): value for name, value in self.weights.items() if name[:5] == "head."}
+
+        def loss(weights: dict[str, Tensor], *vectors: Tensor) -> Tensor:
+            return head.loss(torch.func.functional_call(head, weights, vectors).float(), labels)
+
+        return torch.func.vmap(loss)(weights, *(z[:, rows] for rows in inputs.rows))
+
+    def pool(self, batch: TokenBatch) -> Tensor:
+        """(S, B, D): every head's vectors of the texts."""
+        states = batch.states.to(compute_dtype(batch.states))
+        outputs = [states]
+        if self.config.layers:
+            blocked = self._blocked(batch)
+            for number in range(self.config.layers):
+                outputs.append(F.relu(self._attend(number, outputs[-1], batch, blocked)))  # (S, N, h)
+        if self.config.layers and self.config.jk != "cat":
+            stacked = torch.stack(outputs[1:])
+            outputs = [stacked.amax(dim=0) if self.config.jk == "max" else stacked.mean(dim=0)]
+        weights = _softmax_by_text(self._scores(outputs), batch)  # (S, N)
+        return torch.cat([_weighted_sum(part, weights, batch) for part in outputs], dim=2)
+
+    def _blocked(self, batch: TokenBatch) -> list[Tensor]:
+        """(S or 1, b, L, L) for each bucket: True where a token must not hear another."""
+        graphs = [build_graph(batch, tau, "dense") for tau in dict.fromkeys(self.taus)]
+        if len(graphs) == 1:
+            return [blocked[None] for blocked in graphs[0].blocked]
+        by_tau = dict(zip(dict.fromkeys(self.taus), graphs, strict=True))
+        return [torch.stack(masks) for masks in zip(*(by_tau[tau].blocked for tau in self.taus), strict=True)]
+
+    def _attend(self, number: int, h: Tensor, batch: TokenBatch, blocked: list[Tensor]) -> Tensor:
+        """Graph attention, see `GatLayer`: (N, d) or (S, N, h) to (S, N, h)."""
+        weight, source, target, edge, bias = (
+            self.weights[f"pooler.gnn.layers.{number}.{name}"]
+            for name in ("weight", "source", "target", "edge", "bias")
+        )
+        values = h @ weight.mT  # (S, N, h)
+        both = torch.stack([source, target], dim=2)  # (S, h, 2)
+        out = []
+        sizes = [len(bucket.states) for bucket in batch.buckets]
+        for bucket, part, mask in zip(batch.buckets, values.split(sizes, dim=1), blocked, strict=True):
+            padded = bucket.pad_stack(part)  # (S, b, L, h)
+            scores = (padded.flatten(1, 2) @ both).unflatten(1, padded.shape[1:3])  # (S, b, L, 2)
+            logits = scores[:, :, None, :, 0] + (scores[..., 1:] + edge[:, None, None, None])  # (S, b, L, L)
+            logits = F.leaky_relu_(logits.masked_fill_(mask, float("-inf")), SLOPE)
+            out.append(bucket.unpad_stack(logits.softmax(dim=3) @ padded))
+        return (out[0] if len(out) == 1 else torch.cat(out, dim=1)) + bias[:, None]
+
+    def _scores(self, parts: list[Tensor]) -> Tensor:
+        """(S, N), see `AttentionReadout.scores`."""
+        project, bias = self.weights["pooler.readout.project.weight"], self.weights["pooler.readout.project.bias"]
+        hidden = bias[:, None]
+        for part, weight in zip(parts, project.split(self.parts, dim=2), strict=True):
+            hidden = hidden + part @ weight.mT  # (S, N, r)
+        score, last = self.weights["pooler.readout.score.weight"], self.weights["pooler.readout.score.bias"]
+        return (torch.tanh(hidden) @ score.mT).squeeze(2) + last
+
+
+def _softmax_by_text(scores: Tensor, batch: TokenBatch) -> Tensor:
+    padded = batch.pad_stack(scores, float("-inf"))  # (S, B, L)
+    return batch.unpad_stack(padded.softmax(dim=2))
+
+
+def _weighted_sum(part: Tensor, weights: Tensor, batch: TokenBatch) -> Tensor:
+    """(S, B, w): the sum over each text's tokens of weights (S, N) times (N, w) or (S, N, w)."""
+    by_text = batch.spread_stack(weights)  # (S, B, N)
+    if part.ndim == 3:
+        return by_text.to(part.dtype) @ part
+    return (by_text.flatten(0, 1).to(part.dtype) @ part).unflatten(0, by_text.shape[:2])
+
+
+def make_units(heads: list[HeadInTraining]) -> list[Stack | HeadInTraining]:
+    """Stack the heads that can be stacked, two or more at a time; the others stay by themselves."""
+    groups: dict[tuple | None, list[HeadInTraining]] = {}
+    for head in heads:
+        groups.setdefault(stack_key(head), []).append(head)
+    units: list[Stack | HeadInTraining] = []
+    for key, group in groups.items():
+        units += group if key is None or len(group) == 1 else [Stack(group)]
+    return units

@@ -1,0 +1,94 @@
+"""Stacked heads are the same function as each by itself: vectors, losses, gradients and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.fit.head_model import collate
+from pipeline.fit.run import FitOptions, make_configs
+from pipeline.fit.stack import Stack, make_units, stack_key
+from pipeline.fit.tokens import TokenBatch
+from pipeline.fit.train import HeadInTraining, Job
+from pipeline.fit.training_data import open_data, open_states
+from pipeline.store.reader import Cache
+from tests.fit.test_sweep import IDLE
+
+MakeCache = Callable[..., Path]
+
+
+def make_heads(cache: Cache, taus: list[float], **options: object) -> tuple[list[HeadInTraining], object, object]:
+    """Heads of different seeds and thresholds, their data and their states."""
+    given = FitOptions(device="cpu", backend="dense", seeds=tuple(range(len(taus))), order_seed=0, **options)
+    configs = make_configs(cache, given)
+    configs = [replace(c, pooler=replace(c.pooler, tau=tau)) for c, tau in zip(configs, taus, strict=True)]
+    states = open_states(cache, configs[0])
+    data = open_data(cache, configs[0], states)
+    return [HeadInTraining(Job(config, Path("unused")), data) for config in configs], data, states
+
+
+@pytest.mark.parametrize("taus", [[0.3, 0.6, 1.0], [0.5, 0.5]])
+@pytest.mark.parametrize("jk", ["cat", "max", "mean"])
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_vectors_and_gradients(make_fit_cache: MakeCache, taus: list[float], jk: str, layers: int) -> None:
+    heads, _, _ = make_heads(Cache(make_fit_cache()), taus, jk=jk, layers=layers, hidden=5)
+    lengths = torch.tensor([1, 2, 3, 30, 31, 200])  # far enough apart for more than one bucket
+    states = torch.randn(int(lengths.sum()), 8) + 0.5
+    assert len(TokenBatch(states, lengths).buckets) > 1
+    alone = [head.model.pooler(TokenBatch(states, lengths)) for head in heads]
+    weights = torch.randn_like(alone[0])
+    for z in alone:
+        (z * weights).sum().backward()
+    expected = [{n: p.grad.clone() for n, p in h.model.pooler.named_parameters()} for h in heads]
+    stack = Stack(heads)
+    together = stack.pool(TokenBatch(states, lengths))
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-5)
+    (together * weights).sum().backward()
+    for place, gradients in enumerate(expected):
+        for name, gradient in gradients.items():
+            found = stack.weights[f"pooler.{name}"].grad[place]
+            torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(("num_texts", "target"), [(1, "classes"), (2, "classes"), (1, "score"), (2, "score")])
+def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: str) -> None:
+    cache = Cache(make_fit_cache(num_texts=num_texts, target=target))
+    alone, data, states = make_heads(cache, [0.3, 0.6], lr=1e-3)
+    heads, _, _ = make_heads(cache, [0.3, 0.6], lr=1e-3)
+    stack = Stack(heads)
+    labels = torch.from_numpy(data.train.label if target == "classes" else data.train.label.astype(np.float32))
+    for start in range(0, 96, 32):
+        chosen = np.arange(start, start + 32)
+        stack.step(collate(states, data.train.subset(chosen)), labels[chosen], 0.0)
+        for head in alone:
+            head.step(collate(states, data.train.subset(chosen)), labels[chosen], 0.0)
+    for one, other in zip(alone, heads, strict=True):
+        torch.testing.assert_close(one.lost, other.lost, rtol=1e-5, atol=1e-5)
+        for (name, expected), found in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
+            if name != IDLE:
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5, msg=name)
+        ours, theirs = other.tensors(), one.tensors()
+        assert ours.keys() == theirs.keys()
+        for name, value in theirs.items():
+            if IDLE not in name:
+                torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_what_is_stacked(make_fit_cache: MakeCache) -> None:
+    cache = Cache(make_fit_cache())
+    heads, _, _ = make_heads(cache, [0.3, 0.6, 0.9])
+    others = [
+        *make_heads(cache, [0.3], gnn="gin")[0],
+        *make_heads(cache, [0.3], pooler="mean")[0],
+        *make_heads(cache, [0.3], schedule="plateau")[0],
+        *make_heads(cache, [0.3], lr=0.5)[0],
+    ]
+    assert len({stack_key(head) for head in heads}) == 1
+    units = make_units([*heads, *others])
+    assert [type(unit).__name__ for unit in units] == ["Stack", *["HeadInTraining"] * 4]
+    assert units[0].heads == heads
