@@ -114,7 +114,7 @@ class Stack:
         if self.config.layers:
             blocked = self._blocked(batch)
             for number in range(self.config.layers):
-                outputs.append(F.relu(self._attend(number, outputs[-1], batch, blocked)))  # (S, N, h)
+                outputs.append(F.relu_(self._attend(number, outputs[-1], batch, blocked)))  # (S, N, h)
         if self.config.layers and self.config.jk != "cat":
             stacked = torch.stack(outputs[1:])
             outputs = [stacked.amax(dim=0) if self.config.jk == "max" else stacked.mean(dim=0)]
@@ -145,16 +145,20 @@ class Stack:
             logits = scores[:, :, None, :, 0] + (scores[..., 1:] + edge[:, None, None, None])  # (S, b, L, L)
             logits = F.leaky_relu_(logits.masked_fill_(mask, float("-inf")), SLOPE)
             out.append(bucket.unpad_stack(logits.softmax(dim=3) @ padded))
-        return (out[0] if len(out) == 1 else torch.cat(out, dim=1)) + bias[:, None]
+        return (out[0] if len(out) == 1 else torch.cat(out, dim=1)).add_(bias[:, None])
 
     def _scores(self, parts: list[Tensor]) -> Tensor:
         """(S, N), see `AttentionReadout.scores`."""
         project, bias = self.weights["pooler.readout.project.weight"], self.weights["pooler.readout.project.bias"]
-        hidden = bias[:, None]
-        for part, weight in zip(parts, project.split(self.parts, dim=2), strict=True):
-            hidden = hidden + part @ weight.mT  # (S, N, r)
+        dtype = compute_dtype(parts[0])
+        hidden = bias[:, None].expand(-1, parts[0].shape[-2], -1)
+        for place, (part, weight) in enumerate(zip(parts, project.split(self.parts, dim=2), strict=True)):
+            part = part.expand(len(self.heads), *part.shape[-2:])
+            # The first product makes the sum, the others are added to it where it lies, which autocast leaves alone.
+            part, weight = part.to(dtype), weight.to(dtype)
+            hidden = (hidden.baddbmm_ if place else hidden.to(dtype).baddbmm)(part, weight.mT)  # (S, N, r)
         score, last = self.weights["pooler.readout.score.weight"], self.weights["pooler.readout.score.bias"]
-        return (torch.tanh(hidden) @ score.mT).squeeze(2) + last
+        return (hidden.tanh_() @ score.mT).squeeze(2) + last
 
 
 def _softmax_by_text(scores: Tensor, batch: TokenBatch) -> Tensor:

@@ -84,6 +84,17 @@ def test_the_options_of_a_fit_hold_for_each_head(
         assert_same_run(run, own)
 
 
+def test_bfloat16_is_autocast_for_stacked_heads_too(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    folder = make_fit_cache()
+    sweep(folder, tmp_path / "sweep", {"tau": (0.3, 0.6)}, precision="bfloat16", backend="dense", epochs=12)
+    for run in [path.parent for path in (tmp_path / "sweep").glob("*/seed-*/config.json")]:
+        result = FitResult.load(run)
+        assert result.best["validation"]["accuracy"] > 0.9
+        own = fit_head(Cache(folder), RunConfig.load(run), tmp_path / "own" / run.parent.name)
+        assert result.epochs[-1].loss == pytest.approx(own.epochs[-1].loss, rel=0.05)
+        assert {value.dtype for value in tensors(run).values()} == {torch.float32}
+
+
 def test_the_cache_is_read_once(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     with mock.patch.object(Cache, "read_texts", autospec=True, side_effect=Cache.read_texts) as read:
         sweep(make_fit_cache(), tmp_path / "sweep", {**GRID, "pooler": ("glot", "mean")}, seeds=(0, 1, 2))
