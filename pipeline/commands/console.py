@@ -20,7 +20,9 @@ CacheOption = Annotated[Path, typer.Option("--cache", help="A cache, or a folder
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
 ]
-BackendOption = Annotated[str, typer.Option("--backend", help="Message passing by dgl, dense (plain torch), or auto.")]
+BackendOption = Annotated[
+    str, typer.Option("--backend", help="Passes messages: dense (plain torch), dgl, or auto: dense.")
+]
 
 
 def printable(text: str) -> str:

@@ -72,16 +72,15 @@ def edge_density(mask: Tensor, lengths: Tensor) -> tuple[int, int]:
 def resolve_backend(name: str, device: torch.device | str) -> Backend:
     """Turn `auto`, `dgl` or `dense` into the backend that will run on `device`.
 
-    `auto` is DGL where it can be imported and the device is a CPU, else dense.
+    `auto` is dense, on every device: `docs/benchmarks.md` shows it to be the faster for texts of up to 128 tokens
+    whatever the graph, and for longer ones unless hardly a token is joined.
 
     Raises:
         UsageError: an unknown name, or DGL asked for where it cannot run.
     """
     device = torch.device(device)
-    if name == "dense":
+    if name in ("auto", "dense"):
         return "dense"
-    if name == "auto":
-        return "dgl" if device.type == "cpu" and dgl_available() else "dense"
     if name != "dgl":
         raise UsageError(f"backend must be one of auto, dgl, dense; got {name!r}")
     if not dgl_available():
