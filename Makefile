@@ -43,11 +43,13 @@ reproduce: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.extraction
 
 bench-long: setup
 	$(BIN)/python -m benchmarks.extraction --full
+	$(BIN)/python -m benchmarks.density
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
 

@@ -47,7 +47,7 @@ def make_batch(width: int, mean: int, device: torch.device, same_length: bool = 
     """Random states with a common direction (so that some tokens are joined), lengths around the mean, sorted."""
     generator = torch.Generator().manual_seed(0)
     low, high = (mean, mean) if same_length else (max(2, 2 * mean - LONGEST, mean // 2), min(LONGEST, mean * 3 // 2))
-    lengths = torch.randint(low, high + 1, (TEXTS,), generator=generator).sort().values
+    lengths = torch.linspace(low, high, TEXTS).round().long()
     states = torch.randn(int(lengths.sum()), width, generator=generator) + 1.2
     return TokenBatch(states.to(device), lengths)
 

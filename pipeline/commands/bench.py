@@ -79,8 +79,8 @@ def _print_costs(name: str, work: Work, costs: list[Cost], device: str) -> None:
     ours = costs[-1]
     title = f"{name} on {device}, {work.examples:,} examples, batch {work.batch_size}"
     table = Table(title=title, title_justify="left")
-    for heading in ("way", "trained", "peak GiB", "step, ms", f"{EPOCHS} epochs", "/ GLOT", "pays after"):
-        table.add_column(heading, no_wrap=heading != "way", justify="left" if heading == "way" else "right")
+    for heading in ("way", "trained", "GiB", "step, ms", f"{EPOCHS} epochs", "/ GLOT", "pays after"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "way" else "right")
     for cost in costs:
         epochs = None if cost is ours else break_even_epochs(ours, cost, work)
         table.add_row(
@@ -93,7 +93,8 @@ def _print_costs(name: str, work: Work, costs: list[Cost], device: str) -> None:
             "" if epochs is None else f"{epochs:.2f} ep.",
         )
     screen.print(table)
-    say("/ GLOT: a step over GLOT's; pays after: the epochs, of any heads, that extraction costs as much as")
+    say("GiB: tensors at the peak of a step; / GLOT: a step over GLOT's;")
+    say("pays after: the epochs, of any heads, in which the other way takes as much longer as extraction takes")
     say(f"extraction is {ours.before:,.1f} s of GLOT's {ours.training:,.1f} s; it serves every head that follows")
     say(PUBLISHED)
     if not any(cost.name.startswith("LoRA") for cost in costs):
