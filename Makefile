@@ -50,6 +50,7 @@ bench: setup
 bench-long: setup
 	$(BIN)/python -m benchmarks.extraction --full
 	$(BIN)/python -m benchmarks.density
+	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
 

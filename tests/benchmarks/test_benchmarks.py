@@ -132,3 +132,24 @@ def test_a_step() -> None:
     batch = step.make_batch(8, 5, torch.device("cpu"))
     assert batch.states.shape[1] == 8
     assert np.all(batch.lengths.numpy() >= 2)
+
+
+def test_an_epoch_of_each_way(backbone: Backbone, tmp_path: Path) -> None:
+    pytest.importorskip("torch_geometric", reason="the peers need torch-geometric (extra: bench)")
+    from benchmarks import epoch
+
+    extraction.extract(backbone, make_pairs(train=70, validation=8), tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
+    epoch.save_padded(cache, tmp_path / "padded")
+    train, width = cache.examples("train"), cache.manifest.states.width
+    obvious = list(epoch.obvious_batches(tmp_path / "padded", 70, np.arange(70)))
+    fair = list(epoch.fair_batches(tmp_path / "padded"))
+    assert [len(labels) for _, labels in obvious] == [32, 32, 6]
+    assert torch.cat([labels for _, labels in obvious]).tolist() == train.label.tolist()
+    assert sorted(torch.cat([labels for _, labels in fair]).tolist()) == sorted(train.label.tolist())
+    (states, mask), _ = obvious[0][0]
+    first = cache.read_texts(cache.resolve_layer(-1), train.text_id[:1]).values
+    np.testing.assert_array_equal(states[0][mask[0]].numpy(), first.astype(np.float32))
+    for way in ("obvious", "fair"):
+        epoch.train_peer(way, tmp_path / "padded", 70, width)
+    assert epoch.train_ours(cache) > 0
