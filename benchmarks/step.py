@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.ratios import describe_machine, seconds_of, verdict
+from pipeline.cost import step_bytes
 from pipeline.fit.dgl_backend import dgl_available
 from pipeline.fit.poolers import Glot, PoolerConfig
 from pipeline.fit.tokens import TokenBatch
@@ -150,23 +151,6 @@ def product_rate(tokens: int, width: int, device: torch.device, dtype: torch.dty
     return tokens * width * 512 / min(seconds_of(product) for _ in range(10))
 
 
-def peak_bytes(way: Way) -> int:
-    """Most bytes of tensors that a step holds beyond what was there before it."""
-    if way.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(way.device)
-        before = torch.cuda.memory_allocated(way.device)
-        way.step()
-        return torch.cuda.max_memory_allocated(way.device) - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        way.step()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
 def report(row: Row, device: torch.device, bfloat16: bool) -> None:
     """Print a row."""
     batch = make_batch(row.width, row.mean, device)
@@ -184,11 +168,13 @@ def report(row: Row, device: torch.device, bfloat16: bool) -> None:
         against = [f"{peer} {times[peer] / times[ours]:.2f} x" for peer in ("obvious", "fair") if peer in times]
         print(
             f"  {ours}: {', '.join(against) or 'no peer here'}; {times[ours] / floor:.2f} of the floor "
-            f"({2 * rate / 1e9:.0f} GFLOP/s), {peak_bytes(ways[ours]) / 2**20:.0f} MiB a step"
+            f"({2 * rate / 1e9:.0f} GFLOP/s), {step_bytes(ways[ours].step, device) / 2**20:.0f} MiB a step"
         )
     if "obvious" in times:
         best = min(times[name] for name in ("dense", "dgl") if name in times)
-        sizes = ", ".join(f"{peer} {peak_bytes(ways[peer]) / 2**20:.0f} MiB" for peer in ("obvious", "fair"))
+        sizes = ", ".join(
+            f"{peer} {step_bytes(ways[peer].step, device) / 2**20:.0f} MiB" for peer in ("obvious", "fair")
+        )
         if target:
             print(f"  against obvious {times['obvious'] / best:.2f} x; {verdict(times['obvious'] / best, target)}")
         print(f"  against fair {times['fair'] / best:.2f} x; {verdict(times['fair'] / best, FAIR_TARGET)}; {sizes}")
