@@ -8,9 +8,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.extract.backbone import Backbone
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -120,6 +126,22 @@ def backbone_folders(make_backbone_folder: Callable[..., Path]) -> dict[str, Pat
     folders = {family: make_backbone_folder(family) for family in FAMILIES}
     folders["bare"] = make_backbone_folder("llama", bos=False)
     return folders
+
+
+@pytest.fixture
+def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The token ids of every text that goes through the backbone, in the order of forwards, padding left out."""
+    from pipeline.extract.backbone import Backbone
+
+    seen: list[tuple[int, ...]] = []
+    forward = Backbone.hidden_states
+
+    def spy(self: Backbone, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
+        seen.extend(tuple(row[keep.bool()].tolist()) for row, keep in zip(ids, mask, strict=True))
+        return forward(self, ids, mask, layers)
+
+    monkeypatch.setattr(Backbone, "hidden_states", spy)
+    return seen
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ from pipeline.extract.backbone import Backbone
 from pipeline.extract.options import ExtractOptions
 from pipeline.extract.planning import NumberedTexts, number_texts, tokenize_into
 from pipeline.store.claims import Claims
-from pipeline.store.columns import ColumnReader
 from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
 from pipeline.store.files import nearest_there
 from pipeline.store.layout import (
@@ -35,6 +34,7 @@ from pipeline.store.plan import Plan, PlanWriter
 from pipeline.store.recover import recover_manifest
 from pipeline.store.shards import finished_shard
 from pipeline.store.task_spec import TaskSpec
+from pipeline.store.verify import verify_file
 
 PROGRAM = f"glot {__version__}"
 POLL_SECONDS = 0.25
@@ -259,7 +259,8 @@ class Preparation:
         fingerprint = examples.fingerprint(plan.hashes())
         old = manifest.examples.get(name)
         split = corpus.splits[split_of(name)]
-        if old and (old.fingerprint, old.task) == (fingerprint, corpus.spec) and _is_whole(self.folder, old):
+        is_same = old is not None and (old.fingerprint, old.task) == (fingerprint, corpus.spec)
+        if is_same and verify_file(self.folder, old.data) is None:
             return
         file = next_name(old.data.file) if old else f"{EXAMPLES_FOLDER}/{name}.h5"
         values = {
@@ -294,14 +295,6 @@ def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples
                 f"{folder} holds {other} examples of another task ({', '.join(entry.task.classes) or 'scores'}; "
                 f"{entry.task.num_texts} text(s) each): choose another folder with --out, or add them with --examples"
             )
-
-
-def _is_whole(folder: Path, entry: ExamplesEntry) -> bool:
-    try:
-        ColumnReader(folder, entry.data, "").check_file()
-    except FaultError:
-        return False
-    return True
 
 
 def _tokens_there(folder: Path, manifest: Manifest, plan: Plan) -> int:

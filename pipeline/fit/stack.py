@@ -119,15 +119,14 @@ class Stack:
             stacked = torch.stack(outputs[1:])
             outputs = [stacked.amax(dim=0) if self.config.jk == "max" else stacked.mean(dim=0)]
         weights = _softmax_by_text(self._scores(outputs), batch)  # (S, N)
-        return torch.cat([_weighted_sum(part, weights, batch) for part in outputs], dim=2)
+        by_text = batch.spread_stack(weights)  # (S, B, N)
+        return torch.cat([_weighted_sum(part, by_text) for part in outputs], dim=2)
 
     def _blocked(self, batch: TokenBatch) -> list[Tensor]:
         """(S or 1, b, L, L) for each bucket: True where a token must not hear another."""
-        graphs = [build_graph(batch, tau, "dense") for tau in dict.fromkeys(self.taus)]
-        if len(graphs) == 1:
-            return [blocked[None] for blocked in graphs[0].blocked]
-        by_tau = dict(zip(dict.fromkeys(self.taus), graphs, strict=True))
-        return [torch.stack(masks) for masks in zip(*(by_tau[tau].blocked for tau in self.taus), strict=True)]
+        taus = self.taus if len(set(self.taus)) > 1 else self.taus[:1]
+        blocked = (build_graph(batch, tau, "dense").blocked for tau in taus)  # one graph a threshold, kept by the batch
+        return [torch.stack(masks) for masks in zip(*blocked, strict=True)]
 
     def _attend(self, number: int, h: Tensor, batch: TokenBatch, blocked: list[Tensor]) -> Tensor:
         """Graph attention, see `GatLayer`: (N, d) or (S, N, h) to (S, N, h)."""
@@ -166,9 +165,8 @@ def _softmax_by_text(scores: Tensor, batch: TokenBatch) -> Tensor:
     return batch.unpad_stack(padded.softmax(dim=2))
 
 
-def _weighted_sum(part: Tensor, weights: Tensor, batch: TokenBatch) -> Tensor:
-    """(S, B, w): the sum over each text's tokens of weights (S, N) times (N, w) or (S, N, w)."""
-    by_text = batch.spread_stack(weights)  # (S, B, N)
+def _weighted_sum(part: Tensor, by_text: Tensor) -> Tensor:
+    """(S, B, w): weights (S, B, N), each text's in its own row, times (N, w) or (S, N, w)."""
     if part.ndim == 3:
         return by_text.to(part.dtype) @ part
     return (by_text.flatten(0, 1).to(part.dtype) @ part).unflatten(0, by_text.shape[:2])

@@ -114,12 +114,13 @@ def _finish_device(
             key = (config.layer, config.train.window)
             if key not in opened:
                 opened = {key: open_states(cache, config)}
+            kept = _checkpoint_folder(folder, some)
             try:
-                fit_heads(cache, some, _checkpoint_folder(folder, some), progress, should_stop, opened[key])
+                fit_heads(cache, some, kept, progress, should_stop, opened[key])
             except Stopped as error:
                 what = str(error).partition(";")[0]
                 raise Stopped(f"{what}; go on with `glot sweep --resume {folder}`") from None
-            _checkpoint_folder(folder, some).rmdir()
+            kept.rmdir()
 
 
 def _checkpoint_folder(folder: Path, jobs: list[Job]) -> Path:

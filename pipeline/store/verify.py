@@ -44,7 +44,7 @@ def verify_cache(cache: Cache, progress: Callable[[int, int], None] = lambda don
     done = 0
     plan_is_whole = all(item.file != manifest.plan.data.file for item in found)
     for number, entry in sorted(manifest.shards.items()):
-        damage = _verify_shard(cache, number) if plan_is_whole else _verify_file(cache.folder, entry.data)
+        damage = _verify_shard(cache, number) if plan_is_whole else verify_file(cache.folder, entry.data)
         if damage is not None:
             found.append(damage)
         done += entry.data.size
@@ -60,7 +60,7 @@ def shard_starts(cache: Cache, number: int) -> np.ndarray:
 
 def _damaged_small_files(cache: Cache) -> Iterator[Damage]:
     manifest = cache.manifest
-    damage = _verify_file(cache.folder, manifest.plan.data)
+    damage = verify_file(cache.folder, manifest.plan.data)
     if damage is None:
         try:
             cache.plan  # noqa: B018 - opening it compares its columns with the manifest
@@ -69,7 +69,7 @@ def _damaged_small_files(cache: Cache) -> Iterator[Damage]:
     if damage is not None:
         yield damage
     for name, entry in manifest.examples.items():
-        problem = _verify_file(cache.folder, entry.data)
+        problem = verify_file(cache.folder, entry.data)
         if problem is None and damage is None:
             try:
                 cache.examples(name)
@@ -79,7 +79,8 @@ def _damaged_small_files(cache: Cache) -> Iterator[Damage]:
             yield problem
 
 
-def _verify_file(folder: Path, data: ColumnFile) -> Damage | None:
+def verify_file(folder: Path, data: ColumnFile) -> Damage | None:
+    """What is wrong with a file, every byte compared with its checksum; None where nothing is."""
     try:
         ColumnReader(folder, data, "run the same `glot extract` again").check_file()
     except (FaultError, OSError) as error:
@@ -98,5 +99,5 @@ def _verify_shard(cache: Cache, number: int) -> Damage | None:
         return Damage(entry.data.file, str(error), number, tuple(range(first, stop)), whole=False)
     if len(rows):
         return Damage(entry.data.file, f"{len(rows)} damaged texts", number, tuple((first + rows).tolist()))
-    damage = _verify_file(cache.folder, entry.data)
+    damage = verify_file(cache.folder, entry.data)
     return damage and Damage(damage.file, "damaged beside the states, which are whole", number)

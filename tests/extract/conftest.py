@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.corpus.examples import Corpus
-from pipeline.extract.backbone import Backbone, ModelSource
+from pipeline.extract.backbone import ModelSource
 from pipeline.extract.run import ExtractOptions, ExtractSummary, extract_states
 
 MAX_TOKENS = 32
@@ -58,20 +58,6 @@ def direct_states() -> Callable[..., np.ndarray]:
         return made[key][layer]
 
     return direct
-
-
-@pytest.fixture
-def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The token ids of every text that goes through the backbone, in the order of forwards, padding left out."""
-    seen: list[tuple[int, ...]] = []
-    forward = Backbone.hidden_states
-
-    def spy(self: Backbone, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
-        seen.extend(tuple(row[keep.bool()].tolist()) for row, keep in zip(ids, mask, strict=True))
-        return forward(self, ids, mask, layers)
-
-    monkeypatch.setattr(Backbone, "hidden_states", spy)
-    return seen
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import cli
 from pipeline.errors import FaultError, GlotError
@@ -210,20 +209,6 @@ def test_a_file_of_another_size_is_found_when_it_is_opened(file: str, change: st
 
 
 # Repair
-
-
-@pytest.fixture
-def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The token ids of every text that goes through the backbone."""
-    seen: list[tuple[int, ...]] = []
-    forward = Backbone.hidden_states
-
-    def spy(self: Backbone, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
-        seen.extend(tuple(row[keep.bool()].tolist()) for row, keep in zip(ids, mask, strict=True))
-        return forward(self, ids, mask, layers)
-
-    monkeypatch.setattr(Backbone, "hidden_states", spy)
-    return seen
 
 
 def tokens_of(cache: Cache, texts: list[int]) -> list[tuple[int, ...]]:
