@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.fit.attention import attend
 from pipeline.fit.tokens import TokenBatch
 
 
@@ -22,23 +22,12 @@ class DenseGraph:
     def __init__(self, batch: TokenBatch, pieces: list[tuple[TokenBatch, Tensor]]) -> None:
         self.batch, self.pieces = batch, pieces
         self.sizes = [len(bucket.states) for bucket, _ in pieces]
-        # Rows without a token hear everything, so that their softmax is not 0 / 0; `unpad` drops them.
-        self.blocked = [~mask & bucket.real[:, :, None] for bucket, mask in pieces]  # (b, L, L)
+        self.masks = [mask[None] for _, mask in pieces]  # (1, b, L, L): for a stack of one head, or of many
 
-    def attention(
-        self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, slope: float = 0.2
-    ) -> Tensor:
+    def attention(self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor) -> Tensor:
         """See `TokenGraph.attention`."""
-        both = torch.stack([source, target], dim=1)  # (h, 2)
-
-        def attend(piece: int, values: Tensor) -> Tensor:
-            padded = self.pieces[piece][0].pad(values)  # (b, L, h)
-            scores = padded @ both  # (b, L, 2)
-            logits = scores[:, None, :, 0] + (scores[:, :, 1:] + edge_bias)  # (b, L, L)
-            logits = F.leaky_relu_(logits.masked_fill_(self.blocked[piece], float("-inf")), slope)
-            return logits.softmax(dim=2) @ padded
-
-        return self._each(attend, values)
+        buckets = [bucket for bucket, _ in self.pieces]
+        return attend(values[None], source[None], target[None], edge_bias[None], buckets, self.masks)[0]
 
     def neighbour_sum(self, values: Tensor) -> Tensor:
         """See `TokenGraph.neighbour_sum`."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.fit.attention import SLOPE, widen
 from pipeline.fit.tokens import TokenBatch
 
 
@@ -71,17 +72,15 @@ class DglGraph:
         graph.set_batch_num_edges(edges_of_text)
         self.graph = graph
 
-    def attention(
-        self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, slope: float = 0.2
-    ) -> Tensor:
+    def attention(self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor) -> Tensor:
         """See `TokenGraph.attention`."""
         fn = _dgl().function
         with self.graph.local_scope(), torch.autocast(values.device.type, enabled=False):
-            self.graph.ndata["value"] = _widen(values)
-            self.graph.ndata["source"] = (_widen(values) @ _widen(source))[:, None]
-            self.graph.ndata["target"] = (_widen(values) @ _widen(target))[:, None]
+            self.graph.ndata["value"] = widen(values)
+            self.graph.ndata["source"] = (widen(values) @ widen(source))[:, None]
+            self.graph.ndata["target"] = (widen(values) @ widen(target))[:, None]
             self.graph.apply_edges(fn.u_add_v("source", "target", "logit"))
-            logits = F.leaky_relu(self.graph.edata["logit"] + _widen(edge_bias), slope)  # (E, 1)
+            logits = F.leaky_relu(self.graph.edata["logit"] + widen(edge_bias), SLOPE)  # (E, 1)
             self.graph.edata["alpha"] = _dgl().nn.functional.edge_softmax(self.graph, logits)
             self.graph.update_all(fn.u_mul_e("value", "alpha", "message"), fn.sum("message", "out"))
             return self.graph.ndata["out"].to(values.dtype)
@@ -90,7 +89,7 @@ class DglGraph:
         """See `TokenGraph.neighbour_sum`."""
         fn = _dgl().function
         with self.graph.local_scope(), torch.autocast(values.device.type, enabled=False):
-            self.graph.ndata["value"] = _widen(values)
+            self.graph.ndata["value"] = widen(values)
             self.graph.update_all(fn.copy_u("value", "message"), fn.sum("message", "out"))
             return self.graph.ndata["out"].to(values.dtype)
 
@@ -102,15 +101,10 @@ class DglGraph:
         """See `TokenGraph.readout`."""
         dgl = _dgl()
         with self.graph.local_scope(), torch.autocast(scores.device.type, enabled=False):
-            self.graph.ndata["score"] = _widen(scores)[:, None]
+            self.graph.ndata["score"] = widen(scores)[:, None]
             self.graph.ndata["weight"] = dgl.softmax_nodes(self.graph, "score")
             sums = []
             for part in parts:
-                self.graph.ndata["part"] = _widen(part)
+                self.graph.ndata["part"] = widen(part)
                 sums.append(dgl.sum_nodes(self.graph, "part", "weight").to(part.dtype))
             return self.graph.ndata["weight"][:, 0].to(scores.dtype), sums
-
-
-def _widen(values: Tensor) -> Tensor:
-    """Half-precision values as float32; others as they are."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

@@ -21,9 +21,7 @@ Backend = Literal["dgl", "dense"]
 class TokenGraph(Protocol):
     """What a layer needs of the graphs of a batch. Every node has exactly one self-loop."""
 
-    def attention(
-        self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, slope: float = 0.2
-    ) -> Tensor:
+    def attention(self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor) -> Tensor:
         """(N, h): Σ_j α_ij v_j, α_i· = softmax_j(LeakyReLU(sourceᵀ v_j + targetᵀ v_i + edge_bias)).
 
         Values v are (N, h), source and target (h,), the bias a scalar tensor; j runs over the neighbours of i, itself
@@ -50,13 +48,14 @@ def edge_mask(batch: TokenBatch, tau: float) -> Tensor:
         (B, Lmax, Lmax) bool, symmetric, its diagonal True at real tokens, False wherever there is no token.
     """
     with torch.no_grad(), _exact_float32(batch.device):
+        if tau >= 1:  # rounding may lift the cosine of parallel states above 1
+            return torch.diag_embed(batch.real)
         # `normalize` divides by no less than 1e-12: a zero state has cosine 0 with every other.
-        unit = batch.pad(F.normalize(batch.states.float(), dim=1))  # (B, L, d)
-        # Rounding may lift the cosine of parallel states above 1; the clamp leaves tau = 1 self-loops alone.
-        cosine = (unit @ unit.mT.contiguous()).clamp_(max=1.0)  # (B, L, L)
-        both_real = batch.real[:, :, None] & batch.real[:, None, :]
-        upper = ((cosine > tau) & both_real).triu(diagonal=1)
-        # The product need not round (i, j) and (j, i) alike, so one triangle decides for both.
+        unit = batch.repeat_pad(F.normalize(batch.states.float(), dim=1))  # (B, L, d)
+        cosine = unit @ unit.mT.contiguous()  # (B, L, L)
+        # The product need not round (i, j) and (j, i) alike, so the triangle j > i decides for both; i is real if j is.
+        triangle = torch.ones(cosine.shape[1:], dtype=torch.bool, device=batch.device).triu(diagonal=1)
+        upper = (cosine > tau) & (triangle & batch.real[:, None, :])
         return upper | upper.mT | torch.diag_embed(batch.real)
 
 

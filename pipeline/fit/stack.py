@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.fit.attention import attend
 from pipeline.fit.graph import build_graph
 from pipeline.fit.head_model import Inputs
 from pipeline.fit.readout import compute_dtype
@@ -21,8 +22,6 @@ from pipeline.fit.tokens import TokenBatch
 
 if TYPE_CHECKING:
     from pipeline.fit.train import HeadInTraining
-
-SLOPE = 0.2  # of the LeakyReLU in graph attention
 
 
 def stack_key(head: HeadInTraining) -> tuple | None:
@@ -112,39 +111,27 @@ class Stack:
         states = batch.states.to(compute_dtype(batch.states))
         outputs = [states]
         if self.config.layers:
-            blocked = self._blocked(batch)
+            masks = self._masks(batch)
             for number in range(self.config.layers):
-                outputs.append(F.relu_(self._attend(number, outputs[-1], batch, blocked)))  # (S, N, h)
+                outputs.append(F.relu_(self._attend(number, outputs[-1], batch, masks)))  # (S, N, h)
         if self.config.layers and self.config.jk != "cat":
             stacked = torch.stack(outputs[1:])
             outputs = [stacked.amax(dim=0) if self.config.jk == "max" else stacked.mean(dim=0)]
-        weights = _softmax_by_text(self._scores(outputs), batch)  # (S, N)
-        by_text = batch.spread_stack(weights)  # (S, B, N)
-        return torch.cat([_weighted_sum(part, by_text) for part in outputs], dim=2)
+        return torch.cat(batch.readout(self._scores(outputs), outputs)[1], dim=2)
 
-    def _blocked(self, batch: TokenBatch) -> list[Tensor]:
-        """(S or 1, b, L, L) for each bucket: True where a token must not hear another."""
+    def _masks(self, batch: TokenBatch) -> list[Tensor]:
+        """(S or 1, b, L, L) bool for each bucket, see `attend`."""
         taus = self.taus if len(set(self.taus)) > 1 else self.taus[:1]
-        blocked = (build_graph(batch, tau, "dense").blocked for tau in taus)  # one graph a threshold, kept by the batch
-        return [torch.stack(masks) for masks in zip(*blocked, strict=True)]
+        masks = (build_graph(batch, tau, "dense").masks for tau in taus)  # one graph a threshold, kept by the batch
+        return [torch.cat(some) for some in zip(*masks, strict=True)]
 
-    def _attend(self, number: int, h: Tensor, batch: TokenBatch, blocked: list[Tensor]) -> Tensor:
+    def _attend(self, number: int, h: Tensor, batch: TokenBatch, masks: list[Tensor]) -> Tensor:
         """Graph attention, see `GatLayer`: (N, d) or (S, N, h) to (S, N, h)."""
         weight, source, target, edge, bias = (
             self.weights[f"pooler.gnn.layers.{number}.{name}"]
             for name in ("weight", "source", "target", "edge", "bias")
         )
-        values = h @ weight.mT  # (S, N, h)
-        both = torch.stack([source, target], dim=2)  # (S, h, 2)
-        out = []
-        sizes = [len(bucket.states) for bucket in batch.buckets]
-        for bucket, part, mask in zip(batch.buckets, values.split(sizes, dim=1), blocked, strict=True):
-            padded = bucket.pad_stack(part)  # (S, b, L, h)
-            scores = (padded.flatten(1, 2) @ both).unflatten(1, padded.shape[1:3])  # (S, b, L, 2)
-            logits = scores[:, :, None, :, 0] + (scores[..., 1:] + edge[:, None, None, None])  # (S, b, L, L)
-            logits = F.leaky_relu_(logits.masked_fill_(mask, float("-inf")), SLOPE)
-            out.append(bucket.unpad_stack(logits.softmax(dim=3) @ padded))
-        return (out[0] if len(out) == 1 else torch.cat(out, dim=1)).add_(bias[:, None])
+        return attend(h @ weight.mT, source, target, edge, batch.buckets, masks) + bias[:, None]
 
     def _scores(self, parts: list[Tensor]) -> Tensor:
         """(S, N), see `AttentionReadout.scores`."""
@@ -158,18 +145,6 @@ class Stack:
             hidden = (hidden.baddbmm_ if place else hidden.to(dtype).baddbmm)(part, weight.mT)  # (S, N, r)
         score, last = self.weights["pooler.readout.score.weight"], self.weights["pooler.readout.score.bias"]
         return (hidden.tanh_() @ score.mT).squeeze(2) + last
-
-
-def _softmax_by_text(scores: Tensor, batch: TokenBatch) -> Tensor:
-    padded = batch.pad_stack(scores, float("-inf"))  # (S, B, L)
-    return batch.unpad_stack(padded.softmax(dim=2))
-
-
-def _weighted_sum(part: Tensor, by_text: Tensor) -> Tensor:
-    """(S, B, w): weights (S, B, N), each text's in its own row, times (N, w) or (S, N, w)."""
-    if part.ndim == 3:
-        return by_text.to(part.dtype) @ part
-    return (by_text.flatten(0, 1).to(part.dtype) @ part).unflatten(0, by_text.shape[:2])
 
 
 def make_units(heads: list[HeadInTraining]) -> list[Stack | HeadInTraining]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # A bucket more is some dozens of small operations more; so many cells (token pairs) of padding cost the same. Measured
 # on a CPU; on CUDA a cell costs next to nothing beside the start of an operation.
@@ -109,52 +111,74 @@ class TokenBatch:
     def _here(self, values: Tensor) -> Tensor:
         return values.to(self.device, non_blocking=True)
 
-    def pad(self, values: Tensor, fill: float = 0.0) -> Tensor:
-        """Packed (N, ...) to padded (B, Lmax, ...), with `fill` where there is no token."""
-        padded = values.new_full((len(self) * self.longest, *values.shape[1:]), fill)
-        return padded.index_copy_(0, self._slots, values).unflatten(0, (len(self), self.longest))
+    def pad(self, values: Tensor, fill: float = 0.0, dim: int = 0) -> Tensor:
+        """Packed (..., N, ...) to padded (..., B, Lmax, ...), tokens along `dim`; `fill` where there is no token."""
+        shape = list(values.shape)
+        shape[dim] = len(self) * self.longest
+        padded = values.new_full(shape, fill)
+        return padded.index_copy_(dim, self._slots, values).unflatten(dim, (len(self), self.longest))
 
-    def unpad(self, padded: Tensor) -> Tensor:
-        """Padded (B, Lmax, ...) to packed (N, ...): undoes `pad`."""
-        return padded.flatten(0, 1).index_select(0, self._slots)
+    def repeat_pad(self, values: Tensor, dim: int = 0) -> Tensor:
+        """As `pad`, but each text's last row is repeated where it has no token: one pass over memory, not two."""
+        return values.index_select(dim, self._repeated_rows).unflatten(dim, (len(self), self.longest))
 
-    def pad_stack(self, values: Tensor, fill: float = 0.0) -> Tensor:
-        """(S, N, ...) to (S, B, Lmax, ...): `pad` for each of S stacked heads."""
-        padded = values.new_full((len(values), len(self) * self.longest, *values.shape[2:]), fill)
-        return padded.index_copy_(1, self._slots, values).unflatten(1, (len(self), self.longest))
+    def unpad(self, padded: Tensor, dim: int = 0) -> Tensor:
+        """Padded (..., B, Lmax, ...), texts along `dim`, to packed (..., N, ...): undoes `pad`."""
+        return padded.flatten(dim, dim + 1).index_select(dim, self._slots)
 
-    def unpad_stack(self, padded: Tensor) -> Tensor:
-        """(S, B, Lmax, ...) to (S, N, ...): undoes `pad_stack`."""
-        return padded.flatten(1, 2).index_select(1, self._slots)
+    @cached_property
+    def _repeated_rows(self) -> Tensor:
+        """(B Lmax,) int64: the token in each place of the flattened padded layout, the last of a text repeated."""
+        places = torch.minimum(torch.arange(self.longest), self.lengths[:, None] - 1)  # (B, Lmax)
+        return self._here((places + self._first_rows[:, None]).flatten())
 
-    def spread_stack(self, weights: Tensor) -> Tensor:
-        """(S, N) to (S, B, N): each text's weights in its own row, zero elsewhere."""
-        spread = weights.new_zeros(len(weights), len(self) * len(self.states))
-        return spread.index_copy(1, self._own_columns, weights).unflatten(1, (len(self), len(self.states)))
+    def softmax(self, scores: Tensor) -> Tensor:
+        """(..., N): the softmax of scores (..., N) over each text's tokens."""
+        dim = scores.ndim - 1
+        return self.unpad(self.pad(scores, float("-inf"), dim).softmax(dim=-1), dim)
 
     def weighted_sums(self, parts: list[Tensor], weights: Tensor) -> list[Tensor]:
         """(B, w_k) for each part (N, w_k): the sum over each text's tokens of weights (N,) times the part.
 
-        Matrix products with a (B, N) matrix that holds each text's weights in its own row: they read the values
-        once, copy none of them, and their backward needs no atomic adds, so it is repeatable on a GPU too.
+        For S stacked heads (S, B, w_k), weights (S, N) and parts (S, N, w_k), or (N, w_k) where all share one.
         """
-        by_text = weights.new_zeros(len(self) * len(self.states)).index_copy(0, self._own_columns, weights)
-        by_text = by_text.unflatten(0, (len(self), len(self.states)))  # (B, N)
-        return [by_text @ part for part in parts]
-
-    @cached_property
-    def _own_columns(self) -> Tensor:
-        """(N,) int64: each token's place in a flattened (B, N) matrix, in the row of its text."""
-        return self._here(self._texts * len(self.states) + torch.arange(len(self.states)))
+        return [_WeightedSum.apply(part, weights.to(part.dtype), self) for part in parts]
 
     def readout(self, scores: Tensor, parts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Softmax of scores (N,) over each text, and the weighted sum of every part.
+        """Softmax of scores (N,) over each text, and the weighted sum of every part; or of (S, N), as above.
 
         Returns:
             weights (N,), which sum to 1 over each text, and one (B, w_k) for each part (N, w_k).
         """
-        weights = self.unpad(self.pad(scores, float("-inf")).softmax(dim=1))  # (N,)
+        weights = self.softmax(scores)
         return weights, self.weighted_sums(parts, weights)
+
+
+class _WeightedSum(torch.autograd.Function):
+    """`embedding_bag` reads each row once and copies none; its own backward for the rows sorts them, ours need not."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, weights: Tensor, batch: TokenBatch) -> Tensor:
+        """(B, w) of part (N, w) and weights (N,); or (S, B, w), see `TokenBatch.weighted_sums`."""
+        ctx.batch = batch
+        ctx.save_for_backward(part, weights)
+        heads, tokens = weights.numel() // len(batch.states), len(batch.states)
+        shift = torch.arange(heads, device=part.device)[:, None]
+        rows = torch.arange(part.shape[:-1].numel(), device=part.device).view(-1, tokens).expand(heads, -1)
+        offsets = batch.offsets + shift * tokens  # (S, B)
+        sums = F.embedding_bag(
+            rows.flatten(), part.flatten(0, -2), offsets.flatten(), mode="sum", per_sample_weights=weights.flatten()
+        )
+        return sums.view(*weights.shape[:-1], len(batch), part.shape[-1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Gradients of part and weights; none for the part where it is frozen."""
+        part, weights = ctx.saved_tensors
+        spread = gradient.index_select(gradient.ndim - 2, ctx.batch.segment)  # (..., N, w)
+        by_part = spread * weights[..., None] if ctx.needs_input_grad[0] else None
+        return by_part, spread.mul_(part).sum(dim=-1), None
 
 
 def _cuts(lengths: np.ndarray, saving: int, first: int = 0) -> list[int]:
