@@ -44,6 +44,7 @@ reproduce: setup
 bench: setup
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.streaming
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.extraction
 

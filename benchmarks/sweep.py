@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.made import make_cache, spread_lengths
 from benchmarks.ratios import describe_machine, seconds_of, verdict
-from pipeline.fit.head_model import collate
+from pipeline.fit.head_model import fetch
 from pipeline.fit.run import FitOptions
 from pipeline.fit.stack import make_units
 from pipeline.fit.sweep import make_candidates
@@ -51,7 +51,7 @@ def main() -> None:
             for name, some in ways.items():
 
                 def step(some: list = some, chosen: np.ndarray = chosen) -> None:
-                    inputs = collate(states, data.train.subset(chosen))
+                    inputs = fetch(states, data.train.subset(chosen)).to(states.device)
                     for unit in some:
                         unit.step(inputs, labels[chosen], 0.0)
 

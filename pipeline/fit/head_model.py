@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +13,9 @@ from torch import Tensor, nn
 
 from pipeline.fit.heads import make_head
 from pipeline.fit.poolers import Pooler, PoolerConfig, make_pooler
+from pipeline.fit.read_ahead import read_ahead
 from pipeline.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
-from pipeline.fit.states import States
+from pipeline.fit.states import States, StoredBatch
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.task_spec import TaskSpec
@@ -29,7 +32,7 @@ class HeadModel(nn.Module):
         self.head = make_head(task, self.pooler.out_width)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """Raw outputs of the head for some examples (see `collate`); each distinct text is pooled once."""
+        """Raw outputs of the head for some examples (see `fetch`); each distinct text is pooled once."""
         z = self.pooler(inputs.texts) if isinstance(inputs.texts, TokenBatch) else inputs.texts  # (distinct texts, D)
         return self.head(*(z[rows] for rows in inputs.rows))
 
@@ -47,29 +50,48 @@ class Inputs:
     rows: list[Tensor]
 
 
-def collate(source: States | PooledTexts, examples: ExampleSet) -> Inputs:
-    """Gather the texts of some examples, each once, in order of their lengths: such are padded together."""
+@dataclass(frozen=True)
+class Fetched:
+    """What `Inputs` are made of, where it is kept; see there."""
+
+    texts: StoredBatch | Tensor
+    rows: list[Tensor]
+
+    def to(self, device: torch.device) -> Inputs:
+        """The inputs of a step on the training device."""
+        return Inputs(self.texts.to(device), [rows.to(device) for rows in self.rows])
+
+
+def fetch(source: States | PooledTexts, examples: ExampleSet) -> Fetched:
+    """The texts of some examples, each once, in order of their lengths: such are padded together."""
     given = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
     ids, place = np.unique(np.concatenate(given), return_inverse=True)
     order = np.argsort(source.lengths[ids], kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    texts = source.gather(ids[order])
-    device = texts.device
-    return Inputs(texts, [rows.to(device) for rows in torch.from_numpy(rank[place]).chunk(len(given))])
+    return Fetched(source.fetch(ids[order]), list(torch.from_numpy(rank[place]).chunk(len(given))))
+
+
+def each_batch(
+    source: States | PooledTexts, examples: ExampleSet, chosen: Iterable[np.ndarray]
+) -> AbstractContextManager[Iterator[tuple[np.ndarray, Fetched]]]:
+    """Every choice of examples with what it needs, read ahead where that pays; close it to end the reading."""
+    return read_ahead(lambda some: fetch(source, examples.subset(some)), chosen, source.reads_ahead)
 
 
 class PooledTexts:
     """The vectors of a pooler without weights, computed once: they never change while the head trains."""
 
+    reads_ahead = False
+
     def __init__(self, pooler: Pooler, states: States, text_ids: np.ndarray) -> None:
         wanted = np.unique(text_ids)
-        self.lengths = states.lengths
+        self.lengths, self.device = states.lengths, states.device
         self.vectors = pool_texts(pooler, states, wanted)  # (wanted, D)
         self.row = np.full(len(states.lengths), -1, dtype=np.int64)
         self.row[wanted] = np.arange(len(wanted))
 
-    def gather(self, text_ids: np.ndarray) -> Tensor:
+    def fetch(self, text_ids: np.ndarray) -> Tensor:
         """(texts, D) vectors."""
         return self.vectors[torch.from_numpy(self.row[text_ids]).to(self.vectors.device)]
 
@@ -92,7 +114,8 @@ def predict(model: HeadModel, source: States | PooledTexts, examples: ExampleSet
     if examples.text_id_b is not None:
         count = count + lengths[examples.text_id_b]
     order = np.argsort(count, kind="stable")
-    parts = [model.head.predict(model(collate(source, examples.subset(chunk)))) for chunk in _chunks(count, order)]
+    with each_batch(source, examples, _chunks(count, order)) as batches:
+        parts = [model.head.predict(model(fetched.to(source.device))) for _, fetched in batches]
     values = torch.cat(parts).numpy()
     out = np.empty_like(values)
     out[order] = values

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,14 +12,51 @@ from pipeline.fit.tokens import TokenBatch
 from pipeline.store.reader import Cache, StoredStates
 
 
-class States(Protocol):
-    """Where batches come from."""
+@dataclass(frozen=True)
+class StoredBatch:
+    """The states of some texts as they are stored, and where they lie.
+
+    Attributes:
+        values: (N, d), the texts one after the other; pinned if they are on their way to a GPU.
+        scale: (N,) what int8 values are to be multiplied with, or None.
+        lengths: (B,) int64, tokens of each text, on the CPU.
+    """
+
+    values: Tensor
+    scale: Tensor | None
+    lengths: Tensor
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The float32 states on a device."""
+        states = self.values.to(device, non_blocking=True).float()
+        if self.scale is not None:
+            states = states * self.scale.to(device, non_blocking=True)[:, None]
+        return TokenBatch(states, self.lengths)
+
+
+class States:
+    """Where batches come from.
+
+    Attributes:
+        width: d.
+        lengths: (texts,) int64, tokens of each text of the cache.
+        device: where training happens.
+        reads_ahead: whether `fetch` is worth a thread of its own. Such a fetch computes nothing with torch on a CPU:
+            a second thread's pool of workers would fight with the first one's for the cores.
+    """
 
     width: int
-    lengths: np.ndarray  # (texts,) int64
+    lengths: np.ndarray
+    device: torch.device
+    reads_ahead: bool
+
+    def fetch(self, text_ids: np.ndarray) -> StoredBatch:
+        """The states of some texts as they are stored."""
+        raise NotImplementedError
 
     def gather(self, text_ids: np.ndarray) -> TokenBatch:
         """The states of some texts as one packed float32 batch on the training device."""
+        return self.fetch(text_ids).to(self.device)
 
 
 def as_tensors(stored: StoredStates) -> tuple[Tensor, Tensor | None]:
@@ -30,13 +66,7 @@ def as_tensors(stored: StoredStates) -> tuple[Tensor, Tensor | None]:
     return values, None if stored.scale is None else torch.from_numpy(stored.scale)
 
 
-def _batch(values: Tensor, scale: Tensor | None, lengths: np.ndarray, device: torch.device) -> TokenBatch:
-    """A float32 batch on the training device; int8 states are multiplied with their scales there."""
-    batch = TokenBatch(values, torch.from_numpy(lengths)).to(device, torch.float32)
-    return batch if scale is None else TokenBatch(batch.states * scale.to(device)[:, None], batch.lengths)
-
-
-class MemoryStates:
+class MemoryStates(States):
     """All states of the wanted texts in one tensor, in the stored dtype, on the training device if they fit there."""
 
     def __init__(self, cache: Cache, layer: int, text_ids: np.ndarray, device: torch.device) -> None:
@@ -47,33 +77,41 @@ class MemoryStates:
         packed, scale = as_tensors(cache.read_texts(layer, wanted))  # (T, d), (T,)
         size = packed.numel() * packed.element_size()
         on_device = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] // 2
-        self.packed = packed.to(device) if on_device else packed.pin_memory()
+        self.packed = packed.to(device) if on_device else packed
+        self.reads_ahead = not on_device
         self.scale = None if scale is None else scale.to(self.packed.device)
         self.start = np.full(len(self.lengths), -1, dtype=np.int64)
         self.start[wanted] = np.cumsum(self.lengths[wanted]) - self.lengths[wanted]
 
-    def gather(self, text_ids: np.ndarray) -> TokenBatch:
+    def fetch(self, text_ids: np.ndarray) -> StoredBatch:
         """See `States`."""
         lengths = self.lengths[text_ids]
         ends = np.cumsum(lengths)
         rows = np.repeat(self.start[text_ids] - ends + lengths, lengths) + np.arange(ends[-1])  # (N,)
         rows = torch.from_numpy(rows).to(self.packed.device)
         scale = None if self.scale is None else self.scale.index_select(0, rows)
-        return _batch(self.packed.index_select(0, rows), scale, lengths, self.device)
+        return _on_the_way(self.packed.index_select(0, rows), scale, lengths, self.device)
 
 
-class StreamedStates:
+class StreamedStates(States):
     """States read from the shards text by text; an order that stays near (see `epoch_order`) makes that fast."""
 
     def __init__(self, cache: Cache, layer: int, device: torch.device) -> None:
         self.cache, self.layer, self.device = cache, layer, device
         self.width = cache.manifest.states.width
         self.lengths = cache.plan.length.astype(np.int64)
+        self.reads_ahead = True
 
-    def gather(self, text_ids: np.ndarray) -> TokenBatch:
+    def fetch(self, text_ids: np.ndarray) -> StoredBatch:
         """See `States`."""
         values, scale = as_tensors(self.cache.read_texts(self.layer, text_ids))
-        return _batch(values, scale, self.lengths[text_ids], self.device)
+        return _on_the_way(values, scale, self.lengths[text_ids], self.device)
+
+
+def _on_the_way(values: Tensor, scale: Tensor | None, lengths: np.ndarray, device: torch.device) -> StoredBatch:
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()  # the copy to the GPU then runs beside what computes there
+    return StoredBatch(values, scale, torch.from_numpy(lengths))
 
 
 def states_bytes(cache: Cache, text_ids: np.ndarray) -> int:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import FaultError, Stopped, UsageError
-from pipeline.fit.head_model import HeadModel, Inputs, PooledTexts, collate, predict
+from pipeline.fit.head_model import HeadModel, Inputs, PooledTexts, each_batch, predict
 from pipeline.fit.metrics import compute_metrics
 from pipeline.fit.poolers import WEIGHTLESS
-from pipeline.fit.read_ahead import read_ahead
 from pipeline.fit.result import Epoch, FitResult, argmax, best_published
 from pipeline.fit.run_folder import (
     CHECKPOINT_FILE,
@@ -298,11 +297,12 @@ class _Trainer:
         steps = int(min(math.ceil(len(order) / size), self._steps_left()))
         batches = (order[step * size : (step + 1) * size] for step in range(position.step, steps))
         clock, all_steps, units = _Clock(position), self._all_steps(), make_units(heads)
-        with read_ahead(self._inputs, batches, self.train.window is not None) as inputs:
-            for chosen, given in clock.waiting(inputs):
+        with each_batch(self.source, self.data.train, batches) as fetched:
+            for chosen, given in clock.waiting(fetched):
+                inputs = given.to(self.device)
                 labels = self.labels[chosen].to(self.device)
                 for unit in units:
-                    unit.step(given, labels, (position.steps_before + position.step) / all_steps)
+                    unit.step(inputs, labels, (position.steps_before + position.step) / all_steps)
                 position.step += 1
                 position.examples_seen += len(chosen)
                 must_stop = should_stop()
@@ -318,9 +318,6 @@ class _Trainer:
                     raise Stopped(f"stopped in epoch {position.epoch}; go on with `glot fit --resume {self.folder}`")
                 if time.monotonic() - self.saved_at > CHECKPOINT_SECONDS:
                     self.save_checkpoint()
-
-    def _inputs(self, chosen: np.ndarray) -> Inputs:
-        return collate(self.source, self.data.train.subset(chosen))
 
     def end_epoch(self) -> None:
         """Score all heads, and move on."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.fit.head_model import collate
+from pipeline.fit.head_model import fetch
 from pipeline.fit.run import FitOptions, make_configs
 from pipeline.fit.stack import Stack, make_units, stack_key
 from pipeline.fit.tokens import TokenBatch
@@ -20,6 +20,7 @@ from pipeline.store.reader import Cache
 from tests.fit.test_sweep import IDLE
 
 MakeCache = Callable[..., Path]
+CPU = torch.device("cpu")
 
 
 def make_heads(cache: Cache, taus: list[float], **options: object) -> tuple[list[HeadInTraining], object, object]:
@@ -64,9 +65,9 @@ def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: 
     labels = torch.from_numpy(data.train.label if target == "classes" else data.train.label.astype(np.float32))
     for start in range(0, 96, 32):
         chosen = np.arange(start, start + 32)
-        stack.step(collate(states, data.train.subset(chosen)), labels[chosen], 0.0)
+        stack.step(fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
         for head in alone:
-            head.step(collate(states, data.train.subset(chosen)), labels[chosen], 0.0)
+            head.step(fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
     for one, other in zip(alone, heads, strict=True):
         torch.testing.assert_close(one.lost, other.lost, rtol=1e-5, atol=1e-5)
         for (name, expected), found in zip(one.model.named_parameters(), other.model.parameters(), strict=True):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.errors import Stopped, UsageError
-from pipeline.fit.head_model import collate
+from pipeline.fit.head_model import each_batch
 from pipeline.fit.result import FitResult
 from pipeline.fit.run import FitOptions
 from pipeline.fit.run_folder import RunConfig, load_tensors
@@ -106,9 +107,14 @@ def test_the_cache_is_read_once(make_fit_cache: MakeCache, tmp_path: Path) -> No
 
 def test_batches_are_gathered_once_for_all_heads(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     def count(grid: dict, out: str) -> int:
-        with mock.patch("pipeline.fit.train.collate", side_effect=collate) as gathered:
+        asked: list[np.ndarray] = []
+
+        def counted(source: object, examples: object, chosen: Iterable[np.ndarray]) -> object:
+            return each_batch(source, examples, (asked.append(some) or some for some in chosen))
+
+        with mock.patch("pipeline.fit.train.each_batch", side_effect=counted):
             sweep(folder, tmp_path / out, grid, epochs=2)
-        return gathered.call_count
+        return len(asked)
 
     folder = make_fit_cache()
     steps = count({"tau": (0.3,)}, "one")
