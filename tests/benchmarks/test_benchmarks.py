@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import extraction, int8, made, memory, ratios, reading
+from benchmarks import extraction, int8, made, memory, ratios, reading, streaming
 from pipeline.corpus.examples import Corpus, Example, Split
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
@@ -153,3 +153,9 @@ def test_an_epoch_of_each_way(backbone: Backbone, tmp_path: Path) -> None:
     for way in ("obvious", "fair"):
         epoch.train_peer(way, tmp_path / "padded", 70, width)
     assert epoch.train_ours(cache) > 0
+
+
+def test_streaming(tmp_path: Path) -> None:
+    case = streaming.Case("adapool", 8, 10, 500)
+    folder = made.make_cache(tmp_path / "cache", case.width, made.spread_lengths(case.tokens, case.mean), 100)
+    assert all(streaming.seconds_of_pass(folder, case, way) > 0 for way in streaming.WAYS)
