@@ -18,7 +18,7 @@ import torch
 from benchmarks.ratios import describe_machine
 from benchmarks.step import HIDDEN, LAYERS, Way, medians
 from pipeline.fit.dgl_backend import dgl_available
-from pipeline.fit.graph import edge_density, edge_mask
+from pipeline.fit.edges import edge_density, edge_mask
 from pipeline.fit.poolers import Glot, PoolerConfig
 from pipeline.fit.tokens import TokenBatch
 from pipeline.report.figures import save_picture

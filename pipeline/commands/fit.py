@@ -33,6 +33,12 @@ def fit(
     gnn: Annotated[str, typer.Option(help="Layers of glot: gat, gcn, gin or gine.")] = "gat",
     jk: Annotated[str, typer.Option(help="Jumping knowledge of glot: cat, max or mean.")] = "cat",
     tau: Annotated[float | None, typer.Option(help="Cosine above which tokens are joined; 1: self-loops only.")] = None,
+    graph: Annotated[
+        str, typer.Option(help="Edges of glot: cosine; to compare with it, random (as many), chain or knn.")
+    ] = "cosine",
+    neighbours: Annotated[int, typer.Option(help="Of each token in a knn graph.")] = 5,
+    readout: Annotated[str, typer.Option(help="Of glot: attention or mean.")] = "attention",
+    tokens: Annotated[str, typer.Option(help="Pool all tokens, or content: without the special ones.")] = "all",
     layers: Annotated[int | None, typer.Option(help="K, layers of glot or mlp.")] = None,
     hidden: Annotated[int | None, typer.Option(help="h, the width of those layers.")] = None,
     gin_batch_norm: Annotated[
@@ -86,6 +92,10 @@ def fit(
             gnn=gnn,
             jk=jk,
             tau=tau,
+            graph=graph,
+            neighbours=neighbours,
+            readout=readout,
+            tokens=tokens,
             layers=layers,
             hidden=hidden,
             gin_batch_norm=gin_batch_norm,

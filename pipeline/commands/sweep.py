@@ -20,6 +20,9 @@ def sweep(
     gnn: Annotated[str, typer.Option(help="As in gat,gcn,gin,gine.")] = "gat",
     jk: Annotated[str, typer.Option(help="As in cat,max,mean.")] = "cat",
     tau: Annotated[str, typer.Option(help="Thresholds, as in 0.1,0.3,0.6; unset: the task's.")] = "",
+    graph: Annotated[str, typer.Option(help="As in cosine,random,chain,knn.")] = "cosine",
+    readout: Annotated[str, typer.Option(help="As in attention,mean.")] = "attention",
+    tokens: Annotated[str, typer.Option(help="As in all,content.")] = "all",
     layers: Annotated[str, typer.Option(help="K, as in 0,1,2 or 0..4; unset: the task's.")] = "",
     hidden: Annotated[str, typer.Option(help="h, as in 64,128; unset: the task's.")] = "",
     lr: Annotated[str, typer.Option(help="Learning rates, as in 1e-4,3e-4; unset: the task's.")] = "",
@@ -68,6 +71,7 @@ def sweep(
             max_memory=None if max_memory is None else int(max_memory * 2**30),
         )
         given: dict[str, list[Any]] = {"pooler": words(pooler), "gnn": words(gnn), "jk": words(jk)}
+        given |= {"graph": words(graph), "readout": words(readout), "tokens": words(tokens)}
         given |= {"tau": floats(tau, "--tau"), "layers": list(numbers(layers, "--layers"))}
         given |= {"hidden": list(numbers(hidden, "--hidden")), "lr": floats(lr, "--lr")}
         given |= {"layer": list(numbers(layer, "--layer"))}

@@ -1,18 +1,16 @@
-"""The token graph: which tokens of a text are joined, and what a layer may ask of it whatever the backend."""
+"""The token graph: what a layer may ask of it whatever the backend, and which backend that is."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import UsageError
 from pipeline.fit.dense_backend import DenseGraph
 from pipeline.fit.dgl_backend import DglGraph, dgl_available, dgl_import_error, dgl_runs_on
+from pipeline.fit.edges import EdgeRule
 from pipeline.fit.tokens import TokenBatch
 
 Backend = Literal["dgl", "dense"]
@@ -36,36 +34,6 @@ class TokenGraph(Protocol):
 
     def readout(self, scores: Tensor, parts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Softmax of scores (N,) over each text: weights (N,), and the weighted sum (B, w_k) of each part (N, w_k)."""
-
-
-def edge_mask(batch: TokenBatch, tau: float) -> Tensor:
-    """Decide the edges of every text: j and i are joined iff cos(x_i, x_j) > tau (strict); i is joined to itself.
-
-    The one function that decides edges, whatever the backend. Cosines are float32, without autocast or TF32,
-    whatever the states are: in bfloat16 thousands of edges near tau flip. No gradient flows through it.
-
-    Returns:
-        (B, Lmax, Lmax) bool, symmetric, its diagonal True at real tokens, False wherever there is no token.
-    """
-    with torch.no_grad(), _exact_float32(batch.device):
-        if tau >= 1:  # rounding may lift the cosine of parallel states above 1
-            return torch.diag_embed(batch.real)
-        # `normalize` divides by no less than 1e-12: a zero state has cosine 0 with every other.
-        unit = batch.repeat_pad(F.normalize(batch.states.float(), dim=1))  # (B, L, d)
-        cosine = unit @ unit.mT.contiguous()  # (B, L, L)
-        # The product need not round (i, j) and (j, i) alike, so the triangle j > i decides for both; i is real if j is.
-        triangle = torch.ones(cosine.shape[1:], dtype=torch.bool, device=batch.device).triu(diagonal=1)
-        upper = (cosine > tau) & (triangle & batch.real[:, None, :])
-        return upper | upper.mT | torch.diag_embed(batch.real)
-
-
-def edge_density(mask: Tensor, lengths: Tensor) -> tuple[int, int]:
-    """(edges, pairs): edges off the diagonal of `mask` (B, L, L), and how many there could be for lengths (B,).
-
-    Both count (i, j) and (j, i), and both are sums over the batch, so that a caller can add up many batches before
-    it divides. A text of one token adds nothing to either.
-    """
-    return int(mask.sum() - lengths.sum()), int((lengths * (lengths - 1)).sum())
 
 
 def resolve_backend(name: str, device: torch.device | str) -> Backend:
@@ -92,34 +60,10 @@ def resolve_backend(name: str, device: torch.device | str) -> Backend:
     return "dgl"
 
 
-def build_graph(batch: TokenBatch, tau: float, backend: Backend) -> TokenGraph:
-    """The token graphs of a batch at threshold `tau`, ready for message passing by `backend`."""
-    key = (tau, backend)
+def build_graph(batch: TokenBatch, rule: EdgeRule, backend: Backend) -> TokenGraph:
+    """The token graphs of a batch by a rule, ready for message passing by `backend`."""
+    key = (rule, backend)
     if key not in batch.graphs:  # heads that are trained side by side ask for the same graphs
-        pieces = [(bucket, edge_mask(bucket, tau)) for bucket in batch.buckets]
+        pieces = [(bucket, rule.edges(bucket)) for bucket in batch.buckets]
         batch.graphs[key] = DglGraph(batch, pieces) if backend == "dgl" else DenseGraph(batch, pieces)
     return batch.graphs[key]
-
-
-@contextmanager
-def _exact_float32(device: torch.device) -> Iterator[None]:
-    """Float32 products without autocast, TF32 or bfloat16 passes; the process's own settings come back after."""
-    with torch.autocast(device.type, enabled=False):
-        if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # torch < 2.9
-            before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("highest")
-            try:
-                yield
-            finally:
-                torch.set_float32_matmul_precision(before)
-            return
-        # The older call raises where a program has used the newer settings, so it will not do for both.
-        settings = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-        saved = [setting.fp32_precision for setting in settings]
-        try:
-            for setting in settings:
-                setting.fp32_precision = "ieee"
-            yield
-        finally:
-            for setting, value in zip(settings, saved, strict=True):
-                setting.fp32_precision = value

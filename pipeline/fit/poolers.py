@@ -10,14 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import UsageError
+from pipeline.fit.edges import EdgeKind, EdgeRule
 from pipeline.fit.gnn import JumpingKnowledge, LayerKind, TokenGNN
 from pipeline.fit.graph import Backend, build_graph
-from pipeline.fit.readout import AttentionReadout, compute_dtype
+from pipeline.fit.readout import AttentionReadout, MeanReadout, compute_dtype
 from pipeline.fit.tokens import TokenBatch
 
 PoolerName = Literal["glot", "mean", "max", "cls", "adapool", "mlp"]
 WEIGHTLESS = ("mean", "max", "cls")  # poolers that nothing trains
 TokenPosition = Literal["first", "last"]
+ReadoutKind = Literal["attention", "mean"]
+TokenChoice = Literal["all", "content"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,10 @@ class PoolerConfig:
         gnn: the layers of glot: gat, gcn, gin or gine.
         jk: what the readout of glot sees: cat, max or mean over the layers.
         tau: the cosine threshold of the token graph, -1 to 1 (strict: an edge iff cosine > tau).
+        graph: cosine as in the paper; or, to see what the graph is worth, random, chain or knn (see `EdgeRule`).
+        neighbours: of each token in a knn graph, at least 1.
+        readout: how glot sums up its tokens: attention, or mean.
+        tokens: what any pooler sees of a text: all its tokens, or content alone, without the tokenizer's special ones.
         layers: K, 0 to 16: layers of glot or mlp.
         hidden: h, at least 1: width of those layers.
         gin_batch_norm: a BatchNorm inside the MLPs of gin and gine, only to redo published runs.
@@ -43,6 +50,10 @@ class PoolerConfig:
     gnn: LayerKind = "gat"
     jk: JumpingKnowledge = "cat"
     tau: float = 0.6
+    graph: EdgeKind = "cosine"
+    neighbours: int = 5
+    readout: ReadoutKind = "attention"
+    tokens: TokenChoice = "all"
     layers: int = 2
     hidden: int = 256
     gin_batch_norm: bool = False
@@ -53,14 +64,22 @@ class PoolerConfig:
         _check_choice("pooler", self.pooler, get_args(PoolerName))
         _check_choice("gnn", self.gnn, get_args(LayerKind))
         _check_choice("jk", self.jk, get_args(JumpingKnowledge))
+        _check_choice("graph", self.graph, get_args(EdgeKind))
+        _check_choice("readout", self.readout, get_args(ReadoutKind))
+        _check_choice("tokens", self.tokens, get_args(TokenChoice))
         _check_choice("token_position", self.token_position, get_args(TokenPosition))
         if not -1 <= self.tau <= 1:  # also refuses NaN
             raise UsageError(f"tau is a cosine and must lie in [-1, 1]; got {self.tau}")
         if not 0 <= self.layers <= 16:
             raise UsageError(f"layers must lie in 0..16; got {self.layers}")
-        for name in ("hidden", "adapool_hidden"):
+        for name in ("hidden", "adapool_hidden", "neighbours"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+    @property
+    def edge_rule(self) -> EdgeRule:
+        """Which tokens glot joins."""
+        return EdgeRule(self.tau, self.graph, self.neighbours)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict that `from_json` turns back into an equal config."""
@@ -162,10 +181,11 @@ class Glot(Pooler):
 
     def __init__(self, config: PoolerConfig, width: int, backend: Backend) -> None:
         super().__init__()
-        self.tau = config.tau
+        self.rule = config.edge_rule
         self.backend = backend
         self.gnn = TokenGNN(width, config.hidden, config.layers, config.gnn, config.jk, config.gin_batch_norm)
-        self.readout = AttentionReadout(self.gnn.out_widths)
+        attention = config.readout == "attention"
+        self.readout = AttentionReadout(self.gnn.out_widths) if attention else MeanReadout()
         self.out_width = sum(self.gnn.out_widths)
 
     def forward(self, batch: TokenBatch) -> Tensor:
@@ -175,7 +195,7 @@ class Glot(Pooler):
     def forward_with_weights(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         """z (B, out_width), and the readout's weights π (N,), which sum to 1 over each text."""
         # Without layers nobody asks for an edge: the batch itself can weigh its tokens.
-        graph = build_graph(batch, self.tau, self.backend) if self.gnn.layers else batch
+        graph = build_graph(batch, self.rule, self.backend) if self.gnn.layers else batch
         # Edges come of the states as they are; under autocast what follows sees them in its own type, cast once.
         states = batch.states.to(compute_dtype(batch.states))
         return self.readout(self.gnn(states, graph), graph)

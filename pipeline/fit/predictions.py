@@ -37,7 +37,7 @@ def predict_examples(
     if (examples.text_id_b is None) != (config.task.num_texts == 1):
         raise UsageError(f"{folder} was trained on {config.task.num_texts} text(s) an example, unlike {cache.folder}")
     model = load_head(folder, config, backend, torch.device(device))
-    states = StreamedStates(cache, cache.resolve_layer(config.layer), torch.device(device))
+    states = StreamedStates(cache, cache.resolve_layer(config.layer), torch.device(device), config.pooler.tokens)
     return predict(model, states, examples, states.lengths), examples
 
 

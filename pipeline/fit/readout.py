@@ -46,6 +46,15 @@ class AttentionReadout(nn.Module):
         return torch.cat(sums, dim=1), weights
 
 
+class MeanReadout(nn.Module):
+    """z = the mean of u_i over a text's tokens: what attention is compared with."""
+
+    def forward(self, parts: list[Tensor], graph: Weighing) -> tuple[Tensor, Tensor]:
+        """Parts (N, w_k) to z (B, D) and the equal weights (N,), which sum to 1 over each text."""
+        weights, sums = graph.readout(parts[0].new_zeros(len(parts[0])), parts)
+        return torch.cat(sums, dim=1), weights
+
+
 class SplitLinear(torch.autograd.Function):
     """W [part_1, ..., part_n] + b without ever putting the parts side by side: (N, w_k) each, W (rows, Σ w_k).
 

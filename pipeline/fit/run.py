@@ -28,7 +28,7 @@ class FitOptions:
     """What the user asked of a fit; None means the default of the cache's task (its `Recipe`).
 
     Attributes:
-        pooler, gnn, jk, tau, layers, hidden, gin_batch_norm: see `PoolerConfig`.
+        pooler, gnn, jk, tau, graph, neighbours, readout, tokens, layers, hidden, gin_batch_norm: see `PoolerConfig`.
         lr, epochs, batch_size, patience, select, precision, schedule: see `TrainConfig`.
         max_steps: likewise; without `epochs` there are as many as it takes.
         seeds: one run each; a seed sets initialisation and data order.
@@ -43,6 +43,10 @@ class FitOptions:
     gnn: str = "gat"
     jk: str = "cat"
     tau: float | None = None
+    graph: str = "cosine"
+    neighbours: int = 5
+    readout: str = "attention"
+    tokens: str = "all"
     layers: int | None = None
     hidden: int | None = None
     gin_batch_norm: bool = False
@@ -80,6 +84,10 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
         gnn=options.gnn,
         jk=options.jk,
         tau=choose(options.tau, recipe.tau),
+        graph=options.graph,
+        neighbours=options.neighbours,
+        readout=options.readout,
+        tokens=options.tokens,
         layers=choose(options.layers, recipe.layers),
         hidden=choose(options.hidden, recipe.hidden),
         gin_batch_norm=options.gin_batch_norm,

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 def stack_key(head: HeadInTraining) -> tuple | None:
     """Heads whose keys are equal can be stacked; None: this one cannot.
 
-    GLOT with graph attention on the dense backend can, whatever its threshold and its seed.
+    GLOT with graph attention on the dense backend can, whatever its graph and its seed.
     """
     pooler, train = head.config.pooler, head.config.train
-    if (pooler.pooler, pooler.gnn, train.backend) != ("glot", "gat", "dense") or train.schedule == "plateau":
+    kind = (pooler.pooler, pooler.gnn, pooler.readout, train.backend)
+    if kind != ("glot", "gat", "attention", "dense") or train.schedule == "plateau":
         return None
-    return (replace(pooler, tau=0.0), train.lr, train.schedule, head.config.task)
+    return (replace(pooler, tau=0.0, graph="cosine", neighbours=1), train.lr, train.schedule, head.config.task)
 
 
 class Stack:
@@ -46,7 +47,7 @@ class Stack:
         self.heads, first = heads, heads[0]
         self.device, self.train = first.device, first.config.train
         self.config = first.config.pooler
-        self.taus = [head.config.pooler.tau for head in heads]
+        self.rules = [head.config.pooler.edge_rule for head in heads]
         self.parts = first.model.pooler.readout.part_widths
         names = [name for name, _ in first.model.named_parameters()]
         self.weights = {name: self._stacked([head.model.get_parameter(name) for head in heads]) for name in names}
@@ -121,8 +122,8 @@ class Stack:
 
     def _masks(self, batch: TokenBatch) -> list[Tensor]:
         """(S or 1, b, L, L) bool for each bucket, see `attend`."""
-        taus = self.taus if len(set(self.taus)) > 1 else self.taus[:1]
-        masks = (build_graph(batch, tau, "dense").masks for tau in taus)  # one graph a threshold, kept by the batch
+        rules = self.rules if len(set(self.rules)) > 1 else self.rules[:1]
+        masks = (build_graph(batch, rule, "dense").masks for rule in rules)  # one graph a rule, kept by the batch
         return [torch.cat(some) for some in zip(*masks, strict=True)]
 
     def _attend(self, number: int, h: Tensor, batch: TokenBatch, masks: list[Tensor]) -> Tensor:

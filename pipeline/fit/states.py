@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.fit.poolers import TokenChoice
 from pipeline.fit.tokens import TokenBatch
+from pipeline.store.plan import CONTENT
 from pipeline.store.reader import Cache, StoredStates
 
 
@@ -66,15 +68,51 @@ def as_tensors(stored: StoredStates) -> tuple[Tensor, Tensor | None]:
     return values, None if stored.scale is None else torch.from_numpy(stored.scale)
 
 
+class _Tokens:
+    """Which tokens of each text a pooler sees: all, or those that are not the tokenizer's special ones.
+
+    A text that has no other keeps them all.
+
+    Attributes:
+        lengths: (texts,) int64, how many.
+    """
+
+    def __init__(self, cache: Cache, choice: TokenChoice) -> None:
+        self.lengths = cache.plan.length.astype(np.int64)
+        self.start, self.seen = cache.plan.token_start, None
+        if choice == "content":
+            texts = len(self.lengths)
+            self.seen = cache.plan.token_kinds(0, texts) == CONTENT  # (tokens,)
+            count = np.add.reduceat(self.seen.astype(np.int64), self.start[:-1])
+            self.seen |= np.repeat(count == 0, self.lengths)
+            self.lengths = np.where(count == 0, self.lengths, count)
+
+    def of(self, text_ids: np.ndarray, stored: StoredStates) -> StoredStates:
+        """The rows that are seen of the stored states of some texts."""
+        if self.seen is None:
+            return stored
+        ends = zip(self.start[text_ids], self.start[text_ids + 1], strict=True)
+        seen = np.concatenate([self.seen[first:last] for first, last in ends])
+        return replace(stored, values=stored.values[seen], scale=None if stored.scale is None else stored.scale[seen])
+
+
 class MemoryStates(States):
     """All states of the wanted texts in one tensor, in the stored dtype, on the training device if they fit there."""
 
-    def __init__(self, cache: Cache, layer: int, text_ids: np.ndarray, device: torch.device) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        layer: int,
+        text_ids: np.ndarray,
+        device: torch.device,
+        tokens: TokenChoice = "all",
+    ) -> None:
         self.device = device
         self.width = cache.manifest.states.width
-        self.lengths = cache.plan.length.astype(np.int64)
+        seen = _Tokens(cache, tokens)
+        self.lengths = seen.lengths
         wanted = np.unique(text_ids)
-        packed, scale = as_tensors(cache.read_texts(layer, wanted))  # (T, d), (T,)
+        packed, scale = as_tensors(seen.of(wanted, cache.read_texts(layer, wanted)))  # (T, d), (T,)
         size = packed.numel() * packed.element_size()
         on_device = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] // 2
         self.packed = packed.to(device) if on_device else packed
@@ -96,15 +134,16 @@ class MemoryStates(States):
 class StreamedStates(States):
     """States read from the shards text by text; an order that stays near (see `epoch_order`) makes that fast."""
 
-    def __init__(self, cache: Cache, layer: int, device: torch.device) -> None:
+    def __init__(self, cache: Cache, layer: int, device: torch.device, tokens: TokenChoice = "all") -> None:
         self.cache, self.layer, self.device = cache, layer, device
         self.width = cache.manifest.states.width
-        self.lengths = cache.plan.length.astype(np.int64)
+        self.tokens = _Tokens(cache, tokens)
+        self.lengths = self.tokens.lengths
         self.reads_ahead = True
 
     def fetch(self, text_ids: np.ndarray) -> StoredBatch:
         """See `States`."""
-        values, scale = as_tensors(self.cache.read_texts(self.layer, text_ids))
+        values, scale = as_tensors(self.tokens.of(text_ids, self.cache.read_texts(self.layer, text_ids)))
         return _on_the_way(values, scale, self.lengths[text_ids], self.device)
 
 

@@ -23,7 +23,8 @@ from pipeline.store.files import make_folder
 from pipeline.store.reader import Cache
 
 # The settings of a token graph and its layers, by the poolers that use them.
-USED_BY = {"gnn": ("glot",), "jk": ("glot",), "tau": ("glot",), "layers": ("glot", "mlp"), "hidden": ("glot", "mlp")}
+USED_BY = {name: ("glot",) for name in ("gnn", "jk", "tau", "graph", "readout")}
+USED_BY |= {"layers": ("glot", "mlp"), "hidden": ("glot", "mlp")}
 HEADS_AT_ONCE = 64  # that train side by side; more are trained after them
 
 
@@ -44,6 +45,8 @@ def make_candidates(
         given = dict(zip(grid, values, strict=True))
         pooler = given.get("pooler", options.pooler)
         given = {name: value for name, value in given.items() if pooler in USED_BY.get(name, (pooler,))}
+        if given.get("graph", options.graph) in ("chain", "knn"):
+            given.pop("tau", None)
         varied = {name: value for name, value in given.items() if len(grid[name]) > 1}
         folder = ",".join(f"{name}={value}" for name, value in varied.items()) or "default"
         for config in make_configs(cache, replace(options, **given)):
@@ -111,7 +114,7 @@ def _finish_device(
                 continue
             config = some[0].config
             cache = open_cache(config, cache, some[0].folder)
-            key = (config.layer, config.train.window)
+            key = (config.layer, config.pooler.tokens, config.train.window)
             if key not in opened:
                 opened = {key: open_states(cache, config)}
             kept = _checkpoint_folder(folder, some)

@@ -103,7 +103,7 @@ def batch_key(config: RunConfig) -> tuple:
     weightless = config.pooler.pooler if config.pooler.pooler in WEIGHTLESS else ""
     batches = (train.order_seed, train.batch_size, train.epochs, train.max_steps, train.select, train.window)
     data = tuple(sorted(config.data.items()))
-    return (config.cache, config.layer, train.device, train.precision, weightless, *batches, data)
+    return (config.cache, config.layer, config.pooler.tokens, train.device, train.precision, weightless, *batches, data)
 
 
 def _check_same_config(folder: Path, config: RunConfig) -> None:
@@ -263,8 +263,8 @@ class _Trainer:
         self.data = open_data(cache, config, states)
         self.heads = [HeadInTraining(job, self.data) for job in jobs]
         self.source = open_source(cache, config, states, self.heads[0].model)
-        taus = {head.config.pooler.tau for head in self.heads if head.config.pooler.pooler == "glot"}
-        self.density = {tau: graph_density(states, self.data.train.text_id, tau) for tau in taus}
+        rules = {head.config.pooler.edge_rule for head in self.heads if head.config.pooler.pooler == "glot"}
+        self.density = {rule: graph_density(states, self.data.train.text_id, rule) for rule in rules}
         self.position = _Position()
         self.saved_at = time.monotonic()
         labels = self.data.train.label
@@ -330,7 +330,7 @@ class _Trainer:
     def results(self) -> list[FitResult]:
         """The records of all heads."""
         return [
-            head.result(self.density[head.config.pooler.tau] if head.config.pooler.pooler == "glot" else None)
+            head.result(self.density[head.config.pooler.edge_rule] if head.config.pooler.pooler == "glot" else None)
             for head in self.heads
         ]
 

@@ -9,7 +9,7 @@ import torch
 
 from pipeline import __version__
 from pipeline.errors import UsageError
-from pipeline.fit.graph import edge_density, edge_mask
+from pipeline.fit.edges import EdgeRule, edge_density
 from pipeline.fit.head_model import HeadModel, PooledTexts
 from pipeline.fit.poolers import WEIGHTLESS, PoolerConfig
 from pipeline.fit.run_folder import RunConfig, TrainConfig
@@ -108,8 +108,9 @@ def open_states(cache: Cache, config: RunConfig) -> States:
     """The states that a config trains on: in memory, or streamed."""
     device = torch.device(config.train.device)
     if config.train.window is not None:
-        return StreamedStates(cache, config.layer, device)
-    return MemoryStates(cache, config.layer, used_text_ids(cache, group_of(_training_set(config))), device)
+        return StreamedStates(cache, config.layer, device, config.pooler.tokens)
+    used = used_text_ids(cache, group_of(_training_set(config)))
+    return MemoryStates(cache, config.layer, used, device, config.pooler.tokens)
 
 
 def open_source(cache: Cache, config: RunConfig, states: States, model: HeadModel) -> States | PooledTexts:
@@ -123,13 +124,13 @@ def _training_set(config: RunConfig) -> str:
     return next(name for name in config.data if split_of(name) == "train")
 
 
-def graph_density(states: States, text_ids: np.ndarray, tau: float) -> float:
+def graph_density(states: States, text_ids: np.ndarray, rule: EdgeRule) -> float:
     """Edges over possible edges of the token graphs, self-loops apart, over a sample of the given texts."""
     sample = np.random.default_rng(0).permutation(np.unique(text_ids))[:DENSITY_TEXTS]
     sample = sample[np.argsort(states.lengths[sample], kind="stable")]
     edges = pairs = 0
     for chunk in np.array_split(sample, -(-len(sample) // 32)):
         batch = states.gather(chunk)
-        counts = edge_density(edge_mask(batch, tau), batch.lengths)
+        counts = edge_density(rule.edges(batch), batch.lengths)
         edges, pairs = edges + counts[0], pairs + counts[1]
     return edges / max(pairs, 1)

@@ -120,9 +120,10 @@ def length_histogram(length: np.ndarray) -> list[tuple[int, int, int]]:
 def _density(cache: Cache, layer: int) -> dict[str, float]:
     import torch
 
+    from pipeline.fit.edges import EdgeRule
     from pipeline.fit.states import StreamedStates
     from pipeline.fit.training_data import graph_density
 
     states = StreamedStates(cache, cache.resolve_layer(layer), torch.device("cpu"))
     ids = np.arange(len(cache.plan))
-    return {f"{tau:g}": graph_density(states, ids, tau) for tau in TAUS}
+    return {f"{tau:g}": graph_density(states, ids, EdgeRule(tau)) for tau in TAUS}

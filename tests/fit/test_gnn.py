@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.fit.edges import EdgeRule
 from pipeline.fit.gnn import GatLayer, GcnLayer, GineLayer, GinLayer, TokenGNN
 from pipeline.fit.graph import build_graph
 from pipeline.fit.readout import AttentionReadout
@@ -73,13 +74,13 @@ def test_layer_against_its_formula(batch, brute_force_mask, kind, backend):
     degrees = [[len(n) for other, _, n in nodes if other is h] for h, _, _ in nodes]
     expected = torch.stack([FORMULAS[kind](layer, h, i, n, d) for (h, i, n), d in zip(nodes, degrees, strict=True)])
     assert any(1 < len(n) < len(h) for h, _, n in nodes)  # neither empty nor complete
-    torch.testing.assert_close(layer(batch.states, build_graph(batch, TAU, backend)), expected)
+    torch.testing.assert_close(layer(batch.states, build_graph(batch, EdgeRule(TAU), backend)), expected)
 
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_layer_gradcheck(make_batch, kind, backend):
     batch = make_batch((3, 1), width=3)
-    graph = build_graph(batch, 0.3, backend)
+    graph = build_graph(batch, EdgeRule(0.3), backend)
     layer = make_layer(kind, 3, 2)
     names = [name for name, _ in layer.named_parameters()]
 
@@ -90,7 +91,7 @@ def test_layer_gradcheck(make_batch, kind, backend):
 
 
 def test_self_loops_alone_make_a_layer_a_map_of_each_token(batch, backend):
-    alone = build_graph(batch, 1.0, backend)
+    alone = build_graph(batch, EdgeRule(1.0), backend)
     for kind in LAYERS:
         layer = make_layer(kind)
         x = batch.states
@@ -123,7 +124,7 @@ def test_initialisation():
 @pytest.mark.parametrize("jk", ["cat", "max", "mean"])
 def test_jumping_knowledge(batch, kind, jk):
     gnn = TokenGNN(5, 3, 2, kind, jk).double()
-    graph = build_graph(batch, TAU, "dense")
+    graph = build_graph(batch, EdgeRule(TAU), "dense")
     first = F.relu(gnn.layers[0](batch.states, graph))
     second = F.relu(gnn.layers[1](first, graph))
     expected = {
@@ -154,7 +155,7 @@ def test_batch_norm_only_where_asked_for():
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_gin_projects_before_it_sums_to_the_same_end(batch, batch_norm, backend):
     layer = GinLayer(5, 3, batch_norm).double()
-    graph = build_graph(batch, TAU, backend)
+    graph = build_graph(batch, EdgeRule(TAU), backend)
     plain = layer.mlp(batch.states + graph.neighbour_sum(batch.states))
     torch.testing.assert_close(layer(batch.states, graph), plain)
 
@@ -163,7 +164,7 @@ def test_readout_against_its_formula(batch, backend):
     parts = [batch.states, batch.states[:, :3].sin()]
     readout = AttentionReadout([5, 3]).double()
     assert readout.project.weight.shape == (128, 8)
-    z, pi = readout(parts, build_graph(batch, TAU, backend))
+    z, pi = readout(parts, build_graph(batch, EdgeRule(TAU), backend))
     for text, u in enumerate(torch.cat(parts, dim=1).split(LENGTHS)):
         m = torch.stack(
             [readout.score.weight[0] @ (readout.project.weight @ x + readout.project.bias).tanh() for x in u]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipeline.errors import UsageError
-from pipeline.fit.graph import build_graph, edge_density, edge_mask, resolve_backend
+from pipeline.fit.edges import EdgeRule, edge_density, edge_mask
+from pipeline.fit.graph import build_graph, resolve_backend
 from pipeline.fit.tokens import TokenBatch
 
 
@@ -80,8 +81,8 @@ def test_edge_density(make_batch):
 def test_degrees_count_the_self_loop(make_batch, backend):
     batch = make_batch((4, 1, 3))
     mask = edge_mask(batch, 0.5)
-    assert torch.equal(build_graph(batch, 0.5, backend).degrees(), batch.unpad(mask.sum(2)))
-    assert build_graph(batch, 1.0, backend).degrees().tolist() == [1] * 8
+    assert torch.equal(build_graph(batch, EdgeRule(0.5), backend).degrees(), batch.unpad(mask.sum(2)))
+    assert build_graph(batch, EdgeRule(1.0), backend).degrees().tolist() == [1] * 8
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
@@ -128,7 +129,7 @@ def test_stage_two_runs_without_dgl_transformers_or_the_other_rooms():
 
 def test_a_graph_is_built_once_a_batch_and_threshold(make_batch, backend):
     batch = make_batch((3, 5))
-    graph = build_graph(batch, 0.5, backend)
-    assert build_graph(batch, 0.5, backend) is graph
-    assert build_graph(batch, 0.6, backend) is not graph
-    assert build_graph(make_batch((3, 5)), 0.5, backend) is not graph
+    graph = build_graph(batch, EdgeRule(0.5), backend)
+    assert build_graph(batch, EdgeRule(0.5), backend) is graph
+    assert build_graph(batch, EdgeRule(0.6), backend) is not graph
+    assert build_graph(make_batch((3, 5)), EdgeRule(0.5), backend) is not graph
