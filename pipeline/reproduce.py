@@ -5,28 +5,29 @@ Joins the rooms: corpus and extract make caches, fit trains heads, and `pipeline
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from pipeline.corpus.examples import Corpus
 from pipeline.corpus.load import load_stress, load_task
+from pipeline.corpus.request import parse_stress_name
 from pipeline.corpus.stress import GENERATORS
 from pipeline.corpus.tasks import find_task
 from pipeline.errors import GlotError, Stopped, UsageError
+from pipeline.recipe import METHODS, PROFILES, Block, load_recipe, recipe_names
 from pipeline.store.files import make_folder, write_json
 from pipeline.store.layout import MANIFEST_FILE
 from pipeline.store.reader import Cache
 
-BASELINES = ("cls", "mean", "max", "adapool")
-METHODS = (*BASELINES, "glot", "glot-loops")  # glot-loops: the same parameters, a graph of self-loops alone
-VECTOR_YARDSTICKS = ("mean", "cls")
-DUMB_YARDSTICKS = ("length", "bag-of-words")
 COMPUTE_DTYPE = "float32"  # as the published runs
-RATIOS = (0.2, 0.5, 0.8, 0.9)
-# Training to convergence costs most, so it is done for the easiest and the hardest texts only.
-CONVERGED_EPOCHS, CONVERGED_PATIENCE, CONVERGED_RATIOS = 20, 5, (0.2, 0.9)
+VECTOR_YARDSTICKS, DUMB_YARDSTICKS = ("mean", "cls"), ("length", "bag-of-words")
+# What each profile redoes. The paper's asks for a GPU and the hub.
+CONVERGED_EPOCHS, CONVERGED_PATIENCE = 30, 5  # of `glot stress --converged`
+PROFILE_RECIPES = {"quick": ("table1", "stress"), "cpu": tuple(recipe_names()), "paper": tuple(recipe_names())}
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,11 @@ class Step:
     Attributes:
         task: "cola", or "stress-<generator>-<ratio>".
         model: the backbone's name, fit for folders.
-        setting: "published" (the recipe's epochs), "converged" (until no better), or "yardstick".
-        method: one of METHODS, or "<logreg|ridge>-<mean|cls>", "length", "bag-of-words".
+        setting: "published" (the task's own settings), "converged", ..., or "yardstick".
+        method: one of METHODS or a combination of a recipe's grid; or "<logreg|ridge>-<mean|cls>", "length",
+            "bag-of-words".
+        options: fields of `FitOptions`, and their values.
+        layers: of the backbone, all forwarded at once into one cache.
         location: what `--model` said, where it is no alias: a folder, a GGUF file or a hub id.
     """
 
@@ -46,7 +50,14 @@ class Step:
     setting: str
     method: str
     seed: int = 0
+    options: tuple[tuple[str, Any], ...] = ()
+    layers: tuple[int, ...] = (-1,)
     location: str = ""
+
+    @property
+    def cache_name(self) -> str:
+        """The folder of the states, below the task's."""
+        return self.model if self.layers == (-1,) else f"{self.model}-layers"
 
     def place(self, runs: Path) -> Path:
         """The file that is there when this step is done."""
@@ -75,17 +86,23 @@ class BackboneCost:
     download_gb: float
     width: int
     tokens_per_second: float
+    parameters: float = 0.0  # in thousand millions
+
+    @property
+    def gpu_gb(self) -> float:
+        """GB on a GPU while it is forwarded: float32 weights, and about 2 GB for a batch."""
+        return 4 * self.parameters + 2
 
 
 BACKBONES: dict[str, BackboneCost] = {
     "minilm": BackboneCost(0.09, 384, 4500),
     "smollm2-135m": BackboneCost(0.1, 576, 450),
-    "bert": BackboneCost(0.44, 768, 60_000),
-    "roberta": BackboneCost(0.5, 768, 60_000),
-    "smollm2": BackboneCost(0.72, 960, 20_000),
-    "tinyllama": BackboneCost(4.4, 2048, 8_000),
-    "llama-3b": BackboneCost(6.4, 3072, 3_000),
-    "mistral-7b": BackboneCost(14.5, 4096, 1_200),
+    "bert": BackboneCost(0.44, 768, 60_000, 0.11),
+    "roberta": BackboneCost(0.5, 768, 60_000, 0.125),
+    "smollm2": BackboneCost(0.72, 960, 20_000, 0.36),
+    "tinyllama": BackboneCost(4.4, 2048, 8_000, 1.1),
+    "llama-3b": BackboneCost(6.4, 3072, 3_000, 3.2),
+    "mistral-7b": BackboneCost(14.5, 4096, 1_200, 7.2),
 }
 PAPER_BACKBONES = ("bert", "roberta", "smollm2", "tinyllama", "llama-3b", "mistral-7b")
 # Distinct tokens of train and validation, in thousands, and training examples, in thousands.
@@ -99,57 +116,69 @@ TASK_SIZES = {
     "qnli": (1300, 20.0),
     "rte": (200, 2.5),
     "wnli": (25, 0.6),
+    "imdb": (14_000, 25.0),
 }
 STRESS_TOKENS = {0.2: 100, 0.5: 190, 0.8: 300, 0.9: 320}  # thousands, of 2,500 texts
 
 
-def make_agenda(profile: str, data_dir: Path | None) -> Agenda:
-    """The steps of a profile: "quick", "cpu" or "paper"; GLUE's need a folder, except on the paper's, from the hub.
+def make_agenda(profile: str, data_dir: Path | None, recipes: Sequence[str] = ()) -> Agenda:
+    """The steps of a profile ("quick", "cpu" or "paper"), or of some recipes in that profile.
 
-    Raises UsageError for an unknown profile.
+    GLUE's tasks need a folder, except on the paper's profile, which takes them from the hub.
+
+    Raises UsageError for an unknown profile or recipe, or a recipe that has nothing for the profile.
     """
-    if profile == "paper":
-        seeds = tuple(range(5))
-        steps = [
-            step
-            for model in PAPER_BACKBONES
-            for step in glue_steps(model, tuple(TASK_SIZES), METHODS, seeds)
-            + stress_steps(model, ("published", "balanced", "paired"), RATIOS, METHODS, seeds)
-        ]
-        return Agenda(steps, [])
-    if profile == "quick":
-        stress = stress_steps("minilm", ("published", "paired"), RATIOS, (*BASELINES, "glot"), (0,))
-        glue = glue_steps("minilm", ("cola", "mrpc", "stsb"), (*BASELINES, "glot"), (0,))
-    elif profile == "cpu":
-        generators, seeds = ("published", "balanced", "paired"), (0, 1, 2)
-        stress = stress_steps("minilm", generators, RATIOS, METHODS, (0,))
-        stress += stress_steps("minilm", generators, CONVERGED_RATIOS, METHODS, (0,), converged=True)
-        glue = glue_steps("minilm", ("cola", "mrpc", "stsb", "sst2"), METHODS, seeds, yardsticks=True)
-        glue += glue_steps("smollm2-135m", ("cola", "mrpc"), METHODS, seeds, yardsticks=True)
-    else:
-        raise UsageError(f"unknown profile {profile!r}: choose quick, cpu or paper")
-    kept, skipped = [], []
-    for step in glue:
-        name = f"{step.task} with {step.model}"
-        if data_dir is not None and (data_dir / find_task(step.task).folder).is_dir():
+    if profile not in PROFILES:
+        raise UsageError(f"unknown profile {profile!r}: choose {', '.join(PROFILES)}")
+    steps: dict[Path, Step] = {}
+    kept, skipped = [], {}
+    for name in recipes or PROFILE_RECIPES[profile]:
+        recipe = load_recipe(name)
+        found = [step for block in recipe.blocks if profile in block.profiles for step in block_steps(block)]
+        skipped |= dict(recipe.left_out)
+        if not found and not recipe.left_out and recipes:
+            raise UsageError(f"the recipe {name} has nothing for the profile {profile}: pass another --profile")
+        steps |= {step.place(Path()): step for step in found}
+    for step in steps.values():
+        reason = None if profile == "paper" or step.task.startswith("stress") else _missing(step.task, data_dir)
+        if reason is None:
             kept.append(step)
-        elif name not in dict(skipped):
-            reason = "GLUE_DIR is not set" if data_dir is None else f"GLUE_DIR has no {find_task(step.task).folder}"
-            skipped.append((name, reason))
-    return Agenda([*kept, *stress], skipped)
+        else:
+            skipped[f"{step.task} with {step.model}"] = reason
+    return Agenda(kept, list(skipped.items()))
 
 
-def glue_steps(
-    model: str, tasks: tuple[str, ...], methods: tuple[str, ...], seeds: tuple[int, ...], yardsticks: bool = False
-) -> list[Step]:
-    """The steps of Table 1 for one backbone."""
+def _missing(task: str, data_dir: Path | None) -> str | None:
+    """Why a task cannot be read without the hub; None where it can."""
+    folder = find_task(task).folder
+    if not folder:
+        return "it comes from the hub: the profile paper takes it"
+    if data_dir is None:
+        return "GLUE_DIR is not set"
+    return None if (data_dir / folder).is_dir() else f"GLUE_DIR has no {folder}"
+
+
+def block_steps(block: Block, location: str = "") -> list[Step]:
+    """The steps of a recipe's block; raises UsageError for an unknown task."""
     steps = []
-    for task in tasks:
-        steps += [Step(task, model, "published", method, seed) for method in methods for seed in seeds]
-        if yardsticks:
-            kind = "ridge" if find_task(task).spec.target == "score" else "logreg"
-            steps += [Step(task, model, "yardstick", f"{kind}-{vector}") for vector in VECTOR_YARDSTICKS]
+    for model, task in itertools.product(block.models, block.tasks):
+        steps += [
+            Step(task, model, block.setting, method, seed, tuple(options.items()), block.layers, location)
+            for method, options in block.trials().items()
+            for seed in block.seeds
+        ]
+        steps += [
+            Step(task, model, "yardstick", _yardstick(task, name), 0, (), block.layers, location)
+            for name in block.yardsticks
+        ]
     return steps
+
+
+def _yardstick(task: str, name: str) -> str:
+    if name in DUMB_YARDSTICKS:
+        return name
+    is_score = not task.startswith("stress") and find_task(task).spec.target == "score"
+    return f"{'ridge' if is_score else 'logreg'}-{name}"
 
 
 def stress_steps(
@@ -164,19 +193,24 @@ def stress_steps(
 
     Raises UsageError for an unknown generator or method, or a ratio outside [0, 1).
     """
-    for kind, wanted, known in [("generator", generators, GENERATORS), ("method", methods, METHODS)]:
+    for kind, wanted, known in [("generator", generators, GENERATORS), ("method", methods, tuple(METHODS))]:
         unknown = [name for name in wanted if name not in known]
         if unknown or not wanted:
             raise UsageError(f"unknown {kind} {', '.join(unknown)!r}: choose from {', '.join(known)}")
     if not ratios or not all(0 <= ratio < 1 for ratio in ratios):
         raise UsageError(f"ratios must lie in [0, 1), as in 0.2,0.9; got {', '.join(map(str, ratios))}")
     name, location = _name_model(model)
-    setting = "converged" if converged else "published"
-    steps = []
-    for task in (f"stress-{generator}-{ratio:g}" for generator in generators for ratio in ratios):
-        steps += [Step(task, name, setting, method, seed, location) for method in methods for seed in seeds]
-        steps += [Step(task, name, "yardstick", baseline, 0, location) for baseline in DUMB_YARDSTICKS]
-    return steps
+    block = Block(
+        profiles=(),
+        models=(name,),
+        tasks=tuple(f"stress-{generator}-{ratio:g}" for generator in generators for ratio in ratios),
+        setting="converged" if converged else "published",
+        methods=tuple(methods),
+        yardsticks=DUMB_YARDSTICKS,
+        seeds=tuple(seeds),
+        options={"epochs": CONVERGED_EPOCHS, "patience": CONVERGED_PATIENCE} if converged else {},
+    )
+    return block_steps(block, location)
 
 
 def _name_model(model: str) -> tuple[str, str]:
@@ -191,21 +225,23 @@ def _name_model(model: str) -> tuple[str, str]:
 def describe_agenda(agenda: Agenda, cache: Path, runs: Path) -> str:
     """The agenda for people: a line a task and backbone with what is done and about how long the rest takes."""
     lines, seconds, disk, downloads = ["task, backbone: runs (done), states, about"], 0.0, 0.0, {}
-    groups: dict[tuple[str, str], list[Step]] = {}
+    groups: dict[tuple[str, str, str], list[Step]] = {}
     for step in agenda.steps:
-        groups.setdefault((step.task, step.model), []).append(step)
-    for (task, model), steps in groups.items():
+        groups.setdefault((step.task, step.model, step.cache_name), []).append(step)
+    for (task, model, states), steps in groups.items():
         done = sum(step.place(runs).exists() for step in steps)
-        folder = cache / task / model
+        folder = cache / task / states
         cached = (folder / MANIFEST_FILE).exists() and Cache(folder, allow_unfinished=True).manifest.complete
         need = _estimate(task, model, [step for step in steps if not step.place(runs).exists()], cached)
         seconds += need
-        size = _tokens(task) * 2 * BACKBONES[model].width / 1e9 if model in BACKBONES else 0.0
+        layers = len(steps[0].layers)
+        size = layers * _tokens(task) * 2 * BACKBONES[model].width / 1e9 if model in BACKBONES else 0.0
         disk += 0.0 if cached else size
         if not cached and model in PAPER_BACKBONES:
             downloads[model] = BACKBONES[model].download_gb
         state = "states cached" if cached else f"states {size:.2f} GB"
-        lines.append(f"  {task}, {model}: {len(steps)} ({done}), {state}, {_duration(need)}")
+        gpu = f", {BACKBONES[model].gpu_gb:.0f} GB on a GPU" if model in PAPER_BACKBONES and not cached else ""
+        lines.append(f"  {task}, {states}: {len(steps)} ({done}), {state}, {_duration(need)}{gpu}")
     lines += [f"  not run: {name} ({reason})" for name, reason in agenda.skipped]
     if downloads:
         lines.append(f"downloads: {sum(downloads.values()):.1f} GB ({', '.join(downloads)})")
@@ -214,9 +250,9 @@ def describe_agenda(agenda: Agenda, cache: Path, runs: Path) -> str:
 
 
 def _tokens(task: str) -> float:
-    if task.startswith("stress"):
-        ratio = float(task.rsplit("-", 1)[1])
-        return 1e3 * min(STRESS_TOKENS.items(), key=lambda item: abs(item[0] - ratio))[1]
+    if made := parse_stress_name(task):
+        _, ratio, haystack = made
+        return 1e3 * min(STRESS_TOKENS.items(), key=lambda item: abs(item[0] - ratio))[1] * haystack.words / 128
     return 1e3 * TASK_SIZES[task][0]
 
 
@@ -227,10 +263,21 @@ def _estimate(task: str, model: str, steps: list[Step], cached: bool) -> float:
     tokens, facts = _tokens(task), BACKBONES[model]
     extraction = 0.0 if cached else tokens / facts.tokens_per_second + 10
     on_gpu = model in PAPER_BACKBONES
-    weight = {"glot": 6e-5, "glot-loops": 6e-5, "adapool": 8e-6}  # seconds a token and epoch, at d = 384 on 2 cores
-    passes = {"published": 3, "converged": 15, "yardstick": 1}
-    fits = sum(passes[step.setting] * tokens * weight.get(step.method, 2e-6) for step in steps)
+    fits = sum(_passes(step) * tokens * _seconds_a_token(step.method) for step in steps)
     return extraction + fits * (0.1 if on_gpu else 1) * facts.width / 384
+
+
+def _passes(step: Step) -> float:
+    """Epochs that a step may take; one that trains until no better takes about half of those it may."""
+    if step.setting == "yardstick":
+        return 1
+    options = dict(step.options)
+    return options.get("epochs", 3) * (0.5 if options.get("patience") else 1)
+
+
+def _seconds_a_token(method: str) -> float:
+    """Seconds a token and epoch, at d = 384 on 2 cores."""
+    return 4e-5 if method.startswith("glot") else 8e-6 if method.startswith("adapool") else 2e-6
 
 
 def _duration(seconds: float) -> str:
@@ -263,7 +310,7 @@ def run_steps(steps: list[Step], cache: Path, runs: Path, data_dir: Path | None,
     watch.say(f"{len(steps)} runs, {len(steps) - len(todo)} done before")
     started = time.monotonic()
     for number, step in enumerate(todo, start=1):
-        group = f"{step.task} with {step.model}"
+        group = f"{step.task} with {step.cache_name}"
         if group in failed:
             continue
         if watch.should_stop():
@@ -286,12 +333,12 @@ def run_steps(steps: list[Step], cache: Path, runs: Path, data_dir: Path | None,
 
 def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> Cache:
     """The step's cache; extracted first, where it is missing, unfinished, or holds fewer examples than the data."""
-    folder, corpus = root / step.task / step.model, _corpus(step.task, data_dir)
+    folder, corpus = root / step.task / step.cache_name, _corpus(step.task, data_dir)
     if (folder / MANIFEST_FILE).exists():
         cache = Cache(folder, allow_unfinished=True)
         held = {name: entry.examples for name, entry in cache.manifest.examples.items()}
         if cache.manifest.complete and all(held.get(name) == len(s.examples) for name, s in corpus.splits.items()):
-            _check_settings(cache, step.task)
+            _check_settings(cache, step)
             return cache
     from pipeline.extract.backbone import resolve_model
     from pipeline.extract.run import ExtractOptions, extract_states
@@ -302,33 +349,35 @@ def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> 
             raise Stopped("stopped while extracting")
 
     watch.say(f"extracting {step.task} with {step.model}")
-    options = ExtractOptions(max_tokens=_max_tokens(step.task), compute_dtype=COMPUTE_DTYPE)
+    options = ExtractOptions(max_tokens=_max_tokens(step.task), compute_dtype=COMPUTE_DTYPE, layers=step.layers)
     summary = extract_states(corpus, resolve_model(step.location or step.model), folder, options, report)
     watch.say(f"  {summary.distinct:,} distinct texts, {summary.tokens:,} tokens in {summary.seconds:.0f} s")
     return Cache(folder)
 
 
-def _check_settings(cache: Cache, task: str) -> None:
+def _check_settings(cache: Cache, step: Step) -> None:
     """Refuse states that were not made as the published runs made theirs."""
     states = cache.manifest.states
-    wanted = {"max_tokens": _max_tokens(task), "compute_dtype": COMPUTE_DTYPE}
+    wanted = {"max_tokens": _max_tokens(step.task), "compute_dtype": COMPUTE_DTYPE}
     for name, value in wanted.items():
         if getattr(states, name) != value:
             raise UsageError(
                 f"{cache.folder} was made with {name} {getattr(states, name)}, the published settings ask for {value}: "
                 "remove it, or pass another --cache"
             )
-    cache.resolve_layer(-1)
+    for layer in step.layers:
+        cache.resolve_layer(layer)
 
 
 def _max_tokens(task: str) -> int:
-    return find_task(task.split("-")[0]).max_tokens
+    made = parse_stress_name(task)
+    return made[2].words if made else find_task(task).max_tokens
 
 
 def _corpus(task: str, data_dir: Path | None) -> Corpus:
-    if task.startswith("stress-"):
-        _, generator, ratio = task.split("-", 2)
-        return load_stress(generator, float(ratio))
+    if made := parse_stress_name(task):
+        generator, ratio, haystack = made
+        return load_stress(generator, ratio, haystack=haystack)
     return load_task(task, data_dir=data_dir)
 
 
@@ -338,11 +387,10 @@ def _run_step(step: Step, cache: Cache, runs: Path, should_stop: Callable[[], bo
     from pipeline.fit.run import FitOptions, finish_runs, make_configs
     from pipeline.fit.run_folder import CONFIG_FILE
 
-    options = FitOptions(pooler=step.method, seeds=(step.seed,))
-    if step.method == "glot-loops":
-        options = replace(options, pooler="glot", tau=1.0)
-    if step.setting == "converged":
-        options = replace(options, epochs=CONVERGED_EPOCHS, patience=CONVERGED_PATIENCE)
+    unknown = [name for name, _ in step.options if name not in {item.name for item in fields(FitOptions)}]
+    if unknown:
+        raise UsageError(f"a fit has no setting {', '.join(unknown)}")
+    options = FitOptions(seeds=(step.seed,), **dict(step.options))
     folder = step.place(runs).parent
     if not (folder / CONFIG_FILE).exists():
         make_configs(cache, options)[0].save(make_folder(folder))

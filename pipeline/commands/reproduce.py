@@ -48,6 +48,9 @@ def stress(
 
 def reproduce(
     profile: Annotated[str, typer.Option(help="quick, cpu or paper.")] = "quick",
+    recipe: Annotated[
+        str, typer.Option(help="Only these, as in table1,ablation-tau; or a .toml file of your own.")
+    ] = "",
     data_dir: Annotated[
         Path | None, typer.Option(envvar="GLUE_DIR", help="A folder in the official GLUE download layout.")
     ] = None,
@@ -65,7 +68,7 @@ def reproduce(
     from pipeline.report.write import write_report
     from pipeline.reproduce import Watch, describe_agenda, make_agenda, run_steps
 
-    agenda = make_agenda(profile, data_dir)
+    agenda = make_agenda(profile, data_dir, words(recipe))
     say(describe_agenda(agenda, cache, runs))
     if dry_run:
         return
