@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.agenda import BACKBONES, block_steps, make_agenda
 from pipeline.corpus.request import parse_stress_name
 from pipeline.corpus.tasks import find_task
 from pipeline.errors import UsageError
 from pipeline.fit.run import FitOptions
 from pipeline.recipe import Block, load_recipe, recipe_names
-from pipeline.reproduce import BACKBONES, block_steps, make_agenda
 
 TABLES = {"table1", "stress", "stress-beyond", "layers", "imdb", "embedding"}
 ABLATIONS = {f"ablation-{name}" for name in ("tau", "layers", "gnn", "jk", "width", "readout", "graph")}

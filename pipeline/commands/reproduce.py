@@ -32,8 +32,9 @@ def stress(
     out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results/stress"),
 ) -> None:
     """The stress test: is a short signal found among distractors? Makes data, states, heads and a table."""
+    from pipeline.agenda import stress_steps
     from pipeline.report.write import write_report
-    from pipeline.reproduce import Watch, run_steps, stress_steps
+    from pipeline.reproduce import Watch, run_steps
 
     steps = stress_steps(
         model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
@@ -65,8 +66,9 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results"),
 ) -> None:
     """The main job: redo the paper's evidence on this machine, beside the paper's numbers."""
+    from pipeline.agenda import describe_agenda, make_agenda
     from pipeline.report.write import write_report
-    from pipeline.reproduce import Watch, describe_agenda, make_agenda, run_steps
+    from pipeline.reproduce import Watch, run_steps
 
     agenda = make_agenda(profile, data_dir, words(recipe))
     say(describe_agenda(agenda, cache, runs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -90,7 +90,7 @@ def fit_heads(
     while not trainer.finished:
         trainer.train_epoch(progress or (lambda *_: None), should_stop)
         trainer.end_epoch()
-    results = trainer.results()
+    results = [replace(result, heads=len(jobs)) for result in trainer.results()]
     for job, result in zip(jobs, results, strict=True):
         write_json(job.folder / METRICS_FILE, asdict(result))
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)

@@ -20,7 +20,14 @@ METHODS = {
     "max": "max",
     "adapool": "AdaPool",
     "glot": "GLOT",
+    "adapool-wide": "AdaPool, scorer as wide as GLOT's",
     "glot-loops": "GLOT, self-loops only",
+    "glot-complete": "GLOT, complete graph",
+    "glot-random": "GLOT, as many random edges",
+    "glot-chain": "GLOT, chain of neighbours",
+    "glot-knn": "GLOT, 5 nearest neighbours",
+    "glot-mean-readout": "GLOT, mean for its readout",
+    "glot-content": "GLOT, without special tokens",
     "logreg-cls": "logistic regression on CLS",
     "logreg-mean": "logistic regression on mean",
     "ridge-cls": "ridge regression on CLS",
@@ -148,7 +155,8 @@ def _method_order(method: str) -> tuple[int, str]:
 
 def method_name(method: str, model: str) -> str:
     """A method's name for people; decoders read their last token, so there CLS is printed as EOS."""
-    name = METHODS.get(method, method)
+    method, _, settings = method.partition(",")
+    name = METHODS.get(method, method) + (f", {settings.replace(',', ', ')}" if settings else "")
     is_decoder = model.startswith("smollm2") or model in _OTHER_DECODERS
     return name.replace("CLS", "EOS") if is_decoder else name
 
