@@ -16,6 +16,7 @@ from pipeline.recipe import METHODS, PROFILES, Block, load_recipe, recipe_names
 from pipeline.store.layout import MANIFEST_FILE
 from pipeline.store.reader import Cache
 
+ALONE = ("yardstick", "cost")  # settings whose steps are no run folders, but one JSON file each
 VECTOR_YARDSTICKS, DUMB_YARDSTICKS = ("mean", "cls"), ("length", "bag-of-words")
 # What each profile redoes. The paper's asks for a GPU and the hub.
 CONVERGED_EPOCHS, CONVERGED_PATIENCE = 30, 5  # of `glot stress --converged`
@@ -29,9 +30,9 @@ class Step:
     Attributes:
         task: "cola", or "stress-<generator>-<ratio>".
         model: the backbone's name, fit for folders.
-        setting: "published" (the task's own settings), "converged", ..., or "yardstick".
+        setting: "published" (the task's own settings), "converged", ...; "yardstick"; or "cost".
         method: one of METHODS or a combination of a recipe's grid; or "<logreg|ridge>-<mean|cls>", "length",
-            "bag-of-words".
+            "bag-of-words"; or "cost".
         options: fields of `FitOptions`, and their values.
         layers: of the backbone, all forwarded at once into one cache.
         location: what `--model` said, where it is no alias: a folder, a GGUF file or a hub id.
@@ -54,7 +55,7 @@ class Step:
     def place(self, runs: Path) -> Path:
         """The file that is there when this step is done."""
         folder = runs / f"{self.task}-{self.model}" / self.setting
-        if self.setting == "yardstick":
+        if self.setting in ALONE:
             return folder / f"{self.method}.json"
         return folder / self.method / f"seed-{self.seed}" / "metrics.json"
 
@@ -154,6 +155,9 @@ def block_steps(block: Block, location: str = "") -> list[Step]:
     """The steps of a recipe's block; raises UsageError for an unknown task."""
     steps = []
     for model, task in itertools.product(block.models, block.tasks):
+        if block.setting == "cost":
+            steps.append(Step(task, model, "cost", "cost", location=location))
+            continue
         steps += [
             Step(task, model, block.setting, method, seed, tuple(options.items()), block.layers, location)
             for method, options in block.trials().items()
@@ -261,7 +265,7 @@ def _estimate(task: str, model: str, steps: list[Step], cached: bool) -> float:
 
 def _passes(step: Step) -> float:
     """Epochs that a step may take; one that trains until no better takes about half of those it may."""
-    if step.setting == "yardstick":
+    if step.setting in ALONE:
         return 1
     options = dict(step.options)
     return options.get("epochs", 3) * (0.5 if options.get("patience") else 1)

@@ -4,7 +4,8 @@ A file has a `title` and blocks, each with the profiles that run it, models, tas
 that are not the task's own:
 
     [[block]]
-    setting = "ablation-tau"            # the name of this group of runs; default: "published"
+    setting = "ablation-tau"            # the name of this group of runs; default: "published";
+                                        # "cost" trains nothing, but measures `glot bench cost`
     profiles = ["cpu", "paper"]
     models = ["minilm"]
     tasks = ["cola", "stress-paired-0.9"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.agenda import Step, duration
+from pipeline.agenda import ALONE, Step, duration
 from pipeline.corpus.examples import Corpus
 from pipeline.corpus.load import load_stress, load_task
 from pipeline.corpus.request import parse_stress_name
@@ -54,9 +54,12 @@ def run_steps(steps: list[Step], cache: Path, runs: Path, data_dir: Path | None,
         if watch.should_stop():
             raise Stopped("stopped; the same command goes on where it was")
         try:
-            if group not in caches:
-                caches[group] = _open_cache(step, cache, data_dir, watch)
-            scores = _run_together(some, caches[group], runs, watch.should_stop)
+            if step.setting == "cost":
+                scores = [_run_cost(step, step.place(runs), data_dir)]
+            else:
+                if group not in caches:
+                    caches[group] = _open_cache(step, cache, data_dir, watch)
+                scores = _run_together(some, caches[group], runs, watch.should_stop)
         except Stopped:
             raise Stopped("stopped; the same command goes on where it was") from None
         except GlotError as error:
@@ -75,7 +78,7 @@ def _side_by_side(steps: list[Step]) -> list[list[Step]]:
     """The steps in groups that see the same batches: such heads train at once. A yardstick is a group by itself."""
     groups: dict[tuple, list[Step]] = {}
     for step in steps:
-        alone = step.method if step.setting == "yardstick" else ""
+        alone = step.method if step.setting in ALONE else ""
         groups.setdefault((step.task, step.cache_name, step.setting, step.seed, alone), []).append(step)
     return list(groups.values())
 
@@ -163,6 +166,17 @@ def _prepare_run(step: Step, cache: Cache, runs: Path) -> Path:
 def _in_words(result: FitResult) -> str:
     value = next(iter(result.best.values()))[result.metric]
     return f"{result.metric} {100 * value:.2f} ({len(result.epochs)} epochs, {result.seconds:.0f} s)"
+
+
+def _run_cost(step: Step, path: Path, data_dir: Path | None) -> str:
+    from pipeline.cost import measure_task, write_cost_record
+    from pipeline.fit.poolers import PoolerConfig
+    from pipeline.fit.run import check_device
+
+    device, config = check_device(None), PoolerConfig(hidden=128)  # h as in the paper's table of costs
+    work, costs = measure_task(step.location or step.model, step.task, data_dir, 32, 6, config, device)
+    write_cost_record(make_folder(path.parent) / path.name, step.model, step.task, work, costs, device)
+    return f"GLOT {1e3 * costs[-1].step:.1f} ms a step, {costs[0].name} {1e3 * costs[0].step:.1f} ms"
 
 
 def _run_yardstick(step: Step, cache: Cache, path: Path) -> str:
