@@ -9,7 +9,18 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from pipeline.report.cells import NOTHING, Cell, cell_text, cells_csv, make_cells, markdown_table, method_name, sections
+from pipeline.report.cells import (
+    NOTHING,
+    Cell,
+    cell_text,
+    cells_csv,
+    make_cells,
+    markdown_table,
+    method_name,
+    method_order,
+    number_of,
+    sections,
+)
 from pipeline.report.figures import COLOURS, OTHER_COLOUR, picture_line, save_picture
 from pipeline.report.results import YARDSTICK, Result
 from pipeline.store.files import write_text
@@ -40,17 +51,8 @@ class Question:
 
     @property
     def methods(self) -> list[str]:
-        """The methods: by number where their names end in one, else in the order of the tables."""
-        found = list(dict.fromkeys(method for _, method in self.cells))
-        return sorted(found, key=lambda method: (method.partition(",")[0], number_of(method) or 0.0))
-
-
-def number_of(method: str) -> float | None:
-    """The number at the end of "glot,tau=0.3"; None where there is none."""
-    try:
-        return float(method.rpartition("=")[2])
-    except ValueError:
-        return None
+        """The methods in the order of the tables; those whose names end in a number by that."""
+        return sorted({method for _, method in self.cells}, key=method_order)
 
 
 def find_questions(results: Sequence[Result]) -> list[Question]:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.ablations import find_questions, number_of, write_ablations
+from pipeline.report.ablations import find_questions, write_ablations
+from pipeline.report.cells import number_of
 from pipeline.report.results import collect
 from pipeline.report.write import write_report
 
