@@ -15,12 +15,12 @@ from pipeline.store.files import read_json
 
 # The settings that shape each pooler; the others are ignored by it.
 _SHAPED_BY = {
-    "glot": ("gnn", "jk", "tau", "layers", "hidden", "gin_batch_norm"),
+    "glot": ("gnn", "jk", "tau", "layers", "hidden", "gin_batch_norm", "backend"),
     "mlp": ("layers", "hidden"),
     "adapool": ("adapool_hidden",),
 }
 # Of training. Not among them: where it ran, which seeds it took, and whether states were streamed.
-_TRAINED_BY = ("lr", "epochs", "batch_size", "patience", "select", "precision", "schedule", "max_steps", "backend")
+_TRAINED_BY = ("lr", "epochs", "batch_size", "patience", "select", "precision", "schedule", "max_steps")
 _STATES = ("max_tokens", "dtype", "compute_dtype", "template", "weights_sha256")
 _SHORT = 8  # letters of a hash
 _REPRODUCED = ("published", "converged")  # the settings of `glot reproduce`
@@ -142,7 +142,7 @@ def _read_own(path: Path) -> _OwnRun:
     metrics, config = read_json(path), read_json(path.with_name("config.json"))
     try:
         train, states, pooler = config["train"], config["states"], config["pooler"]
-        name, backend = pooler["pooler"], train.get("backend") if pooler["pooler"] == "glot" else None
+        name = pooler["pooler"]
         result = Result(
             task=str(config["task"]["name"]),
             model=str(states["backbone"]),
@@ -158,9 +158,10 @@ def _read_own(path: Path) -> _OwnRun:
             path=path.parent,
         )
         _check_scores(result.best, result.best_published, result.last)
-        common = {"layer": config["layer"], **{key: train.get(key) for key in _TRAINED_BY}, "backend": backend}
+        common = {"layer": config["layer"], **{key: train.get(key) for key in _TRAINED_BY}}
         common |= {key: _shown(states.get(key)) for key in _STATES}
         common |= {f"examples of {key}": value[:_SHORT] for key, value in config["data"].items()}
+        pooler = {**pooler, "backend": train.get("backend")}
         shape = {key: pooler.get(key) for key in _SHAPED_BY.get(name, ())}
         return _OwnRun(result, str(name), shape, common, train.get("order_seed"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -211,7 +211,7 @@ def _stress_table(section: Section, generator: str, out: Path) -> str:
         for ratio in sorted({ratio for ratio, _ in found})
     ]
     names = [method_name(method, section.model) for method in methods]
-    caption = f"{section.title}, generator {generator}"
+    caption = f"Generator {generator}: {section.title}"
     return cells_table(caption, "distractors", names, rows, out, with_paper=generator == "published")
 
 

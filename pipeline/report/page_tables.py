@@ -67,7 +67,8 @@ def table(caption: str, headings: Sequence[str], rows: Sequence[tuple[str, Seque
     body = "".join(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>' for name, cells in rows)
     label = escape(caption)
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table><caption>{label}</caption>'
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{label}"><table>'
+        f"<caption><span>{label}</span></caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -101,12 +102,12 @@ def scale_key(has_paper: bool) -> str:
     first, second, third = (f"{step:g}" for step in STEPS)
     names = [
         ("worse-3", f"−{third} or below"),
-        ("worse-2", f"to −{second}"),
-        ("worse-1", f"to −{first}"),
+        ("worse-2", f"−{third} to −{second}"),
+        ("worse-1", f"−{second} to −{first}"),
         ("even", f"within {first}"),
-        ("better-1", f"+{first} and above"),
-        ("better-2", f"+{second}"),
-        ("better-3", f"+{third}"),
+        ("better-1", f"+{first} to +{second}"),
+        ("better-2", f"+{second} to +{third}"),
+        ("better-3", f"+{third} or above"),
     ]
     items = "".join(f'<li class="{kind}">{escape(name)}</li>' for kind, name in names)
     return f'<div class="key"><span>Ours less the paper\'s, points:</span><ul>{items}</ul></div>'

@@ -34,6 +34,7 @@ _KNOWN = {
     "glot-loops": Style(COLOURS["glot-loops"], "12 3", "cross"),
     "length": Style(OTHER_COLOUR, "2 4", "plus"),
     "bag-of-words": Style(OTHER_COLOUR, "7 4", "ring"),
+    **dict.fromkeys(("logreg-cls", "logreg-mean", "ridge-cls", "ridge-mean"), Style(OTHER_COLOUR, "4 2", "ring")),
 }
 _OTHER_DASHES = ("", "6 3", "2 3")
 _OTHER_MARKERS = ("circle", "square", "triangle", "diamond", "cross", "fall", "plus")
