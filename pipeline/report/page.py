@@ -38,7 +38,7 @@ _HOW = """\
 where there is no ±, there was one seed. It is a link to the folder with those runs.
 - Where the paper has a number, **[the paper's, ours less the paper's]** stands below ours. The shade repeats the \
 difference: blue is above the paper, orange below; the sign says the same.
-- A difference smaller than the ± on either side says little. A ± from three seeds is itself a rough number.
+- A difference smaller than the ± on either side says little. A ± from a few seeds is itself a rough number.
 """
 _DIFFERENCES = """\
 Known differences from the paper's procedure:
@@ -47,8 +47,8 @@ Known differences from the paper's procedure:
 reported, which is generous to every method. The published script chooses by accuracy, or by the mean of Spearman and \
 Pearson; its choice and the last epoch are in the CSV and JSON files beside this page.
 - **The seeds.** The paper reports one run and no deviation; ours are means over the seeds named below.
-- **The threshold τ.** The paper tuned τ for each model; here it is the task's default, 0.6, unless a row says \
-otherwise.
+- **The threshold τ.** The paper tuned τ for each model; here it is the task's default, 0.6, unless a row or a \
+run's `config.json` says otherwise.
 """
 
 
@@ -181,7 +181,9 @@ def _stress_section(section: Section, out: Path) -> str:
         cells = [cell for cell in section.cells if place_of(cell)[0] == generator]
         lines = [_line(method, cells, styles[method]) for method in methods_of(cells)]
         lines += [paper_line] if paper_line and generator == "published" else []
-        plots.append(line_plot(f"generator {generator}", "distractors (%)", "accuracy (%)", lines, y_range))
+        plots.append(
+            line_plot(f"generator {generator}", "distractors (%)", "accuracy (%)", lines, y_range, guide=CHANCE)
+        )
     caption = "Accuracy over the share of distractor words; bands: ± std over seeds; chance is 50."
     figure = _figure(plots, caption, f'<ul class="legend">{items}</ul>')
     return _headed(section) + figure + "".join(_stress_table(section, generator, out) for generator in generators)

@@ -83,8 +83,10 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round(number * step, 10) for number in range(first, last + 1)]
 
 
-def line_plot(title: str, x_label: str, y_label: str, lines: Sequence[Line], y_range: tuple[float, float]) -> str:
-    """Curves over x with bands of ± one deviation, as an `svg` element; the marks stand where x has a number."""
+def line_plot(
+    title: str, x_label: str, y_label: str, lines: Sequence[Line], y_range: tuple[float, float], guide: float
+) -> str:
+    """Curves over x with bands of ± one deviation, as an `svg` element; `guide` is a level marked across the plot."""
     xs = sorted({x for line in lines for x, _, _ in line.points})
     margin = 0.06 * ((xs[-1] - xs[0]) or 1)
     x_at = _scale(xs[0] - margin, xs[-1] + margin, _LEFT, _RIGHT)
@@ -98,6 +100,7 @@ def line_plot(title: str, x_label: str, y_label: str, lines: Sequence[Line], y_r
         parts.append(_text(x_at(x), _BOTTOM + 17, f"{x:g}"))
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"/>')
     parts.append(_text((_LEFT + _RIGHT) / 2, _HEIGHT - 6, x_label))
+    parts.append(f'<path class="guide" d="M{_LEFT} {y_at(guide):.1f}H{_RIGHT}"/>')
     middle = (_TOP + _BOTTOM) / 2
     parts.append(f'<g transform="rotate(-90 12 {middle})">{_text(12, middle, y_label)}</g>')
     parts += [_band(line, x_at, y_at, y_range) for line in lines]
