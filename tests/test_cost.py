@@ -86,7 +86,7 @@ def test_the_main_job_measures_costs(
     watch = Watch(lines.append, lambda done, total: None, lambda: False)
     assert run_steps([step], tmp_path / "cache", tmp_path / "runs", None, watch) == []
     assert "ms a step, full fine-tuning" in lines[-1]
-    [table] = find_costs(tmp_path / "runs")
+    [table] = find_costs([tmp_path / "runs"])
     assert table.rows()[-1][0].startswith("GLOT over the cache")
     assert step.place(tmp_path / "runs").exists()
 

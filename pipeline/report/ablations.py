@@ -22,14 +22,14 @@ from pipeline.report.cells import (
     sections,
 )
 from pipeline.report.figures import COLOURS, OTHER_COLOUR, picture_line, save_picture
-from pipeline.report.results import YARDSTICK, Result
+from pipeline.report.results import OWN, YARDSTICK, Result
 from pipeline.store.files import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TABLE_SETTINGS = ("published", "converged", "holdout", YARDSTICK)  # these have tables of their own
+TABLE_SETTINGS = ("published", "converged", "holdout", YARDSTICK, OWN)  # these have tables of their own
 
 
 PANELS_A_ROW = 4
@@ -48,6 +48,10 @@ class Question:
     def tasks(self) -> list[str]:
         """The tasks, sorted."""
         return sorted({task for task, _ in self.cells})
+
+    def metric(self, task: str) -> str:
+        """The metric of a task's scores."""
+        return next((cell.metric for (name, _), cell in self.cells.items() if name == task), NOTHING)
 
     @property
     def methods(self) -> list[str]:
@@ -77,13 +81,12 @@ def _question(setting: str, model: str, results: list[Result]) -> Question:
     return Question(setting, model, cells, densities)
 
 
-def write_ablations(results: Sequence[Result], out: Path) -> list[Path]:
+def write_ablations(questions: Sequence[Question], out: Path) -> list[Path]:
     """Write `ablations.md`, `ablations.csv` and a picture of each question; nothing where nothing was asked."""
-    questions = find_questions(results)
     if not questions:
         return []
     page, table = out / "ablations.md", out / "ablations.csv"
-    parts, pictures = ["# What each part is worth", _EXPLANATION], []
+    parts, pictures = ["# What each part is worth", EXPLANATION], []
     for question in questions:
         picture = out / f"{question.setting}-{question.model}.png"
         columns = min(PANELS_A_ROW, len(question.tasks))
@@ -98,7 +101,7 @@ def write_ablations(results: Sequence[Result], out: Path) -> list[Path]:
     return [page, table, *pictures]
 
 
-_EXPLANATION = """\
+EXPLANATION = """\
 The best epoch on validation, in percent, mean ± sample standard deviation over seeds; in brackets the share of token \
 pairs that the graph joins. Every setting has the same number of trials; none was searched."""
 
@@ -108,7 +111,7 @@ def _table(question: Question) -> str:
         [method_name(method, question.model), *(_entry(question, task, method) for task in question.tasks)]
         for method in question.methods
     ]
-    header = ["", *(f"{task} ({_metric(question, task)})" for task in question.tasks)]
+    header = ["", *(f"{task} ({question.metric(task)})" for task in question.tasks)]
     return markdown_table(header, rows)
 
 
@@ -116,10 +119,6 @@ def _entry(question: Question, task: str, method: str) -> str:
     cell, density = question.cells.get((task, method)), question.densities.get((task, method))
     text = cell_text(cell, with_paper=False)
     return text if cell is None or density is None else f"{text} ({density:.0f} %)"
-
-
-def _metric(question: Question, task: str) -> str:
-    return next((cell.metric for (name, _), cell in question.cells.items() if name == task), NOTHING)
 
 
 def _draw(figure: Figure, question: Question) -> None:
@@ -138,20 +137,18 @@ def _draw(figure: Figure, question: Question) -> None:
 
 
 def _draw_lines(panel: Axes, question: Question, task: str, methods: list[str]) -> None:
-    for base, points in _curves(question, task, methods):
+    for base, points in curves(question, task, methods):
         values, means, stds = zip(*points, strict=True)
         colour = COLOURS.get(base.partition(",")[0], OTHER_COLOUR)
         panel.errorbar(values, means, stds, color=colour, marker="o", markersize=4, capsize=2, label=base)
     panel.set_xlabel(methods[0].rpartition("=")[0].rpartition(",")[2])
-    panel.set_ylabel(f"{_metric(question, task)} (%)")
+    panel.set_ylabel(f"{question.metric(task)} (%)")
     if len({method.rpartition(",")[0] for method in methods}) > 1:
         panel.legend(fontsize=7)
 
 
-def _curves(
-    question: Question, task: str, methods: list[str]
-) -> Iterator[tuple[str, list[tuple[float, float, float]]]]:
-    """What stands before the last setting of each method, and its (value, mean, std)."""
+def curves(question: Question, task: str, methods: list[str]) -> Iterator[tuple[str, list[tuple[float, float, float]]]]:
+    """What stands before the last number of each method, and its (value, mean, std), by ascending value."""
     curves: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
     for method in methods:
         cell = question.cells[task, method]
@@ -168,4 +165,4 @@ def _draw_points(panel: Axes, question: Question, task: str, methods: list[str])
         panel.errorbar(cell.mean, place, xerr=cell.std or 0.0, color=colour, marker="o", markersize=5, capsize=2)
     panel.set_yticks(list(places), [method_name(method, question.model) for method in methods], fontsize=7)
     panel.invert_yaxis()
-    panel.set_xlabel(f"{_metric(question, task)} (%)")
+    panel.set_xlabel(f"{question.metric(task)} (%)")

@@ -8,10 +8,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
+from pathlib import Path
 from statistics import mean, stdev
 
 from pipeline.report.published import comparison_note, nearest_paper_model
-from pipeline.report.results import YARDSTICK, Result
+from pipeline.report.results import OWN, YARDSTICK, Result
 
 NOTHING = "–"
 METHODS = {
@@ -50,6 +51,8 @@ class Cell:
         mean: of the best epochs. std: their sample standard deviation; None for one seed.
         best_published, last: means by the published script's rule and of the last epochs.
         paper_model: the paper's backbone beside it. paper: the paper's number. None where the paper has none.
+        set_name: the example set that was scored.
+        runs: the folders of the runs that are averaged, or the file of a yardstick.
     """
 
     model: str
@@ -65,6 +68,8 @@ class Cell:
     last: float
     paper_model: str | None
     paper: float | None
+    set_name: str = "validation"
+    runs: tuple[Path, ...] = ()
 
     @property
     def difference(self) -> float | None:
@@ -103,6 +108,8 @@ def _average(results: list[Result], set_name: str, metric: str, paper: PaperNumb
         last=mean(100 * result.last[set_name][metric] for result in results),
         paper_model=paper_model,
         paper=None if paper_model is None else paper(paper_model, first.method),
+        set_name=set_name,
+        runs=tuple(result.path for result in results),
     )
 
 
@@ -118,7 +125,7 @@ class Section:
     def title(self) -> str:
         """Model, setting and, where something was trained, the epochs."""
         epochs = {cell.epochs for cell in self.cells} - {0}
-        setting = "published settings" if self.setting == "published" else self.setting
+        setting = {"published": "published settings", OWN: "settings of these runs"}.get(self.setting, self.setting)
         if not epochs:
             return f"{self.model}, {setting}"
         trained = "1 epoch" if epochs == {1} else f"{max(epochs)} epochs"
@@ -127,8 +134,10 @@ class Section:
     @property
     def comparison(self) -> str:
         """What stands beside these cells, in words."""
-        longer = " The paper trained 3 epochs; this is another setting." if self.setting not in _PAPER_SETTINGS else ""
-        return comparison_note(self.model) + longer
+        other = "" if self.setting in _PAPER_SETTINGS else " The paper trained 3 epochs; this is another setting."
+        if self.setting == OWN:
+            other = " These runs have settings of their own, which need not be the paper's."
+        return comparison_note(self.model) + other
 
 
 def sections(cells: Sequence[Cell]) -> list[Section]:
@@ -167,8 +176,8 @@ def number_of(method: str) -> float | None:
 
 def method_name(method: str, model: str) -> str:
     """A method's name for people; decoders read their last token, so there CLS is printed as EOS."""
-    method, _, settings = method.partition(",")
-    name = METHODS.get(method, method) + (f", {settings.replace(',', ', ')}" if settings else "")
+    method, *settings = (part.strip() for part in method.split(","))
+    name = ", ".join([METHODS.get(method, method), *settings])
     is_decoder = model.startswith("smollm2") or model in _OTHER_DECODERS
     return name.replace("CLS", "EOS") if is_decoder else name
 
@@ -177,12 +186,19 @@ def cell_text(cell: Cell | None, with_paper: bool) -> str:
     """A table cell: `84.1 ± 0.3 [90.3, −6.2]`, that is ours [the paper's, the difference]."""
     if cell is None:
         return NOTHING
-    ours = f"{cell.mean:.1f}" + ("" if cell.std is None else f" ± {cell.std:.1f}")
-    if not with_paper:
-        return ours
-    if cell.paper is None:
-        return f"{ours} [{NOTHING}]"
-    return f"{ours} [{cell.paper:.1f}, {cell.difference:+.1f}]".replace("-", "−")
+    return f"{ours_text(cell)} {paper_text(cell)}" if with_paper else ours_text(cell)
+
+
+def ours_text(cell: Cell) -> str:
+    """The part of a table cell that is ours: `84.1 ± 0.3`."""
+    return (f"{cell.mean:.1f}" + ("" if cell.std is None else f" ± {cell.std:.1f}")).replace("-", "−")
+
+
+def paper_text(cell: Cell) -> str:
+    """The part of a table cell that is the paper's: `[90.3, −6.2]`."""
+    if cell.paper is None or cell.difference is None:
+        return f"[{NOTHING}]"
+    return f"[{cell.paper:.1f}, {cell.difference:+.1f}]".replace("-", "−")
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -191,13 +207,18 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def cell_values() -> list[str]:
+    """The names of a cell's fields that are single values: all but its runs."""
+    return [field.name for field in fields(Cell) if field.name != "runs"]
+
+
 def cells_csv(
     found: Iterable[Section],
     more_names: Sequence[str] = (),
     more: Callable[[Cell], Sequence[object]] = lambda cell: (),
 ) -> str:
     """A CSV file with a line a cell and a column a field, then `more`; floats get two decimals, None is left empty."""
-    names = [*(field.name for field in fields(Cell)), "difference"]
+    names = [*cell_values(), "difference"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*names, *more_names])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,10 +17,14 @@ from pipeline.store.files import read_json, write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_EXPLANATION = """\
+EXPLANATION = """\
 All ways see the same batches in one run. Memory is of tensors at the peak of a step; "pays after" are the epochs, of \
 any heads, in which the other way takes as much longer as extraction takes once. The paper measured one setting, on \
 Mistral-7B and a GPU that it does not name."""
+
+
+PAPER_TITLE = "The paper: Mistral-7B, a GPU"
+PAPER_HEADER = ["", "trained", "memory", "a step"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,11 @@ class CostTable:
         return (
             f"{data['model']}, {data['task']} ({data['examples']:,} examples, batches of {data['batch_size']}), {where}"
         )
+
+    @property
+    def header(self) -> list[str]:
+        """The headings of the table's columns; the first is empty."""
+        return [*PAPER_HEADER, f"{self.data['epochs']} epochs", "step over GLOT's", "pays after"]
 
     def rows(self) -> list[list[str]]:
         """A line of the table for each way."""
@@ -60,9 +70,10 @@ class CostTable:
         return rows
 
 
-def find_costs(runs: Path) -> list[CostTable]:
-    """All measurements below a folder of reproduced runs; raises FaultError for a damaged one."""
-    tables = [CostTable(path, read_json(path)) for path in sorted(runs.glob("*/cost/cost.json"))]
+def find_costs(folders: Sequence[Path]) -> list[CostTable]:
+    """All measurements below some folders; raises FaultError for a damaged one."""
+    paths = dict.fromkeys(path for folder in folders for path in sorted(folder.rglob("cost.json")))
+    tables = [CostTable(path, read_json(path)) for path in paths]
     for table in tables:
         try:
             table.title, table.rows()
@@ -71,37 +82,38 @@ def find_costs(runs: Path) -> list[CostTable]:
     return tables
 
 
+def published_rows() -> list[list[str]]:
+    """The paper's table, as `CostTable.rows` has ours."""
+    return [
+        [row["method"], f"{row['trained_millions']} M", f"{row['memory_gb']} GB", f"{row['step_ms']} ms"]
+        for row in published_costs()
+    ]
+
+
 def published_costs() -> list[dict[str, str]]:
     """The paper's table: method, trained_millions, memory_gb, step_ms."""
     with files("pipeline.report").joinpath("published", "efficiency.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def write_costs(runs: Path, out: Path) -> list[Path]:
+def write_costs(tables: Sequence[CostTable], out: Path) -> list[Path]:
     """Write `costs.md` and `costs.png`; nothing where nothing was measured."""
-    tables = find_costs(runs)
     if not tables:
         return []
     page, picture = out / "costs.md", out / "costs.png"
     drawn = save_picture(picture, (7, 1.6 * (len(tables) + 1) + 0.6), lambda figure: _draw(figure, tables))
-    epochs = tables[0].data["epochs"]
-    header = ["", "trained", "memory", "a step", f"{epochs} epochs", "step over GLOT's", "pays after"]
-    parts = ["# What a label costs", _EXPLANATION]
+    parts = ["# What a label costs", EXPLANATION]
     for table in tables:
-        parts += [f"## {table.title}", markdown_table(header, table.rows())]
-    paper = [
-        [row["method"], f"{row['trained_millions']} M", f"{row['memory_gb']} GB", f"{row['step_ms']} ms"]
-        for row in published_costs()
-    ]
-    parts += ["## The paper (Mistral-7B, a GPU)", markdown_table(header[:4], paper)]
+        parts += [f"## {table.title}", markdown_table(table.header, table.rows())]
+    parts += [f"## {PAPER_TITLE}", markdown_table(PAPER_HEADER, published_rows())]
     write_text(page, "\n\n".join([*parts, picture_line(picture, "Cost of a step", drawn)]) + "\n")
     return [page, *([picture] if drawn else [])]
 
 
-def _draw(figure: Figure, tables: list[CostTable]) -> None:
+def _draw(figure: Figure, tables: Sequence[CostTable]) -> None:
     """Bars of milliseconds a step, on a logarithmic axis, a panel a table and one for the paper."""
     bars = [(table.title, [(way["name"], 1e3 * way["step"]) for way in table.data["costs"]]) for table in tables]
-    bars.append(("the paper: Mistral-7B, a GPU", [(row["method"], float(row["step_ms"])) for row in published_costs()]))
+    bars.append((PAPER_TITLE, [(row["method"], float(row["step_ms"])) for row in published_costs()]))
     panels = figure.subplots(len(bars), 1, squeeze=False)[:, 0]
     for panel, (title, values) in zip(panels, bars, strict=True):
         names, heights = zip(*values, strict=True)

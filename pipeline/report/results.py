@@ -11,6 +11,7 @@ from pipeline.store.files import read_json
 
 Scores = dict[str, dict[str, float]]  # example set -> metric -> fraction
 YARDSTICK = "yardstick"
+OWN = "own"  # the setting of runs that do not lie in the layout of `glot reproduce`
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,14 @@ class Result:
 
     Attributes:
         task: "cola", "stress-published-0.9". model: the backbone's alias.
-        method: cls, mean, max, adapool, glot, glot-loops, or the name of a yardstick.
-        setting: "published" (the published 3 epochs), "converged", or "yardstick".
+        method: cls, mean, max, adapool, glot, glot-loops, the name of a yardstick; of own runs as in
+            "glot, tau=0.3".
+        setting: "published" (the published 3 epochs), "converged", "yardstick", or "own".
         seed: the run's seed; 0 for yardsticks.
         best, best_published, last: the scores by each rule of `pipeline.fit.result.FitResult`.
         epochs: epochs trained. density: mean edge density of the token graphs; None where there is no graph.
         seconds: training time; of heads that trained side by side, each its share.
+        path: the run's folder, or the yardstick's file.
     """
 
     task: str
@@ -38,6 +41,7 @@ class Result:
     epochs: int
     density: float | None
     seconds: float
+    path: Path
 
 
 def collect(folder: Path) -> list[Result]:
@@ -51,10 +55,17 @@ def collect(folder: Path) -> list[Result]:
     """
     runs = [path for path in folder.glob("*/*/*/seed-*/metrics.json") if _seed(path.parent) is not None]
     yardsticks = folder.glob(f"*/{YARDSTICK}/*.json")
-    return [
-        *(_checked(_read_run, path) for path in sorted(runs)),
-        *(_checked(_read_yardstick, path) for path in sorted(yardsticks)),
-    ]
+    return [*map(read_run, sorted(runs)), *map(read_yardstick, sorted(yardsticks))]
+
+
+def read_run(metrics: Path) -> Result:
+    """A run of the layout that `collect` reads, by its `metrics.json`; raises as `collect`."""
+    return _checked(_read_run, metrics)
+
+
+def read_yardstick(path: Path) -> Result:
+    """A yardstick, by its file; raises as `collect`."""
+    return _checked(_read_yardstick, path)
 
 
 def _seed(run: Path) -> int | None:
@@ -83,6 +94,7 @@ def _read_run(path: Path) -> Result:
         epochs=len(metrics["epochs"]),
         density=metrics["density"],
         seconds=metrics["seconds"] / metrics.get("heads", 1),
+        path=path.parent,
     )
 
 
@@ -101,4 +113,5 @@ def _read_yardstick(path: Path) -> Result:
         epochs=0,
         density=None,
         seconds=data["seconds"],
+        path=path,
     )

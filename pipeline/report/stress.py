@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GENERATORS = ("published", "balanced", "paired")
 _TASK = re.compile(rf"stress-({'|'.join(GENERATORS)})-(\d*\.?\d+)")
 _DASHES = {"length": (0, (5, 2)), "bag-of-words": (0, (2, 1.5))}
-_EXPLANATION = """\
+EXPLANATION = """\
 Validation accuracy in percent, best epoch, ± the sample standard deviation over seeds where there are several. \
 Chance is 50. “Length alone” and “bag of words” are logistic regressions that see no backbone at all: a method \
 shows something only where it beats them.
@@ -73,21 +73,22 @@ def write_stress(results: Sequence[Result], out: Path) -> list[Path]:
     if not cells:
         return []
     page, table, picture = out / "stress.md", out / "stress.csv", out / "stress.png"
-    found, generators = sections(cells), _generators_of(cells)
+    found, generators = sections(cells), generators_of(cells)
     size = (max(4.2 * len(generators), 7), 3.3 * len(found) + 1)
     drawn = save_picture(picture, size, lambda figure: _draw(figure, found, generators))
-    parts = ["# Stress test: a needle in a haystack", _EXPLANATION, *map(_markdown, found)]
+    parts = ["# Stress test: a needle in a haystack", EXPLANATION, *map(_markdown, found)]
     write_text(page, "\n\n".join([*parts, picture_line(picture, "Stress test", drawn)]) + "\n")
-    write_text(table, cells_csv(found, ("generator", "ratio"), _place))
+    write_text(table, cells_csv(found, ("generator", "ratio"), place_of))
     return [page, table, *([picture] if drawn else [])]
 
 
-def _generators_of(cells: Sequence[Cell]) -> list[str]:
-    present = {_place(cell)[0] for cell in cells}
+def generators_of(cells: Sequence[Cell]) -> list[str]:
+    """The generators that have a score, the paper's first."""
+    present = {place_of(cell)[0] for cell in cells}
     return [generator for generator in GENERATORS if generator in present]
 
 
-def _place(cell: Cell) -> tuple[str, float]:
+def place_of(cell: Cell) -> tuple[str, float]:
     """The generator and the ratio of a cell."""
     place = parse_task(cell.task)
     assert place is not None, "stress_cells makes cells of stress tasks only"
@@ -95,12 +96,12 @@ def _place(cell: Cell) -> tuple[str, float]:
 
 
 def _markdown(section: Section) -> str:
-    tables = [_table(section, generator) for generator in _generators_of(section.cells)]
+    tables = [_table(section, generator) for generator in generators_of(section.cells)]
     return "\n\n".join([f"## {section.title}", section.comparison, *tables])
 
 
 def _table(section: Section, generator: str) -> str:
-    found = {(_place(cell)[1], cell.method): cell for cell in section.cells if _place(cell)[0] == generator}
+    found = {(place_of(cell)[1], cell.method): cell for cell in section.cells if place_of(cell)[0] == generator}
     methods = methods_of(found.values())
     rows = [
         [f"{100 * ratio:g} %"]
@@ -128,7 +129,7 @@ def _draw(figure: Figure, found: list[Section], generators: list[str]) -> None:
 
 
 def _draw_panel(panel: Axes, section: Section, generator: str) -> None:
-    cells = [cell for cell in section.cells if _place(cell)[0] == generator]
+    cells = [cell for cell in section.cells if place_of(cell)[0] == generator]
     for method in methods_of(cells):
         _draw_line(panel, [cell for cell in cells if cell.method == method], method_name(method, section.model))
     paper_model = section.cells[0].paper_model
@@ -143,7 +144,7 @@ def _draw_panel(panel: Axes, section: Section, generator: str) -> None:
 
 
 def _draw_line(panel: Axes, cells: list[Cell], label: str) -> None:
-    points = sorted((100 * _place(cell)[1], cell.mean, cell.std or 0.0) for cell in cells)
+    points = sorted((100 * place_of(cell)[1], cell.mean, cell.std or 0.0) for cell in cells)
     ratios, means, stds = zip(*points, strict=True)
     method = cells[0].method
     if method in _DASHES:

@@ -55,7 +55,7 @@ COLUMNS = (
     Column("wnli", "wnli", "WNLI (acc.)"),
     Column("imdb", "imdb", "IMDB (acc.)"),
 )
-_EXPLANATION = """\
+EXPLANATION = """\
 A cell is ours ± the sample standard deviation over seeds (where there are several) [the paper's number, ours less \
 the paper's], in percent; “–” means that there is no such number. Ours is the best epoch by the metric in the heading \
 (MNLI-mm: at MNLI-m's best epoch). `table1.csv` also has the best epoch by the published script's rule and the last \
@@ -84,23 +84,24 @@ def write_table1(results: Sequence[Result], out: Path) -> list[Path]:
         return []
     page, table, picture = out / "table1.md", out / "table1.csv", out / "table1.png"
     found = sections(cells)
-    widest = min(PANELS_A_ROW, max(len(_columns_of(section)) for section in found))
+    widest = min(PANELS_A_ROW, max(len(columns_of(section)) for section in found))
     heights = [_height(section) for section in found]
     size = (2.7 + 2.1 * widest, sum(heights))
     drawn = save_picture(picture, size, lambda figure: _draw(figure, found, widest, heights))
-    parts = ["# Table 1: GLUE", _EXPLANATION, *map(_markdown, found), picture_line(picture, "Table 1", drawn)]
+    parts = ["# Table 1: GLUE", EXPLANATION, *map(_markdown, found), picture_line(picture, "Table 1", drawn)]
     write_text(page, "\n\n".join(parts) + "\n")
     write_text(table, cells_csv(found))
     return [page, table, *([picture] if drawn else [])]
 
 
-def _columns_of(section: Section) -> list[Column]:
+def columns_of(section: Section) -> list[Column]:
+    """The columns in which a section has a score, in the paper's order."""
     tasks = {cell.task for cell in section.cells}
     return [column for column in COLUMNS if column.name in tasks]
 
 
 def _markdown(section: Section) -> str:
-    columns = _columns_of(section)
+    columns = columns_of(section)
     found = {(cell.method, cell.task): cell for cell in section.cells}
     rows = [
         [method_name(method, section.model)]
@@ -112,7 +113,7 @@ def _markdown(section: Section) -> str:
 
 
 def _panel_rows(section: Section) -> int:
-    return ceil(len(_columns_of(section)) / PANELS_A_ROW)
+    return ceil(len(columns_of(section)) / PANELS_A_ROW)
 
 
 def _height(section: Section) -> float:
@@ -128,7 +129,7 @@ def _draw(figure: Figure, found: list[Section], widest: int, heights: list[float
 
 def _draw_section(block: SubFigure, section: Section, widest: int) -> None:
     """A panel a task; the methods stand on the y axis, where their names have room."""
-    columns, methods = _columns_of(section), methods_of(section.cells)
+    columns, methods = columns_of(section), methods_of(section.cells)
     grid = block.subplots(_panel_rows(section), widest, squeeze=False, sharey=True)
     for place, panel in enumerate(grid.flat):
         if place < len(columns):

@@ -7,57 +7,80 @@ from pathlib import Path
 
 from pipeline.report.ablations import TABLE_SETTINGS, write_ablations
 from pipeline.report.cells import NOTHING, demote, markdown_table
-from pipeline.report.costs import write_costs
+from pipeline.report.comparison import Predictions, read_predictions
+from pipeline.report.contents import Contents, contents_json, make_contents
+from pipeline.report.costs import find_costs, write_costs
+from pipeline.report.other import write_other
+from pipeline.report.own import collect_own
+from pipeline.report.page import make_page
 from pipeline.report.results import YARDSTICK, Result, collect
 from pipeline.report.stress import write_stress
 from pipeline.report.table1 import write_table1
-from pipeline.store.files import make_folder, write_text
+from pipeline.store.files import make_folder, write_json, write_text
 
 
-def write_report(runs: Path, out: Path, skipped: Sequence[tuple[str, str]] = (), machine: str = "") -> list[Path]:
-    """Write the tables, figures and index of all finished runs.
+def write_report(
+    runs: Path,
+    out: Path,
+    skipped: Sequence[tuple[str, str]] = (),
+    machine: str = "",
+    predictions: Predictions = read_predictions,
+) -> list[Path]:
+    """Write the tables, figures and index of all finished runs: a page, Markdown, CSV and JSON.
 
     Args:
         runs: a folder of reproduced runs, see `pipeline.report.results.collect`.
         out: where the report goes; made if need be.
         skipped: (step, reason) of every step that was not run.
         machine: where the runs ran, in words.
+        predictions: what a run predicted on an example set, to compare GLOT with the best baseline.
 
     Returns:
-        The files written, `README.md` first; tables without results and, where matplotlib is missing, pictures
-        are not among them.
+        The files written, `README.md`, `index.html` and `results.json` first; tables without results and, where
+        matplotlib is missing, pictures are not among them.
 
     Raises:
         UsageError: `out` cannot be made. FaultError: a run is damaged, or a file cannot be written.
     """
-    results = collect(runs)
+    contents = make_contents(collect(runs), find_costs([runs]), str(runs), skipped, machine, predictions)
+    return _write(contents, out)
+
+
+def write_own_report(folders: Sequence[Path], out: Path, predictions: Predictions = read_predictions) -> list[Path]:
+    """As `write_report`, of runs anywhere below some folders, see `pipeline.report.own.collect_own`.
+
+    Raises:
+        UsageError: no finished run was found, or `out` cannot be made. FaultError: runs are damaged.
+    """
+    results, skipped = collect_own(folders)
+    source = ", ".join(map(str, folders))
+    return _write(make_contents(results, find_costs(folders), source, skipped, predictions=predictions), out)
+
+
+def _write(contents: Contents, out: Path) -> list[Path]:
     make_folder(out)
-    tables = [result for result in results if result.setting in TABLE_SETTINGS]
-    written = [
-        *write_table1(tables, out),
-        *write_stress(tables, out),
-        *write_ablations(results, out),
-        *write_costs(runs, out),
-    ]
-    index = out / "README.md"
-    write_text(index, _index(results, runs, written, skipped, machine))
-    return [index, *written]
+    index, page, data = out / "README.md", out / "index.html", out / "results.json"
+    write_json(data, contents_json(contents, out))
+    in_tables = [result for result in contents.results if result.setting in TABLE_SETTINGS]
+    tables = [*write_table1(in_tables, out), *write_stress(in_tables, out)]
+    tables += [*write_other(contents.other, out), *write_ablations(contents.questions, out)]
+    tables += write_costs(contents.costs, out)
+    write_text(page, make_page(contents, out, [index, data, *tables]))
+    write_text(index, _index(contents, [page, data, *tables]))
+    return [index, page, data, *tables]
 
 
-def _index(
-    results: list[Result], runs: Path, written: list[Path], skipped: Sequence[tuple[str, str]], machine: str
-) -> str:
+def _index(contents: Contents, written: list[Path]) -> str:
     pages = [demote(path.read_text(encoding="utf-8").strip()) for path in written if path.suffix == ".md"]
-    return (
-        "\n\n".join(["# Results", *_summary(results, runs, machine), *_files(written), *_skipped(skipped), *pages])
-        + "\n"
-    )
+    parts = ["# Results", *_summary(contents), *_files(written), *_skipped(contents.skipped), *pages]
+    return "\n\n".join(parts) + "\n"
 
 
-def _summary(results: list[Result], runs: Path, machine: str) -> list[str]:
+def _summary(contents: Contents) -> list[str]:
+    results, machine = contents.results, contents.environment.machine
     where = [f"Machine: {machine}"] if machine else []
     if not results:
-        return [*where, f"No finished run was found in `{runs}`."]
+        return [*where, f"No finished run was found in `{contents.source}`."]
     settings = sorted({result.setting for result in results}, key=lambda name: (name == YARDSTICK, name))
     rows = [_setting_row(setting, [r for r in results if r.setting == setting]) for setting in settings]
     header = ["setting", "results", "tasks", "models", "seeds", "epochs", "hours of training"]
@@ -78,8 +101,6 @@ def _setting_row(setting: str, results: list[Result]) -> list[str]:
 
 
 def _files(written: list[Path]) -> list[str]:
-    if not written:
-        return []
     return ["## Files", "\n".join(f"- [{path.name}]({path.name})" for path in written)]
 
 

@@ -29,7 +29,7 @@ def runs(make_run: MakeRun, tmp_path: Path) -> Path:
 
 
 def test_each_question_has_a_table_and_a_picture(runs: Path, tmp_path: Path) -> None:
-    written = write_ablations(collect(runs), tmp_path)
+    written = write_ablations(find_questions(collect(runs)), tmp_path)
     assert [path.name for path in written] == [
         "ablations.md",
         "ablations.csv",
@@ -59,7 +59,7 @@ def test_ablations_stay_out_of_the_paper_s_tables(runs: Path, tmp_path: Path) ->
 def test_no_question_no_page(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("cola", "minilm", "glot", {"validation": {"mcc": 0.5}})
     assert find_questions(collect(tmp_path / "runs")) == []
-    assert write_ablations(collect(tmp_path / "runs"), tmp_path) == []
+    assert write_ablations([], tmp_path) == []
 
 
 def test_the_number_at_the_end_of_a_name() -> None:

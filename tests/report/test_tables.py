@@ -119,6 +119,7 @@ def test_csv_holds_each_cell_once_and_leaves_gaps_empty(tmp_path: Path, make_run
         "last": "58.00",
         "paper_model": "bert",
         "paper": "59.21",
+        "set_name": "validation",
         "difference": "0.79",
     }
     assert rows[1]["paper"] == rows[1]["difference"] == ""

@@ -10,6 +10,7 @@ from pipeline.errors import UsageError
 from pipeline.report.write import write_report
 
 Make = Callable[..., Path]
+FIRST = ["README.md", "index.html", "results.json"]
 
 
 def fill(make_run: Make, make_yardstick: Make) -> None:
@@ -25,7 +26,7 @@ def test_report(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
     fill(make_run, make_yardstick)
     out = tmp_path / "deep" / "report"
     paths = write_report(tmp_path / "runs", out, [("mistral-7b", "no GPU")], "two cores")
-    names = ["README.md", "table1.md", "table1.csv", "table1.png", "stress.md", "stress.csv", "stress.png"]
+    names = [*FIRST, "table1.md", "table1.csv", "table1.png", "stress.md", "stress.csv", "stress.png"]
     assert [path.name for path in paths] == names
     assert {path.name for path in out.iterdir()} == set(names)
     index = paths[0].read_text()
@@ -59,14 +60,16 @@ def test_only_tables_with_results_are_written(tmp_path: Path, make_run: Make) ->
     pytest.importorskip("matplotlib")
     make_run("cola", "minilm", "mean", {"validation": {"mcc": 0.5}})
     paths = write_report(tmp_path / "runs", tmp_path / "out")
-    assert [path.name for path in paths] == ["README.md", "table1.md", "table1.csv", "table1.png"]
+    assert [path.name for path in paths] == [*FIRST, "table1.md", "table1.csv", "table1.png"]
     assert "Nothing was skipped." in paths[0].read_text()
 
 
 def test_no_results_are_said_out_loud(tmp_path: Path) -> None:
-    (index,) = write_report(tmp_path / "nowhere", tmp_path / "out", [("all", "no data")])
+    index, page, _ = write_report(tmp_path / "nowhere", tmp_path / "out", [("all", "no data")])
     assert f"No finished run was found in `{tmp_path / 'nowhere'}`." in index.read_text()
     assert "- **all**: no data" in index.read_text()
+    assert "No finished run was found" in page.read_text()
+    assert "no data" in page.read_text()
 
 
 def test_without_matplotlib_the_pictures_are_left_out(
@@ -76,7 +79,7 @@ def test_without_matplotlib_the_pictures_are_left_out(
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
     fill(make_run, make_yardstick)
     paths = write_report(tmp_path / "runs", tmp_path / "out")
-    assert [path.name for path in paths] == ["README.md", "table1.md", "table1.csv", "stress.md", "stress.csv"]
+    assert [path.name for path in paths] == [*FIRST, "table1.md", "table1.csv", "stress.md", "stress.csv"]
     for page in (tmp_path / "out/table1.md", tmp_path / "out/stress.md"):
         assert "pip install 'glot-pipeline[plots]'" in page.read_text()
     assert not list((tmp_path / "out").glob("*.png*"))

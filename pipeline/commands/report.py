@@ -1,0 +1,23 @@
+"""`glot report`: tables, plots and a page from anyone's runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.console import say
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders that hold runs, anywhere below them.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Where the page, tables and figures go.")] = Path("results/report"),
+) -> None:
+    """Compare runs of `glot fit` and `glot sweep`: a web page (index.html), Markdown, CSV and JSON."""
+    from pipeline.report.write import write_own_report
+
+    for path in write_own_report(runs, out):
+        say(str(path))

@@ -1,0 +1,312 @@
+"""The report as one web page that needs nothing beside it: no script, no network, no other file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from pipeline import __version__
+from pipeline.report.cells import Cell, Section, method_name, methods_of, ours_text, sections
+from pipeline.report.comparison import Comparison
+from pipeline.report.contents import Contents, relative
+from pipeline.report.other import EXPLANATION as OTHER_EXPLANATION
+from pipeline.report.other import other_columns
+from pipeline.report.page_ablations import MOST_DOTS, ablations_html, costs_html
+from pipeline.report.page_tables import (
+    cell_of,
+    cells_table,
+    figure,
+    link,
+    prose,
+    runs_place,
+    scale_key,
+    table,
+)
+from pipeline.report.published import PAPER_NAMES, load_stress
+from pipeline.report.results import OWN
+from pipeline.report.stress import EXPLANATION as STRESS_EXPLANATION
+from pipeline.report.stress import generators_of, place_of
+from pipeline.report.svg import PAPER, Dot, Line, dot_plot, line_plot, styles_for, swatch
+from pipeline.report.table1 import EXPLANATION as TABLE1_EXPLANATION
+from pipeline.report.table1 import columns_of
+
+CHANCE = 50.0  # percent, of the stress test
+
+_HOW = """\
+- A number is the mean over the runs behind it, in percent, **± the sample standard deviation over their seeds**; \
+where there is no ±, there was one seed. It is a link to the folder with those runs.
+- Where the paper has a number, **[the paper's, ours less the paper's]** stands below ours. The shade repeats the \
+difference: blue is above the paper, orange below; the sign says the same.
+- A difference smaller than the ± on either side says little. A ± from a few seeds is itself a rough number.
+"""
+_DIFFERENCES = """\
+Known differences from the paper's procedure:
+
+- **The epoch.** Ours is the best epoch on validation by the metric in the heading, and validation is also what is \
+reported, which is generous to every method. The published script chooses by accuracy, or by the mean of Spearman and \
+Pearson; its choice and the last epoch are in the CSV and JSON files beside this page.
+- **The seeds.** The paper reports one run and no deviation; ours are means over the seeds named below.
+- **The threshold τ.** The paper tuned τ for each model; here it is the task's default, 0.6, unless a row or a \
+run's `config.json` says otherwise.
+"""
+
+
+def make_page(contents: Contents, out: Path, written: Sequence[Path]) -> str:
+    """The HTML of `index.html` in the folder `out`, beside the files `written`; every name in it is escaped."""
+    parts = [
+        ("How to read this", _how(contents)),
+        ("Table 1: GLUE", _table1(contents, out)),
+        ("Stress test: a needle in a haystack", _stress(contents, out)),
+        ("Other tasks", _other(contents, out)),
+        ("GLOT against the best baseline", _comparisons(contents.comparisons, out, "the best baseline")),
+        ("Is it the graph?", _comparisons(contents.graph, out, "itself without edges")),
+        ("What each part is worth", ablations_html(contents.questions, out)),
+        ("What a label costs", costs_html(contents.costs)),
+        ("The runs", _runs(contents)),
+        ("Environment", _environment(contents)),
+        ("Skipped", _skipped(contents.skipped)),
+        ("Files", _files(out, written)),
+    ]
+    shown = [(_anchor(title), title, body) for title, body in parts if body]
+    nav = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title, _ in shown)
+    body = "".join(
+        f'<section id="{anchor}" aria-labelledby="{anchor}-title"><h2 id="{anchor}-title">{escape(title)}</h2>{inside}'
+        "</section>"
+        for anchor, title, inside in shown
+    )
+    style = files("pipeline.report").joinpath("pages", "report.css").read_text(encoding="utf-8")
+    return f"""\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>GLOT: results</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header><h1>GLOT: results</h1>{_summary(contents)}<nav aria-label="Contents"><ul>{nav}</ul></nav></header>
+<main>{body}</main>
+<footer><p>Written by glot {escape(__version__)}.</p></footer>
+</body>
+</html>
+"""
+
+
+def _anchor(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def _summary(contents: Contents) -> str:
+    if not contents.results:
+        return f"<p>No finished run was found in <code>{escape(contents.source)}</code>.</p>"
+    tasks = len({result.task for result in contents.results})
+    models = ", ".join(sorted({result.model for result in contents.results}))
+    first, last = contents.environment.first_run, contents.environment.last_run
+    days = list(dict.fromkeys(day[:10] for day in (first, last) if day))
+    tasks_text = "1 task" if tasks == 1 else f"{tasks} tasks"
+    text = f"{len(contents.results)} results on {tasks_text}; {models}; {' to '.join(days)}."
+    return f"<p>{escape(text)}</p>"
+
+
+def _how(contents: Contents) -> str:
+    if not contents.results:
+        return ""
+    has_paper = any(cell.paper is not None for cell in [*contents.table1, *contents.stress])
+    return prose(_HOW) + scale_key(has_paper) + (prose(_DIFFERENCES) if has_paper else "")
+
+
+def _headed(section: Section, with_note: bool = True) -> str:
+    return f"<h3>{escape(section.title)}</h3>" + (prose(section.comparison) if with_note else "")
+
+
+def _table1(contents: Contents, out: Path) -> str:
+    if not contents.table1:
+        return ""
+    return prose(TABLE1_EXPLANATION) + "".join(_table1_section(found, out) for found in sections(contents.table1))
+
+
+def _table1_section(section: Section, out: Path) -> str:
+    columns, methods = columns_of(section), methods_of(section.cells)
+    found = {(cell.method, cell.task): cell for cell in section.cells}
+    rows = [
+        (method_name(method, section.model), [found.get((method, column.name)) for column in columns])
+        for method in methods
+    ]
+    tables = cells_table(section.title, "method", [column.title for column in columns], rows, out, with_paper=True)
+    plots = [_dots(c.title, [x for x in section.cells if x.task == c.name], methods) for c in columns]
+    paper_model = next((cell.paper_model for cell in section.cells if cell.paper is not None), None)
+    beside = f" {swatch(PAPER)} the paper’s {escape(PAPER_NAMES[paper_model])}." if paper_model else ""
+    return _headed(section) + tables + figure(plots, f"Scores in percent; whiskers: ± std over seeds.{beside}")
+
+
+def _dots(title: str, cells: Sequence[Cell], methods: Sequence[str]) -> str:
+    styles = styles_for(methods)
+    ordered = sorted(cells, key=lambda cell: methods.index(cell.method))
+    dots = [
+        Dot(method_name(c.method, c.model), styles[c.method], c.mean, c.std, ours_text(c), c.paper) for c in ordered
+    ]
+    return dot_plot(title, f"{cells[0].metric}, %", dots) if len(dots) <= MOST_DOTS else ""
+
+
+def _stress(contents: Contents, out: Path) -> str:
+    if not contents.stress:
+        return ""
+    return prose(STRESS_EXPLANATION) + "".join(_stress_section(found, out) for found in sections(contents.stress))
+
+
+def _stress_section(section: Section, out: Path) -> str:
+    generators, methods = generators_of(section.cells), methods_of(section.cells)
+    styles = styles_for(methods)
+    paper_line = _paper_line(section)
+    entries = [(method_name(method, section.model), styles[method]) for method in methods]
+    entries += [(paper_line.label, PAPER)] if paper_line else []
+    items = "".join(f"<li>{swatch(style)} {escape(name)}</li>" for name, style in entries)
+    everything = [*section.cells]
+    reach = [value for c in everything for value in (c.mean - (c.std or 0), c.mean + (c.std or 0))]
+    reach += [y for _, y, _ in paper_line.points] if paper_line else []
+    y_range = (min(5 * (min(reach) // 5), CHANCE - 5), max(100.0, max(reach)))
+    plots = []
+    for generator in generators:
+        cells = [cell for cell in section.cells if place_of(cell)[0] == generator]
+        lines = [_line(method, cells, styles[method]) for method in methods_of(cells)]
+        lines += [paper_line] if paper_line and generator == "published" else []
+        plots.append(
+            line_plot(f"generator {generator}", "distractors (%)", "accuracy (%)", lines, y_range, guide=CHANCE)
+        )
+    caption = "Accuracy over the share of distractor words; bands: ± std over seeds; chance is 50."
+    curves = figure(plots, caption, f'<ul class="legend">{items}</ul>')
+    return _headed(section) + curves + "".join(_stress_table(section, generator, out) for generator in generators)
+
+
+def _line(method: str, cells: Sequence[Cell], style: object) -> Line:
+    points = sorted((100 * place_of(cell)[1], cell.mean, cell.std) for cell in cells if cell.method == method)
+    return Line(method_name(method, cells[0].model), style, points)
+
+
+def _paper_line(section: Section) -> Line | None:
+    paper_model = section.cells[0].paper_model
+    if paper_model is None or "published" not in generators_of(section.cells):
+        return None
+    ratios = {place_of(cell)[1] for cell in section.cells}
+    published = load_stress().items()
+    points = [(100 * ratio, y, None) for (*key, ratio), y in published if key == [paper_model, "glot"]]
+    inside = sorted(point for point in points if point[0] / 100 in ratios)
+    return Line(f"the paper’s GLOT ({PAPER_NAMES[paper_model]})", PAPER, inside) if inside else None
+
+
+def _stress_table(section: Section, generator: str, out: Path) -> str:
+    found = {(place_of(c)[1], c.method): c for c in section.cells if place_of(c)[0] == generator}
+    methods = methods_of(found.values())
+    rows = [
+        (f"{100 * ratio:g} %", [found.get((ratio, method)) for method in methods])
+        for ratio in sorted({ratio for ratio, _ in found})
+    ]
+    names = [method_name(method, section.model) for method in methods]
+    caption = f"Generator {generator}: {section.title}"
+    return cells_table(caption, "distractors", names, rows, out, with_paper=generator == "published")
+
+
+def _other(contents: Contents, out: Path) -> str:
+    if not contents.other:
+        return ""
+    return prose(OTHER_EXPLANATION) + "".join(_other_section(found, out) for found in sections(contents.other))
+
+
+def _other_section(section: Section, out: Path) -> str:
+    columns, methods = other_columns(section), methods_of(section.cells)
+    found = {(cell.method, cell.task, cell.metric): cell for cell in section.cells}
+    rows = [
+        (method_name(method, section.model), [found.get((method, *column)) for column in columns]) for method in methods
+    ]
+    first: dict[str, str] = {}  # task -> the metric that chose the epoch
+    for task, metric in columns:
+        first.setdefault(task, metric)
+    plots = [
+        _dots(f"{task}: {metric}", [c for c in section.cells if (c.task, c.metric) == (task, metric)], methods)
+        for task, metric in first.items()
+    ]
+    headings = [f"{task}: {metric}" for task, metric in columns]
+    tables = cells_table(section.title, "method", headings, rows, out)
+    return _headed(section, False) + tables + figure(plots, "Scores in percent; whiskers: ± std over seeds.")
+
+
+def _comparisons(comparisons: Sequence[Comparison], out: Path, rival: str) -> str:
+    if not comparisons:
+        return ""
+    rows = []
+    for found in comparisons:
+        ours, theirs, difference = found.ours, found.baseline, found.difference
+        low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (difference.low, difference.high))
+        name = link(runs_place(theirs), out, escape(method_name(theirs.method, theirs.model)))
+        cells = [cell_of(ours.model), cell_of("–" if ours.setting == OWN else ours.setting), f"<td>{name}</td>"]
+        cells += [cell_of(f"{100 * difference.value:+.1f}".replace("-", "−")), cell_of(f"{low} to {high}")]
+        cells += [cell_of(f"{100 * difference.above:.1f} %"), cell_of(f"{difference.examples:,}")]
+        cells += [cell_of(f"{len(ours.runs)}, {len(theirs.runs)}")]
+        rows.append((f"{ours.task} ({ours.metric})", cells))
+    headings = ["task", "backbone", "setting", "against", "difference, points", "95 % interval"]
+    headings += ["resamples above 0", "examples", "seeds"]
+    note = f"""\
+The difference is GLOT's score less that of {rival}, with the 95 % percentile interval of a paired \
+bootstrap: the validation examples are drawn anew with replacement, both methods are scored on each draw, and the \
+scores are averaged over the seeds of each. The interval holds for other examples of the same kind; what other seeds \
+would have given is not in it, and the epochs were chosen on the same examples."""
+    resamples = comparisons[0].difference.resamples
+    return prose(note) + table(f"GLOT less {rival}, {resamples:,} resamples", headings, rows)
+
+
+def _runs(contents: Contents) -> str:
+    if not contents.results:
+        return ""
+    rows = []
+    for setting in sorted({result.setting for result in contents.results}):
+        found = [result for result in contents.results if result.setting == setting]
+        epochs = sorted({result.epochs for result in found})
+        shown = [str(len(found)), ", ".join(sorted({result.task for result in found}))]
+        shown += [", ".join(sorted({result.model for result in found}))]
+        shown += [", ".join(map(str, sorted({result.seed for result in found})))]
+        shown += ["–".join(map(str, dict.fromkeys([epochs[0], epochs[-1]])))]
+        shown += [f"{sum(result.seconds for result in found) / 3600:.2f}"]
+        rows.append((setting, [cell_of(value) for value in shown]))
+    headings = ["setting", "results", "tasks", "models", "seeds", "epochs", "hours of training"]
+    return f'<div class="words">{table("Results by setting", headings, rows)}</div>'
+
+
+def _environment(contents: Contents) -> str:
+    found = contents.environment
+    entries = [
+        ("Machine", found.machine),
+        ("Runs from", found.first_run),
+        ("Runs to", found.last_run),
+        ("Made by", ", ".join(found.created_by)),
+        ("Trained on", ", ".join(found.devices)),
+        ("Report written", found.written),
+        ("Platform", f"{found.platform}, {found.processors} processors"),
+        ("GPU", found.gpu),
+        ("Python", found.python),
+        ("torch", found.torch),
+        ("numpy", found.numpy),
+        ("DGL", found.dgl or "none"),
+        ("Commit", found.commit),
+    ]
+    items = "".join(f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in entries if value)
+    note = "Dates are those of the result files; versions and platform are those that wrote this report."
+    return f'<p>{note}</p><dl class="facts">{items}</dl>'
+
+
+def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
+    if not skipped:
+        return "<p>Nothing was skipped.</p>"
+    rows = [(step, [cell_of(reason)]) for step, reason in skipped]
+    return f'<div class="words">{table("What is not here, and why", ["what", "why"], rows)}</div>'
+
+
+def _files(out: Path, written: Sequence[Path]) -> str:
+    items = "".join(f"<li>{link(path, out, escape(relative(path, out)))}</li>" for path in written)
+    return f"<p>The same numbers as Markdown, CSV and JSON:</p><ul>{items}</ul>"

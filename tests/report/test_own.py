@@ -1,0 +1,120 @@
+"""`glot report`: a page from anyone's runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import FaultError, UsageError
+from pipeline.report.own import collect_own
+from pipeline.report.write import write_own_report
+
+Make = Callable[..., Path]
+
+
+def own_run(folder: Path, seed: int = 0, pooler: str = "glot", score: float = 0.8, **settings: object) -> Path:
+    """The two files of a run of `glot fit`; settings of the pooler or of training by their names."""
+    shape = {"pooler": pooler, "gnn": "gat", "jk": "cat", "tau": 0.6, "layers": 2, "hidden": 8, "gin_batch_norm": False}
+    train = {"lr": 0.01, "epochs": 3, "batch_size": 8, "patience": None, "init_seed": seed, "order_seed": seed}
+    train |= {"select": "validation", "device": "cpu", "backend": "dense", "window": None}
+    shape, train = ({**known, **{k: v for k, v in settings.items() if k in known}} for known in (shape, train))
+    config = {"version": 1, "task": {"name": "made"}, "states": {"backbone": "tiny"}, "layer": 2, "data": {}}
+    config |= {"pooler": shape, "train": train, "created_by": "glot 0.1.0"}
+    scores = {"validation": {"accuracy": score, "f1": score}}
+    metrics = {"epochs": [{}] * 3, "best": scores, "best_published": scores, "last": scores}
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "density": 0.1, "seconds": 2.0}))
+    return folder
+
+
+def test_methods_are_named_by_what_differs_and_seeds_are_averaged(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        own_run(tmp_path / f"a/seed-{seed}", seed, tau=0.3, score=0.7 + 0.1 * seed)
+        own_run(tmp_path / f"deep/er/seed-{seed}", seed, tau=0.6)
+    own_run(tmp_path / "mean", pooler="mean", tau=0.9)  # which has no threshold
+    results, skipped = collect_own([tmp_path, tmp_path / "a"])
+    assert {(result.method, result.seed) for result in results} == {
+        *(("glot, tau=0.3", seed) for seed in (0, 1)),
+        *(("glot, tau=0.6", seed) for seed in (0, 1)),
+        ("mean", 0),
+    }
+    assert skipped == []
+    own_run(tmp_path / "long", pooler="mean", lr=0.5)
+    names = {result.method for result in collect_own([tmp_path])[0]}
+    assert names == {"glot, tau=0.3, lr=0.01", "glot, tau=0.6, lr=0.01", "mean, lr=0.01", "mean, lr=0.5"}
+
+
+def test_a_run_made_twice_counts_once_and_an_unfinished_one_is_told(tmp_path: Path) -> None:
+    own_run(tmp_path / "a")
+    own_run(tmp_path / "b")
+    (own_run(tmp_path / "c", 1) / "metrics.json").unlink()
+    results, skipped = collect_own([tmp_path])
+    assert len(results) == 1
+    assert skipped == [
+        (str(tmp_path / "b"), f"the same settings and seeds as {tmp_path / 'a'}"),
+        (str(tmp_path / "c"), f"not finished: go on with `glot fit --resume {tmp_path / 'c'}`"),
+    ]
+
+
+def test_reproduced_runs_among_them_keep_their_place(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
+    make_run("rte", "minilm", "glot-loops", {"validation": {"accuracy": 0.6}}, setting="converged", seed=3)
+    make_yardstick("rte", "minilm", "logreg-mean", {"validation": {"accuracy": 0.5}})
+    own_run(tmp_path / "runs/mine")
+    results, _ = collect_own([tmp_path])
+    assert {(r.task, r.setting, r.method) for r in results} == {
+        ("rte", "converged", "glot-loops"),
+        ("rte", "yardstick", "logreg-mean"),
+        ("made", "own", "glot"),
+    }
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"epochs": [], "best": {"validation": {"f1": NaN}}}'])
+def test_damaged_runs_are_named_together(tmp_path: Path, content: str) -> None:
+    for name in ("a", "b", "c"):
+        own_run(tmp_path / name)
+    (tmp_path / "a/metrics.json").write_text(content)
+    (tmp_path / "c/config.json").write_text(content)
+    with pytest.raises(FaultError, match=r"damaged runs, .*a/metrics\.json.*c/(config|metrics)\.json") as error:
+        write_own_report([tmp_path], tmp_path / "out")
+    assert "b/" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_run_is_wrong_use(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")  # a backbone's folder has one too
+    with pytest.raises(UsageError, match=r"no finished run .* below .*: make one with `glot fit`"):
+        collect_own([tmp_path])
+    with pytest.raises(UsageError, match="there is no folder"):
+        collect_own([tmp_path / "nowhere"])
+
+
+def test_the_command_on_runs_that_were_fitted(glot: Callable[..., tuple], extracted: Path) -> None:
+    code, _, err = glot("report", "runs")
+    assert (code, "there is no folder runs" in err) == (2, True)
+    common = ["--cache", extracted, "--epochs", 2, "--hidden", 4]
+    for words in (
+        ["fit", *common, "--pooler", "mean", "--seeds", "0,1", "--out", "runs/mean"],
+        ["sweep", *common, "--tau", "0.3,0.6", "--seeds", "0..1", "--out", "runs/swept"],
+    ):
+        code, _, err = glot(*words)
+        assert code == 0, err
+    code, out, err = glot("report", "runs/mean", "runs/swept", "--out", "here")
+    assert code == 0, err
+    names = ["README.md", "index.html", "results.json", "other.md", "other.csv"]
+    assert out.split() == [f"here/{name}" for name in names]
+    cells = json.loads(Path("here/results.json").read_text())["cells"]["other"]
+    found = {cell["method"]: cell["seeds"] for cell in cells if cell["metric"] == cells[0]["metric"]}
+    assert found == {"mean": 2, "glot, tau=0.3": 2, "glot, tau=0.6": 2}
+    page = Path("here/index.html").read_text()
+    assert "GLOT, tau=0.3" in page
+    assert 'href="../runs/swept/tau%3D0.3"' in page
+    assert "| glot, tau=0.3 |" in Path("here/README.md").read_text()
+    Path("runs/swept/tau=0.3/seed-0/metrics.json").write_text("{")
+    code, _, err = glot("report", "runs")
+    assert code == 1
+    assert "tau=0.3/seed-0/metrics.json" in err
+    assert len(err.strip().splitlines()) == 1

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+from pipeline.errors import FaultError
+from pipeline.report.cells import Cell
+from pipeline.report.contents import make_contents
+from pipeline.report.page_tables import shade
+from pipeline.report.results import collect
+from pipeline.report.svg import styles_for, ticks
+from pipeline.report.write import write_report
+
+Make = Callable[..., Path]
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+METHODS = ("cls", "mean", "max", "adapool", "glot", "glot-loops")
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are about the page; test_write.py draws."""
+    monkeypatch.setattr("pipeline.report.table1.save_picture", lambda *_: False)
+    monkeypatch.setattr("pipeline.report.stress.save_picture", lambda *_: False)
+
+
+class Page(HTMLParser):
+    """Checks that elements are closed in their order, and keeps what they say and point at."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], [], [], []
+        self.feed(path.read_text())
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        """What the page says, with single spaces."""
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def links(self) -> list[str]:
+        """Where the page points, but for its own sections."""
+        return [v for tag, name, v in self.attributes if (tag, name) == ("a", "href") and not v.startswith("#")]
+
+
+@pytest.fixture
+def full(tmp_path: Path, make_run: Make, make_yardstick: Make) -> Path:
+    """The report's folder, of runs on every task and generator with two models and several seeds."""
+    glue = {"cola": "mcc", "sst2": "accuracy", "stsb": "spearman", "mrpc": "f1", "qqp": "f1"}
+    glue |= dict.fromkeys(("mnli", "qnli", "rte", "wnli"), "accuracy")
+    stress = [
+        f"stress-{generator}-{ratio}" for generator in ("published", "balanced", "paired") for ratio in (0.2, 0.9)
+    ]
+    for model in ("minilm", "smollm2-135m"):
+        for task, metric in [*glue.items(), *((task, "accuracy") for task in stress)]:
+            for place, method in enumerate(METHODS):
+                for seed in range(3):
+                    scores = {"validation": {metric: 0.5 + 0.05 * place + 0.01 * seed}}
+                    if task == "mnli":
+                        scores["validation_mismatched"] = {"accuracy": 0.5}
+                    make_run(task, model, method, scores, seed=seed)
+        for task in stress:
+            make_yardstick(task, model, "length", {"validation": {"accuracy": 1.0}})
+            make_yardstick(task, model, "bag-of-words", {"validation": {"accuracy": 0.9}})
+    write_report(tmp_path / "runs", tmp_path / "results", [("mistral-7b", "no GPU here")], "two cores")
+    return tmp_path / "results"
+
+
+def test_the_page_says_what_was_found(full: Path) -> None:
+    page = Page(full / "index.html")
+    for words in (
+        "71.0 ± 1.0 [82.6, −11.6]",  # GLOT on MRPC beside BERT
+        "Generator paired: minilm, published settings (3 epochs)",
+        "GLOT, self-loops only",
+        "length alone",
+        "no GPU here",
+        "two cores",
+        "The threshold τ.",
+        "Python",
+    ):
+        assert words in page.text
+    assert page.tags.count("caption") == page.tags.count("table") > 8
+    scopes = [value for tag, name, value in page.attributes if (tag, name) == ("th", "scope")]
+    assert len(scopes) == page.tags.count("th")
+    assert set(scopes) == {"col", "row"}
+    assert "GLOT against the best baseline" not in page.text  # no run kept its predictions
+
+
+def test_every_cell_with_a_shade_has_its_sign_too(full: Path) -> None:
+    html = (full / "index.html").read_text()
+    shaded = re.findall(r'<td class="(even|better-\d|worse-\d)".*?<span class="paper">(.*?)</span>', html)
+    assert {kind for kind, _ in shaded} > {"even", "better-1", "worse-1"}
+    for kind, text in shaded:
+        (difference,) = re.findall(r", ([+−]\d+\.\d)\]", text)
+        assert kind == "even" or (difference[0] == "+") == kind.startswith("better")
+    assert [shade(points) for points in (-20, -6, -1, 0.9, 1, 14, 15)] == [
+        *("worse-3", "worse-2", "worse-1", "even", "better-1", "better-2", "better-3")
+    ]
+
+
+def test_links_lead_to_the_runs(full: Path) -> None:
+    found = [(full / unquote(link)).resolve() for link in Page(full / "index.html").links]
+    assert all(path.exists() for path in found)
+    runs = full.parent.resolve() / "runs"
+    assert runs / "cola-minilm/published/glot" in found
+    assert runs / "stress-paired-0.9-smollm2-135m/yardstick/length.json" in found
+    assert {full.resolve() / "results.json", full.resolve() / "table1.csv"} < set(found)
+
+
+def test_curves_have_bands_and_each_method_its_own_line(full: Path) -> None:
+    html = (full / "index.html").read_text()
+    assert html.count('class="series band"') >= 2 * 3 * len(METHODS)
+    for label in ("distractors (%)", "accuracy (%)", "generator balanced", "length alone, 20: 100.0"):
+        assert label in html
+    methods = [*METHODS, "length", "bag-of-words", *(f"glot, tau={number}" for number in range(20))]
+    styles = styles_for(methods)
+    assert len({(style.colour, style.dash, style.marker) for style in styles.values()}) == len(methods)
+    assert len({(style.dash, style.marker) for name, style in styles.items() if "=" not in name}) == 8
+
+
+def test_axes_have_round_numbers() -> None:
+    assert ticks(40, 100) == [40, 60, 80, 100]
+    assert ticks(-0.13, 0.4) == [0, 0.2, 0.4]
+    assert ticks(5, 5) == [5]
+
+
+def test_hostile_names_stay_words(tmp_path: Path, make_run: Make) -> None:
+    evil = "<script>alert(1)<%2fscript>&\"'"
+    make_run("rte", evil, evil, {"validation": {"accuracy": 0.6}})
+    make_run("stress-paired-0.5", evil, evil, {"validation": {"accuracy": 0.6}})
+    make_run(evil, "minilm", "glot", {evil: {evil: 0.6}})
+    write_report(tmp_path / "runs", tmp_path / "out", [(evil, evil)], evil)
+    page = Page(tmp_path / "out/index.html")
+    assert "script" not in page.tags
+    assert not [value for _, name, value in page.attributes if name.startswith("on")]
+    assert evil in page.text
+    assert all((tmp_path / "out" / unquote(link)).exists() for link in page.links)
+
+
+def test_json_says_the_same(full: Path, tmp_path: Path) -> None:
+    data = json.loads((full / "results.json").read_text())
+    contents = make_contents(collect(tmp_path / "runs"), [], "runs")
+    assert (data["format"], data["version"]) == ("glot-results", 1)
+    for name, cells in (("table1", contents.table1), ("stress", contents.stress), ("other", [])):
+        found = data["cells"][name]
+        for cell in found:
+            cell["runs"] = tuple((full / run).resolve() for run in cell["runs"])
+        differences = [cell.pop("difference") for cell in found]
+        places = [(cell.pop("generator"), cell.pop("ratio")) for cell in found if "generator" in cell]
+        assert [Cell(**cell) for cell in found] == cells
+        assert differences == [cell.difference for cell in cells]
+        assert len(places) == (len(cells) if name == "stress" else 0)
+    assert len(data["runs"]) == len(contents.results) == 2 * (15 * 6 * 3 + 6 * 2)
+    assert (full / data["runs"][0]["path"] / "metrics.json").exists()
+    assert data["skipped"] == [{"step": "mistral-7b", "reason": "no GPU here"}]
+    environment = data["environment"]
+    assert environment["machine"] == "two cores"
+    assert environment["first_run"] <= environment["last_run"] <= environment["written"]
+    assert environment["python"].startswith("3.")
+    assert environment["torch"]
+
+
+def test_the_environment_is_that_of_the_runs(tmp_path: Path, make_run: Make) -> None:
+    for seed, device in enumerate(("cuda:0", "cpu")):
+        run = make_run("rte", "bert", "glot", {"validation": {"accuracy": 0.6}}, seed=seed)
+        config = json.loads((run / "config.json").read_text())
+        config |= {"train": {"device": device}, "created_by": f"glot 0.{seed}"}
+        (run / "config.json").write_text(json.dumps(config))
+    found = make_contents(collect(tmp_path / "runs"), [], "runs").environment
+    assert (found.devices, found.created_by) == (("cpu", "cuda:0"), ("glot 0.0", "glot 0.1"))
+
+
+def keep_predictions(run: Path, share: float, labels: np.ndarray, seed: int) -> None:
+    right = np.random.default_rng(seed).random(len(labels)) < share
+    np.save(run / "predictions-validation.npy", np.where(right, labels, 1 - labels))
+    np.save(run / "labels-validation.npy", labels)
+
+
+def test_glot_is_compared_with_the_best_baseline(tmp_path: Path, make_run: Make) -> None:
+    labels = np.random.default_rng(0).integers(0, 2, 500)
+    for place, (method, share) in enumerate((("mean", 0.6), ("adapool", 0.7), ("glot", 0.9), ("glot-loops", 0.99))):
+        for seed in range(2):
+            run = make_run("rte", "minilm", method, {"validation": {"accuracy": share}}, seed=seed)
+            keep_predictions(run, share, labels, 10 * place + seed)
+    make_run("cola", "minilm", "glot", {"validation": {"mcc": 0.5}})
+    make_run("cola", "minilm", "mean", {"validation": {"mcc": 0.4}})
+    write_report(tmp_path / "runs", tmp_path / "out")
+    assert "GLOT against the best baseline" in Page(tmp_path / "out/index.html").text
+    (found,) = json.loads((tmp_path / "out/results.json").read_text())["comparisons"]
+    assert (found["task"], found["baseline"], found["seeds"], found["examples"]) == ("rte", "adapool", [2, 2], 500)
+    assert 10 < found["low"] < found["difference"] < found["high"] < 30
+    assert found["above"] == 1.0
+
+
+def test_predictions_on_other_examples_are_refused(tmp_path: Path, make_run: Make) -> None:
+    labels = np.arange(50) % 2
+    for method, truth in (("glot", labels), ("mean", 1 - labels)):
+        keep_predictions(make_run("rte", "minilm", method, {"validation": {"accuracy": 0.6}}), 0.6, truth, 0)
+    with pytest.raises(FaultError, match="was judged on other validation examples than"):
+        write_report(tmp_path / "runs", tmp_path / "out")
+    (tmp_path / "runs/rte-minilm/published/mean/seed-0/labels-validation.npy").write_bytes(b"?")
+    with pytest.raises(FaultError, match=r"labels-validation\.npy is damaged"):
+        write_report(tmp_path / "runs", tmp_path / "out")
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Callable[..., str]:
+    """`browser(page, width)` gives the page's elements after it was laid out."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no chromium is installed, so the page cannot be laid out")
+
+    def dump(page: Path, width: int) -> str:
+        command = [program, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        command += [f"--window-size={width},844", "--dump-dom", page.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    return dump
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(full: Path, browser: Callable[..., str], width: int) -> None:
+    html = re.sub(r"<meta http-equiv=[^>]*>", "", (full / "index.html").read_text())
+    # Headless windows have a least width; a frame has exactly the one it is given.
+    measure = "[d.scrollWidth,d.clientWidth,f.contentWindow.innerWidth,d.querySelectorAll('table').length].join()"
+    frame = f'<iframe id="f" style="width:{width}px;height:844px;border:0" srcdoc="{{}}"></iframe>'
+    quoted = html.replace("&", "&amp;").replace('"', "&quot;")
+    names = "f=document.getElementById('f'),d=f.contentDocument.documentElement"
+    script = f"<script>onload=()=>{{const {names};document.title={measure}}}</script>"
+    (full / "frame.html").write_text(f"<!DOCTYPE html><title>x</title>{frame.format(quoted)}{script}")
+    title = re.search(r"<title>(\d+),(\d+),(\d+),(\d+)</title>", browser(full / "frame.html", 1400))
+    assert title is not None
+    scrolled, shown, inside, tables = map(int, title.groups())
+    assert (scrolled, inside) == (shown, width)
+    assert tables > 8
+
+
+def test_nothing_is_loaded_from_anywhere(full: Path) -> None:
+    page, html = Page(full / "index.html"), (full / "index.html").read_text()
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not [value for _, name, value in page.attributes if name in ("src", "srcset", "xlink:href")]
+    assert not re.search(r"url\(|@import|https?:", html)
+    assert "default-src 'none'" in html
