@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import bench, cache, extract, fit, reproduce, sweep
+from pipeline.commands import bench, cache, explain, extract, fit, reproduce, sweep
 from pipeline.commands.console import errors, printable, screen
 from pipeline.errors import GlotError
 
@@ -26,6 +26,7 @@ for command in (
     sweep.sweep,
     fit.evaluate,
     fit.predict,
+    explain.explain,
     reproduce.stress,
     reproduce.reproduce,
 ):
