@@ -68,6 +68,7 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
             }
             for run, prediction in zip(explanation.runs, explanation.predictions, strict=True)
         ],
+        "drawn": explanation.runs.index(explanation.drawn),
         "tau": explanation.tau,
         "tauName": f"τ of {explanation.drawn.folder}" if is_glot else "no run has a graph: τ as drawn",
         "ownGraph": config.pooler.graph if is_glot and config.pooler.graph != "cosine" else "",

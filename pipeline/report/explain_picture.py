@@ -105,9 +105,9 @@ class _Shown:
         axes.add_collection(
             PathCollection(curves, facecolors="none", edgecolors="#0072B2", alpha=alpha, linewidths=0.8)
         )
-        first = self.explanation.weighings[0]
-        size = 160 * self.weights[0] / self.weights[0].max() + 6
-        colour = COLOURS.get(first.pooler, OTHER_COLOUR)
+        drawn = self.explanation.runs.index(self.explanation.drawn)  # the runs' weights come first
+        size = 160 * self.weights[drawn] / self.weights[drawn].max() + 6
+        colour = COLOURS.get(self.explanation.weighings[drawn].pooler, OTHER_COLOUR)
         axes.scatter(*self.places.T, s=size, color=colour, edgecolors="black", linewidths=0.5, zorder=3)
         for (x, y), word, role in zip(self.places, self.words, self.roles, strict=True):
             look = {"color": SIGNAL, "weight": "bold"} if role and role != "filler" else {}

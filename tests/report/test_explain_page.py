@@ -237,6 +237,18 @@ def explained_edges(dom: str) -> int:
     return int(re.search(r"tokens; (\d+) of", dom).group(1))
 
 
+def test_nodes_have_the_size_of_the_drawn_run_s_weights(
+    make_head_run: Callable, make_example: Callable, browse: Callable
+) -> None:
+    runs = open_runs([make_head_run("ada", pooler="adapool"), make_head_run("graph")])
+    found = explain(make_example(WORDS), runs)
+    dom = browse(found, script="document.title = document.getElementById('sizes').selectedOptions[0].textContent;")
+    assert re.search(r"<title>GLOT · \S*/graph</title>", dom)
+    sizes = [float(size) for size in re.findall(r'class="dot" style="width: ?([\d.]+)px', dom)]
+    weights = found.weighings[1].by_text[0]
+    np.testing.assert_allclose(sizes, 5 + 20 * np.sqrt(weights / weights.max()), atol=0.01)
+
+
 def test_the_run_s_own_graph_can_be_left_for_the_cosines(explained: Callable, browse: Callable) -> None:
     found = explained(WORDS, graph="chain", tokens="content")
     dom = browse(found)
