@@ -11,7 +11,8 @@ import statistics
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.errors import UsageError
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.poolers import Glot, PoolerConfig, make_pooler
 from pipeline.fit.tokens import TokenBatch
+from pipeline.store.files import write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -74,6 +76,53 @@ class Cost:
     step: float
     before: float
     training: float
+
+
+@dataclass(frozen=True)
+class CostRecord:
+    """A measurement of all ways on one device, as `cost.json` holds it.
+
+    Attributes:
+        model, task, device: what was measured, and where. threads: of torch on a CPU.
+        examples, batch_size: of the task. epochs: that `training` counts. costs: of each way, GLOT's last.
+    """
+
+    model: str
+    task: str
+    device: str
+    threads: int
+    examples: int
+    batch_size: int
+    epochs: int
+    costs: list[Cost]
+    version: int = 1
+
+
+def measure_task(
+    model: str,
+    task: str,
+    data_dir: Path | None,
+    batch_size: int,
+    steps: int,
+    config: PoolerConfig,
+    device: torch.device,
+) -> tuple[Work, list[Cost]]:
+    """What each way costs for a backbone on a task; raises UsageError where either is not there."""
+    from pipeline.corpus.load import load_task
+    from pipeline.extract.backbone import load_backbone, resolve_model
+
+    source = resolve_model(model)  # a name that nobody knows is told before the data is read
+    corpus = load_task(task, ["train"], data_dir)
+    backbone = load_backbone(source, "float32", "cpu")
+    work = task_work(corpus, backbone, batch_size, steps)
+    return work, measure_cost(backbone.model, work, config, device)
+
+
+def write_cost_record(path: Path, model: str, task: str, work: Work, costs: list[Cost], device: torch.device) -> None:
+    """Leave a `CostRecord` as JSON."""
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    record = CostRecord(model, task, place, torch.get_num_threads(), work.examples, work.batch_size, EPOCHS, costs)
+    write_json(path, asdict(record))
 
 
 def random_model(name: str, dtype: torch.dtype) -> PreTrainedModel:

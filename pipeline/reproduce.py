@@ -1,4 +1,4 @@
-"""The main job: which runs redo the paper's evidence, and running those that are not there yet.
+"""The main job: runs what the agenda asks for and what is not there yet.
 
 Joins the rooms: corpus and extract make caches, fit trains heads, and `pipeline.report` reads what they leave.
 """
@@ -7,240 +7,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from pipeline.agenda import ALONE, Step, duration
 from pipeline.corpus.examples import Corpus
 from pipeline.corpus.load import load_stress, load_task
-from pipeline.corpus.stress import GENERATORS
+from pipeline.corpus.request import parse_stress_name
 from pipeline.corpus.tasks import find_task
 from pipeline.errors import GlotError, Stopped, UsageError
 from pipeline.store.files import make_folder, write_json
 from pipeline.store.layout import MANIFEST_FILE
 from pipeline.store.reader import Cache
 
-BASELINES = ("cls", "mean", "max", "adapool")
-METHODS = (*BASELINES, "glot", "glot-loops")  # glot-loops: the same parameters, a graph of self-loops alone
-VECTOR_YARDSTICKS = ("mean", "cls")
-DUMB_YARDSTICKS = ("length", "bag-of-words")
+if TYPE_CHECKING:
+    from pipeline.fit.result import FitResult
+
 COMPUTE_DTYPE = "float32"  # as the published runs
-RATIOS = (0.2, 0.5, 0.8, 0.9)
-# Training to convergence costs most, so it is done for the easiest and the hardest texts only.
-CONVERGED_EPOCHS, CONVERGED_PATIENCE, CONVERGED_RATIOS = 20, 5, (0.2, 0.9)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One run of the plan: a pooler with one seed, or a yardstick.
-
-    Attributes:
-        task: "cola", or "stress-<generator>-<ratio>".
-        model: the backbone's name, fit for folders.
-        setting: "published" (the recipe's epochs), "converged" (until no better), or "yardstick".
-        method: one of METHODS, or "<logreg|ridge>-<mean|cls>", "length", "bag-of-words".
-        location: what `--model` said, where it is no alias: a folder, a GGUF file or a hub id.
-    """
-
-    task: str
-    model: str
-    setting: str
-    method: str
-    seed: int = 0
-    location: str = ""
-
-    def place(self, runs: Path) -> Path:
-        """The file that is there when this step is done."""
-        folder = runs / f"{self.task}-{self.model}" / self.setting
-        if self.setting == "yardstick":
-            return folder / f"{self.method}.json"
-        return folder / self.method / f"seed-{self.seed}" / "metrics.json"
-
-
-@dataclass(frozen=True)
-class Agenda:
-    """What will run, and what will not and why."""
-
-    steps: list[Step]
-    skipped: list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class BackboneCost:
-    """What an estimate must know of a backbone: its download (GB), width, and tokens/s.
-
-    Rates: the two packaged models as measured on 2 CPU cores; the paper's six are guesses for one GPU of the
-    A100 class in float32, marked as such in the plan.
-    """
-
-    download_gb: float
-    width: int
-    tokens_per_second: float
-
-
-BACKBONES: dict[str, BackboneCost] = {
-    "minilm": BackboneCost(0.09, 384, 4500),
-    "smollm2-135m": BackboneCost(0.1, 576, 450),
-    "bert": BackboneCost(0.44, 768, 60_000),
-    "roberta": BackboneCost(0.5, 768, 60_000),
-    "smollm2": BackboneCost(0.72, 960, 20_000),
-    "tinyllama": BackboneCost(4.4, 2048, 8_000),
-    "llama-3b": BackboneCost(6.4, 3072, 3_000),
-    "mistral-7b": BackboneCost(14.5, 4096, 1_200),
-}
-PAPER_BACKBONES = ("bert", "roberta", "smollm2", "tinyllama", "llama-3b", "mistral-7b")
-# Distinct tokens of train and validation, in thousands, and training examples, in thousands.
-TASK_SIZES = {
-    "cola": (109, 8.6),
-    "sst2": (900, 67.3),
-    "stsb": (200, 5.7),
-    "mrpc": (212, 3.7),
-    "qqp": (1600, 20.0),
-    "mnli": (1500, 20.0),
-    "qnli": (1300, 20.0),
-    "rte": (200, 2.5),
-    "wnli": (25, 0.6),
-}
-STRESS_TOKENS = {0.2: 100, 0.5: 190, 0.8: 300, 0.9: 320}  # thousands, of 2,500 texts
-
-
-def make_agenda(profile: str, data_dir: Path | None) -> Agenda:
-    """The steps of a profile: "quick", "cpu" or "paper"; GLUE's need a folder, except on the paper's, from the hub.
-
-    Raises UsageError for an unknown profile.
-    """
-    if profile == "paper":
-        seeds = tuple(range(5))
-        steps = [
-            step
-            for model in PAPER_BACKBONES
-            for step in glue_steps(model, tuple(TASK_SIZES), METHODS, seeds)
-            + stress_steps(model, ("published", "balanced", "paired"), RATIOS, METHODS, seeds)
-        ]
-        return Agenda(steps, [])
-    if profile == "quick":
-        stress = stress_steps("minilm", ("published", "paired"), RATIOS, (*BASELINES, "glot"), (0,))
-        glue = glue_steps("minilm", ("cola", "mrpc", "stsb"), (*BASELINES, "glot"), (0,))
-    elif profile == "cpu":
-        generators, seeds = ("published", "balanced", "paired"), (0, 1, 2)
-        stress = stress_steps("minilm", generators, RATIOS, METHODS, (0,))
-        stress += stress_steps("minilm", generators, CONVERGED_RATIOS, METHODS, (0,), converged=True)
-        glue = glue_steps("minilm", ("cola", "mrpc", "stsb", "sst2"), METHODS, seeds, yardsticks=True)
-        glue += glue_steps("smollm2-135m", ("cola", "mrpc"), METHODS, seeds, yardsticks=True)
-    else:
-        raise UsageError(f"unknown profile {profile!r}: choose quick, cpu or paper")
-    kept, skipped = [], []
-    for step in glue:
-        name = f"{step.task} with {step.model}"
-        if data_dir is not None and (data_dir / find_task(step.task).folder).is_dir():
-            kept.append(step)
-        elif name not in dict(skipped):
-            reason = "GLUE_DIR is not set" if data_dir is None else f"GLUE_DIR has no {find_task(step.task).folder}"
-            skipped.append((name, reason))
-    return Agenda([*kept, *stress], skipped)
-
-
-def glue_steps(
-    model: str, tasks: tuple[str, ...], methods: tuple[str, ...], seeds: tuple[int, ...], yardsticks: bool = False
-) -> list[Step]:
-    """The steps of Table 1 for one backbone."""
-    steps = []
-    for task in tasks:
-        steps += [Step(task, model, "published", method, seed) for method in methods for seed in seeds]
-        if yardsticks:
-            kind = "ridge" if find_task(task).spec.target == "score" else "logreg"
-            steps += [Step(task, model, "yardstick", f"{kind}-{vector}") for vector in VECTOR_YARDSTICKS]
-    return steps
-
-
-def stress_steps(
-    model: str,
-    generators: tuple[str, ...] | list[str],
-    ratios: tuple[float, ...] | list[float],
-    methods: tuple[str, ...] | list[str],
-    seeds: tuple[int, ...],
-    converged: bool = False,
-) -> list[Step]:
-    """The steps of the stress test for one backbone, the two dumb baselines among them.
-
-    Raises UsageError for an unknown generator or method, or a ratio outside [0, 1).
-    """
-    for kind, wanted, known in [("generator", generators, GENERATORS), ("method", methods, METHODS)]:
-        unknown = [name for name in wanted if name not in known]
-        if unknown or not wanted:
-            raise UsageError(f"unknown {kind} {', '.join(unknown)!r}: choose from {', '.join(known)}")
-    if not ratios or not all(0 <= ratio < 1 for ratio in ratios):
-        raise UsageError(f"ratios must lie in [0, 1), as in 0.2,0.9; got {', '.join(map(str, ratios))}")
-    name, location = _name_model(model)
-    setting = "converged" if converged else "published"
-    steps = []
-    for task in (f"stress-{generator}-{ratio:g}" for generator in generators for ratio in ratios):
-        steps += [Step(task, name, setting, method, seed, location) for method in methods for seed in seeds]
-        steps += [Step(task, name, "yardstick", baseline, 0, location) for baseline in DUMB_YARDSTICKS]
-    return steps
-
-
-def _name_model(model: str) -> tuple[str, str]:
-    """A backbone's name for folders, and where it lies; an alias is its own name and needs no location."""
-    if model in BACKBONES:
-        return model, ""
-    from pipeline.extract.backbone import resolve_model
-
-    return resolve_model(model).name, model
-
-
-def describe_agenda(agenda: Agenda, cache: Path, runs: Path) -> str:
-    """The agenda for people: a line a task and backbone with what is done and about how long the rest takes."""
-    lines, seconds, disk, downloads = ["task, backbone: runs (done), states, about"], 0.0, 0.0, {}
-    groups: dict[tuple[str, str], list[Step]] = {}
-    for step in agenda.steps:
-        groups.setdefault((step.task, step.model), []).append(step)
-    for (task, model), steps in groups.items():
-        done = sum(step.place(runs).exists() for step in steps)
-        folder = cache / task / model
-        cached = (folder / MANIFEST_FILE).exists() and Cache(folder, allow_unfinished=True).manifest.complete
-        need = _estimate(task, model, [step for step in steps if not step.place(runs).exists()], cached)
-        seconds += need
-        size = _tokens(task) * 2 * BACKBONES[model].width / 1e9 if model in BACKBONES else 0.0
-        disk += 0.0 if cached else size
-        if not cached and model in PAPER_BACKBONES:
-            downloads[model] = BACKBONES[model].download_gb
-        state = "states cached" if cached else f"states {size:.2f} GB"
-        lines.append(f"  {task}, {model}: {len(steps)} ({done}), {state}, {_duration(need)}")
-    lines += [f"  not run: {name} ({reason})" for name, reason in agenda.skipped]
-    if downloads:
-        lines.append(f"downloads: {sum(downloads.values()):.1f} GB ({', '.join(downloads)})")
-    lines.append(f"in all: {_duration(seconds)}, {disk:.1f} GB of states")
-    return "\n".join(lines)
-
-
-def _tokens(task: str) -> float:
-    if task.startswith("stress"):
-        ratio = float(task.rsplit("-", 1)[1])
-        return 1e3 * min(STRESS_TOKENS.items(), key=lambda item: abs(item[0] - ratio))[1]
-    return 1e3 * TASK_SIZES[task][0]
-
-
-def _estimate(task: str, model: str, steps: list[Step], cached: bool) -> float:
-    """Seconds, from rates measured on 2 CPU cores (packaged models) or guessed for a GPU (the paper's)."""
-    if model not in BACKBONES:
-        return 0.0
-    tokens, facts = _tokens(task), BACKBONES[model]
-    extraction = 0.0 if cached else tokens / facts.tokens_per_second + 10
-    on_gpu = model in PAPER_BACKBONES
-    weight = {"glot": 6e-5, "glot-loops": 6e-5, "adapool": 8e-6}  # seconds a token and epoch, at d = 384 on 2 cores
-    passes = {"published": 3, "converged": 15, "yardstick": 1}
-    fits = sum(passes[step.setting] * tokens * weight.get(step.method, 2e-6) for step in steps)
-    return extraction + fits * (0.1 if on_gpu else 1) * facts.width / 384
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
 
 
 @dataclass(frozen=True)
@@ -261,37 +45,52 @@ def run_steps(steps: list[Step], cache: Path, runs: Path, data_dir: Path | None,
     caches: dict[str, Cache] = {}
     todo = [step for step in steps if not step.place(runs).exists()]
     watch.say(f"{len(steps)} runs, {len(steps) - len(todo)} done before")
-    started = time.monotonic()
-    for number, step in enumerate(todo, start=1):
-        group = f"{step.task} with {step.model}"
+    started, number = time.monotonic(), 0
+    for some in _side_by_side(todo):
+        step = some[0]
+        group = f"{step.task} with {step.cache_name}"
         if group in failed:
             continue
         if watch.should_stop():
             raise Stopped("stopped; the same command goes on where it was")
         try:
-            if group not in caches:
-                caches[group] = _open_cache(step, cache, data_dir, watch)
-            score = _run_step(step, caches[group], runs, watch.should_stop)
+            if step.setting == "cost":
+                scores = [_run_cost(step, step.place(runs), data_dir)]
+            else:
+                if group not in caches:
+                    caches[group] = _open_cache(step, cache, data_dir, watch)
+                scores = _run_together(some, caches[group], runs, watch.should_stop)
         except Stopped:
             raise Stopped("stopped; the same command goes on where it was") from None
         except GlotError as error:
             failed[group] = str(error)
             watch.say(f"skipped {group}: {error}")
             continue
-        left = _duration((time.monotonic() - started) / number * (len(todo) - number))
-        name = f"{step.task} {step.model} {step.setting} {step.method} seed {step.seed}"
-        watch.say(f"[{number}/{len(todo)}, {left} left] {name}: {score}")
+        for step, score in zip(some, scores, strict=True):
+            number += 1
+            left = duration((time.monotonic() - started) / number * (len(todo) - number))
+            name = f"{step.task} {step.model} {step.setting} {step.method} seed {step.seed}"
+            watch.say(f"[{number}/{len(todo)}, {left} left] {name}: {score}")
     return list(failed.items())
+
+
+def _side_by_side(steps: list[Step]) -> list[list[Step]]:
+    """The steps in groups that see the same batches: such heads train at once. A yardstick is a group by itself."""
+    groups: dict[tuple, list[Step]] = {}
+    for step in steps:
+        alone = step.method if step.setting in ALONE else ""
+        groups.setdefault((step.task, step.cache_name, step.setting, step.seed, alone), []).append(step)
+    return list(groups.values())
 
 
 def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> Cache:
     """The step's cache; extracted first, where it is missing, unfinished, or holds fewer examples than the data."""
-    folder, corpus = root / step.task / step.model, _corpus(step.task, data_dir)
+    folder, corpus = root / step.task / step.cache_name, _corpus(step.task, data_dir)
     if (folder / MANIFEST_FILE).exists():
         cache = Cache(folder, allow_unfinished=True)
         held = {name: entry.examples for name, entry in cache.manifest.examples.items()}
         if cache.manifest.complete and all(held.get(name) == len(s.examples) for name, s in corpus.splits.items()):
-            _check_settings(cache, step.task)
+            _check_settings(cache, step)
             return cache
     from pipeline.extract.backbone import resolve_model
     from pipeline.extract.run import ExtractOptions, extract_states
@@ -302,54 +101,82 @@ def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> 
             raise Stopped("stopped while extracting")
 
     watch.say(f"extracting {step.task} with {step.model}")
-    options = ExtractOptions(max_tokens=_max_tokens(step.task), compute_dtype=COMPUTE_DTYPE)
+    options = ExtractOptions(max_tokens=_max_tokens(step.task), compute_dtype=COMPUTE_DTYPE, layers=step.layers)
     summary = extract_states(corpus, resolve_model(step.location or step.model), folder, options, report)
     watch.say(f"  {summary.distinct:,} distinct texts, {summary.tokens:,} tokens in {summary.seconds:.0f} s")
     return Cache(folder)
 
 
-def _check_settings(cache: Cache, task: str) -> None:
+def _check_settings(cache: Cache, step: Step) -> None:
     """Refuse states that were not made as the published runs made theirs."""
     states = cache.manifest.states
-    wanted = {"max_tokens": _max_tokens(task), "compute_dtype": COMPUTE_DTYPE}
+    wanted = {"max_tokens": _max_tokens(step.task), "compute_dtype": COMPUTE_DTYPE}
     for name, value in wanted.items():
         if getattr(states, name) != value:
             raise UsageError(
                 f"{cache.folder} was made with {name} {getattr(states, name)}, the published settings ask for {value}: "
                 "remove it, or pass another --cache"
             )
-    cache.resolve_layer(-1)
+    for layer in step.layers:
+        cache.resolve_layer(layer)
 
 
 def _max_tokens(task: str) -> int:
-    return find_task(task.split("-")[0]).max_tokens
+    made = parse_stress_name(task)
+    return made[2].words if made else find_task(task).max_tokens
 
 
 def _corpus(task: str, data_dir: Path | None) -> Corpus:
-    if task.startswith("stress-"):
-        _, generator, ratio = task.split("-", 2)
-        return load_stress(generator, float(ratio))
+    if made := parse_stress_name(task):
+        generator, ratio, haystack = made
+        return load_stress(generator, ratio, haystack=haystack)
     return load_task(task, data_dir=data_dir)
 
 
-def _run_step(step: Step, cache: Cache, runs: Path, should_stop: Callable[[], bool]) -> str:
-    if step.setting == "yardstick":
-        return _run_yardstick(step, cache, step.place(runs))
-    from pipeline.fit.run import FitOptions, finish_runs, make_configs
+def _run_together(steps: list[Step], cache: Cache, runs: Path, should_stop: Callable[[], bool]) -> list[str]:
+    """Run steps that differ in their methods alone; what each scored, in words."""
+    if steps[0].setting == "yardstick":
+        return [_run_yardstick(step, cache, step.place(runs)) for step in steps]
+    from pipeline.fit.result import FitResult
+    from pipeline.fit.run_folder import RunConfig
+    from pipeline.fit.sweep import finish_jobs
+    from pipeline.fit.train import Job
+
+    folders = [_prepare_run(step, cache, runs) for step in steps]
+    # A run that was stopped goes on with the settings that it began with.
+    jobs = [Job(RunConfig.load(folder), folder) for folder in folders]
+    finish_jobs(jobs, folders[0].parents[1], cache, should_stop=should_stop)
+    return [_in_words(FitResult.load(folder)) for folder in folders]
+
+
+def _prepare_run(step: Step, cache: Cache, runs: Path) -> Path:
+    """The step's run folder, with its config."""
+    from pipeline.fit.run import FitOptions, make_configs
     from pipeline.fit.run_folder import CONFIG_FILE
 
-    options = FitOptions(pooler=step.method, seeds=(step.seed,))
-    if step.method == "glot-loops":
-        options = replace(options, pooler="glot", tau=1.0)
-    if step.setting == "converged":
-        options = replace(options, epochs=CONVERGED_EPOCHS, patience=CONVERGED_PATIENCE)
+    unknown = [name for name, _ in step.options if name not in {item.name for item in fields(FitOptions)}]
+    if unknown:
+        raise UsageError(f"a fit has no setting {', '.join(unknown)}")
     folder = step.place(runs).parent
     if not (folder / CONFIG_FILE).exists():
-        make_configs(cache, options)[0].save(make_folder(folder))
-    # A run that was stopped goes on with the settings that it began with.
-    result = finish_runs(folder, cache, should_stop=should_stop)[folder]
+        make_configs(cache, FitOptions(seeds=(step.seed,), **dict(step.options)))[0].save(make_folder(folder))
+    return folder
+
+
+def _in_words(result: FitResult) -> str:
     value = next(iter(result.best.values()))[result.metric]
     return f"{result.metric} {100 * value:.2f} ({len(result.epochs)} epochs, {result.seconds:.0f} s)"
+
+
+def _run_cost(step: Step, path: Path, data_dir: Path | None) -> str:
+    from pipeline.cost import measure_task, write_cost_record
+    from pipeline.fit.poolers import PoolerConfig
+    from pipeline.fit.run import check_device
+
+    device, config = check_device(None), PoolerConfig(hidden=128)  # h as in the paper's table of costs
+    work, costs = measure_task(step.location or step.model, step.task, data_dir, 32, 6, config, device)
+    write_cost_record(make_folder(path.parent) / path.name, step.model, step.task, work, costs, device)
+    return f"GLOT {1e3 * costs[-1].step:.1f} ms a step, {costs[0].name} {1e3 * costs[0].step:.1f} ms"
 
 
 def _run_yardstick(step: Step, cache: Cache, path: Path) -> str:

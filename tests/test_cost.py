@@ -8,10 +8,13 @@ import pytest
 import torch
 
 from pipeline import cost
+from pipeline.agenda import Step
 from pipeline.corpus.examples import Corpus, Example, Split
 from pipeline.errors import UsageError
 from pipeline.extract.backbone import ModelSource, load_backbone
 from pipeline.fit.poolers import PoolerConfig
+from pipeline.report.costs import find_costs
+from pipeline.reproduce import Watch, run_steps
 from pipeline.store.task_spec import TaskSpec
 
 WORDS = ["cat", "dog", "mat", "letters", "door", "rain", "town", "autumn", "books", "ships"]
@@ -71,3 +74,23 @@ def test_too_few_examples_are_said(backbone_folders: dict[str, Path]) -> None:
     backbone = load_backbone(ModelSource("tiny", str(backbone_folders["bert"])), "float32", "cpu")
     with pytest.raises(UsageError, match="has 40 examples: lower --batch-size"):
         cost.task_work(corpus(1), backbone, 32, 6)
+
+
+def test_the_main_job_measures_costs(
+    backbone_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft", reason="LoRA needs peft (extra: bench)")
+    monkeypatch.setattr("pipeline.corpus.load.load_task", lambda task, splits, data_dir: corpus(2, rows=200))
+    lines: list[str] = []
+    step = Step("mrpc", "tiny", "cost", "cost", location=str(backbone_folders["bert"]))
+    watch = Watch(lines.append, lambda done, total: None, lambda: False)
+    assert run_steps([step], tmp_path / "cache", tmp_path / "runs", None, watch) == []
+    assert "ms a step, full fine-tuning" in lines[-1]
+    [table] = find_costs(tmp_path / "runs")
+    assert table.rows()[-1][0].startswith("GLOT over the cache")
+    assert step.place(tmp_path / "runs").exists()
+
+
+def test_an_unknown_model_is_told_before_the_data_is_read() -> None:
+    with pytest.raises(UsageError, match="no-such-model"):
+        cost.measure_task("no-such-model", "mrpc", None, 32, 6, PoolerConfig(), torch.device("cpu"))

@@ -36,32 +36,27 @@ def cost(
     hidden: Annotated[int, typer.Option(min=1, help="h of GLOT.")] = 128,
     tau: Annotated[float, typer.Option(help="The threshold of GLOT.")] = 0.6,
     device: DeviceOption = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the numbers to this JSON file.")] = None,
 ) -> None:
     """Full fine-tuning, LoRA, a frozen backbone in every step, and GLOT over a cache: parameters, memory, time."""
-    from pipeline.cost import measure_cost
+    from pipeline.cost import measure_cost, measure_task, write_cost_record
     from pipeline.fit.poolers import PoolerConfig
     from pipeline.fit.run import check_device
 
     place = check_device(device)
     if (model is None) == (random_init is None):
         raise UsageError("pass --model, or --random-init with the name of a model's shape")
+    config = PoolerConfig(layers=2, hidden=hidden, tau=tau)
     if model is not None:
-        backbone, work = _real(model, task, data_dir, batch_size, steps)
+        work, costs = measure_task(model, task, data_dir, batch_size, steps, config, place)
     else:
         backbone, work = _random(random_init, mean_tokens, batch_size, steps, str(place))
-    config = PoolerConfig(layers=2, hidden=hidden, tau=tau)
-    costs = measure_cost(backbone, work, config, place)
-    _print_costs(model or f"{random_init}, random weights", work, costs, str(place))
-
-
-def _real(model: str, task: str, data_dir: Path | None, batch_size: int, steps: int) -> tuple:
-    from pipeline.corpus.load import load_task
-    from pipeline.cost import task_work
-    from pipeline.extract.backbone import load_backbone, resolve_model
-
-    corpus = load_task(task, ["train"], data_dir)
-    backbone = load_backbone(resolve_model(model), "float32", "cpu")
-    return backbone.model, task_work(corpus, backbone, batch_size, steps)
+        costs = measure_cost(backbone, work, config, place)
+    name = model or f"{random_init}, random weights"
+    _print_costs(name, work, costs, str(place))
+    if out is not None:
+        write_cost_record(out, name, task if model else "random texts", work, costs, place)
+        say(f"written: {out}")
 
 
 def _random(name: str, mean: int, batch_size: int, steps: int, device: str) -> tuple:

@@ -32,8 +32,9 @@ def stress(
     out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results/stress"),
 ) -> None:
     """The stress test: is a short signal found among distractors? Makes data, states, heads and a table."""
+    from pipeline.agenda import stress_steps
     from pipeline.report.write import write_report
-    from pipeline.reproduce import Watch, run_steps, stress_steps
+    from pipeline.reproduce import Watch, run_steps
 
     steps = stress_steps(
         model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
@@ -48,6 +49,9 @@ def stress(
 
 def reproduce(
     profile: Annotated[str, typer.Option(help="quick, cpu or paper.")] = "quick",
+    recipe: Annotated[
+        str, typer.Option(help="Only these, as in table1,ablation-tau; or a .toml file of your own.")
+    ] = "",
     data_dir: Annotated[
         Path | None, typer.Option(envvar="GLUE_DIR", help="A folder in the official GLUE download layout.")
     ] = None,
@@ -62,10 +66,11 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results"),
 ) -> None:
     """The main job: redo the paper's evidence on this machine, beside the paper's numbers."""
+    from pipeline.agenda import describe_agenda, make_agenda
     from pipeline.report.write import write_report
-    from pipeline.reproduce import Watch, describe_agenda, make_agenda, run_steps
+    from pipeline.reproduce import Watch, run_steps
 
-    agenda = make_agenda(profile, data_dir)
+    agenda = make_agenda(profile, data_dir, words(recipe))
     say(describe_agenda(agenda, cache, runs))
     if dry_run:
         return

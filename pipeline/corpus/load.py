@@ -139,9 +139,14 @@ def load_table(
 
 
 def load_stress(
-    generator: str = "paired", ratio: float = 0.9, train: int = 2000, validation: int = 500, seed: int = 0
+    generator: str = "paired",
+    ratio: float = 0.9,
+    train: int = 2000,
+    validation: int = 500,
+    seed: int = 0,
+    haystack: stress.Haystack = stress.PUBLISHED,
 ) -> Corpus:
-    """Make the stress test, the same for the same arguments; the spec is named "stress-<generator>-<ratio>".
+    """Make the stress test, the same for the same arguments; the spec is named as `stress_name` has it.
 
     Args:
         generator: "published", "balanced" or "paired", see `pipeline.corpus.stress`.
@@ -149,6 +154,7 @@ def load_stress(
         train: how many training texts.
         validation: how many validation texts, drawn from a random stream of their own.
         seed: of both streams.
+        haystack: the size of the texts.
 
     Raises:
         UsageError: an unknown generator, or a ratio, count or seed out of range.
@@ -157,10 +163,12 @@ def load_stress(
         raise UsageError(f"seed {seed} is negative: pass one from 0 up")
     source = f"made: {generator}, r = {ratio:g}, seed {seed}"
     splits = [
-        Split(name, stress.make_examples(generator, ratio, count, np.random.default_rng([seed, stream])), source)
+        Split(
+            name, stress.make_examples(generator, ratio, count, np.random.default_rng([seed, stream]), haystack), source
+        )
         for stream, (name, count) in enumerate([("train", train), ("validation", validation)])
     ]
-    return _checked(replace(TASKS["stress"].spec, name=stress_name(generator, ratio)), splits)
+    return _checked(replace(TASKS["stress"].spec, name=stress_name(generator, ratio, haystack)), splits)
 
 
 def _glue_folder(task: Task, data_dir: str | Path | None) -> Path | None:

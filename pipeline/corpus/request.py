@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.corpus.stress import GENERATORS, PUBLISHED, Haystack
 from pipeline.corpus.tasks import find_task
 from pipeline.errors import UsageError
 from pipeline.store.files import file_sha256
@@ -66,9 +67,18 @@ def stress_settings(request: CorpusRequest) -> tuple[str, float]:
     return request.generator or "published", 0.9 if request.ratio is None else request.ratio
 
 
-def stress_name(generator: str, ratio: float) -> str:
-    """The name of a made corpus."""
-    return f"stress-{generator}-{ratio:g}"
+def stress_name(generator: str, ratio: float, haystack: Haystack = PUBLISHED) -> str:
+    """The name of a made corpus: "stress-paired-0.9", and "-w256-g20" after it where the texts are of another size."""
+    size = "" if haystack == PUBLISHED else f"-w{haystack.words}-g{haystack.gap}"
+    return f"stress-{generator}-{ratio:g}{size}"
+
+
+def parse_stress_name(name: str) -> tuple[str, float, Haystack] | None:
+    """Generator, ratio and size of a made corpus, by its name; None for any other."""
+    match = re.fullmatch(rf"stress-({'|'.join(GENERATORS)})-(\d*\.?\d+)(?:-w(\d+)-g(\d+))?", name)
+    if match is None:
+        return None
+    return match[1], float(match[2]), Haystack(int(match[3]), int(match[4])) if match[3] else PUBLISHED
 
 
 def default_max_tokens(request: CorpusRequest) -> int:

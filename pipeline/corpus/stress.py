@@ -16,6 +16,7 @@ it the larger the distractor ratio r:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -34,15 +35,53 @@ _FREQUENT = """
 """
 COMMON_WORDS = tuple(_FREQUENT.split())
 GENERATORS = ("published", "balanced", "paired")
-MAX_WORDS = 128  # where `published` cuts, as it did
 
-_FILLERS = 10  # the random words between a negation and its noun
-_LONGEST_SIGNAL = max(map(len, CONTEXTS)) + 1 + _FILLERS + 1
-# With these, the longest text of `balanced` and `paired` has 16 + 96 words: room for word pieces and special tokens.
-_MOST_NOISE = 96
+_SPARE = 16  # words fewer than the limit in `balanced` and `paired`: room for word pieces and special tokens
 
 
-def make_examples(generator: str, ratio: float, count: int, rng: np.random.Generator) -> ExampleTable:
+@dataclass(frozen=True)
+class Haystack:
+    """The size of the texts.
+
+    Attributes:
+        words: the limit, at which `published` cuts, as it did at 128.
+        gap: the random words between a negation and its noun; the paper's 10.
+
+    Raises:
+        UsageError: out of range, or texts too short for the signal.
+    """
+
+    words: int = 128
+    gap: int = 10
+
+    def __post_init__(self) -> None:
+        if self.gap < 0 or self.most_noise < 0:
+            raise UsageError(
+                f"stress texts of {self.words} words cannot hold {self.gap} between negation and noun: "
+                f"take a gap from 0, and at least {self.longest_signal + _SPARE} words"
+            )
+
+    @property
+    def longest_signal(self) -> int:
+        """Words of a negative signal with the longest context."""
+        return max(map(len, CONTEXTS)) + 1 + self.gap + 1
+
+    @property
+    def most_noise(self) -> int:
+        """Words of noise in `balanced` and `paired` as the ratio nears 1."""
+        return self.words - self.longest_signal - _SPARE
+
+    def fair_length(self, ratio: float) -> int:
+        """Words in each text of `balanced` and `paired`."""
+        return self.longest_signal + int(self.most_noise * ratio)
+
+
+PUBLISHED = Haystack()
+
+
+def make_examples(
+    generator: str, ratio: float, count: int, rng: np.random.Generator, haystack: Haystack = PUBLISHED
+) -> ExampleTable:
     """Make `count` texts, half of each class (one positive more if `count` is odd).
 
     Args:
@@ -50,6 +89,7 @@ def make_examples(generator: str, ratio: float, count: int, rng: np.random.Gener
         ratio: the distractor ratio r, 0 <= r < 1; the paper's are 0.2, 0.5, 0.8 and 0.9.
         count: how many texts.
         rng: the source of every choice; the same state makes the same texts.
+        haystack: how long the texts are, and how far the negation is from its noun.
 
     Raises:
         UsageError: no such generator, or a ratio or count out of range.
@@ -60,7 +100,7 @@ def make_examples(generator: str, ratio: float, count: int, rng: np.random.Gener
         raise UsageError(f"distractor ratio {ratio} is out of range: choose one from 0 to below 1, such as 0.9")
     if count < 1:
         raise UsageError(f"cannot make {count} stress examples: ask for at least 1")
-    texts = islice(_make_texts(generator, ratio, count, rng), count)
+    texts = islice(_make_texts(generator, ratio, count, rng, haystack), count)
     return ExampleTable(Example(i, " ".join(words), None, label) for i, (words, label) in enumerate(texts))
 
 
@@ -93,36 +133,38 @@ def _stands_at(phrase: Sequence[str], words: Sequence[str], place: int) -> bool:
     return tuple(words[place : place + len(phrase)]) == tuple(phrase)
 
 
-def _make_texts(generator: str, ratio: float, count: int, rng: np.random.Generator) -> Iterator[tuple[list[str], int]]:
+def _make_texts(
+    generator: str, ratio: float, count: int, rng: np.random.Generator, haystack: Haystack
+) -> Iterator[tuple[list[str], int]]:
     """`count` texts with their labels, or one more: twins come together."""
     if generator == "paired":
         for _ in range(0, count, 2):
-            yield from _twins(ratio, rng)
+            yield from _twins(ratio, rng, haystack)
         return
     make = _published if generator == "published" else _balanced
     for label in _shuffled_labels(count, rng):
-        yield make(label, ratio, rng), label
+        yield make(label, ratio, rng, haystack), label
 
 
 def _shuffled_labels(count: int, rng: np.random.Generator) -> bytes:
     return rng.permutation((np.arange(count) + 1) % 2).astype(np.uint8).tobytes()
 
 
-def _published(label: int, ratio: float, rng: np.random.Generator) -> list[str]:
+def _published(label: int, ratio: float, rng: np.random.Generator, haystack: Haystack) -> list[str]:
     words = (*COMMON_WORDS, "not")
-    noise = _choose(words, int(MAX_WORDS * ratio), rng)
-    return _insert(_signal(label, words, rng), noise, rng)[:MAX_WORDS]
+    noise = _choose(words, int(haystack.words * ratio), rng)
+    return _insert(_signal(label, words, rng, haystack), noise, rng)[: haystack.words]
 
 
-def _balanced(label: int, ratio: float, rng: np.random.Generator) -> list[str]:
-    signal = _signal(label, COMMON_WORDS, rng)
-    return _insert(signal, _choose(COMMON_WORDS, _fair_length(ratio) - len(signal), rng), rng)
+def _balanced(label: int, ratio: float, rng: np.random.Generator, haystack: Haystack) -> list[str]:
+    signal = _signal(label, COMMON_WORDS, rng, haystack)
+    return _insert(signal, _choose(COMMON_WORDS, haystack.fair_length(ratio) - len(signal), rng), rng)
 
 
-def _twins(ratio: float, rng: np.random.Generator) -> list[tuple[list[str], int]]:
+def _twins(ratio: float, rng: np.random.Generator, haystack: Haystack) -> list[tuple[list[str], int]]:
     """A positive and a negative text, with their labels, that differ only in the place of their one negation."""
-    signal = _signal(0, COMMON_WORDS, rng)
-    noise = _choose(COMMON_WORDS, _fair_length(ratio) - len(signal), rng)
+    signal = _signal(0, COMMON_WORDS, rng, haystack)
+    noise = _choose(COMMON_WORDS, haystack.fair_length(ratio) - len(signal), rng)
     negation = next(word for word in signal if word in NEGATIONS)
     bare = [word for word in signal if word != negation]
     start = int(rng.integers(len(noise) + 1))
@@ -136,14 +178,9 @@ def _twins(ratio: float, rng: np.random.Generator) -> list[tuple[list[str], int]
     return [(positive, 1), (negative, 0)]
 
 
-def _fair_length(ratio: float) -> int:
-    """Words in each text of `balanced` and `paired`."""
-    return _LONGEST_SIGNAL + int(_MOST_NOISE * ratio)
-
-
-def _signal(label: int, fillers: Sequence[str], rng: np.random.Generator) -> list[str]:
+def _signal(label: int, fillers: Sequence[str], rng: np.random.Generator, haystack: Haystack) -> list[str]:
     context = CONTEXTS[rng.integers(len(CONTEXTS))]
-    between = [] if label else [*_choose(NEGATIONS, 1, rng), *_choose(fillers, _FILLERS, rng)]
+    between = [] if label else [*_choose(NEGATIONS, 1, rng), *_choose(fillers, haystack.gap, rng)]
     return [*context, *between, *_choose(NOUNS, 1, rng)]
 
 

@@ -24,14 +24,14 @@ class AttentionReadout(nn.Module):
 
     Args:
         part_widths: the widths w_k of the parts; they sum to D.
-        hidden: rows of W; max(128, D // 2) unless given.
+        hidden: rows of W; `readout_width` of D unless given.
     """
 
     def __init__(self, part_widths: list[int], hidden: int | None = None) -> None:
         super().__init__()
         self.part_widths = list(part_widths)
         width = sum(part_widths)
-        hidden = hidden or max(128, width // 2)
+        hidden = hidden or readout_width(width)
         self.project = nn.Linear(width, hidden)
         self.score = nn.Linear(hidden, 1)
 
@@ -44,6 +44,11 @@ class AttentionReadout(nn.Module):
         """Parts (N, w_k) to z (B, D) and the weights π (N,), which sum to 1 over each text."""
         weights, sums = graph.readout(self.scores(parts), parts)
         return torch.cat(sums, dim=1), weights
+
+
+def readout_width(width: int) -> int:
+    """Rows of the scorer's first weight for token vectors of `width` numbers: D // 2, and at least 128."""
+    return max(128, width // 2)
 
 
 class MeanReadout(nn.Module):

@@ -41,6 +41,7 @@ class FitResult:
         last: the last epoch's scores.
         density: mean edge density of the token graphs, self-loops apart; None where there is no graph.
         parameters: how many numbers were trained.
+        seconds: of training. heads: how many trained side by side in that time.
     """
 
     select: str
@@ -53,6 +54,7 @@ class FitResult:
     density: float | None
     parameters: int
     seconds: float
+    heads: int = 1
     version: int = 1
 
     @classmethod

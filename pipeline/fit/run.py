@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from pipeline.errors import UsageError
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.poolers import PoolerConfig
+from pipeline.fit.readout import readout_width
 from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, find_runs
 from pipeline.fit.states import available_memory, states_bytes
@@ -29,6 +31,7 @@ class FitOptions:
 
     Attributes:
         pooler, gnn, jk, tau, graph, neighbours, readout, tokens, layers, hidden, gin_batch_norm: see `PoolerConfig`.
+        adapool_hidden: likewise; "glot": as wide as the scorer in glot's readout would be.
         lr, epochs, batch_size, patience, select, precision, schedule: see `TrainConfig`.
         max_steps: likewise; without `epochs` there are as many as it takes.
         seeds: one run each; a seed sets initialisation and data order.
@@ -50,6 +53,7 @@ class FitOptions:
     layers: int | None = None
     hidden: int | None = None
     gin_batch_norm: bool = False
+    adapool_hidden: int | Literal["glot"] | None = None
     lr: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -79,6 +83,10 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     def choose(value: float | None, default: float) -> float:
         return default if value is None else value
 
+    layers, hidden = choose(options.layers, recipe.layers), choose(options.hidden, recipe.hidden)
+    adapool_hidden = choose(options.adapool_hidden, recipe.adapool_hidden)
+    if adapool_hidden == "glot":
+        adapool_hidden = readout_width(cache.manifest.states.width + layers * hidden)
     pooler = PoolerConfig(
         pooler=options.pooler,
         gnn=options.gnn,
@@ -88,10 +96,10 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
         neighbours=options.neighbours,
         readout=options.readout,
         tokens=options.tokens,
-        layers=choose(options.layers, recipe.layers),
-        hidden=choose(options.hidden, recipe.hidden),
+        layers=layers,
+        hidden=hidden,
         gin_batch_norm=options.gin_batch_norm,
-        adapool_hidden=recipe.adapool_hidden,
+        adapool_hidden=adapool_hidden,
         token_position="first" if cache.manifest.states.kind == "encoder" else "last",
     )
     budget = available_memory() // 2 if options.max_memory is None else options.max_memory

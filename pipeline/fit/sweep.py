@@ -102,14 +102,36 @@ def _finish_alone(folder: Path, device: str) -> None:
 def _finish_device(
     folder: Path, device: str, cache: Cache | None, progress: Progress | None, should_stop: Callable[[], bool]
 ) -> None:
+    jobs = [job for job in find_jobs(folder) if job.config.train.device == device]
+    try:
+        finish_jobs(jobs, folder, cache, progress, should_stop)
+    except Stopped as error:
+        what = str(error).partition(";")[0]
+        raise Stopped(f"{what}; go on with `glot sweep --resume {folder}`") from None
+
+
+def finish_jobs(
+    jobs: list[Job],
+    folder: Path,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train the jobs that are not finished, on one device; those that share batches at once.
+
+    Args:
+        folder: holds the folders of all jobs, and while they train their checkpoint.
+        cache: the one to train on; None opens what the jobs' configs name.
+
+    Raises Stopped after `should_stop` said so; the same jobs go on where they were.
+    """
     groups: dict[tuple, list[Job]] = {}
-    for job in find_jobs(folder):
-        if job.config.train.device == device:
-            groups.setdefault(batch_key(job.config), []).append(job)
+    for job in jobs:
+        groups.setdefault(batch_key(job.config), []).append(job)
     opened: dict[tuple, States] = {}  # the states of one layer at a time
-    for jobs in groups.values():
-        for start in range(0, len(jobs), HEADS_AT_ONCE):
-            some = jobs[start : start + HEADS_AT_ONCE]
+    for group in groups.values():
+        for start in range(0, len(group), HEADS_AT_ONCE):
+            some = group[start : start + HEADS_AT_ONCE]
             if all((job.folder / METRICS_FILE).exists() for job in some):
                 continue
             config = some[0].config
@@ -118,11 +140,7 @@ def _finish_device(
             if key not in opened:
                 opened = {key: open_states(cache, config)}
             kept = _checkpoint_folder(folder, some)
-            try:
-                fit_heads(cache, some, kept, progress, should_stop, opened[key])
-            except Stopped as error:
-                what = str(error).partition(";")[0]
-                raise Stopped(f"{what}; go on with `glot sweep --resume {folder}`") from None
+            fit_heads(cache, some, kept, progress, should_stop, opened[key])
             kept.rmdir()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +32,7 @@ from pipeline.fit.schedule import lr_factor
 from pipeline.fit.stack import make_units
 from pipeline.fit.states import States, epoch_order
 from pipeline.fit.training_data import TrainingData, graph_density, open_data, open_source, open_states
-from pipeline.store.files import make_folder, write_json
+from pipeline.store.files import make_folder, save_array, write_json
 from pipeline.store.reader import Cache
 
 CHECKPOINT_SECONDS, REPORT_SECONDS = 20.0, 0.1
@@ -90,7 +90,7 @@ def fit_heads(
     while not trainer.finished:
         trainer.train_epoch(progress or (lambda *_: None), should_stop)
         trainer.end_epoch()
-    results = trainer.results()
+    results = [replace(result, heads=len(jobs)) for result in trainer.results()]
     for job, result in zip(jobs, results, strict=True):
         write_json(job.folder / METRICS_FILE, asdict(result))
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -190,15 +190,18 @@ class HeadInTraining:
 
     def end_epoch(self, position: _Position, source: States | PooledTexts) -> None:
         """Score the epoch, and keep its weights if they are the best."""
-        scores = {}
-        for name, examples in self.data.score_sets.items():
-            predictions = predict(self.model, source, examples, self.data.lengths)
-            scores[name] = compute_metrics(self.config.task.metrics, predictions, examples.label)
+        sets, lengths = self.data.score_sets, self.data.lengths
+        predictions = {name: predict(self.model, source, examples, lengths) for name, examples in sets.items()}
+        metrics = self.config.task.metrics
+        scores = {name: compute_metrics(metrics, predictions[name], examples.label) for name, examples in sets.items()}
         loss = self.loss_sum / position.examples_seen
         self.history.append(Epoch(position.epoch, loss, position.seconds, scores, position.waited))
         self.loss_sum = 0.0
         if self.best_epoch == position.epoch:
             save_tensors(self.folder / HEAD_FILE, self.model.state_dict(), {"epoch": position.epoch})
+            for name, examples in sets.items():
+                save_array(self.folder / f"predictions-{name}.npy", predictions[name])
+                save_array(self.folder / f"labels-{name}.npy", examples.label)
 
     @property
     def out_of_patience(self) -> bool:

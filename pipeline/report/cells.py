@@ -20,7 +20,14 @@ METHODS = {
     "max": "max",
     "adapool": "AdaPool",
     "glot": "GLOT",
+    "adapool-wide": "AdaPool, scorer as wide as GLOT's",
     "glot-loops": "GLOT, self-loops only",
+    "glot-complete": "GLOT, complete graph",
+    "glot-random": "GLOT, as many random edges",
+    "glot-chain": "GLOT, chain of neighbours",
+    "glot-knn": "GLOT, 5 nearest neighbours",
+    "glot-mean-readout": "GLOT, mean for its readout",
+    "glot-content": "GLOT, without special tokens",
     "logreg-cls": "logistic regression on CLS",
     "logreg-mean": "logistic regression on mean",
     "ridge-cls": "ridge regression on CLS",
@@ -75,8 +82,8 @@ def make_cells(results: Iterable[Result], set_name: str, metric: str, paper: Pap
     return [_average(list(group), set_name, metric, paper) for _, group in groups]
 
 
-def _group(result: Result) -> tuple[str, str, str, tuple[int, str]]:
-    return result.model, result.setting, result.task, _method_order(result.method)
+def _group(result: Result) -> tuple[str, str, str, tuple[int, str, float]]:
+    return result.model, result.setting, result.task, method_order(result.method)
 
 
 def _average(results: list[Result], set_name: str, metric: str, paper: PaperNumber) -> Cell:
@@ -139,16 +146,29 @@ def sections(cells: Sequence[Cell]) -> list[Section]:
 
 def methods_of(cells: Iterable[Cell]) -> list[str]:
     """The methods that have results, in the paper's order, ours and the yardsticks after them."""
-    return sorted({cell.method for cell in cells}, key=_method_order)
+    return sorted({cell.method for cell in cells}, key=method_order)
 
 
-def _method_order(method: str) -> tuple[int, str]:
-    return _ORDER.get(method, len(_ORDER)), method
+def method_order(method: str) -> tuple[int, str, float]:
+    """Sorts methods as the tables have them; those whose names end in a number by that. Different for each."""
+    number = number_of(method)
+    base = method.partition(",")[0]
+    name = method if number is None else method.rpartition("=")[0]
+    return _ORDER.get(base, len(_ORDER)), name, number or 0.0
+
+
+def number_of(method: str) -> float | None:
+    """The number at the end of "glot,tau=0.3"; None where there is none."""
+    try:
+        return float(method.rpartition("=")[2])
+    except ValueError:
+        return None
 
 
 def method_name(method: str, model: str) -> str:
     """A method's name for people; decoders read their last token, so there CLS is printed as EOS."""
-    name = METHODS.get(method, method)
+    method, _, settings = method.partition(",")
+    name = METHODS.get(method, method) + (f", {settings.replace(',', ', ')}" if settings else "")
     is_decoder = model.startswith("smollm2") or model in _OTHER_DECODERS
     return name.replace("CLS", "EOS") if is_decoder else name
 

@@ -24,7 +24,7 @@ class Result:
         seed: the run's seed; 0 for yardsticks.
         best, best_published, last: the scores by each rule of `pipeline.fit.result.FitResult`.
         epochs: epochs trained. density: mean edge density of the token graphs; None where there is no graph.
-        seconds: training time.
+        seconds: training time; of heads that trained side by side, each its share.
     """
 
     task: str
@@ -82,7 +82,7 @@ def _read_run(path: Path) -> Result:
         last=metrics["last"],
         epochs=len(metrics["epochs"]),
         density=metrics["density"],
-        seconds=metrics["seconds"],
+        seconds=metrics["seconds"] / metrics.get("heads", 1),
     )
 
 

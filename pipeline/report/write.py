@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.report.ablations import TABLE_SETTINGS, write_ablations
 from pipeline.report.cells import NOTHING, demote, markdown_table
+from pipeline.report.costs import write_costs
 from pipeline.report.results import YARDSTICK, Result, collect
 from pipeline.report.stress import write_stress
 from pipeline.report.table1 import write_table1
@@ -30,7 +32,13 @@ def write_report(runs: Path, out: Path, skipped: Sequence[tuple[str, str]] = (),
     """
     results = collect(runs)
     make_folder(out)
-    written = [*write_table1(results, out), *write_stress(results, out)]
+    tables = [result for result in results if result.setting in TABLE_SETTINGS]
+    written = [
+        *write_table1(tables, out),
+        *write_stress(tables, out),
+        *write_ablations(results, out),
+        *write_costs(runs, out),
+    ]
     index = out / "README.md"
     write_text(index, _index(results, runs, written, skipped, machine))
     return [index, *written]

@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from pipeline.errors import FaultError, UsageError
 
 
@@ -106,6 +108,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8; half of a surrogate pair, which has none, becomes "?"."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(text.encode("utf-8", "replace"))
+
+
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as a `.npy` file, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, values, allow_pickle=False)
 
 
 def write_json(path: Path, data: Any) -> None:

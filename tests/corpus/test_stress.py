@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.corpus.stress import COMMON_WORDS, CONTEXTS, GENERATORS, MAX_WORDS, NEGATIONS, NOUNS, make_examples
+from pipeline.corpus.stress import COMMON_WORDS, CONTEXTS, GENERATORS, NEGATIONS, NOUNS, PUBLISHED, make_examples
 from pipeline.errors import UsageError
 
 RATIOS = (0.2, 0.5, 0.8, 0.9)
@@ -53,7 +53,7 @@ def test_published_has_the_published_lengths(ratio: float, positive: int, negati
 
 def test_published_is_cut_at_128_words() -> None:
     lengths = {label: {len(words) for words, got in make("published", 0.9) if got == label} for label in (0, 1)}
-    assert lengths == {1: {119, 120}, 0: {MAX_WORDS}}
+    assert lengths == {1: {119, 120}, 0: {PUBLISHED.words}}
 
 
 @pytest.mark.parametrize("ratio", RATIOS)

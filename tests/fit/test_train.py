@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import FaultError, Stopped, UsageError
+from pipeline.fit.metrics import compute_metrics
 from pipeline.fit.predictions import evaluate_head, write_predictions
 from pipeline.fit.result import Epoch, FitResult, best_published
 from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
@@ -107,7 +108,11 @@ def test_no_file_of_a_run_is_a_pickle(make_fit_cache: MakeCache, tmp_path: Path)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint.safetensors", "config.json"]
     finish_runs(tmp_path / "run", cache)
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
-    assert names == ["config.json", "head.safetensors", "metrics.json"]
+    arrays = ["labels-validation.npy", "predictions-validation.npy"]
+    assert names == ["config.json", "head.safetensors", arrays[0], "metrics.json", arrays[1]]
+    labels, predictions = (np.load(tmp_path / "run" / name, allow_pickle=False) for name in arrays)
+    best = FitResult.load(tmp_path / "run").best["validation"]
+    assert compute_metrics(("accuracy",), predictions, labels) == {"accuracy": best["accuracy"]}
     # A safetensors file begins with the length of its JSON header.
     data = (tmp_path / "run/head.safetensors").read_bytes()
     assert "pooler.readout.project.weight" in json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
