@@ -258,3 +258,58 @@ def extracted(glot: Callable[..., tuple], table: Path, backbone_folders: dict[st
     assert code == 0, err
     assert "train 240, validation 40, test 10" in out
     return Path("cache/train/tiny-bert")
+
+
+@pytest.fixture
+def make_head_run(tmp_path: Path) -> Callable[..., Path]:
+    """A run with random weights: `make(name, num_texts=1, width=8, **fields of PoolerConfig)` gives its folder."""
+    import torch
+
+    from pipeline.fit.head_model import HeadModel
+    from pipeline.fit.poolers import PoolerConfig
+    from pipeline.fit.run_folder import HEAD_FILE, RunConfig, TrainConfig, save_tensors
+    from pipeline.store.layout import StatesIdentity
+    from pipeline.store.task_spec import TaskSpec
+
+    def make(name: str, num_texts: int = 1, width: int = 8, task: str = "made", **pooler: object) -> Path:
+        states = StatesIdentity("tiny", "", "w", "t", "encoder", width, 2, "{text}", 16, (2,), "float32", "float32")
+        config = RunConfig(
+            cache="nowhere",
+            states=states,
+            layer=2,
+            data={},
+            task=TaskSpec(task, num_texts, "classes", ("no", "yes")),
+            pooler=PoolerConfig(**{"hidden": 4, **pooler}),
+            train=TrainConfig(1e-3, 1, 8, None, 0, 0, "validation", "cpu", "dense", None),
+            created_by="test",
+        )
+        folder = tmp_path / name
+        folder.mkdir()
+        config.save(folder)
+        torch.manual_seed(0)
+        save_tensors(folder / HEAD_FILE, HeadModel(config.pooler, config.task, width, "dense").state_dict())
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_example() -> Callable[..., object]:
+    """An example of given tokens: `make(["[CLS]", "a"], ["b"])`; states are random, a token in brackets is special."""
+    import torch
+
+    from pipeline.fit.explain import Example, TextStates
+
+    def make(*texts: list[str], width: int = 8, task: str = "made") -> Example:
+        generator = torch.Generator().manual_seed(1)
+        made = [
+            TextStates(
+                tokens,
+                np.asarray([token.startswith("[") for token in tokens]),
+                torch.randn(len(tokens), width, generator=generator) + 0.8,
+            )
+            for tokens in texts
+        ]
+        return Example(made, "made here", "yes", task)
+
+    return make

@@ -200,7 +200,7 @@ def test_a_bad_label_names_file_and_row(
 def test_help_names_every_command(glot: Callable[..., tuple]) -> None:
     code, out, _ = glot("--help")
     assert code == 0
-    assert all(word in out for word in ("extract", "fit", "evaluate", "predict", "stress", "reproduce"))
+    assert all(word in out for word in ("extract", "fit", "evaluate", "predict", "explain", "stress", "reproduce"))
 
 
 @pytest.mark.parametrize("family", ["mistral", "llama", "bert", "roberta"])

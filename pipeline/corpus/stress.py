@@ -104,6 +104,35 @@ def make_examples(
     return ExampleTable(Example(i, " ".join(words), None, label) for i, (words, label) in enumerate(texts))
 
 
+def signal_roles(words: Sequence[str]) -> list[str]:
+    """What each word of a made text is to its signal; no more is needed for it than the words.
+
+    Returns:
+        For each word "context", "negation" (the signal's own, behind its context), "filler" (the signal's random words)
+        or "noun"; "stray" for a negation outside of the signal; "" for noise. All "" where there is no signal.
+    """
+    found = [(place, len(each)) for each in CONTEXTS for place in range(len(words)) if _stands_at(each, words, place)]
+    roles = [""] * len(words)
+    if not found:
+        return roles
+    start, length = found[0]  # each context has a word that no noise has
+    inside = start + length
+    stop = next((place for place in range(inside, len(words)) if words[place] in NOUNS), len(words))
+    for place, word in enumerate(words):
+        if inside <= place < stop:
+            roles[place] = "negation" if place == inside and word in NEGATIONS else "filler"
+        elif word in NEGATIONS:
+            roles[place] = "stray"
+    roles[start:inside] = ["context"] * length
+    if stop < len(words):
+        roles[stop] = "noun"
+    return roles
+
+
+def _stands_at(phrase: Sequence[str], words: Sequence[str], place: int) -> bool:
+    return tuple(words[place : place + len(phrase)]) == tuple(phrase)
+
+
 def _make_texts(
     generator: str, ratio: float, count: int, rng: np.random.Generator, haystack: Haystack
 ) -> Iterator[tuple[list[str], int]]:

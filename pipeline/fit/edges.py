@@ -53,11 +53,14 @@ def edge_mask(batch: TokenBatch, tau: float) -> Tensor:
     """
     if tau >= 1:  # rounding may lift the cosine of parallel states above 1
         return torch.diag_embed(batch.real)
-    return _undirected(batch, _cosines(batch) > tau)
+    return _undirected(batch, cosines(batch) > tau)
 
 
-def _cosines(batch: TokenBatch) -> Tensor:
-    """(B, Lmax, Lmax) float32 cosines of each text's tokens; where there is no token, of another in its place."""
+def cosines(batch: TokenBatch) -> Tensor:
+    """(B, Lmax, Lmax) float32 cosines of each text's tokens; where there is no token, of another in its place.
+
+    (i, j) and (j, i) may be rounded differently: the one above the diagonal is what edges are decided by.
+    """
     with torch.no_grad(), _exact_float32(batch.device):
         # `normalize` divides by no less than 1e-12: a zero state has cosine 0 with every other.
         unit = batch.repeat_pad(F.normalize(batch.states.float(), dim=1))  # (B, L, d)
@@ -82,7 +85,7 @@ def _chain(batch: TokenBatch) -> Tensor:
 def _nearest(batch: TokenBatch, neighbours: int) -> Tensor:
     """Joined where one is among the other's `neighbours` nearest."""
     others = batch.real[:, None, :] & ~torch.eye(batch.longest, dtype=torch.bool, device=batch.device)
-    cosine = _cosines(batch).masked_fill(~others, float("-inf"))
+    cosine = cosines(batch).masked_fill(~others, float("-inf"))
     nearest = cosine.topk(min(neighbours, batch.longest), dim=2).indices  # (B, L, k)
     heard = torch.zeros_like(others).scatter_(2, nearest, True) & others & batch.real[:, :, None]
     return _undirected(batch, heard | heard.mT)

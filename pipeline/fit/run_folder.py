@@ -124,14 +124,21 @@ class RunConfig:
 
         Raises UsageError naming the field, and both values.
         """
-        ours, theirs = self.states, cache.manifest.states
+        self.check_states(cache.manifest.states, str(cache.folder))
+        cache.resolve_layer(self.layer)
+
+    def check_states(self, theirs: StatesIdentity, where: str) -> None:
+        """Refuse states of another kind than those the head was trained on; `where` says where those are.
+
+        Raises UsageError naming the field, and both values.
+        """
+        ours = self.states
         for name in ("width", "kind", "num_layers", "weights_sha256", "tokenizer_sha256", "template"):
             if getattr(ours, name) != getattr(theirs, name):
                 raise UsageError(
-                    f"this head was trained on states of {ours.backbone}, {cache.folder} holds states of "
+                    f"this head was trained on states of {ours.backbone}, {where} holds states of "
                     f"{theirs.backbone}: {name} {getattr(ours, name)} there, {getattr(theirs, name)} here"
                 )
-        cache.resolve_layer(self.layer)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:

@@ -42,7 +42,8 @@ def _with_density(question: Question, method: str) -> str:
     """A method's name, and the share of token pairs that its graphs join, over all tasks."""
     name = method_name(method, question.model)
     known = [value for (_, other), value in question.densities.items() if other == method]
-    return f"{name} ({min(known):.0f}–{max(known):.0f} % joined)" if known else name
+    ends = dict.fromkeys(f"{value:.0f}" for value in (min(known), max(known))) if known else ()
+    return f"{name} ({'–'.join(ends)} % joined)" if known else name
 
 
 def _plot(question: Question, task: str) -> str:

@@ -112,7 +112,7 @@ def test_the_command_on_runs_that_were_fitted(glot: Callable[..., tuple], extrac
     page = Path("here/index.html").read_text()
     assert "GLOT, tau=0.3" in page
     assert 'href="../runs/swept/tau%3D0.3"' in page
-    assert "| glot, tau=0.3 |" in Path("here/README.md").read_text()
+    assert "| GLOT, tau=0.3 |" in Path("here/README.md").read_text()
     Path("runs/swept/tau=0.3/seed-0/metrics.json").write_text("{")
     code, _, err = glot("report", "runs")
     assert code == 1

@@ -1,0 +1,260 @@
+"""The page of `glot explain`: safe whatever the tokens are, and right in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.corpus.stress import GENERATORS, make_examples, signal_roles
+from pipeline.errors import UsageError
+from pipeline.fit.explain import Explanation, explain, open_runs
+from pipeline.report.explain import page_data, render_page, roles, write_page
+from pipeline.report.pieces import readable_pieces
+
+WORDS = ["[CLS]", "in", "the", "box", "are", "never", "one", "two", "three", "four", "files", "not", "[SEP]"]
+HOSTILE = [
+    "[CLS]",
+    "</script><script>document.title='owned'</script>",
+    "<img src=x onerror=\"document.title='owned'\">",
+    "<!--<script>",
+    "{{data}}",
+    "{{title}}",
+    "&lt;b&gt;",
+    "\u2028\"'\\",
+    "\ud800",
+    "",
+    "\x00\x1b[31m",
+    "[SEP]",
+]
+
+
+@pytest.fixture
+def explained(make_head_run: Callable, make_example: Callable) -> Callable[..., Explanation]:
+    """`explained(tokens, ..., tau=0.3, more=())` explains made states of some tokens by a GLOT run and others."""
+
+    def make(*texts: list[str], tau: float = 0.3, more: tuple[str, ...] = (), **pooler: object) -> Explanation:
+        runs = [make_head_run("glot", num_texts=len(texts), tau=tau, **pooler)]
+        runs += [make_head_run(name, num_texts=len(texts), pooler=name) for name in more]
+        return explain(make_example(*texts, task="stress-made"), open_runs(runs))
+
+    return make
+
+
+class Tags(HTMLParser):
+    """The elements of a page, with the text inside each script."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.inside: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag in ("script", "title"):
+            self.inside.append(data)
+
+
+def test_the_page_is_one_file_that_asks_for_nothing(explained: Callable) -> None:
+    page = render_page(explained(WORDS))
+    tags = Tags(page)
+    assert not [value for name, value in tags.attributes if name in ("src", "href", "srcset")]
+    assert not {"link", "img", "iframe", "object"} & set(tags.names)
+    assert set(re.findall(r"https?://[^\s\"']+", page)) == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    assert "default-src 'none'" in page
+
+
+def test_hostile_tokens_stay_data(explained: Callable, tmp_path: Path) -> None:
+    found = explained(HOSTILE, HOSTILE)
+    write_page(found, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    tags = Tags(page)
+    assert tags.names.count("script") == 2
+    assert "img" not in tags.names
+    data = json.loads(next(text for text in tags.inside if text.startswith("{")))
+    spelled = [token.replace("\ud800", "?") for token in HOSTILE]
+    assert [token["raw"] for token in data["texts"][1]["tokens"]] == spelled
+    assert all(token["shown"].isprintable() and token["shown"] for token in data["texts"][0]["tokens"])
+    with pytest.raises(UsageError, match="is a folder"):
+        write_page(found, tmp_path)
+
+
+def test_the_data_are_the_explanation_s(explained: Callable) -> None:
+    found = explained(WORDS, more=("adapool",))
+    data = json.loads(json.dumps(page_data(found)))
+    text, picture = data["texts"][0], found.pictures[0]
+    upper = picture.cosines[np.triu_indices(len(WORDS), k=1)]
+    np.testing.assert_array_equal(np.asarray(text["cosines"], dtype=np.float32), upper)  # to the last bit
+    for column, weighing in zip(text["weights"], found.weighings, strict=True):
+        np.testing.assert_allclose(column, weighing.by_text[0], rtol=1e-5)
+    assert [pooler["name"] for pooler in data["poolers"]] == ["GLOT", "AdaPool", "mean", "CLS (first token)", "max"]
+    facts = dict(data["facts"])
+    assert (facts["label"], facts["prediction"]) == ("yes", found.predictions[0].answer)
+    marks = ["", *["context"] * 4, "negation", *["filler"] * 4, "noun", "stray", ""]
+    assert [token["role"] for token in text["tokens"]] == marks
+
+
+@pytest.mark.parametrize("generator", GENERATORS)
+def test_the_signal_of_a_made_text_is_found(generator: str) -> None:
+    for example in make_examples(generator, 0.5, 60, np.random.default_rng(0)):
+        found = signal_roles(example.text.split())
+        inside = [role for role in found if role not in ("", "stray")]
+        first = found.index("context")
+        assert found[first : first + len(inside)] == inside  # one phrase
+        assert inside.count("noun") == 1
+        assert ("negation" in inside) == (example.label == 0)
+        assert inside.count("filler") == (0 if example.label and generator != "paired" else 10)
+        if generator == "paired":
+            assert found.count("stray") == example.label
+    assert not any(signal_roles(["a", "text", "without", "any", "of", "it,", "not", "even", "a", "box"]))
+
+
+def test_tokens_are_shown_as_words() -> None:
+    def shown(*tokens: str) -> list[tuple[str, bool]]:
+        special = [token.startswith(("[", "<s")) for token in tokens]
+        return [(piece.shown, piece.glued) for piece in readable_pieces(tokens, special)]
+
+    assert shown("[CLS]", "fold", "##er", "##s", "[SEP]") == [
+        *(("[CLS]", False), ("fold", False), ("er", True), ("s", True), ("[SEP]", False))
+    ]
+    assert shown("<s>", "The", "Ġfold", "er", "ĠcafÃ©", "Ċ", "Ã") == [
+        *(("<s>", False), ("The", False), ("fold", False), ("er", True), ("café", False), ("⏎", True), ("\\xc3", True))
+    ]
+    assert shown("<s>", "▁the", "▁fold", "er", "▁") == [
+        *(("<s>", False), ("the", False), ("fold", False), ("er", True), ("␣", False))
+    ]
+    pieces = readable_pieces(["in", "the", "bo", "##x", "are", "key", "##s"], [False] * 7)
+    assert roles(pieces) == ["context"] * 5 + ["noun"] * 2
+
+
+def test_the_picture_shows_everything(explained: Callable, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: plots)")
+    from pipeline.report.explain_picture import draw_explanation
+
+    draw_explanation(explained(WORDS, HOSTILE, more=("adapool",)), tmp_path / "page.png")
+    assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
+
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture
+def browse(tmp_path: Path) -> Callable[..., str]:
+    """`browse(explanation, hash="", script="")`: the page's elements after its scripts, and then ours, have run."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
+
+    def dump(explanation: Explanation, fragment: str = "", script: str = "") -> str:
+        page = tmp_path / "page.html"
+        page.write_text(
+            render_page(explanation).replace("</body>", f"<script>{script}</script></body>"), "utf-8", "replace"
+        )
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+        command = [browser, *flags, "--virtual-time-budget=5000", "--dump-dom", f"file://{page}{fragment}"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+    return dump
+
+
+def drawn_edges(dom: str) -> list[int]:
+    """Edges drawn in each text's graph: each is one move-to in the paths of its strength."""
+    graphs = re.findall(r'<svg aria-hidden="true".*?</svg>', dom, flags=re.DOTALL)
+    paths = [re.findall(r'd="([^"]*)" stroke="#[0-9A-Fa-f]+" stroke-width', graph) for graph in graphs]
+    return [sum(path.count("M") for path in some) for some in paths]
+
+
+def test_a_browser_draws_nodes_and_edges_by_tau(explained: Callable, browse: Callable) -> None:
+    found = explained(WORDS, [*WORDS[1:], "end"], more=("adapool",))
+    counts = []
+    for tau in (0.3, 0.5, 0.7, 1.0, -1.0):
+        dom = browse(found, "" if tau == 0.3 else f"#tau={tau}")
+        counts.append(drawn_edges(dom))
+        expected = [picture.edges(tau)[0] for picture in found.pictures]
+        assert counts[-1] == expected
+        assert [int(number) for number in re.findall(r'data-edges="(\d+)"', dom)] == expected
+    assert counts[0][0] > counts[1][0] > counts[2][0] > counts[3][0] == 0
+    assert counts[4] == [78, 66 + 12]
+    assert len(re.findall(r'<button type="button" class="token', dom)) == 2 * len(WORDS)
+    assert len(re.findall(r"<figure>", dom)) == 2 * len(found.weighings)
+    assert dom.count('role="application"') == 2  # the heat maps
+    assert "First text" in dom
+
+
+def test_keys_go_from_token_to_token(explained: Callable, browse: Callable) -> None:
+    found = explained(WORDS, tau=-1.0)
+    press = (
+        "const all = document.querySelectorAll('.token'); all[0].focus(); all[0].dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true})); all[1].click();"
+    )
+    dom = browse(found, script=press + "document.title = String([...all].indexOf(document.activeElement));")
+    assert "<title>1</title>" in dom
+    chosen = re.search(r'<button type="button" class="token[^"]* on"[^>]*aria-label="([^"]*)"', dom)
+    assert chosen.group(1).startswith("in, token 2 of 13")
+    detail = re.search(r'<p class="detail"[^>]*>(.*?)</p>', dom).group(1)
+    nearest = np.argsort(-found.pictures[0].cosines[1])[1]
+    assert "12 neighbours: “" + WORDS[nearest] in detail
+    assert f"{found.pictures[0].cosines[1, nearest]:.2f}" in detail
+    assert re.search(r'<p class="detail"[^>]*>(.*?)</p>', browse(found, "#token=1.2")).group(1) == detail
+    freed = browse(
+        found,
+        "#token=1.2",
+        "document.querySelectorAll('.token')[1].dispatchEvent(new KeyboardEvent("
+        "'keydown', {key: 'Escape', bubbles: true}));",
+    )
+    assert "Point at a token" in freed
+
+
+def test_the_heat_map_answers_to_keys(explained: Callable, browse: Callable) -> None:
+    found = explained(WORDS)
+    press = "const map = document.querySelector('.heat svg'); map.dispatchEvent(new Event('focus'));" + (
+        "map.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));" * 2
+    )
+    readout = re.search(r'class="readout">(.*?)</p>', browse(found, script=press)).group(1)
+    assert f"“[CLS]” (1) and “box” (4): cosine {found.pictures[0].cosines[0, 3]:.4f}".replace("-", "−") in readout
+
+
+def test_a_browser_shows_hostile_tokens_as_text(explained: Callable, browse: Callable) -> None:
+    dom = browse(explained(HOSTILE))
+    assert "<title>owned" not in dom
+    assert "&lt;img src=x onerror=" in dom
+    assert drawn_edges(dom) == [explained_edges(dom)]
+
+
+def explained_edges(dom: str) -> int:
+    return int(re.search(r"tokens; (\d+) of", dom).group(1))
+
+
+def test_nodes_have_the_size_of_the_drawn_run_s_weights(
+    make_head_run: Callable, make_example: Callable, browse: Callable
+) -> None:
+    runs = open_runs([make_head_run("ada", pooler="adapool"), make_head_run("graph")])
+    found = explain(make_example(WORDS), runs)
+    dom = browse(found, script="document.title = document.getElementById('sizes').selectedOptions[0].textContent;")
+    assert re.search(r"<title>GLOT · \S*/graph</title>", dom)
+    sizes = [float(size) for size in re.findall(r'class="dot" style="width: ?([\d.]+)px', dom)]
+    weights = found.weighings[1].by_text[0]
+    np.testing.assert_allclose(sizes, 5 + 20 * np.sqrt(weights / weights.max()), atol=0.01)
+
+
+def test_the_run_s_own_graph_can_be_left_for_the_cosines(explained: Callable, browse: Callable) -> None:
+    found = explained(WORDS, graph="chain", tokens="content")
+    dom = browse(found)
+    assert drawn_edges(dom) == [10]
+    assert "the run's own graph (chain)" in dom
+    unticked = (
+        "const box = document.getElementById('own'); box.checked = false; box.dispatchEvent(new Event('change'));"
+    )
+    assert drawn_edges(browse(found, script=unticked)) == [found.pictures[0].edges(found.tau)[0]]
