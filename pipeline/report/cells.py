@@ -198,7 +198,13 @@ def paper_text(cell: Cell) -> str:
     """The part of a table cell that is the paper's: `[90.3, −6.2]`."""
     if cell.paper is None or cell.difference is None:
         return f"[{NOTHING}]"
-    return f"[{cell.paper:.1f}, {cell.difference:+.1f}]".replace("-", "−")
+    return f"[{cell.paper:.1f}, {signed(cell.difference)}]"
+
+
+def signed(points: float) -> str:
+    """Points with one decimal and their sign; what rounds to nothing is 0.0."""
+    text = f"{points:+.1f}".replace("-", "−")
+    return "0.0" if text[1:] == "0.0" else text
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

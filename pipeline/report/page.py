@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from pipeline import __version__
-from pipeline.report.cells import Cell, Section, method_name, methods_of, ours_text, sections
+from pipeline.report.cells import Cell, Section, method_name, methods_of, ours_text, sections, signed
 from pipeline.report.comparison import Comparison
 from pipeline.report.contents import Contents, relative
 from pipeline.report.other import EXPLANATION as OTHER_EXPLANATION
@@ -243,10 +243,10 @@ def _comparisons(comparisons: Sequence[Comparison], out: Path, rival: str) -> st
     rows = []
     for found in comparisons:
         ours, theirs, difference = found.ours, found.baseline, found.difference
-        low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in (difference.low, difference.high))
+        low, high = (signed(100 * value) for value in (difference.low, difference.high))
         name = link(runs_place(theirs), out, escape(method_name(theirs.method, theirs.model)))
         cells = [cell_of(ours.model), cell_of("–" if ours.setting == OWN else ours.setting), f"<td>{name}</td>"]
-        cells += [cell_of(f"{100 * difference.value:+.1f}".replace("-", "−")), cell_of(f"{low} to {high}")]
+        cells += [cell_of(signed(100 * difference.value)), cell_of(f"{low} to {high}")]
         cells += [cell_of(f"{100 * difference.above:.1f} %"), cell_of(f"{difference.examples:,}")]
         cells += [cell_of(f"{len(ours.runs)}, {len(theirs.runs)}")]
         rows.append((f"{ours.task} ({ours.metric})", cells))

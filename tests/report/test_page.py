@@ -115,7 +115,7 @@ def test_every_cell_with_a_shade_has_its_sign_too(full: Path) -> None:
     shaded = re.findall(r'<td class="(even|better-\d|worse-\d)".*?<span class="paper">(.*?)</span>', html)
     assert {kind for kind, _ in shaded} > {"even", "better-1", "worse-1"}
     for kind, text in shaded:
-        (difference,) = re.findall(r", ([+−]\d+\.\d)\]", text)
+        (difference,) = re.findall(r", ([+−]?\d+\.\d)\]", text)
         assert kind == "even" or (difference[0] == "+") == kind.startswith("better")
     assert [shade(points) for points in (-20, -6, -1, 0.9, 1, 14, 15)] == [
         *("worse-3", "worse-2", "worse-1", "even", "better-1", "better-2", "better-3")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.cells import cell_text, cells_csv, method_name, methods_of, sections
+from pipeline.report.cells import cell_text, cells_csv, method_name, methods_of, sections, signed
 from pipeline.report.results import collect
 from pipeline.report.stress import parse_task, stress_cells, write_stress
 from pipeline.report.table1 import table1_cells, write_table1
@@ -166,3 +166,7 @@ def test_only_the_published_generator_compares_with_the_paper(tmp_path: Path, ma
         "stress-balanced-0.5": None,
         "stress-paired-0.5": None,
     }
+
+
+def test_what_rounds_to_nothing_has_no_sign() -> None:
+    assert [signed(value) for value in (-0.04, 0.04, 0.0, -0.06, 12.34)] == ["0.0", "0.0", "0.0", "−0.1", "+12.3"]
