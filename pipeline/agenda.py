@@ -18,8 +18,8 @@ from pipeline.store.reader import Cache
 
 ALONE = ("yardstick", "cost")  # settings whose steps are no run folders, but one JSON file each
 VECTOR_YARDSTICKS, DUMB_YARDSTICKS = ("mean", "cls"), ("length", "bag-of-words")
-# What each profile redoes. The paper's asks for a GPU and the hub.
 CONVERGED_EPOCHS, CONVERGED_PATIENCE = 30, 5  # of `glot stress --converged`
+# What each profile redoes. The paper's asks for a GPU and the hub.
 PROFILE_RECIPES = {"quick": ("table1", "stress"), "cpu": tuple(recipe_names()), "paper": tuple(recipe_names())}
 
 

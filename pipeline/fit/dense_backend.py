@@ -16,7 +16,7 @@ class DenseGraph:
 
     Args:
         batch: the texts.
-        pieces: its buckets, in order, each with its (b, L, L) bool mask from `edge_mask`; mask[t, i, j] lets i hear j.
+        pieces: its buckets, in order, each with its (b, L, L) bool mask from `EdgeRule`; mask[t, i, j] lets i hear j.
     """
 
     def __init__(self, batch: TokenBatch, pieces: list[tuple[TokenBatch, Tensor]]) -> None:

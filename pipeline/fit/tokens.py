@@ -56,8 +56,8 @@ class TokenBatch:
         return TokenBatch(self.states.to(device=device, dtype=dtype), self.lengths)
 
     @cached_property
-    def graphs(self) -> dict[tuple[float, str], Any]:
-        """The token graphs made of this batch so far, by threshold and backend: its states never change."""
+    def graphs(self) -> dict[tuple[Any, str], Any]:
+        """The token graphs made of this batch so far, by edge rule and backend: its states never change."""
         return {}
 
     @cached_property
