@@ -19,7 +19,7 @@ SLOPE = 0.2  # of the LeakyReLU, as in Veličković et al. 2018
 
 
 def attend(
-    values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, buckets: list[TokenBatch], masks: list[Tensor]
+    values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, buckets: list[TokenBatch], deaf: list[Tensor]
 ) -> Tensor:
     """(S, N, h): Σ_j α_ij v_j, α_i· = softmax_j(LeakyReLU(sourceᵀ v_j + targetᵀ v_i + edge_bias)) for each head.
 
@@ -29,31 +29,39 @@ def attend(
         target: (S, h).
         edge_bias: (S,).
         buckets: the texts whose tokens the N rows are, in order.
-        masks: for each bucket (S, b, L, L) or (1, b, L, L) bool; mask[s, t, i, j] lets i hear j. A token hears itself.
+        deaf: for each bucket (S, b, L, L) or (1, b, L, L) float, from `deafness`.
     """
-    return _Attend.apply(values, torch.stack([source, target], dim=1), edge_bias, buckets, masks)
+    return _Attend.apply(values, torch.stack([source, target], dim=1), edge_bias, buckets, deaf)
+
+
+def deafness(mask: Tensor) -> Tensor:
+    """(b, L, L) float32 of a mask (b, L, L) bool from `EdgeRule`: 0 where i hears j, minus infinity where it does not.
+
+    A place without a token hears itself, so that its softmax is a number; nothing comes of it.
+    """
+    deaf = mask.float().sub_(1).mul_(1e30)  # several times as fast as filling under a mask
+    deaf.diagonal(dim1=1, dim2=2).zero_()
+    return deaf
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, both: Tensor, edge_bias: Tensor, buckets: list[TokenBatch], masks: list[Tensor]
+        ctx: Any, values: Tensor, both: Tensor, edge_bias: Tensor, buckets: list[TokenBatch], deaf: list[Tensor]
     ) -> Tensor:
         with torch.autocast(values.device.type, enabled=False):
             scores = widen(values @ both.mT.to(values.dtype))  # (S, N, 2)
             sizes = [len(bucket.states) for bucket in buckets]
             out, kept = [], []
-            for bucket, mask, part, score in zip(
-                buckets, masks, values.split(sizes, dim=1), scores.split(sizes, dim=1), strict=True
+            for bucket, silence, part, score in zip(
+                buckets, deaf, values.split(sizes, dim=1), scores.split(sizes, dim=1), strict=True
             ):
                 padded, score = bucket.repeat_pad(part, 1), bucket.repeat_pad(score, 1)  # (S, b, L, h), (S, b, L, 2)
                 logits = score[..., None, :, 0] + (score[..., 1:] + edge_bias.to(score.dtype)[:, None, None, None])
                 logits = F.leaky_relu_(logits, SLOPE)  # (S, b, L, L)
-                alpha = logits.masked_fill(~mask, float("-inf")).softmax(dim=3)
-                # A row without a token hears nothing: its softmax is 0 / 0, and nothing may come of it.
-                alpha = alpha.masked_fill_(~bucket.real[:, :, None], 0.0).to(values.dtype)
+                alpha = (logits + silence).softmax(dim=3).to(values.dtype)
                 out.append(bucket.unpad(alpha @ padded, 1))
-                kept += [padded, alpha, logits > 0]
+                kept += [padded, alpha, logits]
         ctx.buckets = buckets
         ctx.save_for_backward(values, both, edge_bias, *kept)
         return out[0] if len(out) == 1 else torch.cat(out, dim=1)
@@ -65,14 +73,13 @@ class _Attend(torch.autograd.Function):
         by_values, by_scores, by_edge = [], [], 0.0
         parts = gradient.split([len(bucket.states) for bucket in ctx.buckets], dim=1)
         for place, (bucket, part) in enumerate(zip(ctx.buckets, parts, strict=True)):
-            padded, alpha, positive = kept[3 * place : 3 * place + 3]
+            padded, alpha, logits = kept[3 * place : 3 * place + 3]
             given = bucket.repeat_pad(part, 1)  # what stands in the padding meets weights of zero
             by_values.append(bucket.unpad(alpha.mT @ given, 1))
-            by_alpha = widen(given @ padded.mT)  # (S, b, L, L)
-            wide = widen(alpha)
-            by_alpha.mul_(wide)
-            by_logits = by_alpha.sub_(wide * by_alpha.sum(dim=3, keepdim=True))
-            by_logits = torch.where(positive, by_logits, SLOPE * by_logits)
+            by_alpha, wide = widen(given @ padded.mT), widen(alpha)  # (S, b, L, L)
+            by_logits = torch.ops.aten._softmax_backward_data(by_alpha, wide, 3, wide.dtype)
+            # The LeakyReLU's result has the sign of what went in.
+            by_logits = torch.ops.aten.leaky_relu_backward(by_logits, logits, SLOPE, True)
             heard, hearing = by_logits.sum(dim=2), by_logits.sum(dim=3)  # (S, b, L)
             by_scores.append(bucket.unpad(torch.stack([heard, hearing], dim=3), 1))
             by_edge = by_edge + hearing.sum(dim=(1, 2))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from pipeline.fit.attention import attend
+from pipeline.fit.attention import attend, deafness
 from pipeline.fit.tokens import TokenBatch
 
 
@@ -22,12 +23,16 @@ class DenseGraph:
     def __init__(self, batch: TokenBatch, pieces: list[tuple[TokenBatch, Tensor]]) -> None:
         self.batch, self.pieces = batch, pieces
         self.sizes = [len(bucket.states) for bucket, _ in pieces]
-        self.masks = [mask[None] for _, mask in pieces]  # (1, b, L, L): for a stack of one head, or of many
+
+    @cached_property
+    def deaf(self) -> list[Tensor]:
+        """(1, b, L, L) float32 for each bucket, see `attend`: for one head, or for many that share the graph."""
+        return [deafness(mask)[None] for _, mask in self.pieces]
 
     def attention(self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor) -> Tensor:
         """See `TokenGraph.attention`."""
         buckets = [bucket for bucket, _ in self.pieces]
-        return attend(values[None], source[None], target[None], edge_bias[None], buckets, self.masks)[0]
+        return attend(values[None], source[None], target[None], edge_bias[None], buckets, self.deaf)[0]
 
     def neighbour_sum(self, values: Tensor) -> Tensor:
         """See `TokenGraph.neighbour_sum`."""

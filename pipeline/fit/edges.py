@@ -64,7 +64,7 @@ def cosines(batch: TokenBatch) -> Tensor:
     with torch.no_grad(), _exact_float32(batch.device):
         # `normalize` divides by no less than 1e-12: a zero state has cosine 0 with every other.
         unit = batch.repeat_pad(F.normalize(batch.states.float(), dim=1))  # (B, L, d)
-        return unit @ unit.mT.contiguous()
+        return unit @ unit.mT
 
 
 def _undirected(batch: TokenBatch, joined: Tensor) -> Tensor:

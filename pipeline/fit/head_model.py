@@ -34,7 +34,7 @@ class HeadModel(nn.Module):
     def forward(self, inputs: Inputs) -> Tensor:
         """Raw outputs of the head for some examples (see `fetch`); each distinct text is pooled once."""
         z = self.pooler(inputs.texts) if isinstance(inputs.texts, TokenBatch) else inputs.texts  # (distinct texts, D)
-        return self.head(*(z[rows] for rows in inputs.rows))
+        return self.head(*(z.index_select(0, rows) for rows in inputs.rows))
 
 
 @dataclass(frozen=True)

@@ -112,27 +112,27 @@ class Stack:
         states = batch.states.to(compute_dtype(batch.states))
         outputs = [states]
         if self.config.layers:
-            masks = self._masks(batch)
+            deaf = self._deaf(batch)
             for number in range(self.config.layers):
-                outputs.append(F.relu_(self._attend(number, outputs[-1], batch, masks)))  # (S, N, h)
+                outputs.append(F.relu_(self._attend(number, outputs[-1], batch, deaf)))  # (S, N, h)
         if self.config.layers and self.config.jk != "cat":
             stacked = torch.stack(outputs[1:])
             outputs = [stacked.amax(dim=0) if self.config.jk == "max" else stacked.mean(dim=0)]
         return torch.cat(batch.readout(self._scores(outputs), outputs)[1], dim=2)
 
-    def _masks(self, batch: TokenBatch) -> list[Tensor]:
-        """(S or 1, b, L, L) bool for each bucket, see `attend`."""
+    def _deaf(self, batch: TokenBatch) -> list[Tensor]:
+        """(S or 1, b, L, L) float32 for each bucket, see `attend`."""
         rules = self.rules if len(set(self.rules)) > 1 else self.rules[:1]
-        masks = (build_graph(batch, rule, "dense").masks for rule in rules)  # one graph a rule, kept by the batch
-        return [torch.cat(some) for some in zip(*masks, strict=True)]
+        deaf = (build_graph(batch, rule, "dense").deaf for rule in rules)  # one graph a rule, kept by the batch
+        return [torch.cat(some) for some in zip(*deaf, strict=True)]
 
-    def _attend(self, number: int, h: Tensor, batch: TokenBatch, masks: list[Tensor]) -> Tensor:
+    def _attend(self, number: int, h: Tensor, batch: TokenBatch, deaf: list[Tensor]) -> Tensor:
         """Graph attention, see `GatLayer`: (N, d) or (S, N, h) to (S, N, h)."""
         weight, source, target, edge, bias = (
             self.weights[f"pooler.gnn.layers.{number}.{name}"]
             for name in ("weight", "source", "target", "edge", "bias")
         )
-        return attend(h @ weight.mT, source, target, edge, batch.buckets, masks) + bias[:, None]
+        return attend(h @ weight.mT, source, target, edge, batch.buckets, deaf) + bias[:, None]
 
     def _scores(self, parts: list[Tensor]) -> Tensor:
         """(S, N), see `AttentionReadout.scores`."""
