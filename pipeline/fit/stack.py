@@ -105,7 +105,7 @@ class Stack:
         def loss(weights: dict[str, Tensor], *vectors: Tensor) -> Tensor:
             return head.loss(torch.func.functional_call(head, weights, vectors).float(), labels)
 
-        return torch.func.vmap(loss)(weights, *(z[:, rows] for rows in inputs.rows))
+        return torch.func.vmap(loss)(weights, *(z.index_select(1, rows) for rows in inputs.rows))
 
     def pool(self, batch: TokenBatch) -> Tensor:
         """(S, B, D): every head's vectors of the texts."""

@@ -144,6 +144,16 @@ class TokenBatch:
         """
         return [_WeightedSum.apply(part, weights.to(part.dtype), self) for part in parts]
 
+    def dot(self, part: Tensor, vectors: Tensor) -> Tensor:
+        """(..., N): each token of part (N, w) times the vector of its text, of vectors (..., B, w)."""
+        heads = vectors.reshape(-1, *vectors.shape[-2:]).transpose(0, 1)  # (B, S, w)
+        products, text = [], 0
+        for bucket, rows in zip(self.buckets, part.split([len(bucket.states) for bucket in self.buckets]), strict=True):
+            padded = bucket.repeat_pad(rows)  # (b, L, w)
+            products.append(bucket.unpad(padded @ heads[text : text + len(bucket)].mT))  # (n, S)
+            text += len(bucket)
+        return torch.cat(products).T.reshape(*vectors.shape[:-2], -1)
+
     def readout(self, scores: Tensor, parts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Softmax of scores (N,) over each text, and the weighted sum of every part; or of (S, N), as above.
 
@@ -176,7 +186,9 @@ class _WeightedSum(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         """Gradients of part and weights; none for the part where it is frozen."""
         part, weights = ctx.saved_tensors
-        spread = gradient.index_select(gradient.ndim - 2, ctx.batch.segment)  # (..., N, w)
+        if part.ndim < gradient.ndim:  # frozen states that many heads share
+            return None, ctx.batch.dot(part, gradient), None
+        spread = _rows(gradient, ctx.batch.segment, gradient.ndim - 2)  # (..., N, w)
         by_part = spread * weights[..., None] if ctx.needs_input_grad[0] else None
         return by_part, spread.mul_(part).sum(dim=-1), None
 

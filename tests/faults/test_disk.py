@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -306,7 +307,8 @@ def test_the_command_on_a_full_disk(
     while not list((disk / "out").glob("shard-*.claim")):
         assert pid not in zygote.ended, zygote.output(pid)
         time.sleep(0.001)
-    (disk / "ballast").write_bytes(bytes((10_000 - kib) * 2**10))
+    with contextlib.suppress(OSError):  # a run that was quicker has less than that left: then nothing is
+        (disk / "ballast").write_bytes(bytes((10_000 - kib) * 2**10))
     assert_one_line(zygote.wait(pid), zygote.output(pid), "shard-", "No space left on device", "make room")
     before = runs.published(disk / "out")
     cache = Cache(disk / "out", allow_unfinished=True)
