@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import bench, cache, doctor, explain, extract, fit, report, reproduce, sweep
+from pipeline.commands import bench, cache, doctor, encode, explain, extract, fit, report, reproduce, sweep
 from pipeline.commands.console import errors, manners, say, screen
 from pipeline.errors import GlotError
 
@@ -27,7 +27,8 @@ for command in (
     fit.fit,
     sweep.sweep,
     fit.evaluate,
-    fit.predict,
+    encode.encode,
+    encode.predict,
     report.report,
     explain.explain,
     reproduce.stress,

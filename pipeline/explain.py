@@ -68,16 +68,10 @@ def _check_options(options: ExplainOptions) -> None:
 
 
 def _new_example(texts: list[str], runs: list[Run], options: ExplainOptions) -> Example:
-    from pipeline.extract.backbone import load_backbone, resolve_model
+    from pipeline.model import load_run_backbone
 
     states = runs[0].config.states
-    backbone = load_backbone(resolve_model(options.model or states.backbone), states.compute_dtype, options.device)
-    for name in ("weights_sha256", "tokenizer_sha256"):
-        if getattr(backbone, name) != getattr(states, name):
-            raise UsageError(
-                f"{backbone.name} is not the backbone that {runs[0].folder} was trained on ({name} differs): "
-                "pass the right one with --model"
-            )
+    backbone = load_run_backbone(states, runs[0].folder, options.model, options.device)
     forwarded, cut = _forward(texts, backbone, states, runs[0].config.layer)
     source = "the text given" if len(texts) == 1 else "the texts given"
     source += f", cut at {states.max_tokens} tokens" if cut else ""
@@ -89,9 +83,9 @@ def _forward(texts: list[str], backbone: Backbone, states: StatesIdentity, layer
     import torch
 
     from pipeline.extract.forward import quantize
-    from pipeline.extract.planning import clean, tokenize
+    from pipeline.extract.planning import clean, fill, tokenize
 
-    ids, cut = tokenize([clean(text) for text in texts], backbone, states.max_tokens)
+    ids, cut = tokenize([fill(states.template, clean(text)) for text in texts], backbone, states.max_tokens)
     forwarded = []
     for numbers in ids:
         row = torch.tensor([numbers])

@@ -1,9 +1,8 @@
-"""`glot fit`, `evaluate` and `predict`: stage two."""
+"""`glot fit` and `evaluate`: stage two."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,13 +28,6 @@ from pipeline.progress import epoch_bar, stop_flag
 if TYPE_CHECKING:
     from pipeline.fit.result import FitResult
     from pipeline.fit.run_folder import RunConfig
-
-
-class Format(str, Enum):
-    """Formats of a predictions file."""
-
-    jsonl = "jsonl"
-    glue = "glue"
 
 
 def fit(
@@ -210,33 +202,3 @@ def evaluate(
         say(f"{folder} on {split}: {line}")
         found.append({"run": folder, "scores": scores})
     answer({"split": split, "runs": found})
-
-
-def predict(
-    run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
-    cache: CacheOption,
-    split: Annotated[str, typer.Option(help="The example set to predict.")] = "test",
-    format: Annotated[
-        Format, typer.Option(help="jsonl, or glue for the benchmark's submission format.")
-    ] = Format.jsonl,
-    out: Annotated[Path | None, typer.Option(help="The file; default: <run>/<split>.jsonl or .tsv.")] = None,
-    backend: BackendOption = "auto",
-    device: DeviceOption = None,
-) -> None:
-    """Write a saved head's predictions for an example set of a cache."""
-    from pipeline.fit.graph import resolve_backend
-    from pipeline.fit.predictions import write_predictions
-    from pipeline.fit.run import check_device
-    from pipeline.fit.run_folder import find_runs
-    from pipeline.store.reader import Cache
-
-    runs = find_runs(run)
-    if len(runs) > 1:
-        raise UsageError(f"{run} holds {len(runs)} runs: name one, as in --run {runs[0]}")
-    path = out or run / f"{split}.{'tsv' if format is Format.glue else 'jsonl'}"
-    place = check_device(device)
-    count = write_predictions(
-        runs[0], Cache(cache), split, format.value, path, str(place), resolve_backend(backend, place)
-    )
-    tell(f"{path}: {count:,} predictions")
-    answer({"run": runs[0], "split": split, "file": path, "predictions": count})

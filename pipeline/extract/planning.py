@@ -110,6 +110,11 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def fill(template: str, text: str) -> str:
+    """What the backbone reads of a text: the template with the text in its place."""
+    return template.replace("{text}", text)
+
+
 def tokenize_into(
     writer: PlanWriter,
     texts: NumberedTexts,

@@ -31,9 +31,18 @@ class HeadModel(nn.Module):
         self.pooler: Pooler = make_pooler(config, width, backend)
         self.head = make_head(task, self.pooler.out_width)
 
+    @property
+    def width(self) -> int:
+        """D, the width of a text's vector."""
+        return self.pooler.out_width
+
+    def vectors(self, batch: TokenBatch) -> Tensor:
+        """(B, D): the vector of each text."""
+        return self.pooler(batch)
+
     def forward(self, inputs: Inputs) -> Tensor:
         """Raw outputs of the head for some examples (see `fetch`); each distinct text is pooled once."""
-        z = self.pooler(inputs.texts) if isinstance(inputs.texts, TokenBatch) else inputs.texts  # (distinct texts, D)
+        z = self.vectors(inputs.texts) if isinstance(inputs.texts, TokenBatch) else inputs.texts  # (distinct texts, D)
         return self.head(*(z.index_select(0, rows) for rows in inputs.rows))
 
 

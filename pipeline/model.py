@@ -1,0 +1,161 @@
+"""A frozen backbone and a trained head as one thing: new texts to vectors and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.errors import FaultError, UsageError
+from pipeline.extract.backbone import Backbone, load_backbone, resolve_model
+from pipeline.extract.forward import length_batches, token_budget
+from pipeline.extract.planning import clean, fill, tokenize
+from pipeline.fit.graph import resolve_backend
+from pipeline.fit.head_model import HeadModel, load_head
+from pipeline.fit.run_folder import RunConfig, find_one_run
+from pipeline.fit.tokens import TokenBatch
+from pipeline.store.layout import StatesIdentity
+
+WINDOW = 2048  # texts that are sorted by length together; what waits for its turn is small beside the backbone
+
+
+class GlotModel:
+    """A run's head and the backbone that it was trained on.
+
+    States go to the head as the backbone computes them, in float32; a cache keeps them in 16 bits, so a vector made
+    here and one made over the cache differ by that rounding.
+
+    Args:
+        config: of the run.
+        model: the trained pooler and head.
+        backbone: the language model, loaded.
+    """
+
+    def __init__(self, config: RunConfig, model: HeadModel, backbone: Backbone) -> None:
+        self.config, self.backbone, self.device = config, backbone, backbone.device
+        self.model = model.to(self.device).eval()
+
+    @classmethod
+    def load(cls, run: Path | str, backbone: str | None = None, device: str | None = None) -> GlotModel:
+        """Load a run folder (of one seed) and its backbone.
+
+        Args:
+            run: what `glot fit` left.
+            backbone: an alias, hub id, folder or GGUF file, where the name in the run does not find it.
+            device: where both run; None takes a GPU where there is one.
+
+        Raises UsageError where the run, the backbone or the device is missing or does not fit, FaultError where a file
+        is damaged.
+        """
+        folder = find_one_run(Path(run))
+        config = RunConfig.load(folder)
+        loaded = load_run_backbone(config.states, folder, backbone, device)
+        head = load_head(folder, config, resolve_backend("auto", loaded.device), loaded.device)
+        return cls(config, head, loaded)
+
+    @property
+    def width(self) -> int:
+        """D, the width of a vector."""
+        return self.model.width
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, D) float32 vectors of the texts, in their order; raises FaultError where the backbone gives NaN."""
+        pieces = list(self.encode_stream(texts))
+        return np.concatenate(pieces) if pieces else np.zeros((0, self.width), dtype=np.float32)
+
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """(k, D) float32 vectors of the next k texts, as they come; memory is that of `WINDOW` texts."""
+        if isinstance(texts, str):
+            raise UsageError("pass a list of texts, not one text")
+        stream = iter(texts)
+        while window := list(islice(stream, WINDOW)):
+            yield self._vectors(window).cpu().numpy()
+
+    def predict(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
+        """(n,) class names, or float32 scores in the task's units; `texts_b` are the second texts of pairs."""
+        raw = self._raw(texts, texts_b)
+        values = self.model.head.predict(raw).numpy()
+        task = self.config.task
+        return np.asarray(task.classes)[values] if task.target == "classes" else values
+
+    def predict_proba(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
+        """(n, C) float32 probabilities of `config.task.classes`; raises UsageError where the task is a score."""
+        if self.config.task.target != "classes":
+            raise UsageError(f"{self.config.task.name} has no classes: use predict")
+        return self._raw(texts, texts_b).softmax(dim=1).cpu().numpy()
+
+    @torch.inference_mode()
+    def _raw(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> torch.Tensor:
+        """What the head makes of the texts: logits (n, C), or (n,) scaled scores."""
+        given = [texts] if texts_b is None else [texts, texts_b]
+        if any(isinstance(some, str) for some in given):
+            raise UsageError("pass a list of texts, not one text")
+        if len(given) != self.config.task.num_texts:
+            raise UsageError(f"this head was trained on {self.config.task.num_texts} text(s) an example")
+        if len(given[0]) != len(given[-1]):
+            raise UsageError(f"{len(texts)} first texts and {len(given[-1])} second ones make no pairs")
+        pieces = []
+        for start in range(0, max(len(texts), 1), WINDOW):
+            window = [list(some[start : start + WINDOW]) for some in given]
+            vectors = self._vectors([text for some in window for text in some])
+            pieces.append(self.model.head(*vectors.split([len(some) for some in window])).float())
+        return torch.cat(pieces)
+
+    @torch.inference_mode()
+    def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
+        """(n, D) float32: each distinct text forwarded once, those of similar length together."""
+        states = self.config.states
+        for text in texts:
+            if not isinstance(text, str):
+                raise UsageError(f"a text is needed, and {type(text).__name__} was given")
+        rank: dict[str, int] = {}
+        for text in texts:
+            rank.setdefault(fill(states.template, clean(text)), len(rank))
+        if not rank:
+            return torch.zeros(0, self.width, device=self.device)
+        ids, _ = tokenize(list(rank), self.backbone, states.max_tokens)
+        lengths = np.asarray([len(row) for row in ids])
+        order, pieces = [], []
+        for places in length_batches(lengths, token_budget(self.device, states)):
+            batch = self._forward([ids[place] for place in places.tolist()])
+            pieces.append(self.model.vectors(batch).float())
+            order.append(places)
+        back = np.argsort(np.concatenate(order))
+        rows = back[[rank[fill(states.template, clean(text))] for text in texts]]
+        vectors = torch.cat(pieces)
+        if not bool(vectors.isfinite().all()):
+            raise FaultError(f"{self.backbone.name} gives NaN or infinite states in {states.compute_dtype} for a text")
+        return vectors[torch.from_numpy(rows).to(vectors.device)]
+
+    def _forward(self, ids: list[list[int]]) -> TokenBatch:
+        """The states of some texts by their token ids, of the layer and the tokens that the head was trained on."""
+        length = torch.tensor([len(row) for row in ids])  # (B,)
+        mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)
+        padded = torch.full(mask.shape, self.backbone.tokenizer.pad_token_id or 0)
+        padded[mask] = torch.tensor([number for row in ids for number in row])
+        hidden = self.backbone.hidden_states(padded, mask.long(), (self.config.layer,))[0]  # (B, L, d)
+        if self.config.pooler.tokens == "content":
+            special = torch.tensor(self.backbone.tokenizer.all_special_ids)
+            content = mask & ~torch.isin(padded, special)
+            mask = torch.where(content.any(dim=1, keepdim=True), content, mask)  # a text without any keeps all
+        return TokenBatch(hidden[mask.to(hidden.device)].float().to(self.device), mask.sum(dim=1))
+
+
+def load_run_backbone(
+    states: StatesIdentity, run: Path | str, model: str | None = None, device: str | None = None
+) -> Backbone:
+    """The backbone that states were made with: found where the run says, or as `model` says.
+
+    Raises UsageError where it is not there, or is another one.
+    """
+    backbone = load_backbone(resolve_model(model or states.source or states.backbone), states.compute_dtype, device)
+    for name in ("weights_sha256", "tokenizer_sha256"):
+        if getattr(backbone, name) != getattr(states, name):
+            raise UsageError(
+                f"{backbone.name} is not the backbone that {run} was trained on ({name} differs): "
+                "pass the right one with --model"
+            )
+    return backbone
