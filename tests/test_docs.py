@@ -88,6 +88,20 @@ def test_the_reference_is_what_the_commands_are_now(tree: object) -> None:
     assert kept == reference(tree), "run `make docs`"
 
 
+def test_the_citation_names_the_paper_and_this_version() -> None:
+    import yaml
+
+    from pipeline import __version__
+
+    said = yaml.safe_load((pages.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(said)  # what the format asks for
+    assert (said["cff-version"], said["version"], said["license"]) == ("1.2.0", __version__, "MIT")
+    paper = said["preferred-citation"]
+    assert {"type", "title", "authors", "year"} <= set(paper)
+    assert paper["title"] == "Towards Improved Sentence Representations using Token Graphs"
+    assert paper["identifiers"][0]["value"] == "arXiv:2603.03389"
+
+
 def test_a_wrong_command_is_found(tree: object) -> None:
     def said(command: str, whole: bool = True) -> str:
         return "".join(pages.complaint(tree, words, whole) for words in pages.variants(command))
@@ -160,6 +174,9 @@ def _fill(folder: Path) -> None:
         rows = [[text, label] for label in WORDS for text in (sentence(label) for _ in range(count // 2))]
         with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([["body", "topic"], *rows])
+    moods = [[sentence(label), mood] for label, mood in zip([*WORDS] * 8, ["glad", "grim"] * 8, strict=True)]
+    with open(folder / "topics.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["body", "mood"], *moods])
     (folder / "texts.txt").write_text("\n".join(sentence(label) for label in WORDS for _ in range(4)) + "\n")
     for task, head, number in (("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", 2), ("SST-2", None, 1)):
         (folder / "glue" / task).mkdir(parents=True)
