@@ -47,6 +47,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.streaming
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.extraction
+	$(BIN)/python -m benchmarks.encode
 
 bench-long: setup
 	$(BIN)/python -m benchmarks.extraction --full
