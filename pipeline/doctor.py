@@ -100,13 +100,8 @@ def _trial() -> Finding:
         reason = _line(error)
     if not reason:
         return Finding("versions", "trial", "states written and read, a head run over them")
-    return Finding(
-        "versions",
-        "trial",
-        f"a small head does not run: {reason}",
-        f"pip install --force-reinstall {DISTRIBUTION}",
-        broken=True,
-    )
+    advice = "mend what is marked above; where nothing is, report this page"
+    return Finding("versions", "trial", f"a small head does not run: {reason}", advice, broken=True)
 
 
 def _devices() -> Iterator[Finding]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,6 +120,41 @@ def test_missing_extras_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch)
     assert found["parquet"].value == "missing: pyarrow"
     assert "pip install 'glot-pipeline[parquet]'" in found["parquet"].advice
     assert not found["parquet"].broken
+
+
+@pytest.mark.parametrize(
+    ("capability", "said", "advised"), [((9, 0), "computes in bfloat16", False), ((7, 5), "no bfloat16", True)]
+)
+def test_a_gpu(capability: tuple[int, int], said: str, advised: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda index: (30 * 2**30, 80 * 2**30))
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda index: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index: "Made Up 80")
+    found = _named(doctor._devices())["cuda:0"]
+    assert found.value.startswith("Made Up 80, 30.0 GiB of 80.0 GiB free")
+    assert said in found.value
+    assert bool(found.advice) == advised
+
+
+def test_a_real_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU here: test_a_gpu stands in for it")
+    found = _named(doctor._devices())["cuda:0"]
+    assert torch.cuda.get_device_name(0) in found.value
+
+
+def test_without_torch_it_says_so_and_looks_at_the_rest(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['glot', 'doctor']; import cli; cli.main()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)  # transformers remarks on it in its own words
+    assert "pip install --force-reinstall torch" in done.stdout
+    assert "extras" in done.stdout
 
 
 @pytest.mark.parametrize(
