@@ -42,6 +42,10 @@ def extract(
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Stress test: share of distractor words; default: 0.9.")] = None,
     out: Annotated[Path | None, typer.Option(help="The cache's folder; default: cache/<task>/<model>.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What stands around each text, as in 'Classify: {text}'; another prompt is another cache."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512.")] = None,
     layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n; -1 is after the final norm.")] = "-1",
     dtype: Annotated[str, typer.Option(help="States as auto, float16, bfloat16, float32 or int8.")] = "auto",
@@ -74,7 +78,7 @@ def extract(
     from pipeline.corpus.load import load_corpus
     from pipeline.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
     from pipeline.extract.backbone import resolve_model
-    from pipeline.extract.options import ExtractOptions
+    from pipeline.extract.options import TEXT, ExtractOptions
     from pipeline.extract.processes import leave, this_process
     from pipeline.extract.run import extract_states, is_planned
 
@@ -97,6 +101,7 @@ def extract(
     name = corpus_name(request)
     options = ExtractOptions(
         max_tokens=max_tokens or default_max_tokens(request),
+        template=TEXT if prompt is None else prompt,
         layers=numbers(layers, "--layers"),
         dtype=dtype,
         compute_dtype=compute_dtype,
@@ -113,7 +118,7 @@ def extract(
     )
     folder = out or Path("cache") / name / source.name
     if examples is not None:
-        folder, options = _for_examples(out, task, source.name, replace(options, group=name))
+        folder, options = _for_examples(out, task, source.name, prompt, replace(options, group=name))
     if estimate:
         _print_estimate(_estimate(load_corpus(request), source, folder, options), name, source.name, options)
         return
@@ -146,7 +151,7 @@ def _part(value: str | None) -> tuple[int, int] | None:
 
 
 def _for_examples(
-    out: Path | None, task: str | None, model: str, options: ExtractOptions
+    out: Path | None, task: str | None, model: str, prompt: str | None, options: ExtractOptions
 ) -> tuple[Path, ExtractOptions]:
     """The cache that examples are added to, and options that repeat its own settings."""
     from pipeline.store.reader import Cache
@@ -157,6 +162,7 @@ def _for_examples(
     states = cache.manifest.states
     settings = {"max_tokens": states.max_tokens, "layers": states.layers, "dtype": states.dtype}
     settings |= {"compute_dtype": states.compute_dtype, "keep_texts": cache.plan.has_texts}
+    settings |= {"template": states.template if prompt is None else prompt}
     return cache.folder, replace(options, **settings)
 
 

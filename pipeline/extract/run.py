@@ -81,7 +81,7 @@ def extract_states(
     backbone = load_backbone(source, options.compute_dtype, options.device, options.device_map)
     identity = states_identity(backbone, options)
     check_folder(folder)
-    check_length_limit(backbone, identity.max_tokens)
+    check_length_limit(backbone, identity.max_tokens, identity.template)
     with _made_folder(folder), Claims(folder) as claims:
         hold_plan(claims, say)
         manifest = Preparation(folder, backbone, identity, options, planning, say).run(corpus)
