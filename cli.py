@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import bench, cache, explain, extract, fit, report, reproduce, sweep
+from pipeline.commands import bench, cache, encode, explain, extract, fit, report, reproduce, sweep
 from pipeline.commands.console import errors, printable, screen
 from pipeline.errors import GlotError
 
@@ -25,7 +25,8 @@ for command in (
     fit.fit,
     sweep.sweep,
     fit.evaluate,
-    fit.predict,
+    encode.encode,
+    encode.predict,
     report.report,
     explain.explain,
     reproduce.stress,

@@ -1,9 +1,8 @@
-"""`glot fit`, `evaluate` and `predict`: stage two."""
+"""`glot fit` and `evaluate`: stage two."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated
@@ -18,13 +17,6 @@ from pipeline.progress import epoch_bar, stop_flag
 if TYPE_CHECKING:
     from pipeline.fit.result import FitResult
     from pipeline.fit.run_folder import RunConfig
-
-
-class Format(str, Enum):
-    """Formats of a predictions file."""
-
-    jsonl = "jsonl"
-    glue = "glue"
 
 
 def fit(
@@ -192,32 +184,3 @@ def evaluate(
         scores = evaluate_head(folder, Cache(cache), split, str(place), resolve_backend(backend, place))
         line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
         screen.print(f"{folder} on {split}: {line}", highlight=False, soft_wrap=True)
-
-
-def predict(
-    run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
-    cache: CacheOption,
-    split: Annotated[str, typer.Option(help="The example set to predict.")] = "test",
-    format: Annotated[
-        Format, typer.Option(help="jsonl, or glue for the benchmark's submission format.")
-    ] = Format.jsonl,
-    out: Annotated[Path | None, typer.Option(help="The file; default: <run>/<split>.jsonl or .tsv.")] = None,
-    backend: BackendOption = "auto",
-    device: DeviceOption = None,
-) -> None:
-    """Write a saved head's predictions for an example set of a cache."""
-    from pipeline.fit.graph import resolve_backend
-    from pipeline.fit.predictions import write_predictions
-    from pipeline.fit.run import check_device
-    from pipeline.fit.run_folder import find_runs
-    from pipeline.store.reader import Cache
-
-    runs = find_runs(run)
-    if len(runs) > 1:
-        raise UsageError(f"{run} holds {len(runs)} runs: name one, as in --run {runs[0]}")
-    path = out or run / f"{split}.{'tsv' if format is Format.glue else 'jsonl'}"
-    place = check_device(device)
-    count = write_predictions(
-        runs[0], Cache(cache), split, format.value, path, str(place), resolve_backend(backend, place)
-    )
-    screen.print(f"{path}: {count:,} predictions", highlight=False, soft_wrap=True)
