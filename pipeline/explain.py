@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipeline.errors import UsageError
 from pipeline.fit.explain import Example, Explanation, Run, TextStates, cache_example, check_texts, explain, open_runs
 from pipeline.store.layout import StatesIdentity

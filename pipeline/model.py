@@ -121,7 +121,9 @@ class GlotModel:
         lengths = np.asarray([len(row) for row in tokens.ids])
         order, pieces = [], []
         for places in length_batches(lengths, token_budget(self.device, states)):
-            batch = self._forward(*([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds)))
+            batch = self._forward(
+                *([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
+            )
             pieces.append(self.model.vectors(batch).float())
             order.append(places)
         back = np.argsort(np.concatenate(order))

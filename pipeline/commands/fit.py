@@ -30,7 +30,7 @@ def fit(
     ] = "cosine",
     neighbours: Annotated[int, typer.Option(help="Of each token in a knn graph.")] = 5,
     readout: Annotated[str, typer.Option(help="Of glot: attention or mean.")] = "attention",
-    tokens: Annotated[str, typer.Option(help="Pool all tokens, or content: without the special ones.")] = "all",
+    tokens: Annotated[str, typer.Option(help="Pool all tokens, or content: without special tokens and the prompt's.")] = "all",
     layers: Annotated[int | None, typer.Option(help="K, layers of glot or mlp.")] = None,
     hidden: Annotated[int | None, typer.Option(help="h, the width of those layers.")] = None,
     gin_batch_norm: Annotated[

@@ -125,7 +125,9 @@ def check_template(template: str, backbone: Backbone) -> str:
     if template.count(TEXT) != 1:
         raise UsageError(f"--prompt {template!r} must hold {TEXT} once, where the text goes, as in 'Classify: {TEXT}'")
     if template != TEXT and not backbone.tokenizer.is_fast:
-        raise UsageError(f"--prompt needs a fast tokenizer, which tells tokens of text and prompt apart: {backbone.name} has none")
+        raise UsageError(
+            f"--prompt needs a fast tokenizer, which tells tokens of text and prompt apart: {backbone.name} has none"
+        )
     return clean(template)
 
 

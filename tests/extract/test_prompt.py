@@ -18,7 +18,7 @@ from pipeline.store.plan import CONTENT, SPECIAL, TEMPLATE
 from pipeline.store.reader import Cache
 from pipeline.store.verify import verify_cache
 
-PROMPT = "the dog barks: {text} on the mat"
+PROMPT = "the dog barks, {text} on the mat"
 
 
 def load(folder: Path) -> object:
@@ -52,43 +52,36 @@ def test_the_states_are_those_of_the_filled_prompt(
 @pytest.mark.parametrize(
     ("family", "text", "kinds"),
     [
-        # [CLS] the dog barks : | the cat | on the mat [SEP]
+        # [CLS] the dog barks , | the cat | on the mat [SEP]
         ("bert", "the cat", [SPECIAL, *[TEMPLATE] * 4, CONTENT, CONTENT, *[TEMPLATE] * 3, SPECIAL]),
         ("bert", "", [SPECIAL, *[TEMPLATE] * 7, SPECIAL]),
-        # A text that spells the prompt, its place included, is a text all the same.
-        ("bert", "on {text}", None),
     ],
 )
-def test_which_tokens_are_the_texts(family: str, text: str, kinds: list | None, backbone_folders: dict) -> None:
+def test_which_tokens_are_the_texts(family: str, text: str, kinds: list, backbone_folders: dict) -> None:
     backbone = load(backbone_folders[family])
     tokens = tokenize_filled([text, "the dog"], PROMPT, backbone, 48)
-    if kinds is None:
-        own = len(tokenize_filled([text], "{text}", backbone, 48).ids[0]) - 2
-        kinds = [SPECIAL, *[TEMPLATE] * 4, *[CONTENT] * own, *[TEMPLATE] * 3, SPECIAL]
     assert tokens.kinds[0].tolist() == kinds
     assert tokens.ids[0] == backbone.tokenizer(PROMPT.replace("{text}", text))["input_ids"]
 
 
+def test_a_text_that_spells_the_place_is_a_text(backbone_folders: dict) -> None:
+    backbone = load(backbone_folders["roberta"])
+    tokens = tokenize_filled(["{text}"], PROMPT, backbone, 48)
+    own = np.asarray(tokens.ids[0])[tokens.kinds[0] == CONTENT].tolist()
+    assert "".join(backbone.tokenizer.convert_ids_to_tokens(own)) == "{text}"
+
+
 @pytest.mark.parametrize("family", ["bert", "roberta", "mistral", "bare"])
 @pytest.mark.parametrize("prompt", [PROMPT, "dog{text}cat", "{text}\n", " {text}", "é→{text}←é"])
-def test_every_character_of_a_text_is_in_tokens_that_are_its_own(
-    family: str, prompt: str, backbone_folders: dict
-) -> None:
-    """By the text's length alone: a longer one has more content tokens, never more tokens of the prompt."""
+def test_the_border_is_where_the_tokenizer_says(family: str, prompt: str, backbone_folders: dict) -> None:
     backbone = load(backbone_folders[family])
     text = "naïve 日本 cats"
-    (ids,), (kinds,) = (lambda found: (found.ids, found.kinds))(tokenize_filled([text], prompt, backbone, 48))
+    kinds = tokenize_filled([text], prompt, backbone, 96).kinds[0]
     spans = backbone.tokenizer(prompt.replace("{text}", text), return_offsets_mapping=True)["offset_mapping"]
     start = prompt.index("{text}")
-    covered = [False] * len(text)
     for (first, end), kind in zip(spans, kinds, strict=True):
-        inside = range(max(first, start), min(end, start + len(text)))
-        assert not (inside and kind == TEMPLATE)
-        assert inside or kind != CONTENT
-        for place in inside:
-            covered[place - start] = kind == CONTENT
-    assert all(mark or char in " " for mark, char in zip(covered, text, strict=True) if char != "→")
-    assert len(ids) == len(kinds)
+        is_inside = max(first, start) < min(end, start + len(text))
+        assert kind == SPECIAL or kind == (CONTENT if is_inside else TEMPLATE)
 
 
 def test_a_cut_prompt_keeps_what_was_before_the_cut(backbone_folders: dict) -> None:
@@ -158,7 +151,8 @@ def test_growth_and_repair_keep_the_prompt(
     new = Split("train", [Example(0, "the dog", None, 0), Example(1, "a new one", None, 1)], "made")
     spec = make_corpus().spec
     assert extract(Corpus(spec, {"train": new}), bert, folder, template=PROMPT, group="other").forwarded == 2
-    before = {path.name: path.read_bytes() for path in folder.glob("shard-*.h5")}
+    count = len(Cache(folder).plan)
+    before = Cache(folder).read_texts(2, np.arange(count)).values
     shard = folder / "shard-00000.h5"
     place = Cache(folder).manifest.shards[0].data.columns["hidden/2"].offset
     data = bytearray(shard.read_bytes())
@@ -166,4 +160,5 @@ def test_growth_and_repair_keep_the_prompt(
     shard.write_bytes(data)
     cache = Cache(folder)
     assert repair_cache(cache, verify_cache(cache), str(bert)) == 1
-    assert {path.name: path.read_bytes() for path in folder.glob("shard-*.h5")} == before
+    assert verify_cache(Cache(folder)) == []
+    np.testing.assert_allclose(Cache(folder).read_texts(2, np.arange(count)).values, before, rtol=2e-3, atol=2e-3)
