@@ -13,6 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.progress import extract_bars
 
 if TYPE_CHECKING:
+    from pipeline.corpus.request import HubDataset
     from pipeline.extract.estimate import Estimate
     from pipeline.extract.options import ExtractOptions
     from pipeline.extract.run import ExtractSummary
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 def extract(
     model: ModelOption,
     task: Annotated[str | None, typer.Option(help="cola sst2 stsb mrpc qqp mnli qnli rte wnli imdb stress.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet.")] = None,
-    eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: a tenth of --data.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet, or hub:owner/name[:config]."),
+    ] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: see --split.")] = None,
     test_data: Annotated[Path | None, typer.Option(help="Your test data; labels are not needed.")] = None,
     text: Annotated[str | None, typer.Option(help="Column of the text in your data; default: text.")] = None,
     text_b: Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")] = None,
@@ -32,7 +36,11 @@ def extract(
         typer.Option(help="A folder in the official GLUE download layout; default: GLUE_DIR, else the hub."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Splits of a known task, as in train,validation,test; default: all but test.")
+        str | None,
+        typer.Option(
+            help="Splits of a known task, as in train,validation,test; default: all but test. For your own data "
+            "without a validation set, the share of train to keep as one; default: 0.1."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take only N examples of each split, for a quick try.")
@@ -66,7 +74,7 @@ def extract(
         bool, typer.Option("--estimate", help="Print bytes and hours for this model and data, and stop.")
     ] = False,
     examples: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="A file of other labels for the cache at --out: adds the sets <file>.train, .validation."),
     ] = None,
     on_overflow: Annotated[
@@ -85,7 +93,7 @@ def extract(
     source = resolve_model(model)
     request = CorpusRequest(
         task if examples is None else None,
-        _data_file(data, examples),
+        _own_data(data, examples),
         eval_data,
         test_data,
         text,
@@ -134,10 +142,13 @@ def extract(
         _print_summary(summary, options)
 
 
-def _data_file(data: Path | None, examples: Path | None) -> Path | None:
+def _own_data(data: str | None, examples: str | None) -> Path | HubDataset | None:
+    from pipeline.corpus.request import parse_data
+
     if data is not None and examples is not None:
         raise UsageError("--examples adds to a cache that is there, --data makes one: pass one of them")
-    return examples or data
+    given = data if examples is None else examples
+    return None if given is None else parse_data(given)
 
 
 def _part(value: str | None) -> tuple[int, int] | None:
