@@ -20,6 +20,11 @@ _PARQUET_BUFFER = 1 << 20  # without one, pyarrow reads a row group's columns wh
 _PARQUET_ROWS = 4096  # turned into Python objects at a time
 
 
+def is_table(path: Path) -> bool:
+    """Whether the suffix is one of a table."""
+    return path.suffix.lower() in {*_DELIMITERS, *JSON_LINES, *_PARQUET}
+
+
 def read_cells(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
     """Pairs of (place, cells by column name or what is wrong with the row), from the format that the suffix says."""
     if not path.is_file():

@@ -46,7 +46,7 @@ def test_balanced_weights_are_scikit_learns(labels):
     raw = head(torch.randn(len(labels), 6))
     expected = log_loss(
         labels,
-        raw.softmax(dim=1).detach().numpy().astype(float),
+        raw.detach().double().softmax(dim=1).numpy(),
         sample_weight=compute_sample_weight("balanced", labels),
         labels=[0, 1, 2],
     )
