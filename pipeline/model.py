@@ -12,12 +12,13 @@ import torch
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone, load_backbone, resolve_model
 from pipeline.extract.forward import length_batches, token_budget
-from pipeline.extract.planning import clean, fill, tokenize
+from pipeline.extract.planning import clean, tokenize_filled
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, load_head
 from pipeline.fit.run_folder import RunConfig, find_one_run
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.layout import StatesIdentity
+from pipeline.store.plan import CONTENT
 
 WINDOW = 2048  # texts that are sorted by length together; what waits for its turn is small beside the backbone
 
@@ -113,33 +114,35 @@ class GlotModel:
                 raise UsageError(f"a text is needed, and {type(text).__name__} was given")
         rank: dict[str, int] = {}
         for text in texts:
-            rank.setdefault(fill(states.template, clean(text)), len(rank))
+            rank.setdefault(clean(text), len(rank))
         if not rank:
             return torch.zeros(0, self.width, device=self.device)
-        ids, _ = tokenize(list(rank), self.backbone, states.max_tokens)
-        lengths = np.asarray([len(row) for row in ids])
+        tokens = tokenize_filled(list(rank), states.template, self.backbone, states.max_tokens)
+        lengths = np.asarray([len(row) for row in tokens.ids])
         order, pieces = [], []
         for places in length_batches(lengths, token_budget(self.device, states)):
-            batch = self._forward([ids[place] for place in places.tolist()])
+            batch = self._forward(
+                *([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
+            )
             pieces.append(self.model.vectors(batch).float())
             order.append(places)
         back = np.argsort(np.concatenate(order))
-        rows = back[[rank[fill(states.template, clean(text))] for text in texts]]
+        rows = back[[rank[clean(text)] for text in texts]]
         vectors = torch.cat(pieces)
         if not bool(vectors.isfinite().all()):
             raise FaultError(f"{self.backbone.name} gives NaN or infinite states in {states.compute_dtype} for a text")
         return vectors[torch.from_numpy(rows).to(vectors.device)]
 
-    def _forward(self, ids: list[list[int]]) -> TokenBatch:
-        """The states of some texts by their token ids, of the layer and the tokens that the head was trained on."""
+    def _forward(self, ids: list[list[int]], kinds: list[np.ndarray]) -> TokenBatch:
+        """The states of some texts by their tokens, of the layer and the tokens that the head was trained on."""
         length = torch.tensor([len(row) for row in ids])  # (B,)
         mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)
         padded = torch.full(mask.shape, self.backbone.tokenizer.pad_token_id or 0)
         padded[mask] = torch.tensor([number for row in ids for number in row])
         hidden = self.backbone.hidden_states(padded, mask.long(), (self.config.layer,))[0]  # (B, L, d)
         if self.config.pooler.tokens == "content":
-            special = torch.tensor(self.backbone.tokenizer.all_special_ids)
-            content = mask & ~torch.isin(padded, special)
+            content = torch.zeros_like(mask)
+            content[mask] = torch.from_numpy(np.concatenate(kinds) == CONTENT)
             mask = torch.where(content.any(dim=1, keepdim=True), content, mask)  # a text without any keeps all
         return TokenBatch(hidden[mask.to(hidden.device)].float().to(self.device), mask.sum(dim=1))
 

@@ -41,7 +41,7 @@ def fit(
     ] = "cosine",
     neighbours: Annotated[int, typer.Option(help="Of each token in a knn graph.")] = 5,
     readout: Annotated[str, typer.Option(help="Of glot: attention or mean.")] = "attention",
-    tokens: Annotated[str, typer.Option(help="Pool all tokens, or content: without the special ones.")] = "all",
+    tokens: Annotated[str, typer.Option(help="Pool all tokens, or content: no special or prompt ones.")] = "all",
     layers: Annotated[int | None, typer.Option(help="K, layers of glot or mlp.")] = None,
     hidden: Annotated[int | None, typer.Option(help="h, the width of those layers.")] = None,
     gin_batch_norm: Annotated[
@@ -58,6 +58,9 @@ def fit(
     precision: Annotated[
         str, typer.Option(help="float32, or bfloat16 autocast: faster on GPUs, and on CPUs that have AMX.")
     ] = "float32",
+    class_weights: Annotated[
+        str, typer.Option(help="In the loss: none, or balanced: rare classes count as much as frequent ones.")
+    ] = "none",
     select: Annotated[
         str, typer.Option(help="Keep the best epoch on validation or on holdout (a tenth of train), or the last.")
     ] = "validation",
@@ -109,6 +112,7 @@ def fit(
             patience=patience,
             schedule=schedule,
             precision=precision,
+            class_weights=class_weights,
             select=select,
             seeds=numbers(seeds, "--seeds"),
             order_seed=order_seed,

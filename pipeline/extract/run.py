@@ -82,7 +82,7 @@ def extract_states(
     backbone = source if isinstance(source, Backbone) else _load(source, options)
     identity = states_identity(backbone, options)
     check_folder(folder)
-    check_length_limit(backbone, identity.max_tokens)
+    check_length_limit(backbone, identity.max_tokens, identity.template)
     with _made_folder(folder), Claims(folder) as claims:
         hold_plan(claims, say)
         manifest = Preparation(folder, backbone, identity, options, planning, say).run(corpus)

@@ -32,7 +32,7 @@ class FitOptions:
     Attributes:
         pooler, gnn, jk, tau, graph, neighbours, readout, tokens, layers, hidden, gin_batch_norm: see `PoolerConfig`.
         adapool_hidden: likewise; "glot": as wide as the scorer in glot's readout would be.
-        lr, epochs, batch_size, patience, select, precision, schedule: see `TrainConfig`.
+        lr, epochs, batch_size, patience, select, precision, schedule, class_weights: see `TrainConfig`.
         max_steps: likewise; without `epochs` there are as many as it takes.
         seeds: one run each; a seed sets initialisation and data order.
         order_seed: fixes the data order for all seeds.
@@ -61,6 +61,7 @@ class FitOptions:
     select: str = "validation"
     precision: str = "float32"
     schedule: str = "constant"
+    class_weights: str = "none"
     max_steps: int | None = None
     seeds: tuple[int, ...] = (0,)
     order_seed: int | None = None
@@ -79,6 +80,8 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     device = check_device(options.device)
     entry = cache.examples_entry(set_name(options.group, "train"))
     recipe = entry.task.recipe
+    if options.class_weights == "balanced" and entry.task.target != "classes":
+        raise UsageError(f"--class-weights balanced: {entry.task.name} has scores, not classes: leave it out")
 
     def choose(value: float | None, default: float) -> float:
         return default if value is None else value
@@ -127,6 +130,7 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
                 precision=options.precision,
                 schedule=options.schedule,
                 max_steps=options.max_steps,
+                class_weights=options.class_weights,
             ),
             options.layer,
             options.group,

@@ -22,6 +22,7 @@ VERSION = 1
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("constant", "linear", "cosine", "plateau")
 SELECTS = ("validation", "holdout", "last")
+CLASS_WEIGHTS = ("none", "balanced")
 CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -42,6 +43,7 @@ class TrainConfig:
         schedule: of the learning rate: "constant"; "linear" or "cosine", which end at 0; "plateau", which halves it
             after every two epochs without a better score.
         max_steps: steps at most, over all epochs; None: all.
+        class_weights: in the loss: "none", or "balanced" by their frequency among the examples trained on.
     """
 
     lr: float
@@ -57,13 +59,16 @@ class TrainConfig:
     precision: str = "float32"
     schedule: str = "constant"
     max_steps: int | None = None
+    class_weights: str = "none"
 
     def __post_init__(self) -> None:
         if not 0 < self.lr <= 1000:
             raise UsageError(f"--lr must be above 0, and at most 1000; got {self.lr}")
-        for name, allowed in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
+        choices = {"precision": PRECISIONS, "schedule": SCHEDULES, "class_weights": CLASS_WEIGHTS}
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise UsageError(f"--{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if self.max_steps is not None and self.max_steps < 1:
             raise UsageError(f"--max-steps must be at least 1; got {self.max_steps}")
         for name in ("epochs", "batch_size"):

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import FaultError, Stopped, UsageError
 from pipeline.fit.head_model import HeadModel, Inputs, PooledTexts, each_batch, predict
+from pipeline.fit.heads import balanced_weights
 from pipeline.fit.metrics import compute_metrics
 from pipeline.fit.poolers import WEIGHTLESS
 from pipeline.fit.result import Epoch, FitResult, argmax, best_published
@@ -161,6 +162,8 @@ class HeadInTraining:
         self.device = torch.device(self.config.train.device)
         torch.manual_seed(self.config.train.init_seed)
         model = HeadModel(self.config.pooler, self.config.task, self.config.states.width, self.config.train.backend)
+        if self.config.train.class_weights == "balanced":
+            model.head.class_weights = balanced_weights(data.train.label, len(self.config.task.classes))
         self.model = model.to(self.device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=self.config.train.lr, fused=True)
         self.history: list[Epoch] = []

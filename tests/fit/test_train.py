@@ -325,3 +325,35 @@ def test_fit_runs_without_dgl_datasets_and_transformers(make_fit_cache: MakeCach
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("dense ")
+
+
+def test_class_weights_are_kept_and_are_none_in_old_runs(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    folder = make_fit_cache()
+    fit(folder, tmp_path / "run", epochs=1, class_weights="balanced")
+    assert RunConfig.load(tmp_path / "run").train.class_weights == "balanced"
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["task"]["classes"] == ["no", "yes"]
+    del config["train"]["class_weights"]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert RunConfig.load(tmp_path / "run").train.class_weights == "none"
+    assert evaluate_head(tmp_path / "run", Cache(folder), "validation", "cpu", "dense")
+
+
+def test_class_weights_that_cannot_be(make_fit_cache: MakeCache) -> None:
+    with pytest.raises(UsageError, match="--class-weights must be one of none, balanced; got 'heavy'"):
+        make_configs(Cache(make_fit_cache()), FitOptions(class_weights="heavy"))
+    scores = Cache(make_fit_cache("scores", target="score"))
+    with pytest.raises(UsageError, match="--class-weights balanced: made has scores, not classes: leave it out"):
+        make_configs(scores, FitOptions(class_weights="balanced"))
+    assert make_configs(scores, FitOptions(class_weights="none"))
+
+
+def test_a_fit_with_class_weights_goes_on_as_if_unbroken(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    folder = make_fit_cache()
+    whole = fit(folder, tmp_path / "whole", class_weights="balanced", select="holdout")
+    config = make_configs(Cache(folder), FitOptions(device="cpu", class_weights="balanced", select="holdout"))[0]
+    asked = iter(range(100))
+    with pytest.raises(Stopped):
+        fit_head(Cache(folder), config, tmp_path / "broken", should_stop=lambda: next(asked) == 15)
+    broken = fit_head(Cache(folder), config, tmp_path / "broken")
+    assert [epoch.loss for epoch in broken.epochs] == [epoch.loss for epoch in whole.epochs]
