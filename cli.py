@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import bench, cache, encode, explain, extract, fit, report, reproduce, sweep
+from pipeline.commands import bench, cache, encode, explain, export, extract, fit, report, reproduce, sweep
 from pipeline.commands.console import errors, printable, screen
 from pipeline.errors import GlotError
 
@@ -27,6 +27,7 @@ for command in (
     fit.evaluate,
     encode.encode,
     encode.predict,
+    export.export,
     report.report,
     explain.explain,
     reproduce.stress,
