@@ -37,6 +37,15 @@ def test_from_texts_to_a_folder(glot: Callable[..., tuple], fitted: Path, monkey
     assert (code, "there already" in err) == (2, True)
 
 
+def test_the_head_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
+    code, out, err = glot("export", "--run", fitted, "--to", "onnx", "heads/a.onnx")
+    assert code == 0, err
+    assert "states and mask to vectors and logits, checked with onnxruntime" in out
+    assert [path.name for path in Path("heads").iterdir()] == ["a.onnx"]
+    code, _, err = glot("export", "--run", fitted, "--to", "onnx", "heads/b.onnx", "--license", "mit")
+    assert (code, "--license does not go with --to onnx" in err) == (2, True)
+
+
 def test_wrong_uses(glot: Callable[..., tuple], fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     to = ["--to", "sentence-transformers", "made"]
     for arguments, message in [

@@ -10,13 +10,13 @@ import typer
 from pipeline.commands.console import DeviceOption, say
 from pipeline.errors import UsageError
 
-KINDS = ("sentence-transformers",)
+KINDS = ("sentence-transformers", "onnx")
 
 
 def export(
-    out: Annotated[Path, typer.Argument(help="The folder to make.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make; for onnx the file.")],
     run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
-    to: Annotated[str, typer.Option("--to", help="sentence-transformers.")],
+    to: Annotated[str, typer.Option("--to", help="sentence-transformers, or onnx: the head alone.")],
     model: Annotated[str | None, typer.Option(help="The backbone, where its name in the run does not find it.")] = None,
     push: Annotated[
         str | None, typer.Option(help="Also upload the folder to the Hub, to user/name; needs a token there.")
@@ -26,12 +26,25 @@ def export(
     ] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Export a run for use without this program: a sentence-transformers folder with its backbone and model card."""
+    """Export a run for use without this program: with its backbone and a model card, or its head alone as ONNX."""
+    if to not in KINDS:
+        raise UsageError(f"--to must be one of {', '.join(KINDS)}; got {to!r}")
+    if to == "onnx":
+        given = {"--model": model, "--push": push, "--license": licence, "--device": device}
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(f"{name} does not go with --to onnx, which needs no backbone: leave it out")
+        _to_onnx(run, out)
+    else:
+        _to_folder(run, out, model, device, licence, push)
+
+
+def _to_folder(
+    run: Path, out: Path, model: str | None, device: str | None, licence: str | None, push: str | None
+) -> None:
     from pipeline.export.folder import export_folder
     from pipeline.export.push import check_push, push_folder
 
-    if to not in KINDS:
-        raise UsageError(f"--to must be one of {', '.join(KINDS)}; got {to!r}")
     if push is not None:
         check_push(push)
     made = export_folder(run, out, model, device, licence, push)
@@ -42,3 +55,13 @@ def export(
     say(f'SentenceTransformer("{out}", trust_remote_code=True) loads it')
     if push is not None:
         say(push_folder(out, push))
+
+
+def _to_onnx(run: Path, out: Path) -> None:
+    from pipeline.export.onnx_file import INPUTS, export_onnx
+
+    made = export_onnx(run, out)
+    say(
+        f"{out}: {made.bytes / 1e6:,.1f} MB, {' and '.join(INPUTS)} to {' and '.join(made.outputs)}, checked with "
+        f"onnxruntime: they differ from torch's by {made.difference:.0e} at most"
+    )
