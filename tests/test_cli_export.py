@@ -32,7 +32,11 @@ def test_from_texts_to_a_folder(glot: Callable[..., tuple], fitted: Path, monkey
     vectors, run = model.encode(texts), GlotModel.load(fitted, device="cpu")
     np.testing.assert_allclose(vectors, run.encode(texts), rtol=1e-5, atol=1e-5)
     assert model[1].predict(vectors) == run.predict(texts).tolist()
-    assert "license: mit" in Path("made/README.md").read_text(encoding="utf-8")
+    card = Path("made/README.md").read_text(encoding="utf-8")
+    assert "license: mit" in card
+    found: dict = {}
+    exec(card.split("```python\n")[1].split("```")[0], found)  # the card's own example of use
+    assert found["vectors"].shape == (1, vectors.shape[1])
     code, _, err = glot("export", "--run", fitted, "--to", "sentence-transformers", "made")
     assert (code, "there already" in err) == (2, True)
 

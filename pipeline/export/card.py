@@ -110,10 +110,10 @@ def _usage(config: RunConfig, name: str) -> str:
     ]
     what = "class names" if task.target == "classes" else "scores"
     if task.num_texts == 2:
-        lines += [
-            'others = model.encode(["A second text."])',
-            f"model[1].predict(vectors, others)  # {what}, one a pair",
-        ]
+        lines += ['others = model.encode(["A second text."])']
+        has_head = task.target in ("classes", "score")
+        call = "model[1].predict" if has_head else "model.similarity"
+        lines += [f"{call}(vectors, others)" + (f"  # {what}, one a pair" if has_head else "")]
     else:
         lines += [f"model[1].predict(vectors)  # {what}"]
     return (
@@ -128,15 +128,15 @@ def _numbers(config: RunConfig, result: FitResult) -> str:
     lines = ["## Numbers", "", "| set | metric | value |", "|---|---|---:|"]
     for split, values in result.best.items():
         lines += [f"| {split} | {name} | {value:.4f} |" for name, value in values.items()]
-    chosen = "that same validation set" if result.select == "validation" else "a tenth of train kept aside"
-    return "\n".join(lines) + f"\n\nOf epoch {result.best_epoch}, which was the best on {chosen}; one seed."
+    how = {"validation": "the best on that same validation set", "holdout": "the best on a tenth of train kept aside"}
+    return "\n".join(lines) + f"\n\nOf epoch {result.best_epoch}, {how.get(result.select, 'the last')}; one seed."
 
 
 def _making(config: RunConfig, result: FitResult) -> str:
     task, states, train = config.task, config.states, config.train
-    label = f"classes {', '.join(task.classes)}" if task.target == "classes" else "a score"
-    if task.score_range and task.target != "classes":
-        label += f" from {task.score_range[0]:g} to {task.score_range[1]:g}"
+    label = f"classes {', '.join(task.classes)}" if task.target == "classes" else "no labels"
+    if task.score_range:
+        label = f"a score from {task.score_range[0]:g} to {task.score_range[1]:g}"
     rows = [
         ("task", f"{task.name}: {'pairs of texts' if task.num_texts == 2 else 'single texts'}, {label}"),
         ("data, as fingerprints", ", ".join(f"{name} `{mark[:16]}`" for name, mark in config.data.items())),

@@ -39,7 +39,8 @@ def load_pooling(run: Path, config: RunConfig, special_ids: list[int]) -> GlotPo
 
     _check(config.pooler)
     tensors, _ = load_tensors(run / HEAD_FILE)
-    renamed = {name.removeprefix("pooler.").replace("head.linear.", "head."): value for name, value in tensors.items()}
+    renamed = {_rename(name): value for name, value in tensors.items()}
+    projection = renamed.get("projection.weight")
     pooler, task = config.pooler, config.task
     score_range = list(task.score_range) if task.score_range else None
     settings = {name: getattr(pooler, name) for name in ("pooler", "gnn", "layers", "hidden", "jk", "tau", "readout")}
@@ -52,9 +53,15 @@ def load_pooling(run: Path, config: RunConfig, special_ids: list[int]) -> GlotPo
         num_texts=task.num_texts,
         classes=list(task.classes),
         score_range=score_range,
+        projection=None if projection is None else len(projection),
     )
     load_weights(pooling, renamed, run / HEAD_FILE)
     return pooling.eval()
+
+
+def _rename(name: str) -> str:
+    """A weight's name in the exported module, from that in `head.safetensors`."""
+    return name.removeprefix("pooler.").replace("head.linear.", "head.").replace("head.projection.", "projection.")
 
 
 def _check(pooler: PoolerConfig) -> None:

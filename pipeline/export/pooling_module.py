@@ -179,6 +179,7 @@ class PoolingConfig:
         special_ids: tokens that the pooling is not shown, unless a text has no others.
         num_texts: texts of an example of the head's task.
         classes: that the head tells apart. score_range: or the lowest and the highest score it was trained on.
+        projection: the width of a linear map over the pooled vector; None: there is none.
     """
 
     width: int
@@ -195,6 +196,7 @@ class PoolingConfig:
     num_texts: int = 1
     classes: list[str] = field(default_factory=list)
     score_range: list[float] | None = None
+    projection: int | None = None
 
 
 class GlotPooling(Module):
@@ -216,6 +218,10 @@ class GlotPooling(Module):
             self.out_width = c.hidden
         is_attentive = c.pooler == "adapool" or (c.pooler == "glot" and c.readout == "attention")
         self.readout = AttentionReadout(self.out_width, c.scorer) if is_attentive else MeanReadout()
+        self.projection = None
+        if c.projection is not None:
+            self.projection = nn.Linear(self.out_width, c.projection, bias=False)
+            self.out_width = c.projection
         self.head = self._make_head()
 
     def _make_head(self) -> nn.Linear | None:
@@ -239,6 +245,10 @@ class GlotPooling(Module):
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
         """(B, D) from states (B, L, d) and mask (B, L) bool, True at the tokens to be seen."""
+        pooled = self._pool(states, mask)
+        return pooled if self.projection is None else self.projection(pooled)
+
+    def _pool(self, states: Tensor, mask: Tensor) -> Tensor:
         states = states.masked_fill(~mask[:, :, None], 0)  # whatever stands in the padding, NaN too
         own = next(iter(self.parameters()), None)
         states = states.float() if own is None else states.to(own.dtype)
@@ -268,6 +278,8 @@ class GlotPooling(Module):
     @torch.inference_mode()
     def predict(self, vectors: Any, vectors_b: Any = None) -> list[str] | list[float]:
         """The class names, or the scores, of vectors (B, D) from `encode`, with those of a pair's second texts."""
+        if self.head is None:
+            raise ValueError("there is no head: this pooling was trained without labels")
         own = self.head.weight
         given = [torch.as_tensor(some).to(own) for some in (vectors, vectors_b) if some is not None]
         raw = self.raw(*given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 
 from pipeline.errors import UsageError
 from pipeline.export.pooling import load_pooling
+from pipeline.export.pooling_module import token_graph
 from pipeline.fit.head_model import load_head
-from pipeline.fit.run_folder import RunConfig
+from pipeline.fit.run_folder import HEAD_FILE, RunConfig, save_tensors
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.task_spec import TaskSpec
 
@@ -106,3 +108,43 @@ def test_what_is_only_for_comparison_is_refused(
     run = make_head_run("run", **settings)
     with pytest.raises(UsageError, match=message):
         load_pooling(run, RunConfig.load(run), [])
+
+
+def test_edges_are_strict_and_leave_padding_out() -> None:
+    states = torch.tensor([[[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [1.0, 0.0]]], requires_grad=True)
+    mask = torch.tensor([[True, True, True, False]])
+    edges = token_graph(states, mask, 0.0)[0].int().tolist()
+    assert edges == [[1, 0, 1, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
+    assert token_graph(states, mask, -0.5)[0, :3, :3].all()
+    assert torch.equal(token_graph(states, mask, 1.0)[0], torch.eye(4, dtype=torch.bool))
+
+
+def test_autocast_leaves_the_graph_in_float32(make_head_run: Callable[..., Path], states: list[torch.Tensor]) -> None:
+    run = make_head_run("run", hidden=6)
+    pooling = load_pooling(run, RunConfig.load(run), [])
+    padded, mask = pad(states, 0.0)
+    expected, edges = pooling.pool(padded, mask), token_graph(padded, mask, 0.6)
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors, under = pooling.pool(padded, mask), token_graph(padded, mask, 0.6)
+    assert torch.equal(edges, under)
+    np.testing.assert_allclose(vectors.float().detach(), expected.detach(), atol=0.1)
+
+
+def test_a_projection_comes_last(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    task = TaskSpec("pairs", 2, "contrastive", metrics=("accuracy",))
+    run = make_run("bert", task=TaskSpec("pairs", 2, "score", score_range=(0.0, 1.0)))
+    trained = load_head(run, RunConfig.load(run), "dense", torch.device("cpu"))
+    projection = torch.randn(5, trained.width, generator=torch.Generator().manual_seed(0))
+    pooler = {f"pooler.{name}": value for name, value in trained.pooler.state_dict().items()}
+    save_tensors(run / HEAD_FILE, {**pooler, "head.projection.weight": projection})
+    pooling = load_pooling(run, replace(RunConfig.load(run), task=task), [])
+    states = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
+    expected = trained.pooler(TokenBatch(states[0], torch.tensor([4]))) @ projection.T
+    vectors = pooling.pool(states, torch.ones(1, 4, dtype=torch.bool))
+    np.testing.assert_allclose(vectors.detach(), expected.detach(), rtol=1e-5, atol=1e-5)
+    assert pooling.get_embedding_dimension() == 5
+    with pytest.raises(ValueError, match="without labels"):
+        pooling.predict(vectors)
+    pooling.save(str(tmp_path))
+    again = type(pooling).load(str(tmp_path))
+    torch.testing.assert_close(again.projection.weight, projection)
