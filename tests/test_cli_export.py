@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,9 +43,14 @@ def test_from_texts_to_a_folder(glot: Callable[..., tuple], fitted: Path, monkey
 
 
 def test_the_head_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
-    code, out, err = glot("export", "--run", fitted, "--to", "onnx", "heads/a.onnx")
+    code, out, err = glot("export", "--run", fitted, "--to", "onnx", "heads/a.onnx", "--json")
     assert code == 0, err
-    assert "states and mask to vectors and logits, checked with onnxruntime" in out
+    found = json.loads(out)
+    assert (found["path"], found["outputs"], found["difference"] < 1e-4) == (
+        "heads/a.onnx",
+        ["vectors", "logits"],
+        True,
+    )
     assert [path.name for path in Path("heads").iterdir()] == ["a.onnx"]
     code, _, err = glot("export", "--run", fitted, "--to", "onnx", "heads/b.onnx", "--license", "mit")
     assert (code, "--license does not go with --to onnx" in err) == (2, True)

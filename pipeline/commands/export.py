@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import DeviceOption, say
+from pipeline.commands.console import DeviceOption, answer, tell
 from pipeline.errors import UsageError
 
 KINDS = ("sentence-transformers", "onnx")
@@ -48,20 +49,23 @@ def _to_folder(
     if push is not None:
         check_push(push)
     made = export_folder(run, out, model, device, licence, push)
-    say(
+    tell(
         f"{out}: {made.bytes / 1e6:,.1f} MB, vectors of {made.width} numbers, checked: they differ from the run's by "
         f"{made.difference:.0e} at most"
     )
-    say(f'SentenceTransformer("{out}", trust_remote_code=True) loads it')
-    if push is not None:
-        say(push_folder(out, push))
+    tell(f'SentenceTransformer("{out}", trust_remote_code=True) loads it')
+    address = push_folder(out, push) if push is not None else None
+    if address is not None:
+        tell(address)
+    answer({"address": address, **asdict(made)})
 
 
 def _to_onnx(run: Path, out: Path) -> None:
     from pipeline.export.onnx_file import INPUTS, export_onnx
 
     made = export_onnx(run, out)
-    say(
+    tell(
         f"{out}: {made.bytes / 1e6:,.1f} MB, {' and '.join(INPUTS)} to {' and '.join(made.outputs)}, checked with "
         f"onnxruntime: they differ from torch's by {made.difference:.0e} at most"
     )
+    answer(made)

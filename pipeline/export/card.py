@@ -76,7 +76,7 @@ def _metadata(config: RunConfig, result: FitResult, licence: str | None) -> Mode
         license=licence,
         tags=["sentence-transformers", "feature-extraction", "glot", "custom_code"],
         metrics=sorted({score.metric_type for score in scores}) or None,
-        model_name=_title(config),
+        model_name=_title(config) if scores else None,
         eval_results=scores or None,
     )
 
