@@ -78,6 +78,9 @@ def fit(
     examples: Annotated[
         str, typer.Option(help="Train on other labels that `extract --examples <name>.csv` added: their name.")
     ] = "",
+    track: Annotated[
+        str | None, typer.Option(help="Show loss and scores as it trains: tensorboard (in the run's folder) or wandb.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; default: runs/<task>-<model>-<pooler>-<time>.")
     ] = None,
@@ -85,9 +88,12 @@ def fit(
 ) -> None:
     """Stage two: train the token graph's GNN, readout and head over a cache. Unset options take the task's defaults."""
     from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+    from pipeline.fit.track import check_tracker
     from pipeline.report.loss import draw_loss
     from pipeline.store.reader import Cache
 
+    if track is not None:
+        check_tracker(track)
     if resume is not None:
         folder, opened = resume, Cache(cache) if cache else None
     elif cache is None:
@@ -127,7 +133,7 @@ def fit(
         folder = out or _run_folder(configs[0])
         prepare_runs(configs, folder)
     with stop_flag() as should_stop, epoch_bar(notes) as report:
-        results = finish_runs(folder, opened, report, should_stop)
+        results = finish_runs(folder, opened, report, should_stop, track)
     if not all([draw_loss(run) for run in results]):
         note("loss.png is left out: pip install 'glot-pipeline[plots]'")
     _print_fit(folder, results)

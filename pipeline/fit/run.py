@@ -16,6 +16,7 @@ from pipeline.fit.readout import readout_width
 from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, find_runs
 from pipeline.fit.states import available_memory, states_bytes
+from pipeline.fit.track import open_tracker
 from pipeline.fit.train import Progress, fit_head
 from pipeline.fit.training_data import run_config, used_text_ids
 from pipeline.store.example_set import set_name
@@ -170,11 +171,13 @@ def finish_runs(
     cache: Cache | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    track: str | None = None,
 ) -> dict[Path, FitResult]:
     """Train every run of a folder that is not finished, each from its checkpoint, if it has one.
 
     Args:
         cache: the cache to train on; None opens the one that the config names.
+        track: tensorboard or wandb; None shows the training nowhere.
 
     Raises UsageError where the cache no longer holds the examples that the run began with.
     """
@@ -185,7 +188,12 @@ def finish_runs(
             results[run] = FitResult.load(run)
             continue
         opened = open_cache(config, cache, run)
-        results[run] = fit_head(opened, config, run, progress, should_stop)
+        if track is None:
+            results[run] = fit_head(opened, config, run, progress, should_stop)
+            continue
+        with open_tracker(track, config, run) as tracker:
+            both = tracker.beside(progress)
+            results[run] = fit_head(opened, config, run, both, should_stop, tracker.epoch)
     return results
 
 

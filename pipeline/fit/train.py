@@ -43,10 +43,11 @@ Progress = Callable[[int, int, int, float], None]  # (epoch, step, steps, mean l
 
 @dataclass(frozen=True)
 class Job:
-    """A head to train, and the folder that its run is left in."""
+    """A head to train, the folder that its run is left in, and what is told of each of its epochs."""
 
     config: RunConfig
     folder: Path
+    on_epoch: Callable[[Epoch], None] = lambda record: None
 
 
 def fit_head(
@@ -55,6 +56,7 @@ def fit_head(
     folder: Path,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_epoch: Callable[[Epoch], None] = lambda record: None,
 ) -> FitResult:
     """Train a head over a cache and leave a run folder; goes on from the checkpoint that is there, if any.
 
@@ -64,7 +66,8 @@ def fit_head(
     Raises UsageError (a cache or folder that does not fit), FaultError (damaged states, a loss that is not
     finite), Stopped (after `should_stop` said so, with the checkpoint written).
     """
-    return fit_heads(cache, [Job(config, folder)], folder, progress, should_stop)[0]
+    job = Job(config, folder, on_epoch)
+    return fit_heads(cache, [job], folder, progress, should_stop)[0]
 
 
 def fit_heads(
@@ -158,7 +161,7 @@ class HeadInTraining:
     """A head in training: weights, optimizer, the loss of this epoch, and the record of those before."""
 
     def __init__(self, job: Job, data: TrainingData) -> None:
-        self.config, self.folder, self.data = job.config, job.folder, data
+        self.config, self.folder, self.on_epoch, self.data = job.config, job.folder, job.on_epoch, data
         self.device = torch.device(self.config.train.device)
         torch.manual_seed(self.config.train.init_seed)
         model = HeadModel(self.config.pooler, self.config.task, self.config.states.width, self.config.train.backend)
@@ -331,6 +334,7 @@ class _Trainer:
         """Score all heads, and move on."""
         for head in self._at_work:
             head.end_epoch(self.position, self.source)
+            head.on_epoch(head.history[-1])
         steps = self.position.steps_before + self.position.step
         self.position = _Position(self.position.epoch + 1, steps_before=steps)
         self.save_checkpoint()
