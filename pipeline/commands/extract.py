@@ -22,6 +22,13 @@ def extract(
     model: ModelOption,
     task: Annotated[str | None, typer.Option(help="cola sst2 stsb mrpc qqp mnli qnli rte wnli imdb stress.")] = None,
     data: Annotated[Path | None, typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet.")] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Queries with positives, as JSON lines: a file, or hub:owner/name/file.jsonl.gz; no labels."),
+    ] = None,
+    negatives: Annotated[
+        int | None, typer.Option(help="With --pairs: hard negatives kept of a row; default: 1.")
+    ] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: a tenth of --data.")] = None,
     test_data: Annotated[Path | None, typer.Option(help="Your test data; labels are not needed.")] = None,
     text: Annotated[str | None, typer.Option(help="Column of the text in your data; default: text.")] = None,
@@ -81,7 +88,7 @@ def extract(
     source = resolve_model(model)
     request = CorpusRequest(
         task if examples is None else None,
-        _data_file(data, examples),
+        _data_file(data, examples, pairs),
         eval_data,
         test_data,
         text,
@@ -93,6 +100,8 @@ def extract(
         ratio,
         limit,
         on_bad_row,
+        pairs,
+        negatives,
     )
     name = corpus_name(request)
     options = ExtractOptions(
@@ -129,7 +138,9 @@ def extract(
         _print_summary(summary, options)
 
 
-def _data_file(data: Path | None, examples: Path | None) -> Path | None:
+def _data_file(data: Path | None, examples: Path | None, pairs: str | None) -> Path | None:
+    if examples is not None and pairs is not None:
+        raise UsageError("--examples adds labels to a cache, --pairs has none: pass one of them")
     if data is not None and examples is not None:
         raise UsageError("--examples adds to a cache that is there, --data makes one: pass one of them")
     return examples or data

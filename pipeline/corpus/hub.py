@@ -8,6 +8,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from itertools import islice
+from typing import IO
 from urllib.parse import urlsplit
 
 from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
@@ -32,17 +33,24 @@ def read_split(task: Task, split: str, limit: int | None = None, bad_rows: str =
 
 
 def _stream(task: Task, split: str, source: str) -> Iterator[dict]:
-    """The rows of a hub dataset; whatever goes wrong below is one line that says after how many of them."""
+    return stream_rows(task.hub, task.hub_config, task.splits[split].hub, source, _elsewhere(task))
+
+
+def stream_rows(name: str, config: str | None, split: str, source: str, elsewhere: str) -> Iterator[dict]:
+    """The rows of a hub dataset; whatever goes wrong below is one line that says after how many of them.
+
+    `source` is what people know it by, `elsewhere` what else they can do.
+    """
     try:
         import datasets
     except ImportError as error:
         raise UsageError(
-            f"reading {source} from the hub needs datasets: pip install 'glot-pipeline[hub]' or {_elsewhere(task)}"
+            f"reading {source} from the hub needs datasets: pip install 'glot-pipeline[hub]' or {elsewhere}"
         ) from error
     count = 0
     try:
         _check_reachable()
-        stream = datasets.load_dataset(task.hub, task.hub_config, split=task.splits[split].hub, streaming=True)
+        stream = datasets.load_dataset(name, config, split=split, streaming=True)
         for row in stream:
             yield row
             count += 1
@@ -50,7 +58,21 @@ def _stream(task: Task, split: str, source: str) -> Iterator[dict]:
         reason = str(error).partition("\n")[0]
         after = f"after {count:,} row{'s' * (count > 1)}: " if count else ""
         raise UsageError(
-            f"{after}cannot read {source} from the hub ({type(error).__name__}: {reason}): {_elsewhere(task)}"
+            f"{after}cannot read {source} from the hub ({type(error).__name__}: {reason}): {elsewhere}"
+        ) from error
+
+
+def open_file(name: str, path: str, source: str) -> IO[bytes]:
+    """A file of a hub dataset's repository, read block by block as it is asked for; raises UsageError."""
+    from huggingface_hub import HfFileSystem
+
+    try:
+        _check_reachable()
+        return HfFileSystem().open(f"datasets/{name}/{path}", "rb")
+    except Exception as error:  # that of any library below it
+        reason = str(error).partition("\n")[0]
+        raise UsageError(
+            f"cannot read {source} from the hub ({type(error).__name__}: {reason}): pass a file with --pairs"
         ) from error
 
 

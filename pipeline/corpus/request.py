@@ -16,7 +16,8 @@ from pipeline.errors import UsageError
 from pipeline.store.files import file_sha256
 
 OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
-NOTHING_ASKED = "pass --task (a known task) or --data (your own file)"
+HUB = "hub:"  # what begins the name of data on the hub
+NOTHING_ASKED = "pass --task (a known task), --data (your own file) or --pairs (texts that belong together)"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class CorpusRequest:
     Attributes:
         task: a known task, or with `data` the name of the user's own.
         data, eval_data, test_data, text, text_b, label: see `load_table`.
+        pairs, negatives: see `load_pairs`; `eval_data` goes with it.
         data_dir, splits: see `load_task`. generator, ratio: see `load_stress`.
         limit: rows to take of each split.
         bad_rows: what becomes of rows that are unfit on their own: "stop" at the first, or "skip" them, counted in
@@ -45,12 +47,16 @@ class CorpusRequest:
     ratio: float | None = None
     limit: int | None = None
     bad_rows: str = "stop"
+    pairs: str | None = None
+    negatives: int | None = None
 
 
 def corpus_name(request: CorpusRequest) -> str:
     """The name that the corpus will have; raises UsageError for an unknown task."""
     if request.data is not None:
         return table_name(request.data, request.task)
+    if request.pairs is not None:
+        return pairs_name(request.pairs, request.task)
     if request.task is None:
         raise UsageError(NOTHING_ASKED)
     name = find_task(request.task).spec.name
@@ -60,6 +66,12 @@ def corpus_name(request: CorpusRequest) -> str:
 def table_name(data: Path, name: str | None) -> str:
     """The name of anybody's own data: as given, or the file's."""
     return name or re.sub(r"[^\w.-]+", "-", data.stem)
+
+
+def pairs_name(pairs: str, name: str | None) -> str:
+    """The name of anybody's own pairs: as given, or that of their file or of their data set on the hub."""
+    last = pairs.removeprefix(HUB).rstrip("/").rpartition("/")[2]
+    return table_name(Path(re.sub(r"(\.jsonl?|\.ndjson)?(\.gz)?$", "", last)), name)
 
 
 def stress_settings(request: CorpusRequest) -> tuple[str, float]:
@@ -83,7 +95,8 @@ def parse_stress_name(name: str) -> tuple[str, float, Haystack] | None:
 
 def default_max_tokens(request: CorpusRequest) -> int:
     """The length limit of the task, in tokens."""
-    return OWN_MAX_TOKENS if request.data is not None or request.task is None else find_task(request.task).max_tokens
+    is_own = request.data is not None or request.pairs is not None or request.task is None
+    return OWN_MAX_TOKENS if is_own else find_task(request.task).max_tokens
 
 
 def request_digest(request: CorpusRequest) -> str:
@@ -93,8 +106,10 @@ def request_digest(request: CorpusRequest) -> str:
     by the names and sizes of its files.
     """
     values: dict[str, Any] = {key: _describe(value) for key, value in asdict(request).items() if key != "data_dir"}
+    if request.pairs is not None and not request.pairs.startswith(HUB):
+        values["pairs"] = _describe(Path(request.pairs))
     folder = request.data_dir or os.environ.get("GLUE_DIR")
-    if request.data is None and folder and request.task and find_task(request.task).folder:
+    if request.data is None and request.pairs is None and folder and request.task and find_task(request.task).folder:
         files = sorted((Path(folder) / find_task(request.task).folder).glob("*.tsv"))
         values["data_dir"] = [[path.name, path.stat().st_size] for path in files]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
