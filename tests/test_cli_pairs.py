@@ -59,7 +59,7 @@ def test_from_triplets_to_vectors(glot: Callable[..., tuple], pairs: Path, backb
     assert epochs[-1]["loss"] < epochs[0]["loss"]
     assert Path("runs/a/loss.png").exists()
 
-    model = GlotModel.load("runs/a", device="cpu")
+    model = GlotModel.load("runs/a", str(backbone_folders["bert"]), "cpu")
     texts = ["the dog in the market", "rain over the old river", ""]
     vectors = model.encode(texts)
     assert (vectors.shape, vectors.dtype, model.width) == ((3, 12), np.float32, 12)
