@@ -15,7 +15,7 @@ from pipeline.extract.forward import length_batches, token_budget
 from pipeline.extract.planning import clean, fill, tokenize
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, load_head
-from pipeline.fit.run_folder import RunConfig, find_runs
+from pipeline.fit.run_folder import RunConfig, find_one_run
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.layout import StatesIdentity
 
@@ -50,12 +50,10 @@ class GlotModel:
         Raises UsageError where the run, the backbone or the device is missing or does not fit, FaultError where a file
         is damaged.
         """
-        folders = find_runs(Path(run))
-        if len(folders) > 1:
-            raise UsageError(f"{run} holds {len(folders)} runs: name one, as in {folders[0]}")
-        config = RunConfig.load(folders[0])
-        loaded = load_run_backbone(config.states, folders[0], backbone, device)
-        head = load_head(folders[0], config, resolve_backend("auto", loaded.device), loaded.device)
+        folder = find_one_run(Path(run))
+        config = RunConfig.load(folder)
+        loaded = load_run_backbone(config.states, folder, backbone, device)
+        head = load_head(folder, config, resolve_backend("auto", loaded.device), loaded.device)
         return cls(config, head, loaded)
 
     @property
@@ -70,6 +68,8 @@ class GlotModel:
 
     def encode_stream(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """(k, D) float32 vectors of the next k texts, as they come; memory is that of `WINDOW` texts."""
+        if isinstance(texts, str):
+            raise UsageError("pass a list of texts, not one text")
         stream = iter(texts)
         while window := list(islice(stream, WINDOW)):
             yield self._vectors(window).cpu().numpy()
@@ -93,8 +93,8 @@ class GlotModel:
         """What the head makes of the texts: logits (n, C), or (n,) scaled scores."""
         self.config.check_predicts("this run")
         given = [texts] if texts_b is None else [texts, texts_b]
-        for some in given:
-            _check_texts(some)
+        if any(isinstance(some, str) for some in given):
+            raise UsageError("pass a list of texts, not one text")
         if len(given) != self.config.task.num_texts:
             raise UsageError(f"this head was trained on {self.config.task.num_texts} text(s) an example")
         if len(given[0]) != len(given[-1]):
@@ -109,8 +109,10 @@ class GlotModel:
     @torch.inference_mode()
     def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
         """(n, D) float32: each distinct text forwarded once, those of similar length together."""
-        _check_texts(texts)
         states = self.config.states
+        for text in texts:
+            if not isinstance(text, str):
+                raise UsageError(f"a text is needed, and {type(text).__name__} was given")
         rank: dict[str, int] = {}
         for text in texts:
             rank.setdefault(fill(states.template, clean(text)), len(rank))
@@ -147,11 +149,11 @@ class GlotModel:
 def load_run_backbone(
     states: StatesIdentity, run: Path | str, model: str | None = None, device: str | None = None
 ) -> Backbone:
-    """The backbone that states were made with: found by its name in the run, or as `model` says.
+    """The backbone that states were made with: found where the run says, or as `model` says.
 
     Raises UsageError where it is not there, or is another one.
     """
-    backbone = load_backbone(resolve_model(model or states.backbone), states.compute_dtype, device)
+    backbone = load_backbone(resolve_model(model or states.source or states.backbone), states.compute_dtype, device)
     for name in ("weights_sha256", "tokenizer_sha256"):
         if getattr(backbone, name) != getattr(states, name):
             raise UsageError(
@@ -159,11 +161,3 @@ def load_run_backbone(
                 "pass the right one with --model"
             )
     return backbone
-
-
-def _check_texts(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-        raise UsageError("pass a list of texts, not one text")
-    for text in texts:
-        if not isinstance(text, str):
-            raise UsageError(f"a text is needed, and {type(text).__name__} was given")

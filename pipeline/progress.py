@@ -49,6 +49,15 @@ def _bar(progress: Progress, title: str, unit: str) -> Report:
 
 
 @contextmanager
+def text_bar(console: Console, title: str) -> Iterator[Callable[[int], None]]:
+    """How many texts are done, and texts/s; gives `report(done)`. Shown on terminals only."""
+    columns = (TextColumn("{task.description}: {task.completed:,} texts"), _Rate())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=None, unit="texts")
+        yield lambda done: progress.update(bar, completed=done)
+
+
+@contextmanager
 def byte_bar(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with bytes/s and time left; gives `report(done, total)`. Shown on terminals only."""
     columns = (TextColumn("{task.description}"), BarColumn(), TransferSpeedColumn(), TimeRemainingColumn())

@@ -1,17 +1,27 @@
-"""`glot fit`, `evaluate` and `predict`: stage two."""
+"""`glot fit` and `evaluate`: stage two."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from enum import Enum
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from pipeline.commands.console import BackendOption, CacheOption, DeviceOption, errors, numbers, screen
+from pipeline.commands.console import (
+    BackendOption,
+    CacheOption,
+    DeviceOption,
+    answer,
+    chat,
+    note,
+    notes,
+    numbers,
+    say,
+    tell,
+)
 from pipeline.errors import UsageError
 from pipeline.progress import epoch_bar, stop_flag
 
@@ -19,13 +29,6 @@ if TYPE_CHECKING:
     from pipeline.fit.contrastive import ContrastiveConfig
     from pipeline.fit.result import FitResult
     from pipeline.fit.run_folder import RunConfig
-
-
-class Format(str, Enum):
-    """Formats of a predictions file."""
-
-    jsonl = "jsonl"
-    glue = "glue"
 
 
 def fit(
@@ -146,11 +149,12 @@ def fit(
         configs = make_configs(opened, options)
         folder = out or _run_folder(configs[0])
         prepare_runs(configs, folder)
-    with stop_flag() as should_stop, epoch_bar(errors) as report:
+    with stop_flag() as should_stop, epoch_bar(notes) as report:
         results = finish_runs(folder, opened, report, should_stop)
     if not all([draw_loss(run) for run in results]):
-        errors.print("loss.png is left out: pip install 'glot-pipeline[plots]'", markup=False, highlight=False)
+        note("loss.png is left out: pip install 'glot-pipeline[plots]'")
     _print_fit(folder, results)
+    answer({"folder": folder, "runs": [{"run": run, **_summary(result)} for run, result in results.items()]})
 
 
 def _contrastive(**given: object) -> ContrastiveConfig | None:
@@ -164,6 +168,11 @@ def _contrastive(**given: object) -> ContrastiveConfig | None:
 def _run_folder(config: RunConfig) -> Path:
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{config.task.name}-{config.states.backbone}-{config.pooler.pooler}-{time}"
+
+
+def _summary(result: FitResult) -> dict[str, Any]:
+    """What `metrics.json` says of a run, but for its epochs one by one."""
+    return {name: value for name, value in vars(result).items() if name not in ("epochs", "heads", "version")}
 
 
 def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
@@ -181,29 +190,27 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
                 published = result.best_published.get(name, {}).get(metric)
                 values = [_percent(value), _percent(published), _percent(result.last[name][metric])]
                 table.add_row(seed, str(result.best_epoch), name, metric, *values)
-    screen.print(table)
+    chat.print(table)
     if len(results) > 1:
         for (name, metric), values in cells.items():
             average = f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
-            screen.print(f"{name} {metric}: {average} over {len(values)} seeds", highlight=False)
+            tell(f"{name} {metric}: {average} over {len(values)} seeds")
     for name in first.epochs[0].losses:
         losses = [result.epochs[result.best_epoch - 1].losses[name] for result in results.values()]
-        screen.print(f"{name} loss at the best epoch: {mean(losses):.4f}", highlight=False)
+        tell(f"{name} loss at the best epoch: {mean(losses):.4f}")
     seconds = sum(result.seconds for result in results.values())
     waited = sum(epoch.waited for result in results.values() for epoch in result.epochs)
     bound = "reading" if waited > seconds / 2 else "arithmetic"
-    screen.print(
+    tell(
         f"{first.parameters:,} parameters trained in {seconds:.1f} s, bound by {bound} "
-        f"({100 * waited / max(seconds, 1e-9):.0f} % of it waiting for states)",
-        highlight=False,
+        f"({100 * waited / max(seconds, 1e-9):.0f} % of it waiting for states)"
     )
     if first.density is not None:
-        screen.print(f"token graph: mean edge density {100 * first.density:.1f} %", highlight=False)
+        tell(f"token graph: mean edge density {100 * first.density:.1f} %")
         if not 0.01 <= first.density <= 0.95:
-            errors.print(
+            note(
                 f"warning: {100 * first.density:.1f} % of the token pairs are joined, so the graph says little: "
-                f"choose a {'lower' if first.density < 0.01 else 'higher'} --tau for this backbone",
-                highlight=False,
+                f"choose a {'lower' if first.density < 0.01 else 'higher'} --tau for this backbone"
             )
 
 
@@ -226,36 +233,10 @@ def evaluate(
     from pipeline.store.reader import Cache
 
     place = check_device(device)
+    found = []
     for folder in find_runs(run):
         scores = evaluate_head(folder, Cache(cache), split, str(place), resolve_backend(backend, place))
         line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
-        screen.print(f"{folder} on {split}: {line}", highlight=False, soft_wrap=True)
-
-
-def predict(
-    run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
-    cache: CacheOption,
-    split: Annotated[str, typer.Option(help="The example set to predict.")] = "test",
-    format: Annotated[
-        Format, typer.Option(help="jsonl, or glue for the benchmark's submission format.")
-    ] = Format.jsonl,
-    out: Annotated[Path | None, typer.Option(help="The file; default: <run>/<split>.jsonl or .tsv.")] = None,
-    backend: BackendOption = "auto",
-    device: DeviceOption = None,
-) -> None:
-    """Write a saved head's predictions for an example set of a cache."""
-    from pipeline.fit.graph import resolve_backend
-    from pipeline.fit.predictions import write_predictions
-    from pipeline.fit.run import check_device
-    from pipeline.fit.run_folder import find_runs
-    from pipeline.store.reader import Cache
-
-    runs = find_runs(run)
-    if len(runs) > 1:
-        raise UsageError(f"{run} holds {len(runs)} runs: name one, as in --run {runs[0]}")
-    path = out or run / f"{split}.{'tsv' if format is Format.glue else 'jsonl'}"
-    place = check_device(device)
-    count = write_predictions(
-        runs[0], Cache(cache), split, format.value, path, str(place), resolve_backend(backend, place)
-    )
-    screen.print(f"{path}: {count:,} predictions", highlight=False, soft_wrap=True)
+        say(f"{folder} on {split}: {line}")
+        found.append({"run": folder, "scores": scores})
+    answer({"split": split, "runs": found})

@@ -94,6 +94,11 @@ class Table:
             raise UsageError(f"{self.path}: none of its {index + 1} rows is fit; the first: {bad.first}")
 
 
+def is_table(path: Path) -> bool:
+    """Whether the suffix is one of a table."""
+    return path.suffix.lower() in {*_DELIMITERS, *_JSON_LINES, *_PARQUET}
+
+
 def read_split(name: str, spec: TaskSpec, table: Table) -> Split:
     """Read a table as a split whose labels are class indices or scores; a missing label stays None.
 

@@ -62,6 +62,14 @@ class ModelSource:
     location: str
     gguf_file: str | None = None
 
+    @property
+    def spec(self) -> str:
+        """What `resolve_model` finds it by again, from any folder: an alias, a hub id or an absolute path."""
+        if self.name in HUB_ALIASES or self.name in PACKAGED_ALIASES:
+            return self.name
+        folder = Path(self.location)
+        return str((folder / (self.gguf_file or "")).resolve()) if folder.is_dir() else self.location
+
 
 def resolve_model(model: str) -> ModelSource:
     """Find what `model` names: an alias, a local folder, a GGUF file, or a hub id (it has one slash).
@@ -106,12 +114,14 @@ class Backbone:
     """A frozen model, its tokenizer, and the facts that the cache records of them.
 
     Attributes:
+        source: what finds it again, see `ModelSource.spec`.
         kind: "encoder" or "decoder".
         width: d. num_layers: n. max_positions: the longest input the model takes, None where it has no limit.
         vocabulary_size: rows of the embedding table. device: where its input goes.
     """
 
     name: str
+    source: str
     revision: str
     weights_sha256: str
     tokenizer_sha256: str
@@ -183,6 +193,7 @@ def load_backbone(
         device = torch.device("cpu") if device.type == "meta" else device  # a module on disk is loaded for its turn
     return Backbone(
         name=source.name,
+        source=source.spec,
         revision=revision,
         weights_sha256=_weights_sha256(folder, source.gguf_file),
         tokenizer_sha256=_tokenizer_sha256(tokenizer),

@@ -83,6 +83,7 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
         layers=tuple(layers),
         dtype=automatic if options.dtype == "auto" else options.dtype,
         compute_dtype=backbone.compute_dtype,
+        source=backbone.source,
     )
 
 

@@ -192,3 +192,11 @@ def find_runs(folder: Path) -> list[Path]:
     if not runs:
         raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
     return runs
+
+
+def find_one_run(folder: Path) -> Path:
+    """The run at `folder`, or of its only seed; UsageError where there is none, or several."""
+    runs = find_runs(folder)
+    if len(runs) > 1:
+        raise UsageError(f"{folder} holds {len(runs)} runs: name one, as in --run {runs[0]}")
+    return runs[0]

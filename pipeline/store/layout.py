@@ -50,6 +50,9 @@ def next_name(file: str) -> str:
     return f"{stem}-{int(number or 1) + 1}.h5"
 
 
+_NAMES = ("backbone", "source")  # of `StatesIdentity`: for people
+
+
 @dataclass(frozen=True)
 class StatesIdentity:
     """All that the token states depend on. Two caches with equal identities hold equal states of a text.
@@ -67,6 +70,7 @@ class StatesIdentity:
         layers: the layers kept, ascending.
         dtype: how states are stored: float16, bfloat16, float32, or int8 with a scale a token.
         compute_dtype: the backbone's own arithmetic.
+        source: the alias, hub id or path that found the backbone, to find it again; "" in caches of before.
     """
 
     backbone: str
@@ -81,21 +85,22 @@ class StatesIdentity:
     layers: tuple[int, ...]
     dtype: str
     compute_dtype: str
+    source: str = ""
 
     def difference(self, other: StatesIdentity) -> str | None:
         """The first field in which `other` differs, as "field: old -> new"; None where they are equal.
 
-        The backbone's name is for people: the same weights under another name are the same states.
+        What the backbone is called and where it lies do not count: the same weights make the same states.
         """
         for item in fields(self):
             old, new = getattr(self, item.name), getattr(other, item.name)
-            if item.name != "backbone" and old != new:
+            if item.name not in _NAMES and old != new:
                 return f"{item.name}: {old} -> {new}"
         return None
 
     def digest(self) -> str:
-        """Ties a shard file to its settings: SHA-256 over all fields but the backbone's name."""
-        values = {key: value for key, value in asdict(self).items() if key != "backbone"}
+        """Ties a shard file to its settings: SHA-256 over all fields but the backbone's names."""
+        values = {key: value for key, value in asdict(self).items() if key not in _NAMES}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -54,9 +54,11 @@ def test_a_manifest_is_json_that_any_language_reads(made: MadeCache) -> None:
 
 
 def test_the_first_difference_is_named_with_both_values(identity: StatesIdentity) -> None:
-    assert identity.difference(replace(identity, backbone="another name")) is None
+    elsewhere = replace(identity, backbone="another name", source="another/place")
+    assert identity.difference(elsewhere) is None
+    assert identity.digest() == elsewhere.digest()
     for item in fields(StatesIdentity):
-        if item.name == "backbone":
+        if item.name in ("backbone", "source"):
             continue
         old = getattr(identity, item.name)
         new = "changed" if isinstance(old, str) else (0,) if isinstance(old, tuple) else old + 1
