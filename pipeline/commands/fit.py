@@ -60,7 +60,7 @@ def fit(
         str, typer.Option(help="float32, or bfloat16 autocast: faster on GPUs, and on CPUs that have AMX.")
     ] = "float32",
     select: Annotated[
-        str, typer.Option(help="Choose the epoch by validation, or by holdout (a tenth of train).")
+        str, typer.Option(help="Keep the best epoch on validation or on holdout (a tenth of train), or the last.")
     ] = "validation",
     seeds: Annotated[str, typer.Option(help="One run a seed, as in 0,1,2.")] = "0",
     order_seed: Annotated[
@@ -190,7 +190,10 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
                 published = result.best_published.get(name, {}).get(metric)
                 values = [_percent(value), _percent(published), _percent(result.last[name][metric])]
                 table.add_row(seed, str(result.best_epoch), name, metric, *values)
-    chat.print(table)
+    if cells:
+        chat.print(table)
+    else:
+        tell(f"{folder}: the last epoch is kept; there is no validation set to score it on")
     if len(results) > 1:
         for (name, metric), values in cells.items():
             average = f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"

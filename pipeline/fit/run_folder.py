@@ -22,6 +22,7 @@ from pipeline.store.task_spec import TaskSpec
 VERSION = 1
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("constant", "linear", "cosine", "plateau")
+SELECTS = ("validation", "holdout", "last")
 CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -34,7 +35,8 @@ class TrainConfig:
         lr: Adam's learning rate. epochs: passes at most. batch_size: examples a step.
         patience: stop after so many epochs without a better score; None trains all epochs.
         init_seed: of the weights. order_seed: of the data's order.
-        select: what chooses the best epoch: "validation", or "holdout" (a tenth of train kept aside).
+        select: what chooses the epoch that is kept: "validation", "holdout" (a tenth of train kept aside), or "last"
+            (the last one, whatever its scores: all examples train, and no validation set is needed).
         device: "cpu", "cuda", ...  backend: "dgl" or "dense".
         window: None holds all states in memory; a number streams them, shuffling so many shards together.
         precision: "float32", or "bfloat16": autocast, with the weights and the token graph in float32 still.
@@ -70,8 +72,10 @@ class TrainConfig:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
         if self.patience is not None and self.patience < 1:
             raise UsageError(f"--patience must be at least 1; got {self.patience}")
-        if self.select not in ("validation", "holdout"):
-            raise UsageError(f"--select must be validation or holdout; got {self.select!r}")
+        if self.select not in SELECTS:
+            raise UsageError(f"--select must be one of {', '.join(SELECTS)}; got {self.select!r}")
+        if self.select == "last" and (self.patience is not None or self.schedule == "plateau"):
+            raise UsageError("--select last looks at no score: it does not go with --patience or --schedule plateau")
 
 
 @dataclass(frozen=True)

@@ -240,11 +240,13 @@ class HeadInTraining:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the best score so far, from 1."""
-        return argmax(self._judged())
+        """The epoch with the best score so far, from 1; the last where no score chooses."""
+        return len(self.history) if self.config.train.select == "last" else argmax(self._judged())
 
     def _judged(self) -> list[float]:
-        """Each epoch's score by the first metric on the set that chooses the best one."""
+        """Each epoch's score by the first metric on the set that chooses the best one; none where no set does."""
+        if self.config.train.select == "last":
+            return []
         return [epoch.scores[self.data.judge][self.config.task.metrics[0]] for epoch in self.history]
 
     def result(self, density: float | None) -> FitResult:

@@ -17,7 +17,7 @@ from pipeline.fit.metrics import compute_metrics
 from pipeline.fit.predictions import evaluate_head, write_predictions
 from pipeline.fit.result import Epoch, FitResult, best_published
 from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.fit.run_folder import RunConfig
+from pipeline.fit.run_folder import RunConfig, load_tensors
 from pipeline.fit.states import MemoryStates, StreamedStates, epoch_order
 from pipeline.fit.train import fit_head
 from pipeline.store.reader import Cache
@@ -159,6 +159,31 @@ def test_holdout_chooses_the_epoch_and_never_trains(make_fit_cache: MakeCache, t
     held = [epoch.scores["holdout"]["accuracy"] for epoch in result.epochs]
     assert result.best_epoch == int(np.argmax(held)) + 1
     assert result.best["validation"] == result.epochs[result.best_epoch - 1].scores["validation"]
+
+
+def test_the_last_epoch_is_kept_where_no_score_is_to_choose(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    result = fit(make_fit_cache(validation_sets=()), tmp_path / "run", select="last", epochs=3)
+    assert (result.best_epoch, result.best, len(result.epochs)) == (3, {}, 3)
+    assert load_tensors(tmp_path / "run" / "head.safetensors")[1] == {"epoch": 3}
+    scored = fit(make_fit_cache("other", train=40), tmp_path / "scored", select="last", epochs=6, lr=0.5)
+    assert scored.best == scored.last == scored.epochs[5].scores
+    accuracy = [epoch.scores["validation"]["accuracy"] for epoch in scored.epochs]
+    assert accuracy[5] < max(accuracy), "no earlier epoch was better, so this showed nothing"
+
+
+def test_the_command_says_that_nothing_was_scored(
+    make_fit_cache: MakeCache, glot: Callable[..., tuple], tmp_path: Path
+) -> None:
+    words = ["--select", "last", "--epochs", 1, "--out", tmp_path / "run"]
+    code, out, err = glot("fit", "--cache", make_fit_cache(validation_sets=()), *words)
+    assert code == 0, err
+    assert "the last epoch is kept; there is no validation set to score it on" in out
+
+
+def test_the_last_epoch_does_not_go_with_what_looks_at_scores(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    for settings in ({"patience": 2}, {"schedule": "plateau"}):
+        with pytest.raises(UsageError, match="looks at no score"):
+            fit(make_fit_cache(next(iter(settings))), tmp_path / "run", select="last", **settings)
 
 
 def test_patience_stops_early(make_fit_cache: MakeCache, tmp_path: Path) -> None:
