@@ -44,14 +44,35 @@ def compare(length: int, tau: float, repeats: int) -> tuple[float, float]:
     """(density of the graphs, DGL's seconds over dense's)."""
     batch = spread_batch(length)
     edges, pairs = edge_density(edge_mask(batch, tau), batch.lengths)
-    ways = {}
-    for name in ("dense", "dgl"):
-        torch.manual_seed(0)
-        model = Glot(PoolerConfig(layers=LAYERS, hidden=HIDDEN, tau=tau), WIDTH, name)
-        pool = lambda model=model: model(TokenBatch(batch.states, batch.lengths))  # noqa: E731
-        ways[name] = Way(model, model.out_width, pool, batch.device, False, len(batch))
-    times = medians(ways, repeats)
+    times = medians({name: make_way(batch, tau, name) for name in ("dense", "dgl")}, repeats)
     return edges / pairs, times["dgl"] / times["dense"]
+
+
+def make_way(batch: TokenBatch, tau: float, backend: str) -> Way:
+    """A training step of GLOT over a batch."""
+    torch.manual_seed(0)
+    model = Glot(PoolerConfig(layers=LAYERS, hidden=HIDDEN, tau=tau), WIDTH, backend)
+    return Way(
+        model,
+        model.out_width,
+        lambda: model(TokenBatch(batch.states, batch.lengths)),
+        batch.device,
+        False,
+        len(batch),
+    )
+
+
+def print_cost_of_length(repeats: int) -> None:
+    """What a token costs in long texts, over what it costs in texts of 32 tokens, by both backends."""
+    lengths = (32, 128, 512)
+    batches = {length: spread_batch(length) for length in lengths}
+    for backend in ("dense", "dgl"):
+        for tau in (0.1, 0.9):
+            ways = {length: make_way(batch, tau, backend) for length, batch in batches.items()}
+            times = medians(ways, repeats)
+            cost = {length: times[length] / len(batches[length].states) for length in lengths}
+            ratios = ", ".join(f"{cost[length] / cost[32]:.2f} in texts of {length}" for length in lengths[1:])
+            print(f"a token's step by {backend} at tau {tau:g}, over its step in texts of 32: {ratios}", flush=True)
 
 
 def main() -> None:
@@ -63,6 +84,7 @@ def main() -> None:
     if not dgl_available():
         print("density: left out, for DGL cannot be imported")
         return
+    print_cost_of_length(given.repeats)
     print(f"DGL's time over dense's, a step, d = {WIDTH}, K = {LAYERS}, h = {HIDDEN}; {describe_machine()}")
     print("tokens a text | " + " | ".join(f"tau {tau:g}" for tau in TAUS))
     table = np.zeros((len(LENGTHS), len(TAUS), 2))
