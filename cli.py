@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import bench, cache, encode, explain, extract, fit, report, reproduce, sweep
+from pipeline.commands import bench, cache, encode, evaluate, explain, extract, fit, report, reproduce, sweep
 from pipeline.commands.console import errors, printable, screen
 from pipeline.errors import GlotError
 
@@ -24,7 +24,7 @@ for command in (
     cache.inspect,
     fit.fit,
     sweep.sweep,
-    fit.evaluate,
+    evaluate.evaluate,
     encode.encode,
     encode.predict,
     report.report,

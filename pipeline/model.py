@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.extract.forward import length_batches, token_budget
 from pipeline.extract.planning import clean, fill, tokenize
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, load_head
+from pipeline.fit.poolers import TokenChoice
 from pipeline.fit.run_folder import RunConfig, find_one_run
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.layout import StatesIdentity
@@ -132,16 +134,39 @@ class GlotModel:
 
     def _forward(self, ids: list[list[int]]) -> TokenBatch:
         """The states of some texts by their token ids, of the layer and the tokens that the head was trained on."""
-        length = torch.tensor([len(row) for row in ids])  # (B,)
-        mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)
-        padded = torch.full(mask.shape, self.backbone.tokenizer.pad_token_id or 0)
-        padded[mask] = torch.tensor([number for row in ids for number in row])
-        hidden = self.backbone.hidden_states(padded, mask.long(), (self.config.layer,))[0]  # (B, L, d)
-        if self.config.pooler.tokens == "content":
-            special = torch.tensor(self.backbone.tokenizer.all_special_ids)
-            content = mask & ~torch.isin(padded, special)
-            mask = torch.where(content.any(dim=1, keepdim=True), content, mask)  # a text without any keeps all
-        return TokenBatch(hidden[mask.to(hidden.device)].float().to(self.device), mask.sum(dim=1))
+        forwarded = forward_ids(ids, self.backbone, self.config.layer)
+        return forwarded.pack(self.backbone, self.config.pooler.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Forwarded:
+    """One padded batch as the backbone saw it.
+
+    Attributes:
+        hidden: (B, L, d) states of one layer, on the backbone's device, in its dtype.
+        ids: (B, L) int64 token ids, padded on the right. mask: (B, L) bool, True for real tokens. Both on the CPU.
+    """
+
+    hidden: torch.Tensor
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+    def pack(self, backbone: Backbone, tokens: TokenChoice) -> TokenBatch:
+        """The float32 states without padding, of all tokens or of content alone (a text without any keeps all)."""
+        mask = self.mask
+        if tokens == "content":
+            content = mask & ~torch.isin(self.ids, torch.tensor(backbone.tokenizer.all_special_ids))
+            mask = torch.where(content.any(dim=1, keepdim=True), content, mask)
+        return TokenBatch(self.hidden[mask.to(self.hidden.device)].float().to(backbone.device), mask.sum(dim=1))
+
+
+def forward_ids(ids: list[list[int]], backbone: Backbone, layer: int) -> Forwarded:
+    """Forward some texts by their token ids, padded together."""
+    length = torch.tensor([len(row) for row in ids])  # (B,)
+    mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)
+    padded = torch.full(mask.shape, backbone.tokenizer.pad_token_id or 0)
+    padded[mask] = torch.tensor([number for row in ids for number in row])
+    return Forwarded(backbone.hidden_states(padded, mask.long(), (layer,))[0], padded, mask)
 
 
 def load_run_backbone(
