@@ -94,6 +94,30 @@ def test_tasks_without_data_are_told_and_the_others_done(glot: Callable[..., tup
     assert "LocalSTS-dev" in Path("a/scores.md").read_text()
 
 
+def test_a_task_of_the_hub_is_loaded_once_and_let_go(
+    glot: Callable[..., tuple], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datasets import Dataset, DatasetDict
+
+    loaded = []
+
+    def load_dataset(path: str, **_: object) -> DatasetDict:
+        loaded.append(path)
+        pairs = {"sentence1": ["the cat", "the mat", "a dog barks"], "sentence2": ["the dog", "the mat", "a dog"]}
+        return DatasetDict(test=Dataset.from_dict({**pairs, "score": [1.0, 5.0, 4.0]}))
+
+    monkeypatch.setattr("mteb.abstasks.abstask.load_dataset", load_dataset)
+    Path("dev.tsv").write_text(PAIRS)
+    command = ["evaluate", "--run", run, "--mteb", "STSBenchmark", "--mteb-local", "sts:dev.tsv", "--device", "cpu"]
+    for _ in range(2):
+        code, _, err = glot(*command)
+        assert code == 0, err
+    assert len(loaded) == 1
+    of_hub, of_file = Path("run/mteb/scores.md").read_text().splitlines()[2:4]
+    assert of_hub.replace("STSBenchmark", "LocalSTS-dev") == of_file
+    assert len(list(Path("run/mteb/results").glob("*/*/STSBenchmark.json"))) == 3
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
