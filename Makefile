@@ -1,4 +1,4 @@
-# make setup | test | test-slow | test-all | soak | reproduce | bench | bench-long | lint | clean -- each does the set-up it needs.
+# make setup | test | test-slow | test-all | soak | reproduce | bench | bench-long | docs | lint | clean -- each does the set-up it needs.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -16,7 +16,7 @@ YES ?=
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export DGLBACKEND := pytorch
 
-.PHONY: setup test test-slow test-all soak reproduce bench bench-long lint clean
+.PHONY: setup test test-slow test-all soak reproduce bench bench-long docs lint clean
 
 setup: $(READY)
 
@@ -47,6 +47,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.streaming
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.extraction
+	$(BIN)/python -m benchmarks.encode
 
 bench-long: setup
 	$(BIN)/python -m benchmarks.extraction --full
@@ -54,6 +55,9 @@ bench-long: setup
 	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
+
+docs: setup  # the reference of the command line, from the commands
+	$(BIN)/python -m pipeline.commands.reference > docs/cli.md
 
 lint: setup
 	$(BIN)/ruff check .

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
 
 from pipeline import __version__
-from pipeline.commands import bench, cache, encode, evaluate, explain, extract, fit, report, reproduce, sweep
-from pipeline.commands.console import errors, printable, screen
+from pipeline.commands import bench, cache, doctor, encode, evaluate, explain, extract, fit, report, reproduce, sweep
+from pipeline.commands.console import errors, manners, say, screen
 from pipeline.errors import GlotError
 
 app = typer.Typer(
     help="One good vector or label a text from a frozen language model: extract token states once, fit small heads.",
-    add_completion=False,
+    epilog="Exit codes: 0 done, 1 a fault of the machine or its files, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -31,36 +33,59 @@ for command in (
     explain.explain,
     reproduce.stress,
     reproduce.reproduce,
+    doctor.doctor,
 ):
     app.command()(command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 
 
+SHARED = ("quiet", "verbose", "as_json")  # parameters of `root` that every command takes too
+
+
+def command_tree() -> typer.core.TyperGroup:
+    """All commands, each with the shared options, so that `glot --json fit` and `glot fit --json` are the same."""
+    tree = typer.main.get_command(app)
+    shared = [parameter for parameter in tree.params if parameter.name in SHARED]
+    groups = [tree]
+    for group in groups:
+        groups += [command for command in group.commands.values() if hasattr(command, "commands")]
+        for command in group.commands.values():
+            command.params += shared
+    return tree
+
+
 def main() -> None:
     """Run the command; a foreseeable error is one line and exit code 2 (wrong use) or 1 (a fault of the machine)."""
+    manners.set()
+    start = time.perf_counter()
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+        code = command_tree()(sys.argv[1:] or ["--help"], prog_name="glot", standalone_mode=False) or 0
     except GlotError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, error)
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (OSError, MemoryError) as error:
-        _fail(f"{type(error).__name__}: {error}", 1)
+        _fail(f"{type(error).__name__}: {error}", 1, error)
     except Exception as error:
         if hasattr(error, "format_message"):  # Typer's own: an unknown option, a value that does not parse
-            _fail(error.format_message(), error.exit_code)
+            _fail(error.format_message(), error.exit_code, error)
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
-            _fail("the device is out of memory: pass a smaller --batch-size, or --device cpu", 1)
+            _fail("the device is out of memory: pass a smaller --batch-size, or --device cpu", 1, error)
         raise
     if code == 130:  # what Typer makes of Ctrl-C
         _fail("stopped; the same command goes on where it was", code)
+    if manners.verbose:
+        say(f"took {time.perf_counter() - start:.1f} s, {time.process_time():.1f} s of the processor", errors)
     sys.exit(code)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    errors.print("glot: " + " ".join(printable(message).split()), highlight=False, markup=False)
+def _fail(message: str, code: int, error: BaseException | None = None) -> NoReturn:
+    if manners.verbose and error is not None:
+        error.__suppress_context__ = False  # what the line left out is what was asked for
+        say("".join(traceback.format_exception(error)), errors)
+    say("glot: " + " ".join(message.split()), errors)
     sys.exit(code)
 
 
@@ -70,13 +95,25 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _shared(name: str, option: str, text: str) -> typer.models.OptionInfo:
+    def switch(on: bool) -> None:
+        manners.add(**{name: on})
+
+    return typer.Option(option, callback=switch, is_eager=True, expose_value=False, help=text)
+
+
 @app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    quiet: Annotated[bool, _shared("quiet", "--quiet", "No progress and no chatter; errors still.")] = False,
+    verbose: Annotated[
+        bool, _shared("verbose", "--verbose", "Also the libraries' logs, the time taken, tracebacks of faults.")
+    ] = False,
+    as_json: Annotated[bool, _shared("as_json", "--json", "Print what was found as one JSON object.")] = False,
 ) -> None:
-    """Shared options."""
+    """The shared options act where they are read (`_shared`): every command takes them, before its name or after."""
 
 
 if __name__ == "__main__":

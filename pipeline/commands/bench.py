@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pipeline.commands.console import DeviceOption, errors, say, screen
+from pipeline.commands.console import DeviceOption, answer, note, say, screen, tell
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def cost(
     _print_costs(name, work, costs, str(place))
     if out is not None:
         write_cost_record(out, name, task if model else "random texts", work, costs, place)
-        say(f"written: {out}")
+        tell(f"written: {out}")
+    answer({"name": name, "device": str(place), "examples": work.examples, "ways": costs})
 
 
 def _random(name: str, mean: int, batch_size: int, steps: int, device: str) -> tuple:
@@ -93,4 +94,4 @@ def _print_costs(name: str, work: Work, costs: list[Cost], device: str) -> None:
     say(f"extraction is {ours.before:,.1f} s of GLOT's {ours.training:,.1f} s; it serves every head that follows")
     say(PUBLISHED)
     if not any(cost.name.startswith("LoRA") for cost in costs):
-        errors.print("LoRA is left out: pip install 'glot-pipeline[bench]'", markup=False, highlight=False)
+        note("LoRA is left out: pip install 'glot-pipeline[bench]'")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.console import DeviceOption, errors, numbers, printable, say, screen, words
+from pipeline.commands.console import DeviceOption, answer, manners, notes, numbers, printable, say, screen, tell, words
 from pipeline.errors import FaultError
 from pipeline.progress import byte_bar
 
@@ -30,7 +29,6 @@ VerifyOption = Annotated[bool, typer.Option("--verify", help="Read the result ba
 
 def inspect(
     cache: CacheArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every byte and name damaged shards and texts; exit code 1 if any.")
     ] = False,
@@ -51,20 +49,18 @@ def inspect(
 
     opened = Cache(cache, allow_unfinished=True)
     if verify or repair:
-        _verify(opened, repair, model, device, as_json)
+        _verify(opened, repair, model, device)
     elif list_texts:
-        _list_texts(opened, as_json)
+        _list_texts(opened)
     else:
-        _summarize(opened, layer, as_json)
+        _summarize(opened, layer)
 
 
-def _summarize(cache: Cache, layer: int, as_json: bool) -> None:
+def _summarize(cache: Cache, layer: int) -> None:
     from pipeline.report.cache_summary import summarize_cache
 
     summary = summarize_cache(cache, layer)
-    if as_json:
-        say(json.dumps(summary.to_json(), ensure_ascii=False))
-        return
+    answer(summary.to_json())
     for table in (_facts(summary), _sets(summary), _lengths(summary)):
         screen.print(table)
 
@@ -118,32 +114,29 @@ def _lengths(summary: CacheSummary) -> Table:
     return table
 
 
-def _list_texts(cache: Cache, as_json: bool) -> None:
+def _list_texts(cache: Cache) -> None:
     plan = cache.plan
     for number in range(plan.num_shards):
         first, stop = plan.shard_range(number)
         texts = plan.texts(first, stop) if plan.has_texts else [key.tobytes().hex() for key in plan.hashes(first, stop)]
         for text_id, text, cut in zip(range(first, stop), texts, plan.truncated(first, stop).tolist(), strict=True):
             values = {"id": text_id, "shard": number, "tokens": int(plan.length[text_id]), "truncated": bool(cut)}
-            if as_json:
-                print(json.dumps({**values, "text" if plan.has_texts else "hash": text}, ensure_ascii=False))
+            if manners.as_json:  # a line a text: there may be millions
+                answer({**values, "text" if plan.has_texts else "hash": text})
             else:
                 print(*values.values(), printable(" ".join(text.split())), sep="\t")
 
 
-def _verify(cache: Cache, repair: bool, model: str | None, device: str | None, as_json: bool) -> None:
+def _verify(cache: Cache, repair: bool, model: str | None, device: str | None) -> None:
     from pipeline.store.verify import verify_cache
 
-    with byte_bar(errors, f"verify {cache.folder}") as report:
+    with byte_bar(notes, f"verify {cache.folder}") as report:
         damages = verify_cache(cache, report)
-    if as_json:
-        say(json.dumps([vars(damage) for damage in damages], ensure_ascii=False))
-    else:
-        for damage in damages:
-            _print_damage(cache, damage)
+    answer([vars(damage) for damage in damages])
+    for damage in damages:
+        _print_damage(cache, damage)
     if not damages:
-        if not as_json:
-            say(f"{cache.folder}: {len(cache.manifest.shards):,} shards, every checksum fits")
+        say(f"{cache.folder}: {len(cache.manifest.shards):,} shards, every checksum fits")
         return
     texts = sum(len(damage.texts) for damage in damages)
     if not repair:
@@ -153,8 +146,7 @@ def _verify(cache: Cache, repair: bool, model: str | None, device: str | None, a
     from pipeline.extract.repair import repair_cache
 
     forwarded = repair_cache(cache, damages, model, device)
-    if not as_json:
-        say(f"{cache.folder}: {len(damages)} files repaired, {forwarded:,} texts forwarded again")
+    say(f"{cache.folder}: {len(damages)} files repaired, {forwarded:,} texts forwarded again")
 
 
 def _print_damage(cache: Cache, damage: Damage) -> None:
@@ -209,7 +201,8 @@ def merge(
 def _print_made(folder: Path, manifest: Manifest) -> None:
     counts = ", ".join(f"{name} {entry.examples:,}" for name, entry in manifest.examples.items())
     plan = manifest.plan
-    say(
+    tell(
         f"{folder}: {counts}; {plan.texts:,} texts, {plan.tokens:,} tokens, "
         f"{len(manifest.shards):,} of {plan.shards:,} shards"
     )
+    answer({"folder": folder, "texts": plan.texts, "tokens": plan.tokens, "shards": len(manifest.shards)})

@@ -1,9 +1,19 @@
-"""Where commands print, and the options that several of them take."""
+"""Where commands print, how they behave there, and the options that several of them take.
+
+`screen` takes what was asked for (scores, tables of facts), `chat` what long work says of itself, both on standard
+output; `notes` takes progress bars and warnings, `errors` the one line of a fault, both on standard error. Rich writes
+colours and bars to terminals only, and no colours where NO_COLOR is set.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import sys
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,7 +21,48 @@ from rich.console import Console
 from pipeline.errors import UsageError
 
 screen = Console()
+chat = Console()
+notes = Console(stderr=True, soft_wrap=True)
 errors = Console(stderr=True, soft_wrap=True)
+
+
+@dataclass
+class Manners:
+    """How this run of `glot` behaves: the options that every command takes, before its name or after.
+
+    Attributes:
+        quiet: neither bars nor notes, nor what work that leaves files says of itself.
+        verbose: the libraries' logs, the time taken, and the traceback of a fault.
+        as_json: standard output holds one JSON object, and no text.
+    """
+
+    quiet: bool = False
+    verbose: bool = False
+    as_json: bool = False
+
+    def set(self, quiet: bool = False, verbose: bool = False, as_json: bool = False) -> None:
+        """Switch to exactly these manners."""
+        if verbose and not self.verbose:
+            _show_logs()
+        self.quiet, self.verbose, self.as_json = quiet, verbose, as_json
+        notes.quiet = quiet
+        chat.quiet = quiet or as_json
+        screen.quiet = as_json
+
+    def add(self, **switched_on: bool) -> None:
+        """Switch on what an option asks for; what others asked for stays."""
+        self.set(**{name: value or switched_on.get(name, False) for name, value in vars(self).items()})
+
+
+manners = Manners()
+
+
+def _show_logs() -> None:
+    """Logs of the libraries at level INFO on standard error; some look at a variable when they are imported."""
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "info")
+
 
 ModelOption = Annotated[
     str, typer.Option("--model", help="An alias (minilm, mistral-7b, ...), hub id, folder or GGUF file.")
@@ -30,9 +81,32 @@ def printable(text: str) -> str:
     return "".join(mark if mark.isprintable() or mark == "\n" else "?" for mark in text)
 
 
-def say(line: str) -> None:
-    """Print a line as it is, but for what could confuse a terminal."""
-    screen.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+def say(line: str, console: Console = screen) -> None:
+    """Print a line that was asked for as it is, but for what could confuse a terminal."""
+    console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def tell(line: str) -> None:
+    """Print a line that work says of itself: `--quiet` leaves it out."""
+    say(line, chat)
+
+
+def note(line: str) -> None:
+    """Print a remark or a warning on standard error: `--quiet` leaves it out."""
+    say(line, notes)
+
+
+def answer(record: Any) -> None:
+    """Under `--json` print what the command found as one line of JSON; dataclasses and paths may be inside."""
+    if manners.as_json:
+        sys.stdout.write(json.dumps(record, default=_plain) + "\n")
+
+
+def _plain(value: object) -> Any:
+    """What JSON holds of a dataclass, a path or a NumPy number."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 def words(value: str) -> list[str]:

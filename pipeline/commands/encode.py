@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import BackendOption, DeviceOption, errors, screen
+from pipeline.commands.console import BackendOption, DeviceOption, answer, notes, tell
 from pipeline.errors import UsageError
 from pipeline.progress import text_bar
 
@@ -40,9 +40,10 @@ def encode(
     from pipeline.model import GlotModel
 
     loaded = GlotModel.load(run, model, device)
-    with text_bar(errors, "encode") as report:
+    with text_bar(notes, "encode") as report:
         count = encode_file(loaded, Input(input, text), output, report)
-    screen.print(f"{output}: {count:,} vectors of {loaded.width} numbers", highlight=False, soft_wrap=True)
+    tell(f"{output}: {count:,} vectors of {loaded.width} numbers")
+    answer({"run": run, "file": output, "vectors": count, "width": loaded.width})
 
 
 def predict(
@@ -79,10 +80,11 @@ def predict(
     from pipeline.model import GlotModel
 
     loaded = GlotModel.load(run, model, device)
-    with text_bar(errors, "predict") as report:
+    with text_bar(notes, "predict") as report:
         count = predict_file(loaded, Input(input, text, text_b), out, report)
-    if out is not None:
-        screen.print(f"{out}: {count:,} predictions", highlight=False, soft_wrap=True)
+    if out is not None:  # else the predictions themselves are on standard output, as JSON lines
+        tell(f"{out}: {count:,} predictions")
+        answer({"run": run, "file": out, "predictions": count})
 
 
 def _predict_cache(
@@ -100,4 +102,5 @@ def _predict_cache(
     count = write_predictions(
         folder, Cache(cache), split, format.value, path, str(place), resolve_backend(backend, place)
     )
-    screen.print(f"{path}: {count:,} predictions", highlight=False, soft_wrap=True)
+    tell(f"{path}: {count:,} predictions")
+    answer({"run": folder, "split": split, "file": path, "predictions": count})

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from pipeline.commands.console import BackendOption, DeviceOption, errors, printable, say, screen
+from pipeline.commands.console import (
+    BackendOption,
+    DeviceOption,
+    answer,
+    manners,
+    note,
+    notes,
+    printable,
+    say,
+    screen,
+)
 from pipeline.commands.encode import BackboneOption
 from pipeline.errors import UsageError
 from pipeline.progress import text_bar
@@ -73,7 +84,7 @@ def evaluate(
 
     check_installed()
     place = check_device(device)
-    from pipeline.mteb_eval.run import MtebOptions, evaluate_mteb
+    from pipeline.mteb_eval.run import MtebOptions, evaluate_mteb, quiet_libraries
 
     options = MtebOptions(
         runs=run,
@@ -86,9 +97,10 @@ def evaluate(
         device=device,
         backend=resolve_backend(backend, place),
     )
-    with text_bar(errors, "forward") as report:
-        scores = evaluate_mteb(options, report, lambda line: errors.print(printable(line), highlight=False))
+    with nullcontext() if manners.verbose else quiet_libraries(), text_bar(notes, "forward") as report:
+        scores = evaluate_mteb(options, report, note)
     _print_scores(scores)
+    answer(scores)
 
 
 def _refuse(given: dict[str, object], beside: str) -> None:
@@ -105,10 +117,13 @@ def _evaluate_cache(runs: list[Path], cache: Path, split: str, backend: str, dev
     from pipeline.store.reader import Cache
 
     place = check_device(device)
+    found = []
     for folder in [folder for run in runs for folder in find_runs(run)]:
         scores = evaluate_head(folder, Cache(cache), split, str(place), resolve_backend(backend, place))
         line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
-        screen.print(f"{folder} on {split}: {line}", highlight=False, soft_wrap=True)
+        say(f"{folder} on {split}: {line}")
+        found.append({"run": folder, "scores": scores})
+    answer({"split": split, "runs": found})
 
 
 def _print_scores(scores: Scores) -> None:
@@ -118,5 +133,5 @@ def _print_scores(scores: Scores) -> None:
     for cells in scores.cells():
         table.add_row(*map(printable, cells))
     screen.print(table)
-    for note in scores.notes:
-        say(note)
+    for line in scores.notes:
+        say(line)

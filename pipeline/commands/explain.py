@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.console import DeviceOption, say
+from pipeline.commands.console import DeviceOption, answer, tell
 
 if TYPE_CHECKING:
     from pipeline.fit.explain import Explanation
@@ -60,10 +60,12 @@ def explain(
 
 
 def _print(explanation: Explanation, out: Path) -> None:
-    say(f"{out}: {explanation.example.source}, prediction {explanation.predictions[0].answer}")
+    prediction = explanation.predictions[0].answer
+    answer({"page": out, "source": explanation.example.source, "prediction": prediction})
+    tell(f"{out}: {explanation.example.source}, prediction {prediction}")
     if explanation.example.label:
-        say(f"label: {explanation.example.label}")
+        tell(f"label: {explanation.example.label}")
     for picture in explanation.pictures:
         joined, pairs = picture.edges(explanation.tau)
         density = f" ({100 * joined / pairs:.1f} %)" if pairs else ""
-        say(f"{len(picture.text.tokens)} tokens, {joined:,} of {pairs:,} pairs above τ = {explanation.tau:g}{density}")
+        tell(f"{len(picture.text.tokens)} tokens, {joined:,} of {pairs:,} pairs above τ = {explanation.tau:g}{density}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.console import DeviceOption, ModelOption, errors, numbers, say
+from pipeline.commands.console import DeviceOption, ModelOption, answer, note, notes, numbers, say, tell
 from pipeline.errors import UsageError
 from pipeline.progress import extract_bars
 
@@ -120,10 +120,10 @@ def extract(
     process = this_process()
     may_share_plan = options.part is not None or not process.is_main
     corpus = None if may_share_plan and is_planned(folder, options.request) else load_corpus(request)
-    with extract_bars(errors, f"{name}, {source.name}", shown=process.is_main) as (tokens, texts):
+    with extract_bars(notes, f"{name}, {source.name}", shown=process.is_main) as (tokens, texts):
         turn = (process.index, process.count)
-        tell = _tell if process.is_main else lambda line: None
-        summary = extract_states(corpus, source, folder, options, tokens, texts, tell, turn)
+        remark = note if process.is_main else lambda line: None
+        summary = extract_states(corpus, source, folder, options, tokens, texts, remark, turn)
     leave()
     if process.is_main:
         _print_summary(summary, options)
@@ -170,6 +170,7 @@ def _estimate(corpus: object, source: object, folder: Path, options: ExtractOpti
 
 
 def _print_estimate(found: Estimate, name: str, model: str, options: ExtractOptions) -> None:
+    answer(found)
     basis = f"told from {found.sampled:,} of them" if found.sampled < found.distinct else "all of them tokenized"
     say(f"{name} with {model}: {found.texts:,} texts, {found.distinct:,} distinct, {found.tokens:,} tokens ({basis})")
     enough = "" if found.bytes <= found.free else ": NOT ENOUGH"
@@ -182,20 +183,17 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
 
 
-def _tell(line: str) -> None:
-    errors.print(line, highlight=False, markup=False)
-
-
 def _print_summary(summary: ExtractSummary, options: ExtractOptions) -> None:
-    say(f"{summary.folder}: " + ", ".join(f"{name} {count:,}" for name, count in summary.examples.items()))
+    answer(summary)
+    tell(f"{summary.folder}: " + ", ".join(f"{name} {count:,}" for name, count in summary.examples.items()))
     skipped = f"{summary.skipped:,} rows skipped, " if summary.skipped else ""
-    say(
+    tell(
         f"{summary.texts:,} texts, {summary.distinct:,} distinct, {summary.tokens:,} tokens, {skipped}"
         f"{summary.truncated:,} truncated, {summary.empty:,} without a token of their own, {summary.bytes:,} bytes"
     )
     rate = f", {summary.forwarded_tokens / max(summary.seconds, 1e-9):,.0f} tokens/s" if summary.forwarded else ""
     if not options.plan_only:
-        say(f"forwarded {summary.forwarded:,} texts in {summary.seconds:.1f} s{rate}")
+        tell(f"forwarded {summary.forwarded:,} texts in {summary.seconds:.1f} s{rate}")
     if summary.missing:
         left = f"{summary.missing:,} of {summary.shards:,} shards are still to be made"
-        say(f"{left}: run the other parts, or the same command without --part")
+        tell(f"{left}: run the other parts, or the same command without --part")

@@ -5,12 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 from statistics import mean, stdev
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
-from pipeline.commands.console import BackendOption, DeviceOption, errors, numbers, screen
+from pipeline.commands.console import (
+    BackendOption,
+    DeviceOption,
+    answer,
+    chat,
+    note,
+    notes,
+    numbers,
+    tell,
+)
 from pipeline.errors import UsageError
 from pipeline.progress import epoch_bar, stop_flag
 
@@ -111,16 +120,22 @@ def fit(
         configs = make_configs(opened, options)
         folder = out or _run_folder(configs[0])
         prepare_runs(configs, folder)
-    with stop_flag() as should_stop, epoch_bar(errors) as report:
+    with stop_flag() as should_stop, epoch_bar(notes) as report:
         results = finish_runs(folder, opened, report, should_stop)
     if not all([draw_loss(run) for run in results]):
-        errors.print("loss.png is left out: pip install 'glot-pipeline[plots]'", markup=False, highlight=False)
+        note("loss.png is left out: pip install 'glot-pipeline[plots]'")
     _print_fit(folder, results)
+    answer({"folder": folder, "runs": [{"run": run, **_summary(result)} for run, result in results.items()]})
 
 
 def _run_folder(config: RunConfig) -> Path:
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{config.task.name}-{config.states.backbone}-{config.pooler.pooler}-{time}"
+
+
+def _summary(result: FitResult) -> dict[str, Any]:
+    """What `metrics.json` says of a run, but for its epochs one by one."""
+    return {name: value for name, value in vars(result).items() if name not in ("epochs", "heads", "version")}
 
 
 def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
@@ -138,26 +153,24 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
                 published = result.best_published.get(name, {}).get(metric)
                 values = [_percent(value), _percent(published), _percent(result.last[name][metric])]
                 table.add_row(seed, str(result.best_epoch), name, metric, *values)
-    screen.print(table)
+    chat.print(table)
     if len(results) > 1:
         for (name, metric), values in cells.items():
             average = f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
-            screen.print(f"{name} {metric}: {average} over {len(values)} seeds", highlight=False)
+            tell(f"{name} {metric}: {average} over {len(values)} seeds")
     seconds = sum(result.seconds for result in results.values())
     waited = sum(epoch.waited for result in results.values() for epoch in result.epochs)
     bound = "reading" if waited > seconds / 2 else "arithmetic"
-    screen.print(
+    tell(
         f"{first.parameters:,} parameters trained in {seconds:.1f} s, bound by {bound} "
-        f"({100 * waited / max(seconds, 1e-9):.0f} % of it waiting for states)",
-        highlight=False,
+        f"({100 * waited / max(seconds, 1e-9):.0f} % of it waiting for states)"
     )
     if first.density is not None:
-        screen.print(f"token graph: mean edge density {100 * first.density:.1f} %", highlight=False)
+        tell(f"token graph: mean edge density {100 * first.density:.1f} %")
         if not 0.01 <= first.density <= 0.95:
-            errors.print(
+            note(
                 f"warning: {100 * first.density:.1f} % of the token pairs are joined, so the graph says little: "
-                f"choose a {'lower' if first.density < 0.01 else 'higher'} --tau for this backbone",
-                highlight=False,
+                f"choose a {'lower' if first.density < 0.01 else 'higher'} --tau for this backbone"
             )
 
 

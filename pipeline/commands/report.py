@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import say
+from pipeline.commands.console import answer, tell
 
 
 def report(
@@ -19,5 +19,7 @@ def report(
     """Compare runs of `glot fit` and `glot sweep`: a web page (index.html), Markdown, CSV and JSON."""
     from pipeline.report.write import write_own_report
 
-    for path in write_own_report(runs, out):
-        say(str(path))
+    written = write_own_report(runs, out)
+    for path in written:
+        tell(str(path))
+    answer({"written": written})

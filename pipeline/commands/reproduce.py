@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import ModelOption, errors, floats, numbers, say, screen, words
+from pipeline.commands.console import ModelOption, answer, floats, notes, numbers, say, tell, words
 from pipeline.errors import FaultError, UsageError
 from pipeline.progress import extract_bars, stop_flag
 
@@ -39,12 +39,11 @@ def stress(
     steps = stress_steps(
         model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
     )
-    with stop_flag() as should_stop, extract_bars(errors, "extract") as (tokens, _):
-        failed = run_steps(steps, cache, runs, None, Watch(say, tokens, should_stop))
-    for path in write_report(runs, out, failed):
-        screen.print(str(path), highlight=False, soft_wrap=True)
+    with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
+        failed = run_steps(steps, cache, runs, None, Watch(tell, tokens, should_stop))
+    _print_written(write_report(runs, out, failed), failed)
     _fail_where_steps_failed(failed)
-    say((out / "stress.md").read_text(encoding="utf-8"))
+    tell((out / "stress.md").read_text(encoding="utf-8"))
 
 
 def reproduce(
@@ -71,16 +70,24 @@ def reproduce(
     from pipeline.reproduce import Watch, run_steps
 
     agenda = make_agenda(profile, data_dir, words(recipe))
-    say(describe_agenda(agenda, cache, runs))
+    plan = describe_agenda(agenda, cache, runs)
     if dry_run:
+        say(plan)
+        answer({"plan": plan.splitlines()})
         return
+    tell(plan)
     if profile == "paper" and not yes:
         raise UsageError("the paper profile downloads its backbones and runs for long: pass YES=1 (or --yes) to start")
-    with stop_flag() as should_stop, extract_bars(errors, "extract") as (tokens, _):
-        failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(say, tokens, should_stop))
-    for path in write_report(runs, out, agenda.skipped + failed):
-        screen.print(str(path), highlight=False, soft_wrap=True)
+    with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
+        failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(tell, tokens, should_stop))
+    _print_written(write_report(runs, out, agenda.skipped + failed), failed)
     _fail_where_steps_failed(failed)
+
+
+def _print_written(paths: list[Path], failed: list[tuple[str, str]]) -> None:
+    for path in paths:
+        tell(str(path))
+    answer({"written": paths, "failed": failed})
 
 
 def _fail_where_steps_failed(failed: list[tuple[str, str]]) -> None:

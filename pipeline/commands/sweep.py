@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pipeline.commands.console import BackendOption, errors, floats, numbers, say, screen, words
+from pipeline.commands.console import BackendOption, answer, chat, floats, note, notes, numbers, tell, words
 from pipeline.errors import UsageError
 from pipeline.progress import epoch_bar, stop_flag
 
@@ -80,8 +80,8 @@ def sweep(
         first = next(iter(candidates.values()))
         folder = out or _sweep_folder(first.task.name, first.states.backbone)
         prepare_sweep(candidates, folder)
-        say(f"{folder}: {len(candidates)} heads")
-    with stop_flag() as should_stop, epoch_bar(errors) as report:
+        tell(f"{folder}: {len(candidates)} heads")
+    with stop_flag() as should_stop, epoch_bar(notes) as report:
         finish_sweep(folder, opened, report, should_stop)
     _print_sweep(folder)
 
@@ -93,14 +93,20 @@ def _sweep_folder(task: str, backbone: str) -> Path:
 def _print_sweep(folder: Path) -> None:
     from pipeline.report.sweep import read_sweep, sweep_rows, write_sweep
 
-    headings, rows = sweep_rows(read_sweep(folder))
+    trials = read_sweep(folder)
+    headings, rows = sweep_rows(trials)
     table = Table(title=str(folder), title_justify="left")
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
         table.add_row(*row)
-    screen.print(table)
+    chat.print(table)
     written = write_sweep(folder)
-    say(f"written: {', '.join(path.name for path in written)}")
+    tell(f"written: {', '.join(path.name for path in written)}")
     if not any(path.suffix == ".png" for path in written):
-        errors.print("no pictures without matplotlib: pip install 'glot-pipeline[plots]'", markup=False)
+        note("no pictures without matplotlib: pip install 'glot-pipeline[plots]'")
+    found = [
+        {"settings": trial.settings, "metric": trial.results[0].metric, "scores": [x / 100 for x in trial.scores]}
+        for trial in trials
+    ]
+    answer({"folder": folder, "trials": found, "written": written})

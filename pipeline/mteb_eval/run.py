@@ -105,25 +105,24 @@ def evaluate_mteb(
     Raises UsageError for runs, tasks or settings that do not fit; FaultError where the data of some tasks could not be
     loaded, when all others are done and the table of those is written.
     """
-    with _quiet():
-        tasks = find_tasks(options.tasks, options.local)
-        prompts = read_prompts(options.prompts, tasks)
-        comparison = open_comparison(options.runs, options.backend)
-        max_tokens = options.max_tokens or comparison.config.states.max_tokens
-        vectors = TextVectors(comparison, max_tokens, options.model, options.device, report)
-        encoders = [ColumnEncoder(vectors, place, prompts) for place in range(len(comparison.columns))]
-        folder = make_folder(options.out or comparison.run / "mteb")
-        evaluation = _Evaluation(ResultCache(folder), encoders, vectors)
-        rows, failed = [], []
-        for task in tasks:
-            try:
-                rows.append(evaluation.scores(task))
-            except _NoData as error:
-                failed.append(str(error))
-                tell(str(error))
-            else:
-                pairs = zip(comparison.columns, rows[-1].scores, strict=True)
-                tell(f"{rows[-1].task}: " + ", ".join(f"{column.title} {_percent(score)}" for column, score in pairs))
+    tasks = find_tasks(options.tasks, options.local)
+    prompts = read_prompts(options.prompts, tasks)
+    comparison = open_comparison(options.runs, options.backend)
+    max_tokens = options.max_tokens or comparison.config.states.max_tokens
+    vectors = TextVectors(comparison, max_tokens, options.model, options.device, report)
+    encoders = [ColumnEncoder(vectors, place, prompts) for place in range(len(comparison.columns))]
+    folder = make_folder(options.out or comparison.run / "mteb")
+    evaluation = _Evaluation(ResultCache(folder), encoders, vectors)
+    rows, failed = [], []
+    for task in tasks:
+        try:
+            rows.append(evaluation.scores(task))
+        except _NoData as error:
+            failed.append(str(error))
+            tell(str(error))
+        else:
+            pairs = zip(comparison.columns, rows[-1].scores, strict=True)
+            tell(f"{rows[-1].task}: " + ", ".join(f"{column.title} {_percent(score)}" for column, score in pairs))
     config = comparison.config
     notes = [
         f"{config.states.backbone}, layer {config.layer}, texts cut at {max_tokens} tokens; mteb {mteb.__version__}",
@@ -205,8 +204,8 @@ def _load(task: AbsTask) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """mteb's and datasets' own bars, warnings and log lines would stand between ours."""
+def quiet_libraries() -> Iterator[None]:
+    """Without the bars, warnings and log lines of mteb and datasets, which would stand between ours."""
     loggers = [logging.getLogger(name) for name in ("mteb", "datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     bars = datasets.are_progress_bars_disabled()

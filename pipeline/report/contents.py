@@ -13,6 +13,7 @@
                         `difference`, `low`, `high` (points), `above` (share), `examples`, `resamples`, `seeds` (of
                         GLOT's and of the baseline's runs)
     graph               GLOT less itself with self-loops only: as `comparisons`
+    choices             the fields of `pipeline.report.choices.Choice`, in points
     costs               the fields of `pipeline.cost.CostRecord`, and `path`
     skipped             what is not there: `step` and `reason`
 
@@ -30,6 +31,7 @@ from typing import Any
 
 from pipeline.report.ablations import TABLE_SETTINGS, Question, find_questions
 from pipeline.report.cells import Cell, cell_values
+from pipeline.report.choices import Choice, find_choices
 from pipeline.report.comparison import Comparison, Predictions, compare, has_no_graph, read_predictions
 from pipeline.report.costs import CostTable
 from pipeline.report.environment import Environment, collect_environment
@@ -49,6 +51,7 @@ class Contents:
         results: every run and yardstick. table1, stress, other: their averages, by where they are shown.
         questions: ablations. costs: measurements of `glot bench cost`.
         comparisons: GLOT less the best baseline, of runs that kept their predictions. graph: less itself without edges.
+        choices: what our known differences from the paper's procedure are worth.
         environment: what it was made with.
         skipped: (step, reason) of what is not there. source: where the runs were looked for, in words.
     """
@@ -61,6 +64,7 @@ class Contents:
     costs: list[CostTable]
     comparisons: list[Comparison]
     graph: list[Comparison]
+    choices: list[Choice]
     environment: Environment
     skipped: list[tuple[str, str]]
     source: str
@@ -92,6 +96,7 @@ def make_contents(
         costs=list(costs),
         comparisons=compared,
         graph=graph,
+        choices=find_choices(results, table1),
         environment=environment,
         skipped=list(skipped),
         source=source,
@@ -125,6 +130,7 @@ def contents_json(contents: Contents, out: Path) -> dict[str, Any]:
         "runs": runs,
         "comparisons": list(map(_comparison, contents.comparisons)),
         "graph": list(map(_comparison, contents.graph)),
+        "choices": [asdict(choice) for choice in contents.choices],
         "costs": [{**table.data, "path": relative(table.path, out)} for table in contents.costs],
         "skipped": [{"step": step, "reason": reason} for step, reason in contents.skipped],
     }

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pipeline import __version__
 from pipeline.report.cells import Cell, Section, method_name, methods_of, ours_text, sections, signed
+from pipeline.report.choices import EXPLANATION as CHOICES_EXPLANATION
+from pipeline.report.choices import HEADER as CHOICES_HEADER
 from pipeline.report.comparison import Comparison
 from pipeline.report.contents import Contents, relative
 from pipeline.report.other import EXPLANATION as OTHER_EXPLANATION
@@ -51,6 +53,8 @@ Pearson; its choice and the last epoch are in the CSV and JSON files beside this
 - **The seeds.** The paper reports one run and no deviation; ours are means over the seeds named below.
 - **The threshold τ.** The paper tuned τ for each model; here it is the task's default, 0.6, unless a row or a \
 run's `config.json` says otherwise.
+
+How much each is worth stands under "What a choice is worth".
 """
 
 
@@ -64,6 +68,7 @@ def make_page(contents: Contents, out: Path, written: Sequence[Path]) -> str:
         ("GLOT against the best baseline", _comparisons(contents.comparisons, out, "the best baseline")),
         ("Is it the graph?", _comparisons(contents.graph, out, "itself without edges")),
         ("What each part is worth", ablations_html(contents.questions, out)),
+        ("What a choice is worth", _choices(contents)),
         ("What a label costs", costs_html(contents.costs)),
         ("The runs", _runs(contents)),
         ("Environment", _environment(contents)),
@@ -259,6 +264,13 @@ scores are averaged over the seeds of each. The interval holds for other example
 would have given is not in it, and the epochs were chosen on the same examples."""
     resamples = comparisons[0].difference.resamples
     return prose(note) + table(f"GLOT less {rival}, {resamples:,} resamples", headings, rows)
+
+
+def _choices(contents: Contents) -> str:
+    if not contents.choices:
+        return ""
+    rows = [(choice.row()[0], [cell_of(text) for text in choice.row()[1:]]) for choice in contents.choices]
+    return prose(CHOICES_EXPLANATION) + table("Points that a choice adds", CHOICES_HEADER, rows)
 
 
 def _runs(contents: Contents) -> str:

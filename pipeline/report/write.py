@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.report.ablations import TABLE_SETTINGS, write_ablations
 from pipeline.report.cells import NOTHING, demote, markdown_table
+from pipeline.report.choices import write_choices
 from pipeline.report.comparison import Predictions, read_predictions
 from pipeline.report.contents import Contents, contents_json, make_contents
 from pipeline.report.costs import find_costs, write_costs
@@ -64,7 +65,7 @@ def _write(contents: Contents, out: Path) -> list[Path]:
     in_tables = [result for result in contents.results if result.setting in TABLE_SETTINGS]
     tables = [*write_table1(in_tables, out), *write_stress(in_tables, out)]
     tables += [*write_other(contents.other, out), *write_ablations(contents.questions, out)]
-    tables += write_costs(contents.costs, out)
+    tables += [*write_choices(contents.choices, out), *write_costs(contents.costs, out)]
     write_text(page, make_page(contents, out, [index, data, *tables]))
     write_text(index, _index(contents, [page, data, *tables]))
     return [index, page, data, *tables]

@@ -27,6 +27,7 @@ def test_report(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
     out = tmp_path / "deep" / "report"
     paths = write_report(tmp_path / "runs", out, [("mistral-7b", "no GPU")], "two cores")
     names = [*FIRST, "table1.md", "table1.csv", "table1.png", "stress.md", "stress.csv", "stress.png"]
+    names.append("choices.md")
     assert [path.name for path in paths] == names
     assert {path.name for path in out.iterdir()} == set(names)
     index = paths[0].read_text()
@@ -60,7 +61,7 @@ def test_only_tables_with_results_are_written(tmp_path: Path, make_run: Make) ->
     pytest.importorskip("matplotlib")
     make_run("cola", "minilm", "mean", {"validation": {"mcc": 0.5}})
     paths = write_report(tmp_path / "runs", tmp_path / "out")
-    assert [path.name for path in paths] == [*FIRST, "table1.md", "table1.csv", "table1.png"]
+    assert [path.name for path in paths] == [*FIRST, "table1.md", "table1.csv", "table1.png", "choices.md"]
     assert "Nothing was skipped." in paths[0].read_text()
 
 
@@ -79,7 +80,8 @@ def test_without_matplotlib_the_pictures_are_left_out(
     monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
     fill(make_run, make_yardstick)
     paths = write_report(tmp_path / "runs", tmp_path / "out")
-    assert [path.name for path in paths] == [*FIRST, "table1.md", "table1.csv", "stress.md", "stress.csv"]
+    tables = ["table1.md", "table1.csv", "stress.md", "stress.csv", "choices.md"]
+    assert [path.name for path in paths] == [*FIRST, *tables]
     for page in (tmp_path / "out/table1.md", tmp_path / "out/stress.md"):
         assert "pip install 'glot-pipeline[plots]'" in page.read_text()
     assert not list((tmp_path / "out").glob("*.png*"))
