@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipeline.classifier import GlotClassifier
     from pipeline.extract.run import extract_states
     from pipeline.fit.poolers import Glot
     from pipeline.fit.train import fit_head
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.store.reader import Cache
 
 __version__ = "0.1.0"
-__all__ = ["Cache", "Glot", "GlotModel", "extract_states", "fit_head"]
+__all__ = ["Cache", "Glot", "GlotClassifier", "GlotModel", "extract_states", "fit_head"]
 
 _HOMES = {
     "extract_states": "pipeline.extract.run",
@@ -29,6 +30,7 @@ _HOMES = {
     "Glot": "pipeline.fit.poolers",
     "fit_head": "pipeline.fit.train",
     "GlotModel": "pipeline.model",
+    "GlotClassifier": "pipeline.classifier",
 }
 
 

@@ -13,7 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from pipeline.corpus.tables import Table, is_table
+from pipeline.corpus.formats import is_table
+from pipeline.corpus.tables import Table
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
 from pipeline.model import WINDOW, GlotModel

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipeline.errors import UsageError
 from pipeline.fit.explain import Example, Explanation, Run, TextStates, cache_example, check_texts, explain, open_runs
 from pipeline.store.layout import StatesIdentity
@@ -83,11 +81,11 @@ def _forward(texts: list[str], backbone: Backbone, states: StatesIdentity, layer
     import torch
 
     from pipeline.extract.forward import quantize
-    from pipeline.extract.planning import clean, fill, tokenize
+    from pipeline.extract.planning import clean, tokenize_filled
 
-    ids, cut = tokenize([fill(states.template, clean(text)) for text in texts], backbone, states.max_tokens)
+    tokens = tokenize_filled([clean(text) for text in texts], states.template, backbone, states.max_tokens)
     forwarded = []
-    for numbers in ids:
+    for numbers, kinds in zip(tokens.ids, tokens.kinds, strict=True):
         row = torch.tensor([numbers])
         hidden = backbone.hidden_states(row, torch.ones_like(row), (layer,))[0][0].cpu()  # (n, d)
         if states.dtype == "int8":
@@ -97,7 +95,6 @@ def _forward(texts: list[str], backbone: Backbone, states: StatesIdentity, layer
             hidden = hidden.to(getattr(torch, states.dtype)).float()
         if not bool(hidden.isfinite().all()):
             raise UsageError(f"the states of {backbone.name} for this text do not fit {states.dtype}: shorten the text")
-        special = np.isin(numbers, backbone.tokenizer.all_special_ids)
         names = backbone.tokenizer.convert_ids_to_tokens(numbers)
-        forwarded.append(TextStates([name or "" for name in names], special, hidden))
-    return forwarded, bool(cut.any())
+        forwarded.append(TextStates([name or "" for name in names], kinds, hidden))
+    return forwarded, bool(tokens.truncated.any())

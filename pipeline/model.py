@@ -13,13 +13,14 @@ import torch
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone, load_backbone, resolve_model
 from pipeline.extract.forward import length_batches, token_budget
-from pipeline.extract.planning import clean, fill, tokenize
+from pipeline.extract.planning import clean, tokenize_filled
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, load_head
 from pipeline.fit.poolers import TokenChoice
 from pipeline.fit.run_folder import RunConfig, find_one_run
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.layout import StatesIdentity
+from pipeline.store.plan import CONTENT
 
 WINDOW = 2048  # texts that are sorted by length together; what waits for its turn is small beside the backbone
 
@@ -115,27 +116,29 @@ class GlotModel:
                 raise UsageError(f"a text is needed, and {type(text).__name__} was given")
         rank: dict[str, int] = {}
         for text in texts:
-            rank.setdefault(fill(states.template, clean(text)), len(rank))
+            rank.setdefault(clean(text), len(rank))
         if not rank:
             return torch.zeros(0, self.width, device=self.device)
-        ids, _ = tokenize(list(rank), self.backbone, states.max_tokens)
-        lengths = np.asarray([len(row) for row in ids])
+        tokens = tokenize_filled(list(rank), states.template, self.backbone, states.max_tokens)
+        lengths = np.asarray([len(row) for row in tokens.ids])
         order, pieces = [], []
         for places in length_batches(lengths, token_budget(self.device, states)):
-            batch = self._forward([ids[place] for place in places.tolist()])
+            batch = self._forward(
+                *([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
+            )
             pieces.append(self.model.vectors(batch).float())
             order.append(places)
         back = np.argsort(np.concatenate(order))
-        rows = back[[rank[fill(states.template, clean(text))] for text in texts]]
+        rows = back[[rank[clean(text)] for text in texts]]
         vectors = torch.cat(pieces)
         if not bool(vectors.isfinite().all()):
             raise FaultError(f"{self.backbone.name} gives NaN or infinite states in {states.compute_dtype} for a text")
         return vectors[torch.from_numpy(rows).to(vectors.device)]
 
-    def _forward(self, ids: list[list[int]]) -> TokenBatch:
-        """The states of some texts by their token ids, of the layer and the tokens that the head was trained on."""
-        forwarded = forward_ids(ids, self.backbone, self.config.layer)
-        return forwarded.pack(self.backbone, self.config.pooler.tokens)
+    def _forward(self, ids: list[list[int]], kinds: list[np.ndarray]) -> TokenBatch:
+        """The states of some texts by their tokens, of the layer and the tokens that the head was trained on."""
+        forwarded = forward_tokens(ids, kinds, self.backbone, self.config.layer)
+        return forwarded.pack(self.config.pooler.tokens, self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,29 +147,30 @@ class Forwarded:
 
     Attributes:
         hidden: (B, L, d) states of one layer, on the backbone's device, in its dtype.
-        ids: (B, L) int64 token ids, padded on the right. mask: (B, L) bool, True for real tokens. Both on the CPU.
+        mask: (B, L) bool, True for real tokens. content: (B, L) bool, True for the text's own. Both on the CPU.
     """
 
     hidden: torch.Tensor
-    ids: torch.Tensor
     mask: torch.Tensor
+    content: torch.Tensor
 
-    def pack(self, backbone: Backbone, tokens: TokenChoice) -> TokenBatch:
-        """The float32 states without padding, of all tokens or of content alone (a text without any keeps all)."""
+    def pack(self, tokens: TokenChoice, device: torch.device) -> TokenBatch:
+        """The float32 states on `device`, without padding, of all tokens or of content alone (a text without any keeps all)."""
         mask = self.mask
         if tokens == "content":
-            content = mask & ~torch.isin(self.ids, torch.tensor(backbone.tokenizer.all_special_ids))
-            mask = torch.where(content.any(dim=1, keepdim=True), content, mask)
-        return TokenBatch(self.hidden[mask.to(self.hidden.device)].float().to(backbone.device), mask.sum(dim=1))
+            mask = torch.where(self.content.any(dim=1, keepdim=True), self.content, mask)
+        return TokenBatch(self.hidden[mask.to(self.hidden.device)].float().to(device), mask.sum(dim=1))
 
 
-def forward_ids(ids: list[list[int]], backbone: Backbone, layer: int) -> Forwarded:
-    """Forward some texts by their token ids, padded together."""
+def forward_tokens(ids: list[list[int]], kinds: list[np.ndarray], backbone: Backbone, layer: int) -> Forwarded:
+    """Forward some texts by the ids and kinds of their tokens, padded together."""
     length = torch.tensor([len(row) for row in ids])  # (B,)
     mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)
     padded = torch.full(mask.shape, backbone.tokenizer.pad_token_id or 0)
     padded[mask] = torch.tensor([number for row in ids for number in row])
-    return Forwarded(backbone.hidden_states(padded, mask.long(), (layer,))[0], padded, mask)
+    content = torch.zeros_like(mask)
+    content[mask] = torch.from_numpy(np.concatenate(kinds) == CONTENT)
+    return Forwarded(backbone.hidden_states(padded, mask.long(), (layer,))[0], mask, content)
 
 
 def load_run_backbone(

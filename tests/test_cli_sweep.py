@@ -33,6 +33,8 @@ def test_a_sweep_ends_with_a_table_and_can_be_looked_at_again(glot: Callable[...
         (["sweep", "--cache", "{cache}", "--pooler", "median"], "pooler must be one of glot"),
         (["sweep", "--cache", "{cache}", "--schedule", "warm"], "--schedule must be one of constant, linear"),
         (["sweep", "--cache", "{cache}", "--devices", "cpu,cuda:77"], "--device cuda:77 is not there"),
+        (["sweep", "--cache", "{cache}", "--select", "never"], "--select must be one of validation, holdout, last"),
+        (["fit", "--cache", "{cache}", "--select", "last", "--patience", "2"], "looks at no score"),
         (["sweep", "--resume", "nowhere"], "holds no sweep"),
         (["fit", "--cache", "{cache}", "--precision", "float8"], "--precision must be one of float32, bfloat16"),
         (["fit", "--cache", "{cache}", "--max-steps", "0"], "--max-steps must be at least 1"),

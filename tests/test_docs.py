@@ -25,6 +25,7 @@ RUNNABLE = ("sh", "python")
 FOREIGN = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--no-deps", "--index-url"}  # of other programs
 LEFT_OUT = ("source ", "pip install ", "make ", "cd ")  # set up before a test begins
 BEFORE = {"cache-format.md": "glot extract --model minilm --task mrpc"}
+ELSEWHERE = ("python.md",)  # run by test_python_examples.py, which looks at its results too
 WORDS = {"sport": ["goal", "match", "team", "cup"], "trade": ["market", "price", "bank", "share"]}
 FILLING = ["the", "old", "town", "rain", "about", "late", "again", "softly"]
 
@@ -32,7 +33,11 @@ FILLING = ["the", "old", "town", "rain", "about", "late", "again", "softly"]
 def _paths(runnable: bool = False) -> list[pytest.param]:
     found = pages.pages()
     if runnable:
-        found = [page for page in found if any(block.language in RUNNABLE for block in pages.blocks(page))]
+        found = [
+            page
+            for page in found
+            if page.name not in ELSEWHERE and any(block.language in RUNNABLE for block in pages.blocks(page))
+        ]
     return [pytest.param(page, id=page.name) for page in found]
 
 

@@ -13,6 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.progress import extract_bars
 
 if TYPE_CHECKING:
+    from pipeline.corpus.request import HubDataset
     from pipeline.extract.estimate import Estimate
     from pipeline.extract.options import ExtractOptions
     from pipeline.extract.run import ExtractSummary
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 def extract(
     model: ModelOption,
     task: Annotated[str | None, typer.Option(help="cola sst2 stsb mrpc qqp mnli qnli rte wnli imdb stress.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet.")] = None,
-    eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: a tenth of --data.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet, or hub:owner/name[:config]."),
+    ] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: see --split.")] = None,
     test_data: Annotated[Path | None, typer.Option(help="Your test data; labels are not needed.")] = None,
     text: Annotated[str | None, typer.Option(help="Column of the text in your data; default: text.")] = None,
     text_b: Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")] = None,
@@ -32,7 +36,11 @@ def extract(
         typer.Option(help="A folder in the official GLUE download layout; default: GLUE_DIR, else the hub."),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="Splits of a known task, as in train,validation,test; default: all but test.")
+        str | None,
+        typer.Option(
+            help="Splits of a known task, as in train,validation,test; default: all but test. For your own data "
+            "without a validation set, the share of train to keep as one; default: 0.1."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Take only N examples of each split, for a quick try.")
@@ -42,6 +50,10 @@ def extract(
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Stress test: share of distractor words; default: 0.9.")] = None,
     out: Annotated[Path | None, typer.Option(help="The cache's folder; default: cache/<task>/<model>.")] = None,
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What stands around each text, as in 'Classify: {text}'; another prompt is another cache."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512.")] = None,
     layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n; -1 is after the final norm.")] = "-1",
     dtype: Annotated[str, typer.Option(help="States as auto, float16, bfloat16, float32 or int8.")] = "auto",
@@ -62,7 +74,7 @@ def extract(
         bool, typer.Option("--estimate", help="Print bytes and hours for this model and data, and stop.")
     ] = False,
     examples: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="A file of other labels for the cache at --out: adds the sets <file>.train, .validation."),
     ] = None,
     on_overflow: Annotated[
@@ -74,14 +86,14 @@ def extract(
     from pipeline.corpus.load import load_corpus
     from pipeline.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
     from pipeline.extract.backbone import resolve_model
-    from pipeline.extract.options import ExtractOptions
+    from pipeline.extract.options import TEXT, ExtractOptions
     from pipeline.extract.processes import leave, this_process
     from pipeline.extract.run import extract_states, is_planned
 
     source = resolve_model(model)
     request = CorpusRequest(
         task if examples is None else None,
-        _data_file(data, examples),
+        _own_data(data, examples),
         eval_data,
         test_data,
         text,
@@ -97,6 +109,7 @@ def extract(
     name = corpus_name(request)
     options = ExtractOptions(
         max_tokens=max_tokens or default_max_tokens(request),
+        template=TEXT if prompt is None else prompt,
         layers=numbers(layers, "--layers"),
         dtype=dtype,
         compute_dtype=compute_dtype,
@@ -113,7 +126,7 @@ def extract(
     )
     folder = out or Path("cache") / name / source.name
     if examples is not None:
-        folder, options = _for_examples(out, task, source.name, replace(options, group=name))
+        folder, options = _for_examples(out, task, source.name, prompt, replace(options, group=name))
     if estimate:
         _print_estimate(_estimate(load_corpus(request), source, folder, options), name, source.name, options)
         return
@@ -129,10 +142,13 @@ def extract(
         _print_summary(summary, options)
 
 
-def _data_file(data: Path | None, examples: Path | None) -> Path | None:
+def _own_data(data: str | None, examples: str | None) -> Path | HubDataset | None:
+    from pipeline.corpus.request import parse_data
+
     if data is not None and examples is not None:
         raise UsageError("--examples adds to a cache that is there, --data makes one: pass one of them")
-    return examples or data
+    given = data if examples is None else examples
+    return None if given is None else parse_data(given)
 
 
 def _part(value: str | None) -> tuple[int, int] | None:
@@ -146,7 +162,7 @@ def _part(value: str | None) -> tuple[int, int] | None:
 
 
 def _for_examples(
-    out: Path | None, task: str | None, model: str, options: ExtractOptions
+    out: Path | None, task: str | None, model: str, prompt: str | None, options: ExtractOptions
 ) -> tuple[Path, ExtractOptions]:
     """The cache that examples are added to, and options that repeat its own settings."""
     from pipeline.store.reader import Cache
@@ -157,6 +173,7 @@ def _for_examples(
     states = cache.manifest.states
     settings = {"max_tokens": states.max_tokens, "layers": states.layers, "dtype": states.dtype}
     settings |= {"compute_dtype": states.compute_dtype, "keep_texts": cache.plan.has_texts}
+    settings |= {"template": states.template if prompt is None else prompt}
     return cache.folder, replace(options, **settings)
 
 

@@ -39,7 +39,7 @@ def fit(
     ] = "cosine",
     neighbours: Annotated[int, typer.Option(help="Of each token in a knn graph.")] = 5,
     readout: Annotated[str, typer.Option(help="Of glot: attention or mean.")] = "attention",
-    tokens: Annotated[str, typer.Option(help="Pool all tokens, or content: without the special ones.")] = "all",
+    tokens: Annotated[str, typer.Option(help="Pool all tokens, or content: no special or prompt ones.")] = "all",
     layers: Annotated[int | None, typer.Option(help="K, layers of glot or mlp.")] = None,
     hidden: Annotated[int | None, typer.Option(help="h, the width of those layers.")] = None,
     gin_batch_norm: Annotated[
@@ -56,8 +56,11 @@ def fit(
     precision: Annotated[
         str, typer.Option(help="float32, or bfloat16 autocast: faster on GPUs, and on CPUs that have AMX.")
     ] = "float32",
+    class_weights: Annotated[
+        str, typer.Option(help="In the loss: none, or balanced: rare classes count as much as frequent ones.")
+    ] = "none",
     select: Annotated[
-        str, typer.Option(help="Choose the epoch by validation, or by holdout (a tenth of train).")
+        str, typer.Option(help="Keep the best epoch on validation or on holdout (a tenth of train), or the last.")
     ] = "validation",
     seeds: Annotated[str, typer.Option(help="One run a seed, as in 0,1,2.")] = "0",
     order_seed: Annotated[
@@ -73,6 +76,9 @@ def fit(
     examples: Annotated[
         str, typer.Option(help="Train on other labels that `extract --examples <name>.csv` added: their name.")
     ] = "",
+    track: Annotated[
+        str | None, typer.Option(help="Show loss and scores as it trains: tensorboard (in the run's folder) or wandb.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The run's folder; default: runs/<task>-<model>-<pooler>-<time>.")
     ] = None,
@@ -80,9 +86,12 @@ def fit(
 ) -> None:
     """Stage two: train the token graph's GNN, readout and head over a cache. Unset options take the task's defaults."""
     from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+    from pipeline.fit.track import check_tracker
     from pipeline.report.loss import draw_loss
     from pipeline.store.reader import Cache
 
+    if track is not None:
+        check_tracker(track)
     if resume is not None:
         folder, opened = resume, Cache(cache) if cache else None
     elif cache is None:
@@ -107,6 +116,7 @@ def fit(
             patience=patience,
             schedule=schedule,
             precision=precision,
+            class_weights=class_weights,
             select=select,
             seeds=numbers(seeds, "--seeds"),
             order_seed=order_seed,
@@ -121,7 +131,7 @@ def fit(
         folder = out or _run_folder(configs[0])
         prepare_runs(configs, folder)
     with stop_flag() as should_stop, epoch_bar(notes) as report:
-        results = finish_runs(folder, opened, report, should_stop)
+        results = finish_runs(folder, opened, report, should_stop, track)
     if not all([draw_loss(run) for run in results]):
         note("loss.png is left out: pip install 'glot-pipeline[plots]'")
     _print_fit(folder, results)
@@ -153,7 +163,10 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
                 published = result.best_published.get(name, {}).get(metric)
                 values = [_percent(value), _percent(published), _percent(result.last[name][metric])]
                 table.add_row(seed, str(result.best_epoch), name, metric, *values)
-    chat.print(table)
+    if cells:
+        chat.print(table)
+    else:
+        tell(f"{folder}: the last epoch is kept; there is no validation set to score it on")
     if len(results) > 1:
         for (name, metric), values in cells.items():
             average = f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"

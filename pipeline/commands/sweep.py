@@ -26,6 +26,7 @@ def sweep(
     layers: Annotated[str, typer.Option(help="K, as in 0,1,2 or 0..4; unset: the task's.")] = "",
     hidden: Annotated[str, typer.Option(help="h, as in 64,128; unset: the task's.")] = "",
     lr: Annotated[str, typer.Option(help="Learning rates, as in 1e-4,3e-4; unset: the task's.")] = "",
+    class_weights: Annotated[str, typer.Option(help="In the loss, as in none,balanced.")] = "none",
     layer: Annotated[str, typer.Option(help="Which of the cache's layers, as in -1,-9.")] = "-1",
     seeds: Annotated[str, typer.Option(help="Of every combination, as in 0..4.")] = "0",
     order_seed: Annotated[
@@ -74,7 +75,7 @@ def sweep(
         given |= {"graph": words(graph), "readout": words(readout), "tokens": words(tokens)}
         given |= {"tau": floats(tau, "--tau"), "layers": list(numbers(layers, "--layers"))}
         given |= {"hidden": list(numbers(hidden, "--hidden")), "lr": floats(lr, "--lr")}
-        given |= {"layer": list(numbers(layer, "--layer"))}
+        given |= {"layer": list(numbers(layer, "--layer")), "class_weights": words(class_weights)}
         grid = {name: tuple(dict.fromkeys(values)) for name, values in given.items() if values}
         candidates = make_candidates(opened, options, grid, places)
         first = next(iter(candidates.values()))

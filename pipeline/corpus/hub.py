@@ -1,4 +1,4 @@
-"""Tasks streamed from the Hugging Face hub; `datasets` is imported only when something is read."""
+"""Streaming from the Hugging Face hub, and the known tasks so; `datasets` is imported when something is read."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import math
 import os
 import socket
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
@@ -27,30 +29,48 @@ def read_split(task: Task, split: str, limit: int | None = None, bad_rows: str =
     """
     source = " ".join(filter(None, [task.hub, task.hub_config, task.splits[split].hub]))
     bad = BadRows(bad_rows)
-    examples = ExampleTable(islice(_read_examples(task, source, _stream(task, split, source), bad), limit))
+    stream = load_dataset(source, _elsewhere(task), task.hub, task.hub_config, split=task.splits[split].hub)
+    rows = each_row(stream, source, _elsewhere(task))
+    examples = ExampleTable(islice(_read_examples(task, source, rows, bad), limit))
     return Split(split, examples, source, bad.count, bad.first)
 
 
-def _stream(task: Task, split: str, source: str) -> Iterator[dict]:
-    """The rows of a hub dataset; whatever goes wrong below is one line that says after how many of them."""
+def load_dataset(source: str, elsewhere: str, *arguments: Any, **options: Any) -> Any:
+    """`datasets.load_dataset`, streaming; what goes wrong is one line that names `source` and ends in `elsewhere`."""
     try:
         import datasets
     except ImportError as error:
         raise UsageError(
-            f"reading {source} from the hub needs datasets: pip install 'glot-pipeline[hub]' or {_elsewhere(task)}"
+            f"reading {source} from the hub needs datasets: pip install 'glot-pipeline[hub]' or {elsewhere}"
         ) from error
-    count = 0
-    try:
+    with _one_line(source, elsewhere):
         _check_reachable()
-        stream = datasets.load_dataset(task.hub, task.hub_config, split=task.splits[split].hub, streaming=True)
-        for row in stream:
-            yield row
-            count += 1
+        return datasets.load_dataset(*arguments, streaming=True, **options)
+
+
+def each_row(stream: Iterable[dict], source: str, elsewhere: str) -> Iterator[dict]:
+    """The rows of what `load_dataset` gave; where it breaks, the line says after how many of them."""
+    rows, count = iter(stream), 0
+    while True:
+        with _one_line(source, elsewhere, count):
+            row = next(rows, None)
+        if row is None:
+            return
+        yield row
+        count += 1
+
+
+@contextmanager
+def _one_line(source: str, elsewhere: str, rows: int = 0) -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # datasets lets through the exceptions of every library below it
-        reason = str(error).partition("\n")[0]
-        after = f"after {count:,} row{'s' * (count > 1)}: " if count else ""
+        reason, _, more = str(error).partition("\n")
+        if "available configs" in more:
+            reason = f"{reason} {more.partition(chr(10))[0]}"
+        after = f"after {rows:,} row{'s' * (rows > 1)}: " if rows else ""
         raise UsageError(
-            f"{after}cannot read {source} from the hub ({type(error).__name__}: {reason}): {_elsewhere(task)}"
+            f"{after}cannot read {source} from the hub ({type(error).__name__}: {reason}): {elsewhere}"
         ) from error
 
 

@@ -6,19 +6,28 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from pipeline.corpus import glue_folder, hub, stress, tables
+from pipeline.corpus import glue_folder, hub, hub_rows, stress, tables
 from pipeline.corpus.examples import BadRows, Corpus, Example, Split, labels_of, take
-from pipeline.corpus.request import NOTHING_ASKED, CorpusRequest, stress_name, stress_settings, table_name
+from pipeline.corpus.request import (
+    NOTHING_ASKED,
+    CorpusRequest,
+    HubDataset,
+    stress_name,
+    stress_settings,
+    table_name,
+)
 from pipeline.corpus.tasks import TASKS, Columns, Task, find_task
 from pipeline.errors import UsageError
 from pipeline.store.task_spec import TaskSpec
 
 _SEED = 0  # of the samples and the hold-out below, fixed so that a rerun sees the same rows
-
+HELD_OUT = 0.1  # the share of train kept as validation where there is none
+SHARE_STEPS = 10**6  # a share is told to so many parts
 
 TABLE_OPTIONS = ("eval_data", "test_data", "text", "text_b", "label")
 TASK_OPTIONS = ("data_dir", "splits")
@@ -32,10 +41,14 @@ def load_corpus(request: CorpusRequest) -> Corpus:
     """
     BadRows(request.bad_rows)  # refuses an unknown choice before anything is read
     if request.data is not None:
-        _refuse(request, TASK_OPTIONS + STRESS_OPTIONS, "your own --data")
+        _refuse(request, ("data_dir", *STRESS_OPTIONS), "your own --data")
         names = {"text": request.text or "text", "text_b": request.text_b, "label": request.label or "label"}
-        files = {"eval_data": request.eval_data, "test_data": request.test_data}
         options = {"limit": request.limit, "name": request.task, "bad_rows": request.bad_rows}
+        options["share"] = None if request.splits is None else _parse_share(request.splits)
+        if isinstance(request.data, HubDataset):
+            _refuse(request, ("eval_data", "test_data"), f"{request.data}, whose splits are found by name")
+            return load_hub(request.data, **names, **options)
+        files = {"eval_data": request.eval_data, "test_data": request.test_data}
         return load_table(request.data, **files, **names, **options)
     if request.task is None:
         raise UsageError(NOTHING_ASKED)
@@ -46,6 +59,9 @@ def load_corpus(request: CorpusRequest) -> Corpus:
         return load_stress(*stress_settings(request), **counts)
     _refuse(request, TABLE_OPTIONS + STRESS_OPTIONS, f"the known task {task.spec.name}")
     splits = request.splits.replace(" ", "").split(",") if request.splits else None
+    if any(_is_number(split) for split in splits or []):
+        known = ",".join(task.splits)
+        raise UsageError(f"--split {request.splits}: a share is for your own --data; {task.spec.name} has {known}")
     return load_task(request.task, splits, request.data_dir, request.limit, request.bad_rows)
 
 
@@ -99,6 +115,7 @@ def load_table(
     limit: int | None = None,
     name: str | None = None,
     bad_rows: str = "stop",
+    share: float | None = None,
 ) -> Corpus:
     """Read anybody's own data (CSV, TSV, JSON lines, Parquet) into splits train, validation and perhaps test.
 
@@ -106,7 +123,7 @@ def load_table(
 
     Args:
         data: the training file.
-        eval_data: the validation file; None holds out a tenth of the training rows, stratified by label.
+        eval_data: the validation file; None holds out a share of the training rows, stratified by label.
         text: the column of the text.
         text_b: the column of the second text of a pair.
         label: the column of the label.
@@ -114,28 +131,93 @@ def load_table(
         limit: rows to take of each split, a random sample (a larger one holds the smaller).
         name: what to call the task; None takes the training file's name.
         bad_rows: "stop" at a row that is unfit on its own, or "skip" it (see `tables.Table`).
+        share: how much to hold out, between 0 and 1; None: a tenth. Does not go with `eval_data`.
 
     Raises:
-        UsageError: a file, column, text or label is missing or wrong (file and row are named), or there is one
-            class only.
+        UsageError: a file, column, text or label is missing or wrong (file and row are named), there is one
+            class only, or a share that cannot be held out.
     """
+    if eval_data is not None and share is not None:
+        raise UsageError(
+            f"--split {share:g} does not go with --eval-data, which is the validation: leave one of them out"
+        )
+    data, columns = Path(data), Columns(text, text_b, label)
+    name = _check_own(table_name(data, name), limit, share)
+    train = tables.Table(data, columns, bad_rows=bad_rows)
+    sources: dict[str, tables.Rows] = {"train": train}
+    if eval_data is not None:
+        sources["validation"] = replace(train, path=Path(eval_data))
+    if test_data is not None:
+        sources["test"] = replace(train, path=Path(test_data), label_needed=False)
+    return _own_corpus(name, sources, limit, share)
+
+
+def load_hub(
+    dataset: HubDataset,
+    text: str = "text",
+    text_b: str | None = None,
+    label: str = "label",
+    limit: int | None = None,
+    name: str | None = None,
+    bad_rows: str = "stop",
+    share: float | None = None,
+) -> Corpus:
+    """Stream anybody's dataset from the hub into splits train, validation and, where it has one, test.
+
+    Classes are those that the dataset names (its `ClassLabel` feature), else the training labels decide as for a
+    table. For the arguments see `load_table`; a `share` goes with a dataset that has no validation split.
+
+    Raises UsageError where the hub or the data in it cannot be read (see `hub_rows.open_splits`), and as `load_table`.
+    """
+    name = _check_own(table_name(dataset, name), limit, share)
+    sources: dict[str, tables.Rows] = {**hub_rows.open_splits(dataset, Columns(text, text_b, label), bad_rows)}
+    if "validation" in sources and share is not None:
+        raise UsageError(f"--split {share:g}: {sources['validation'].source} is the validation: leave --split out")
+    if not sources["train"].classes:
+        sources["train"] = hub_rows.KeptRows(sources["train"])
+    return _own_corpus(name, sources, limit, share)
+
+
+def _check_own(name: str, limit: int | None, share: float | None) -> str:
+    """The name of anybody's own data, when what is asked of it is found right."""
     _check_limit(limit)
-    columns = Columns(text, text_b, label)
-    data = Path(data)
-    name = table_name(data, name)
+    if share is not None and not 0 < share < 1:
+        raise UsageError(f"--split {share:g}: the share of train to keep as validation lies between 0 and 1")
     if not re.fullmatch(r"\w[\w.-]*", name):  # it names folders
         raise UsageError(f"task name {name!r}: use letters, digits, '.', '_' and '-', the first a letter or digit")
-    table = tables.Table(data, columns, bad_rows=bad_rows)
-    spec = tables.infer_spec(name, table, num_texts=2 if text_b else 1)
-    train = tables.read_split("train", spec, table)
-    if eval_data is None:
-        splits = _hold_out(spec, train)
+    return name
+
+
+def _own_corpus(name: str, sources: dict[str, tables.Rows], limit: int | None, share: float | None) -> Corpus:
+    """The corpus of anybody's rows by split; where there is no validation, a share of train becomes it."""
+    train = sources["train"]
+    num_texts = 2 if train.columns.text_b else 1
+    if train.classes:
+        spec = tables.classes_spec(name, train.classes, num_texts)
     else:
-        splits = [train, tables.read_split("validation", spec, replace(table, path=Path(eval_data)))]
-    if test_data is not None:
-        test = replace(table, path=Path(test_data), label_needed=False)
-        splits.append(tables.read_split("test", spec, test))
+        spec = tables.infer_spec(name, train, num_texts)
+    splits = [tables.read_split(split, spec, rows) for split, rows in sources.items()]
+    if "validation" not in sources:
+        splits[:1] = _hold_out(spec, splits[0], HELD_OUT if share is None else share)
     return _checked(spec, [replace(split, examples=_sample(split.examples, limit)) for split in splits])
+
+
+def _parse_share(value: str) -> float:
+    """0.1 of "0.1"."""
+    if not _is_number(value):
+        raise UsageError(
+            f"--split {value} does not go with your own --data: there it is the share of train to keep as validation, "
+            "as in 0.1"
+        )
+    return float(value)
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
 
 
 def load_stress(
@@ -198,20 +280,20 @@ def _sample(examples: Sequence[Example], limit: int | None) -> Sequence[Example]
     return take(examples, np.sort(chosen))
 
 
-def _hold_out(spec: TaskSpec, train: Split) -> list[Split]:
-    """Train and validation: every tenth row in the order of labels, so classes and scores spread alike in both."""
+def _hold_out(spec: TaskSpec, train: Split, share: float = HELD_OUT) -> list[Split]:
+    """Train and validation: every n-th row in the order of labels, so classes and scores spread alike in both."""
     held = np.zeros(len(train.examples), dtype=bool)
-    held[_every_tenth(spec, train.examples)] = True
+    held[_every_nth(spec, train.examples, share)] = True
     kept, out = (take(train.examples, np.flatnonzero(mask)) for mask in (~held, held))
-    file = train.source
+    how = f"{share:g} held out (seed {_SEED}, stratified by label)"
     return [
-        replace(train, examples=kept, source=f"{file}, but for a tenth held out"),
-        Split("validation", out, f"{file}, a tenth held out, stratified by label"),
+        replace(train, examples=kept, source=f"{train.source}, but for {how}"),
+        Split("validation", out, f"{train.source}, {how}"),
     ]
 
 
-def _every_tenth(spec: TaskSpec, examples: Sequence[Example]) -> np.ndarray:
-    """(m,) positions: every tenth of the shuffled examples sorted by label.
+def _every_nth(spec: TaskSpec, examples: Sequence[Example], share: float) -> np.ndarray:
+    """(m,) positions: a share of the shuffled examples sorted by label, evenly spread over them.
 
     Sorting is in place, on ranks of labels joined with places in the shuffled order: no second array of this size.
     """
@@ -225,7 +307,16 @@ def _every_tenth(spec: TaskSpec, examples: Sequence[Example]) -> np.ndarray:
     keys <<= np.uint64(32)
     keys |= np.arange(len(order), dtype=np.uint32)
     keys.sort()
-    return order[keys[min(5, len(order) // 2) :: 10] & np.uint64(2**32 - 1)]
+    return order[keys[_spread(len(order), share)] & np.uint64(2**32 - 1)]
+
+
+def _spread(count: int, share: float) -> np.ndarray:
+    """(m,) int64: the middles of the stretches of `1 / share` among `count` places, at least one where there is any."""
+    exact = max(Fraction(share).limit_denominator(SHARE_STEPS), Fraction(1, SHARE_STEPS))  # 1/10 of 0.1
+    part, whole = exact.as_integer_ratio()
+    places = (2 * np.arange(count * part // whole + 1) + 1) * whole // (2 * part)
+    places[0] = min(places[0], count // 2)
+    return places[places < count]
 
 
 def _label_ranks(spec: TaskSpec, examples: Sequence[Example]) -> np.ndarray:

@@ -16,7 +16,31 @@ from pipeline.errors import UsageError
 from pipeline.store.files import file_sha256
 
 OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
-NOTHING_ASKED = "pass --task (a known task) or --data (your own file)"
+NOTHING_ASKED = "pass --task (a known task) or --data (your own file, or hub:owner/name)"
+
+
+HUB = "hub:"  # what a dataset's name begins with
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """Anybody's dataset on the hub: "ag_news" or "owner/name", and its configuration where it has several."""
+
+    name: str
+    config: str | None = None
+
+    def __str__(self) -> str:
+        return f"{HUB}{self.name}" + (f":{self.config}" if self.config else "")
+
+
+def parse_data(value: str) -> Path | HubDataset:
+    """A file, or of "hub:owner/name" or "hub:owner/name:config" a dataset; raises UsageError where it names neither."""
+    if not value.startswith(HUB):
+        return Path(value)
+    match = re.fullmatch(r"((?:[\w.-]+/)?[\w.-]+)(?::([^:]+))?", value.removeprefix(HUB))
+    if match is None:
+        raise UsageError(f"{value!r} names no dataset: write hub:name, hub:owner/name or hub:owner/name:config")
+    return HubDataset(match[1], match[2])
 
 
 @dataclass(frozen=True)
@@ -25,15 +49,17 @@ class CorpusRequest:
 
     Attributes:
         task: a known task, or with `data` the name of the user's own.
-        data, eval_data, test_data, text, text_b, label: see `load_table`.
-        data_dir, splits: see `load_task`. generator, ratio: see `load_stress`.
+        data, eval_data, test_data, text, text_b, label: see `load_table`, for a dataset of the hub `load_hub`.
+        splits: names of splits, "train,test" (see `load_task`), or with `data` the share of train to keep as
+            validation, "0.1".
+        data_dir: see `load_task`. generator, ratio: see `load_stress`.
         limit: rows to take of each split.
         bad_rows: what becomes of rows that are unfit on their own: "stop" at the first, or "skip" them, counted in
             their `Split`.
     """
 
     task: str | None = None
-    data: Path | None = None
+    data: Path | HubDataset | None = None
     eval_data: Path | None = None
     test_data: Path | None = None
     text: str | None = None
@@ -57,9 +83,13 @@ def corpus_name(request: CorpusRequest) -> str:
     return stress_name(*stress_settings(request)) if name == "stress" else name
 
 
-def table_name(data: Path, name: str | None) -> str:
-    """The name of anybody's own data: as given, or the file's."""
-    return name or re.sub(r"[^\w.-]+", "-", data.stem)
+def table_name(data: Path | HubDataset, name: str | None) -> str:
+    """The name of anybody's own data: as given, or the file's, or the dataset's without its owner."""
+    if isinstance(data, HubDataset):
+        own = "-".join(filter(None, [data.name.rpartition("/")[2], data.config]))
+    else:
+        own = data.stem
+    return name or re.sub(r"[^\w.-]+", "-", own)
 
 
 def stress_settings(request: CorpusRequest) -> tuple[str, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -12,17 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
+from pipeline.corpus.formats import JSON_LINES, read_cells
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
 from pipeline.store.task_spec import TaskSpec
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_JSON_LINES = {".jsonl", ".json", ".ndjson"}
-_PARQUET = {".parquet", ".pq"}
-_FIELD_BYTES = 2**31 - 1  # csv's default of 128 KiB is shorter than some documents
-_PARQUET_BUFFER = 1 << 20  # without one, pyarrow reads a row group's columns whole
-_PARQUET_ROWS = 4096  # turned into Python objects at a time
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+ONE_LABEL = (
+    "for several labels a text, write a column of yes and no for each, and add them one by one "
+    "with `glot extract --examples`"
+)
 
 
 class Row(NamedTuple):
@@ -46,8 +44,52 @@ class _NoColumn(UnfitRow):
     """A row lacks a column."""
 
 
+class Rows:
+    """Anybody's rows, read anew each time they are iterated: what a file and a split of the hub have in common.
+
+    Attributes:
+        source: where they come from, for people.
+        columns: the names of the columns.
+        label_needed: a row without a label is unfit.
+        bad_rows: what becomes of a row that is unfit on its own: "stop" or "skip".
+        same_columns: every row has the columns of the first, so one that is missing is missing for good.
+        classes: the names that the source itself gives its classes; none where only the labels can tell.
+    """
+
+    source: str
+    columns: Columns
+    label_needed: bool
+    bad_rows: str
+    same_columns: bool
+    classes: tuple[str, ...] = ()
+
+    def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
+        """Pairs of (place, cells by column name or what is wrong with the row)."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows(BadRows(self.bad_rows))
+
+    def rows(self, bad: BadRows) -> Iterator[Row]:
+        """The fit rows; unfit ones are met by `bad`."""
+        index = -1
+        for index, (where, cells) in enumerate(self.cells()):
+            try:
+                row = _row(index, where, cells, self.columns, self.label_needed)
+            except UnfitRow as error:
+                if isinstance(error, _NoColumn) and self.same_columns:
+                    raise
+                bad.meet(error)
+            else:
+                yield row
+        if index < 0:
+            raise UsageError(f"{self.source} has no rows: pass data that has some")
+        if bad.count > index:
+            raise UsageError(f"{self.source}: none of its {index + 1} rows is fit; the first: {bad.first}")
+
+
 @dataclass(frozen=True)
-class Table:
+class Table(Rows):
     """A file of rows, read anew, row by row, each time it is iterated; the file's suffix says its format.
 
     CSV and TSV obey CSV's quoting and have a header line; `.json` means one object a line, like `.jsonl`.
@@ -70,37 +112,26 @@ class Table:
     label_needed: bool = True
     bad_rows: str = "stop"
 
-    def __iter__(self) -> Iterator[Row]:
-        return self.rows(BadRows(self.bad_rows))
+    @property
+    def source(self) -> str:
+        """The file's name."""
+        return self.path.name
 
-    def rows(self, bad: BadRows) -> Iterator[Row]:
-        """The fit rows; unfit ones are met by `bad`."""
-        index = -1
+    @property
+    def same_columns(self) -> bool:
+        """Whether the file has one header for all rows."""
+        return self.path.suffix.lower() not in JSON_LINES
+
+    def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
+        """See `Rows`."""
         try:
-            for index, (where, cells) in enumerate(_read_cells(self.path, self.columns)):
-                try:
-                    row = _row(index, where, cells, self.columns, self.label_needed)
-                except UnfitRow as error:
-                    if isinstance(error, _NoColumn) and self.path.suffix.lower() not in _JSON_LINES:
-                        raise  # then every row lacks it
-                    bad.meet(error)
-                else:
-                    yield row
+            yield from read_cells(self.path, self.columns)
         except UnicodeDecodeError as error:
             raise UsageError(f"{self.path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
-        if index < 0:
-            raise UsageError(f"{self.path} has no rows: pass a file that has some")
-        if bad.count > index:
-            raise UsageError(f"{self.path}: none of its {index + 1} rows is fit; the first: {bad.first}")
 
 
-def is_table(path: Path) -> bool:
-    """Whether the suffix is one of a table."""
-    return path.suffix.lower() in {*_DELIMITERS, *_JSON_LINES, *_PARQUET}
-
-
-def read_split(name: str, spec: TaskSpec, table: Table) -> Split:
-    """Read a table as a split whose labels are class indices or scores; a missing label stays None.
+def read_split(name: str, spec: TaskSpec, table: Rows) -> Split:
+    """Read rows as a split whose labels are class indices or scores; a missing label stays None.
 
     Raises:
         UsageError: what iterating the table raises, or a label that is not among the task's classes; with "stop"
@@ -114,10 +145,10 @@ def read_split(name: str, spec: TaskSpec, table: Table) -> Split:
             bad.meet(error)
         else:
             examples.append(Example(row.index, row.text, row.text_b, label))
-    return Split(name, examples, table.path.name, bad.count, bad.first)
+    return Split(name, examples, table.source, bad.count, bad.first)
 
 
-def infer_spec(name: str, table: Table, num_texts: int) -> TaskSpec:
+def infer_spec(name: str, table: Rows, num_texts: int) -> TaskSpec:
     """Tell from the training labels, read once, what the task is.
 
     Decimal numbers (with a point, or typed as floats) make it a score task, their range the score range. Everything
@@ -138,7 +169,11 @@ def infer_spec(name: str, table: Table, num_texts: int) -> TaskSpec:
             raise UsageError(f"{name}: every score is {labels.low:g}: there is nothing to learn")
         score_range = (labels.low, labels.high)
         return TaskSpec(name, num_texts, "score", score_range=score_range, metrics=("spearman", "pearson"))
-    classes = labels.classes
+    return classes_spec(name, labels.classes, num_texts)
+
+
+def classes_spec(name: str, classes: tuple[str, ...], num_texts: int) -> TaskSpec:
+    """The task of telling classes apart; raises UsageError where there are fewer than two."""
     if len(classes) < 2:
         raise UsageError(f"{name}: every label is {classes[0]!r}: training needs at least two classes")
     metrics = ("accuracy", "f1") if len(classes) == 2 else ("accuracy", "macro_f1")
@@ -210,8 +245,9 @@ class _Encoder:
         return self._known[key]
 
     def _class_index(self, row: Row) -> int:
-        number = _number(row.label)
-        name = str(number) if self._numeric and number is not None else _label_text(row)
+        name, number = _label_text(row), _number(row.label)
+        if name not in self._classes and self._numeric and number is not None:
+            name = str(number)
         if name not in self._classes:
             known = ", ".join(self._classes)
             raise UsageError(f"{row.where}: label {name!r} is not among the training labels: {known}")
@@ -276,7 +312,13 @@ def _is_decimal(label: Any) -> bool:
     return isinstance(label, float)
 
 
+def _refuse_several(row: Row) -> None:
+    if isinstance(row.label, list | tuple):
+        raise UnfitRow(f"{row.where}: label {row.label!r} is a list, and an example has one label: {ONE_LABEL}")
+
+
 def _label_text(row: Row) -> str:
+    _refuse_several(row)
     if isinstance(row.label, bool):
         return str(row.label).lower()
     if isinstance(row.label, str | int | float):
@@ -285,6 +327,7 @@ def _label_text(row: Row) -> str:
 
 
 def _score(row: Row) -> float:
+    _refuse_several(row)
     number = _number(row.label)
     try:
         score = math.nan if number is None else float(number)
@@ -293,77 +336,3 @@ def _score(row: Row) -> float:
     if not math.isfinite(score):
         raise UnfitRow(f"{row.where}: label {row.label!r} is not a finite number, but the labels are scores")
     return score
-
-
-def _read_cells(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-    """Pairs of (place, cells by column name or what is wrong with the row), from the format that the suffix says."""
-    if not path.is_file():
-        raise UsageError(f"no file {path}: pass a CSV, TSV, JSON lines or Parquet file")
-    suffix = path.suffix.lower()
-    if suffix in _DELIMITERS:
-        return _read_csv(path, _DELIMITERS[suffix])
-    if suffix in _JSON_LINES:
-        return _read_json_lines(path)
-    if suffix in _PARQUET:
-        return _read_parquet(path, columns)
-    known = ", ".join([*_DELIMITERS, *sorted(_JSON_LINES), *sorted(_PARQUET)])
-    raise UsageError(f"{path}: unknown kind of table {path.suffix!r}: the suffix must be one of {known}")
-
-
-def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, str] | UnfitRow]]:
-    name = path.name
-    csv.field_size_limit(_FIELD_BYTES)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(reader, [])
-            if len(set(header)) < len(header):
-                raise UsageError(f"{name}: a column name occurs twice in the header: {', '.join(header)}")
-            for row in filter(None, reader):  # a blank line is no row
-                where = f"{name} line {reader.line_num}"
-                if len(row) == len(header):
-                    yield where, dict(zip(header, row, strict=True))
-                else:
-                    yield where, UnfitRow(f"{where}: {len(row)} columns where the header has {len(header)}")
-        except csv.Error as error:
-            raise UsageError(f"{name} line {reader.line_num}: {error}: mind the quotes") from error
-
-
-def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-    name = path.name
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{name} line {number}"
-            try:
-                cells = json.loads(line)
-            except (ValueError, RecursionError) as error:  # the latter two for huge numbers and deep nesting
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                yield where, UnfitRow(f"{where}: {reason}: one JSON object a line is expected")
-                continue
-            if isinstance(cells, dict):
-                yield where, cells
-            else:
-                kind = type(cells).__name__
-                yield where, UnfitRow(f"{where}: a {kind} where one JSON object a line is expected")
-
-
-def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise UsageError(f"reading {path.name} needs pyarrow: pip install 'glot-pipeline[parquet]'") from error
-    number = 0
-    try:
-        with parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER) as file:
-            names = file.schema_arrow.names
-            others = dict.fromkeys(names)  # named in the message about a missing column, not read
-            wanted = [name for name in (columns.text, columns.text_b, columns.label) if name in names]
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path.name} row {number}", others | row
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"{path.name} is no readable Parquet file ({reason})") from error

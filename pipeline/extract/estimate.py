@@ -14,7 +14,7 @@ import torch
 from pipeline.corpus.examples import Corpus
 from pipeline.extract.backbone import Backbone
 from pipeline.extract.forward import length_batches, token_budget
-from pipeline.extract.planning import check_length_limit, number_texts, tokenize
+from pipeline.extract.planning import check_length_limit, number_texts, tokenize_filled
 from pipeline.store.files import nearest_there
 from pipeline.store.layout import StatesIdentity
 
@@ -52,10 +52,10 @@ def estimate_extraction(
 
     Raises UsageError where `max_tokens` does not fit the backbone.
     """
-    check_length_limit(backbone, identity.max_tokens)
+    check_length_limit(backbone, identity.max_tokens, identity.template)
     numbered = number_texts(corpus, None, 0)
     sample = list(islice(numbered.texts(), SAMPLE_TEXTS))  # texts are numbered in random order: these are a sample
-    ids, _ = tokenize(sample, backbone, identity.max_tokens)
+    ids = tokenize_filled(sample, identity.template, backbone, identity.max_tokens).ids
     length = np.asarray([len(item) for item in ids])
     distinct = len(numbered.new)
     scale = distinct / len(sample)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TEXT = "{text}"  # the text's place in a template; alone it is the template of no template
 ON_OVERFLOW = ("stop", "float32-shard")
 
 
@@ -13,6 +14,7 @@ class ExtractOptions:
 
     Attributes:
         max_tokens: longer texts are cut here.
+        template: what stands around each text, "{text}" in its place; see `check_template`.
         layers: kept layers; negative numbers count from the last (-1: after the final norm).
         dtype: "auto" (bfloat16 where the backbone computes in it, else float16), or a name of `STORED_AS`.
         compute_dtype: the backbone's arithmetic; "auto" is the checkpoint's own.
@@ -30,6 +32,7 @@ class ExtractOptions:
     """
 
     max_tokens: int = 128
+    template: str = TEXT
     layers: tuple[int, ...] = (-1,)
     dtype: str = "auto"
     compute_dtype: str = "auto"

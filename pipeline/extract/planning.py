@@ -15,9 +15,11 @@ import numpy as np
 from pipeline.corpus.examples import Corpus, Split
 from pipeline.errors import UsageError
 from pipeline.extract.backbone import Backbone
+from pipeline.extract.options import TEXT
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.files import nameless_file
-from pipeline.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, first_uses, text_hash
+from pipeline.store.layout import StatesIdentity
+from pipeline.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, first_uses, text_hash
 
 TOKENIZE_BATCH = 1000
 PIECE = 2**16  # positions that are Python numbers at a time
@@ -115,29 +117,42 @@ def fill(template: str, text: str) -> str:
     return template.replace("{text}", text)
 
 
+def check_template(template: str, backbone: Backbone) -> str:
+    """The template as it is kept.
+
+    Raises UsageError where it has the place of the text not once, or the tokenizer cannot say which tokens are its.
+    """
+    if template.count(TEXT) != 1:
+        raise UsageError(f"--prompt {template!r} must hold {TEXT} once, where the text goes, as in 'Classify: {TEXT}'")
+    if template != TEXT and not backbone.tokenizer.is_fast:
+        raise UsageError(
+            f"--prompt needs a fast tokenizer, which tells tokens of text and prompt apart: {backbone.name} has none"
+        )
+    return clean(template)
+
+
 def tokenize_into(
     writer: PlanWriter,
     texts: NumberedTexts,
     backbone: Backbone,
-    max_tokens: int,
+    identity: StatesIdentity,
     progress: Callable[[int, int], None],
 ) -> int:
-    """Tokenize the new texts into a plan; returns how many have no token of their own.
+    """Tokenize the new texts, in their template, into a plan; returns how many have no token of their own.
 
     Raises UsageError where the tokenizer has tokens that the backbone does not know.
     """
-    special = _special_table(backbone)
     empty, batch, stream = 0, 0, texts.texts()
     while strings := [text for _, text in zip(range(TOKENIZE_BATCH), stream, strict=False)]:
-        ids, truncated = tokenize(strings, backbone, max_tokens)
-        length = np.asarray([len(item) for item in ids], dtype=np.uint32)
-        flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(length.sum()))
+        tokens = tokenize_filled(strings, identity.template, backbone, identity.max_tokens)
+        length = np.asarray([len(item) for item in tokens.ids], dtype=np.uint32)
+        flat = np.fromiter(chain.from_iterable(tokens.ids), dtype=np.int64, count=int(length.sum()))
         if len(flat) and flat.max() >= backbone.vocabulary_size:
             raise UsageError(
                 f"the tokenizer of {backbone.name} gives token {flat.max()}, its embeddings end at "
                 f"{backbone.vocabulary_size - 1}: pass the tokenizer and the model of one checkpoint"
             )
-        kinds = special[flat]
+        kinds = np.concatenate(tokens.kinds)
         starts = np.cumsum(length, dtype=np.int64) - length
         empty += int((np.add.reduceat((kinds == CONTENT).astype(np.int64), starts) == 0).sum())
         writer.add(
@@ -145,7 +160,7 @@ def tokenize_into(
             b"".join(map(text_hash, strings)),
             flat,
             kinds,
-            truncated,
+            tokens.truncated,
             [text.encode("utf-8") for text in strings],
         )
         batch += len(strings)
@@ -156,37 +171,83 @@ def tokenize_into(
     return empty
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of some texts.
+
+    Attributes:
+        ids: of each text, at least one.
+        kinds: (n,) uint8 for each text's n tokens: CONTENT, SPECIAL or TEMPLATE.
+        truncated: (texts,) uint8, 1 where a text was cut.
+    """
+
+    ids: list[list[int]]
+    kinds: list[np.ndarray]
+    truncated: np.ndarray
+
+
+def tokenize_filled(texts: list[str], template: str, backbone: Backbone, max_tokens: int) -> Tokens:
+    """The tokens of each text in its template, cut where they are more than `max_tokens`.
+
+    A token that spans the border of text and template is the text's. A text without any token becomes one EOS.
+    """
+    filled = [fill(template, text) for text in texts]
+    ids, truncated, spans = _encode(filled, backbone, max_tokens, with_spans=template != TEXT)
+    ends = np.cumsum([len(item) for item in ids])
+    flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(ends[-1]) if len(ends) else 0)
+    special = np.isin(flat, backbone.tokenizer.all_special_ids)
+    kinds = np.split(np.where(special, SPECIAL, CONTENT).astype(np.uint8), ends[:-1])
+    if template != TEXT:
+        start = template.index(TEXT)
+        for text, kind, span in zip(texts, kinds, spans, strict=True):
+            if span:  # else it is the EOS of a text without tokens
+                kind[(kind == CONTENT) & ~_touches(span, start, start + len(text))] = TEMPLATE
+    return Tokens(ids, kinds, truncated)
+
+
+def _touches(spans: list[tuple[int, int]], start: int, stop: int) -> np.ndarray:
+    """(n,) bool: which of n spans of characters share one with [start, stop)."""
+    first, end = np.asarray(spans, dtype=np.int64).T
+    return (first < stop) & (np.maximum(end, first + 1) > start) & (start < stop)
+
+
 def tokenize(texts: list[str], backbone: Backbone, max_tokens: int) -> tuple[list[list[int]], np.ndarray]:
     """Token ids of each text alone, and (k,) uint8 whether it was cut. A text without any token becomes one EOS."""
+    return _encode(texts, backbone, max_tokens)[:2]
+
+
+def _encode(
+    texts: list[str], backbone: Backbone, max_tokens: int, with_spans: bool = False
+) -> tuple[list[list[int]], np.ndarray, list[list[tuple[int, int]]]]:
+    """Token ids of each text, whether it was cut, and where its tokens' characters are if that is asked for."""
     tokenizer = backbone.tokenizer
     options = {"add_special_tokens": True, "return_attention_mask": False, "verbose": False}
-    ids = tokenizer(texts, **options)["input_ids"]
+    options |= {"return_offsets_mapping": True} if with_spans else {}
+    encoded = tokenizer(texts, **options)
+    ids, spans = encoded["input_ids"], encoded.get("offset_mapping", [])
     truncated = np.asarray([len(item) > max_tokens for item in ids], dtype=np.uint8)
     long = np.flatnonzero(truncated).tolist()
     if long:
         # The tokenizer cuts, not we: it keeps the special tokens at the end.
         cut = tokenizer([texts[place] for place in long], truncation=True, max_length=max_tokens, **options)
-        for place, shortened in zip(long, cut["input_ids"], strict=True):
-            ids[place] = shortened
+        for row, place in enumerate(long):
+            ids[place] = cut["input_ids"][row]
+            if with_spans:
+                spans[place] = cut["offset_mapping"][row]
     candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0)
     ending = next(number for number in candidates if number is not None)
-    return [item or [ending] for item in ids], truncated
+    return [item or [ending] for item in ids], truncated, spans
 
 
-def check_length_limit(backbone: Backbone, max_tokens: int) -> None:
+def check_length_limit(backbone: Backbone, max_tokens: int, template: str = TEXT) -> None:
     """Raise UsageError where the backbone takes fewer positions, or no token of a text would be left."""
     if backbone.max_positions is not None and max_tokens > backbone.max_positions:
         raise UsageError(
             f"--max-tokens {max_tokens}: {backbone.name} takes at most {backbone.max_positions} tokens a text"
         )
-    least = backbone.tokenizer.num_special_tokens_to_add() + 1
+    # A space before the text may become one token with its first word.
+    before = template[: template.index(TEXT)].rstrip()
+    least = len(backbone.tokenizer(before, add_special_tokens=False)["input_ids"]) if before else 0
+    least += backbone.tokenizer.num_special_tokens_to_add() + 1
     if max_tokens < least:
         raise UsageError(f"--max-tokens {max_tokens} leaves no token of the text: pass at least {least}")
-
-
-def _special_table(backbone: Backbone) -> np.ndarray:
-    """(vocabulary,) uint8 kinds of all tokens."""
-    special = np.asarray(backbone.tokenizer.all_special_ids, dtype=np.int64)
-    table = np.full(max(backbone.vocabulary_size, int(special.max(initial=0)) + 1), CONTENT, dtype=np.uint8)
-    table[special] = SPECIAL
-    return table

@@ -15,7 +15,7 @@ from pipeline.corpus.examples import Corpus
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone
 from pipeline.extract.options import ExtractOptions
-from pipeline.extract.planning import NumberedTexts, number_texts, tokenize_into
+from pipeline.extract.planning import NumberedTexts, check_template, number_texts, tokenize_into
 from pipeline.store.claims import Claims
 from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
 from pipeline.store.files import nearest_there
@@ -60,7 +60,7 @@ def check_folder(folder: Path) -> None:
 
 
 def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdentity:
-    """All that the states will depend on; raises UsageError for a layer or dtype that does not exist."""
+    """All that the states will depend on; raises UsageError for an unfit template, or no such layer or dtype."""
     count = backbone.num_layers
     layers = sorted({layer if layer >= 0 else count + 1 + layer for layer in options.layers})
     if not layers or layers[0] < 0 or layers[-1] > count:
@@ -78,7 +78,7 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
         kind=backbone.kind,
         width=backbone.width,
         num_layers=count,
-        template="{text}",
+        template=check_template(options.template, backbone),
         max_tokens=options.max_tokens,
         layers=tuple(layers),
         dtype=automatic if options.dtype == "auto" else options.dtype,
@@ -226,7 +226,7 @@ class Preparation:
         try:
             if old:
                 writer.copy(old)
-            empty = tokenize_into(writer, texts, self.backbone, self.identity.max_tokens, self.progress)
+            empty = tokenize_into(writer, texts, self.backbone, self.identity, self.progress)
             if damaged is None:
                 self._check_room(writer.tokens, manifest, old)
             counts = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline.corpus.examples import Corpus
 from pipeline.errors import FaultError, UsageError
-from pipeline.extract.backbone import ModelSource, load_backbone
+from pipeline.extract.backbone import Backbone, ModelSource, load_backbone
 from pipeline.extract.forward import token_budget
 from pipeline.extract.options import ON_OVERFLOW, ExtractOptions
 from pipeline.extract.planning import check_length_limit
@@ -51,7 +51,7 @@ class ExtractSummary:
 
 def extract_states(
     corpus: Corpus | None,
-    source: ModelSource,
+    source: ModelSource | Backbone,
     folder: Path,
     options: ExtractOptions,
     progress: Progress = lambda done, total: None,
@@ -66,6 +66,7 @@ def extract_states(
     Args:
         progress, planning: told of (tokens forwarded, tokens in all), and before of (texts tokenized, texts in all).
         say: told what people should know.
+        source: what `resolve_model` found, or a backbone that is loaded already.
         corpus: None takes the plan that is there for `options.request` (see `is_planned`).
         turn: (i, n) for the i-th of n processes that start together: where among the shards to begin.
 
@@ -78,10 +79,10 @@ def extract_states(
         raise UsageError(
             f"--examples {options.group!r}: use letters, digits, '.', '_' and '-', a letter or digit first"
         )
-    backbone = load_backbone(source, options.compute_dtype, options.device, options.device_map)
+    backbone = source if isinstance(source, Backbone) else _load(source, options)
     identity = states_identity(backbone, options)
     check_folder(folder)
-    check_length_limit(backbone, identity.max_tokens)
+    check_length_limit(backbone, identity.max_tokens, identity.template)
     with _made_folder(folder), Claims(folder) as claims:
         hold_plan(claims, say)
         manifest = Preparation(folder, backbone, identity, options, planning, say).run(corpus)
@@ -106,6 +107,10 @@ def extract_states(
         manifest = _finish(folder, claims, say)
         seconds = time.monotonic() - started
     return _summary(folder, manifest, corpus, options.group, worker, seconds)
+
+
+def _load(source: ModelSource, options: ExtractOptions) -> Backbone:
+    return load_backbone(source, options.compute_dtype, options.device, options.device_map)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pipeline.fit.poolers import AdaPooler, Glot, PoolerConfig
 from pipeline.fit.run_folder import RunConfig, find_runs
 from pipeline.fit.states import StoredBatch, as_tensors
 from pipeline.fit.tokens import TokenBatch
-from pipeline.store.plan import SPECIAL
+from pipeline.store.plan import CONTENT, SPECIAL
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
 
@@ -32,13 +32,18 @@ class TextStates:
 
     Attributes:
         tokens: n strings, as the tokenizer spells them.
-        special: (n,) bool, the tokenizer's own ([CLS], <s>, ...).
+        kinds: (n,) uint8, CONTENT, SPECIAL (the tokenizer's own: [CLS], <s>, ...) or TEMPLATE.
         states: (n, d) float32.
     """
 
     tokens: list[str]
-    special: np.ndarray
+    kinds: np.ndarray
     states: Tensor
+
+    @property
+    def special(self) -> np.ndarray:
+        """(n,) bool, which are the tokenizer's own."""
+        return self.kinds == SPECIAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,8 +194,8 @@ def _cache_text(cache: Cache, layer: int, text_id: int) -> TextStates:
         )
     values, scale = as_tensors(cache.read_texts(layer, np.asarray([text_id])))
     states = StoredBatch(values, scale, torch.tensor([len(numbers)])).to(torch.device("cpu")).states
-    special = plan.token_kinds(text_id, text_id + 1) == SPECIAL
-    return TextStates([plan.vocabulary[number] for number in numbers], special, states)
+    kinds = plan.token_kinds(text_id, text_id + 1)
+    return TextStates([plan.vocabulary[number] for number in numbers], kinds, states)
 
 
 def check_texts(runs: Sequence[Run], count: int) -> None:
@@ -238,7 +243,7 @@ def explain(example: Example, runs: list[Run], tau: float | None = None) -> Expl
 
 def seen_tokens(text: TextStates, config: PoolerConfig) -> np.ndarray:
     """(n,) bool: the tokens that a pooler sees of a text; all, where it would see none."""
-    content = ~text.special
+    content = text.kinds == CONTENT
     return content if config.tokens == "content" and content.any() else np.ones(len(content), dtype=bool)
 
 

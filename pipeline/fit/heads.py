@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,10 +27,17 @@ class Head(nn.Module):
 
 
 class ClassHead(Head):
-    """Linear(D, C), or Linear(2D, C) on [z_a ‖ z_b]; cross-entropy. Raw outputs are logits (B, C)."""
+    """Linear(D, C), or Linear(2D, C) on [z_a ‖ z_b]; cross-entropy. Raw outputs are logits (B, C).
+
+    Attributes:
+        class_weights: (C,) float32 weight of each class in the loss, None while all count alike; not saved.
+    """
+
+    class_weights: Tensor | None
 
     def __init__(self, width: int, num_texts: int, num_classes: int) -> None:
         super().__init__()
+        self.register_buffer("class_weights", None, persistent=False)
         self.linear = nn.Linear(num_texts * width, num_classes)
 
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
@@ -37,8 +45,13 @@ class ClassHead(Head):
         return self.linear(z if z_b is None else torch.cat([z, z_b], dim=1))
 
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy; labels (B,) int64."""
-        return F.cross_entropy(raw, labels)
+        """Mean cross-entropy, each example's times the weight of its class; labels (B,) int64.
+
+        The sum is divided by B, not by the batch's weights, which would undo them in small batches.
+        """
+        if self.class_weights is None:
+            return F.cross_entropy(raw, labels)
+        return F.cross_entropy(raw, labels, self.class_weights, reduction="sum") / len(labels)
 
     def predict(self, raw: Tensor) -> Tensor:
         """(B,) int64 class indices."""
@@ -83,6 +96,16 @@ class RegressionHead(ScoreHead):
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
         """(B,) scaled scores."""
         return self.linear(z).squeeze(1)
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> Tensor:
+    """(C,) float32 n / (C n_c) for labels (n,), scikit-learn's `class_weight="balanced"`.
+
+    C counts the classes that occur; the others have the weight 0, which no example asks for.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
 
 
 def make_head(spec: TaskSpec, width: int) -> Head:

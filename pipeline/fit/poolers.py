@@ -35,7 +35,7 @@ class PoolerConfig:
         graph: cosine as in the paper; or, to see what the graph is worth, random, chain or knn (see `EdgeRule`).
         neighbours: of each token in a knn graph, at least 1.
         readout: how glot sums up its tokens: attention, or mean.
-        tokens: what any pooler sees of a text: all its tokens, or content alone, without the tokenizer's special ones.
+        tokens: what any pooler sees of a text: all its tokens, or content alone, without special ones and a template's.
         layers: K, 0 to 16: layers of glot or mlp.
         hidden: h, at least 1: width of those layers.
         gin_batch_norm: a BatchNorm inside the MLPs of gin and gine, only to redo published runs.

@@ -35,7 +35,8 @@ class FitResult:
 
     Attributes:
         epochs: every epoch's record.
-        best: by the first metric on the first validation set (or on the hold-out); other sets at that same epoch.
+        best: by the first metric on the first validation set (or on the hold-out); other sets at that same epoch. With
+            select "last", the last epoch's.
         best_published: by the published script's rule: accuracy, or the mean of Spearman and Pearson; a second
             validation set (MNLI mismatched) at the last epoch.
         last: the last epoch's scores.

@@ -16,6 +16,7 @@ from pipeline.fit.readout import readout_width
 from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, find_runs
 from pipeline.fit.states import available_memory, states_bytes
+from pipeline.fit.track import open_tracker
 from pipeline.fit.train import Progress, fit_head
 from pipeline.fit.training_data import run_config, used_text_ids
 from pipeline.store.example_set import set_name
@@ -32,7 +33,7 @@ class FitOptions:
     Attributes:
         pooler, gnn, jk, tau, graph, neighbours, readout, tokens, layers, hidden, gin_batch_norm: see `PoolerConfig`.
         adapool_hidden: likewise; "glot": as wide as the scorer in glot's readout would be.
-        lr, epochs, batch_size, patience, select, precision, schedule: see `TrainConfig`.
+        lr, epochs, batch_size, patience, select, precision, schedule, class_weights: see `TrainConfig`.
         max_steps: likewise; without `epochs` there are as many as it takes.
         seeds: one run each; a seed sets initialisation and data order.
         order_seed: fixes the data order for all seeds.
@@ -61,6 +62,7 @@ class FitOptions:
     select: str = "validation"
     precision: str = "float32"
     schedule: str = "constant"
+    class_weights: str = "none"
     max_steps: int | None = None
     seeds: tuple[int, ...] = (0,)
     order_seed: int | None = None
@@ -79,6 +81,8 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     device = check_device(options.device)
     entry = cache.examples_entry(set_name(options.group, "train"))
     recipe = entry.task.recipe
+    if options.class_weights == "balanced" and entry.task.target != "classes":
+        raise UsageError(f"--class-weights balanced: {entry.task.name} has scores, not classes: leave it out")
 
     def choose(value: float | None, default: float) -> float:
         return default if value is None else value
@@ -127,6 +131,7 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
                 precision=options.precision,
                 schedule=options.schedule,
                 max_steps=options.max_steps,
+                class_weights=options.class_weights,
             ),
             options.layer,
             options.group,
@@ -166,11 +171,13 @@ def finish_runs(
     cache: Cache | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    track: str | None = None,
 ) -> dict[Path, FitResult]:
     """Train every run of a folder that is not finished, each from its checkpoint, if it has one.
 
     Args:
         cache: the cache to train on; None opens the one that the config names.
+        track: tensorboard or wandb; None shows the training nowhere.
 
     Raises UsageError where the cache no longer holds the examples that the run began with.
     """
@@ -181,7 +188,12 @@ def finish_runs(
             results[run] = FitResult.load(run)
             continue
         opened = open_cache(config, cache, run)
-        results[run] = fit_head(opened, config, run, progress, should_stop)
+        if track is None:
+            results[run] = fit_head(opened, config, run, progress, should_stop)
+            continue
+        with open_tracker(track, config, run) as tracker:
+            both = tracker.beside(progress)
+            results[run] = fit_head(opened, config, run, both, should_stop, tracker.epoch)
     return results
 
 

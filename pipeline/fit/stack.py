@@ -33,7 +33,8 @@ def stack_key(head: HeadInTraining) -> tuple | None:
     kind = (pooler.pooler, pooler.gnn, pooler.readout, train.backend)
     if kind != ("glot", "gat", "attention", "dense") or train.schedule == "plateau":
         return None
-    return (replace(pooler, tau=0.0, graph="cosine", neighbours=1), train.lr, train.schedule, head.config.task)
+    shape = replace(pooler, tau=0.0, graph="cosine", neighbours=1)
+    return (shape, train.lr, train.schedule, train.class_weights, head.config.task)
 
 
 class Stack:

@@ -69,7 +69,7 @@ def as_tensors(stored: StoredStates) -> tuple[Tensor, Tensor | None]:
 
 
 class _Tokens:
-    """Which tokens of each text a pooler sees: all, or those that are not the tokenizer's special ones.
+    """Which tokens of each text a pooler sees: all, or those that are neither special nor a template's.
 
     A text that has no other keeps them all.
 

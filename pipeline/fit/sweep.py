@@ -17,7 +17,7 @@ from pipeline.fit.run import FitOptions, make_configs, open_cache
 from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
 from pipeline.fit.states import States
 from pipeline.fit.train import Job, Progress, batch_key, fit_heads
-from pipeline.fit.training_data import open_states
+from pipeline.fit.training_data import open_states, validation_names
 from pipeline.progress import stop_flag
 from pipeline.store.files import make_folder
 from pipeline.store.reader import Cache
@@ -38,8 +38,12 @@ def make_candidates(
         grid: the name of a field of `FitOptions` -> its values. A pooler that does not use a setting is trained once.
         devices: take turns, one head each; none: that of the options.
 
-    Raises UsageError for settings out of range.
+    Raises UsageError for settings out of range, or where there would be no scores to compare.
     """
+    if options.select == "last" and not validation_names(cache, options.group):
+        raise UsageError(
+            f"{cache.folder} has no labelled validation examples to compare heads on: pass --select holdout"
+        )
     made: dict[str, RunConfig] = {}
     for values in itertools.product(*grid.values()):
         given = dict(zip(grid, values, strict=True))

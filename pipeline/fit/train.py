@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.errors import FaultError, Stopped, UsageError
 from pipeline.fit.head_model import HeadModel, Inputs, PooledTexts, each_batch, predict
+from pipeline.fit.heads import balanced_weights
 from pipeline.fit.metrics import compute_metrics
 from pipeline.fit.poolers import WEIGHTLESS
 from pipeline.fit.result import Epoch, FitResult, argmax, best_published
@@ -42,10 +43,11 @@ Progress = Callable[[int, int, int, float], None]  # (epoch, step, steps, mean l
 
 @dataclass(frozen=True)
 class Job:
-    """A head to train, and the folder that its run is left in."""
+    """A head to train, the folder that its run is left in, and what is told of each of its epochs."""
 
     config: RunConfig
     folder: Path
+    on_epoch: Callable[[Epoch], None] = lambda record: None
 
 
 def fit_head(
@@ -54,6 +56,7 @@ def fit_head(
     folder: Path,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_epoch: Callable[[Epoch], None] = lambda record: None,
 ) -> FitResult:
     """Train a head over a cache and leave a run folder; goes on from the checkpoint that is there, if any.
 
@@ -63,7 +66,8 @@ def fit_head(
     Raises UsageError (a cache or folder that does not fit), FaultError (damaged states, a loss that is not
     finite), Stopped (after `should_stop` said so, with the checkpoint written).
     """
-    return fit_heads(cache, [Job(config, folder)], folder, progress, should_stop)[0]
+    job = Job(config, folder, on_epoch)
+    return fit_heads(cache, [job], folder, progress, should_stop)[0]
 
 
 def fit_heads(
@@ -157,10 +161,12 @@ class HeadInTraining:
     """A head in training: weights, optimizer, the loss of this epoch, and the record of those before."""
 
     def __init__(self, job: Job, data: TrainingData) -> None:
-        self.config, self.folder, self.data = job.config, job.folder, data
+        self.config, self.folder, self.on_epoch, self.data = job.config, job.folder, job.on_epoch, data
         self.device = torch.device(self.config.train.device)
         torch.manual_seed(self.config.train.init_seed)
         model = HeadModel(self.config.pooler, self.config.task, self.config.states.width, self.config.train.backend)
+        if self.config.train.class_weights == "balanced":
+            model.head.class_weights = balanced_weights(data.train.label, len(self.config.task.classes))
         self.model = model.to(self.device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=self.config.train.lr, fused=True)
         self.history: list[Epoch] = []
@@ -211,11 +217,13 @@ class HeadInTraining:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the best score so far, from 1."""
-        return argmax(self._judged())
+        """The epoch with the best score so far, from 1; the last where no score chooses."""
+        return len(self.history) if self.config.train.select == "last" else argmax(self._judged())
 
     def _judged(self) -> list[float]:
-        """Each epoch's score by the first metric on the set that chooses the best one."""
+        """Each epoch's score by the first metric on the set that chooses the best one; none where no set does."""
+        if self.config.train.select == "last":
+            return []
         return [epoch.scores[self.data.judge][self.config.task.metrics[0]] for epoch in self.history]
 
     def result(self, density: float | None) -> FitResult:
@@ -326,6 +334,7 @@ class _Trainer:
         """Score all heads, and move on."""
         for head in self._at_work:
             head.end_epoch(self.position, self.source)
+            head.on_epoch(head.history[-1])
         steps = self.position.steps_before + self.position.step
         self.position = _Position(self.position.epoch + 1, steps_before=steps)
         self.save_checkpoint()

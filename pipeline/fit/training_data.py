@@ -34,7 +34,9 @@ def run_config(cache: Cache, pooler: PoolerConfig, train: TrainConfig, layer: in
         )
     names = [training, *validation_names(cache, group)]
     if len(names) == 1 and train.select == "validation":
-        raise UsageError(f"{cache.folder} has no labelled validation examples: extract some, or pass --select holdout")
+        raise UsageError(
+            f"{cache.folder} has no labelled validation examples: extract some, or pass --select holdout or last"
+        )
     return RunConfig(
         cache=str(cache.folder),
         states=cache.manifest.states,

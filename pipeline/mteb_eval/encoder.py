@@ -15,9 +15,9 @@ from mteb.models.abs_encoder import AbsEncoder
 from pipeline.errors import FaultError
 from pipeline.extract.backbone import Backbone
 from pipeline.extract.forward import length_batches, token_budget
-from pipeline.extract.planning import check_length_limit, clean, fill, tokenize
+from pipeline.extract.planning import check_length_limit, clean, tokenize_filled
 from pipeline.fit.states import available_memory
-from pipeline.model import WINDOW, forward_ids, load_run_backbone
+from pipeline.model import WINDOW, forward_tokens, load_run_backbone
 from pipeline.mteb_eval.columns import Column, Comparison
 from pipeline.store.plan import text_hash
 
@@ -69,10 +69,9 @@ class TextVectors:
     def of_column(self, texts: list[str], place: int) -> np.ndarray:
         """(n, D) float32 unit vectors of the texts, in their order, of the column at `place`."""
         part = self._parts[place]
-        template = self.comparison.config.states.template
-        filled = [fill(template, clean(text)) for text in texts]
-        keys = [text_hash(text) for text in filled]
-        new = {key: text for key, text in zip(keys, filled, strict=True) if key not in self._kept}
+        cleaned = [clean(text) for text in texts]
+        keys = [text_hash(text) for text in cleaned]
+        new = {key: text for key, text in zip(keys, cleaned, strict=True) if key not in self._kept}
         beyond: dict[bytes, np.ndarray] = {}  # vectors that there is no room to keep
         todo = list(new.items())
         for start in range(0, len(todo), WINDOW):
@@ -93,12 +92,14 @@ class TextVectors:
     def _forward(self, texts: list[str]) -> np.ndarray:
         """(k, ΣD) float32: unit vectors of all columns side by side, texts of similar length forwarded together."""
         config, backbone = self.comparison.config, self.backbone
-        ids, _ = tokenize(texts, backbone, self.max_tokens)
-        lengths = np.asarray([len(row) for row in ids])
+        tokens = tokenize_filled(texts, config.states.template, backbone, self.max_tokens)
+        lengths = np.asarray([len(row) for row in tokens.ids])
         vectors = np.empty((len(texts), self._parts[-1].stop), dtype=np.float32)
         for places in length_batches(lengths, token_budget(backbone.device, config.states)):
-            states = forward_ids([ids[place] for place in places.tolist()], backbone, config.layer)
-            batches = {tokens: states.pack(backbone, tokens) for tokens in {c.tokens for c in self.comparison.columns}}
+            chosen = ([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
+            states = forward_tokens(*chosen, backbone, config.layer)
+            choices = {column.tokens for column in self.comparison.columns}
+            batches = {choice: states.pack(choice, backbone.device) for choice in choices}
             for column, part in zip(self.comparison.columns, self._parts, strict=True):
                 pooled = F.normalize(column.vectors(batches[column.tokens]).float(), dim=1)  # (B, D)
                 vectors[places, part] = pooled.cpu().numpy()

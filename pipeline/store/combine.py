@@ -18,7 +18,7 @@ from pipeline import __version__
 from pipeline.errors import FaultError, UsageError
 from pipeline.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
 from pipeline.store.example_set import ExampleSet
-from pipeline.store.files import fsync_folder, make_folder, one_line, temporary_name
+from pipeline.store.files import atomic_folder, make_folder
 from pipeline.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
 from pipeline.store.plan import Plan, PlanWriter, first_uses
 from pipeline.store.reader import Cache
@@ -264,21 +264,9 @@ def _runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target` that becomes it at the end, or goes."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already: choose another place for the new cache")
-    make_folder(target.parent)
-    folder = temporary_name(target)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with atomic_folder(target) as folder:
         make_folder(folder / EXAMPLES_FOLDER)
         yield folder
-        fsync_folder(folder)
-        os.replace(folder, target)
-        fsync_folder(target.parent)
-    except OSError as error:
-        raise FaultError(f"cannot write {target}: {one_line(error)}; make room and run again") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy_files(cache: Cache, folder: Path, shards: list[ColumnFile]) -> None:

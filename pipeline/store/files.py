@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import tempfile
@@ -68,6 +69,28 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise FaultError(f"cannot write {path}: {one_line(error)}; make room and run again") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give a new folder beside `target`, which may be there if it is empty; on success it is renamed, else removed.
+
+    Raises UsageError where the target cannot be made or holds something, FaultError where writing fails.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UsageError(f"{target} is there already: choose another place")
+    make_folder(target.parent)
+    folder = temporary_name(target)
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield make_folder(folder)
+        fsync_folder(folder)
+        os.replace(folder, target)
+        fsync_folder(target.parent)
+    except OSError as error:
+        raise FaultError(f"cannot write {target}: {one_line(error)}; make room and run again") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def one_line(error: Exception) -> str:

@@ -95,7 +95,8 @@ class StatesIdentity:
         for item in fields(self):
             old, new = getattr(self, item.name), getattr(other, item.name)
             if item.name not in _NAMES and old != new:
-                return f"{item.name}: {old} -> {new}"
+                # Of a template every space counts.
+                return f"{item.name}: {old!r} -> {new!r}" if item.name == "template" else f"{item.name}: {old} -> {new}"
         return None
 
     def digest(self) -> str:

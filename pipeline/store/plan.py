@@ -23,7 +23,7 @@ from pipeline.store.columns import (
 )
 from pipeline.store.files import nameless_file, one_line
 
-CONTENT, SPECIAL = 0, 1  # values of `token_kind`
+CONTENT, SPECIAL, TEMPLATE = 0, 1, 2  # values of `token_kind`
 PIECE = 2**16  # texts copied at a time
 BUCKETS = 16  # texts are compared a bucket of their hashes at a time
 
@@ -130,7 +130,7 @@ class Plan:
         return self._rows("token_ids", *self.token_start[[first, stop]].tolist())
 
     def token_kinds(self, first: int, stop: int) -> np.ndarray:
-        """CONTENT or SPECIAL for each of those tokens."""
+        """CONTENT, SPECIAL or TEMPLATE for each of those tokens."""
         return self._rows("token_kind", *self.token_start[[first, stop]].tolist())
 
     @property

@@ -15,11 +15,12 @@ import numpy as np
 import xxhash
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.store.columns import CHUNK_BYTES
+from pipeline.store.columns import CHUNK_BYTES, ColumnFile
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.layout import MANIFEST_FILE, STORED_AS, ExamplesEntry
 from pipeline.store.plan import Plan
 from pipeline.store.shards import ShardReader, load_manifest
+from pipeline.store.task_spec import TaskSpec
 
 MAX_OPEN_FILES = 256  # shards kept open; the limit of a process is often 1,024
 NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux: read what lies in memory, and say so where something does not
@@ -73,6 +74,7 @@ class Cache:
             )
         self._open: OrderedDict[int, ShardReader] = OrderedDict()
         self._layers: dict[int, _LayerIndex] = {}
+        self._added: dict[str, ExampleSet] = {}
 
     @cached_property
     def plan(self) -> Plan:
@@ -85,7 +87,22 @@ class Cache:
 
     def examples(self, name: str) -> ExampleSet:
         """An example set by name; raises UsageError where the cache has none of that name."""
+        if name in self._added:
+            return self._added[name]
         return ExampleSet.load(self.folder, self.examples_entry(name).data, len(self.plan))
+
+    def add_examples(self, name: str, examples: ExampleSet, task: TaskSpec) -> None:
+        """Add an example set to this opened cache alone: nothing is written."""
+        self._added[name] = examples
+        self.manifest.examples[name] = ExamplesEntry(
+            fingerprint=examples.fingerprint(self.plan.hashes()),
+            examples=len(examples),
+            skipped=0,
+            labelled=examples.label is not None,
+            source="memory",
+            task=task,
+            data=ColumnFile("", 0, "", {}),
+        )
 
     def examples_entry(self, name: str) -> ExamplesEntry:
         """What the manifest says of an example set."""

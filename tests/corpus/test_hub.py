@@ -134,12 +134,15 @@ def test_an_unreachable_hub_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")
 def test_the_real_datasets_offline_is_one_line() -> None:
     code = (
-        "from pipeline.corpus.load import load_task\n"
+        "from pipeline.corpus.load import load_hub, load_task\n"
+        "from pipeline.corpus.request import HubDataset\n"
         "from pipeline.errors import UsageError\n"
-        "try: load_task('cola')\n"
-        "except UsageError as error: print(error)\n"
+        "for load, what in [(load_task, 'cola'), (load_hub, HubDataset('nobody/nothing'))]:\n"
+        "    try: load(what)\n"
+        "    except UsageError as error: print(error)\n"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "GLUE_DIR": "", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("cannot read nyu-mll/glue cola train from the hub (ConnectionError")
-    assert done.stdout.count("\n") == 1
+    assert "\ncannot read hub:nobody/nothing from the hub (ConnectionError" in done.stdout
+    assert done.stdout.count("\n") == 2

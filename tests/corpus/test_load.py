@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,16 @@ from hypothesis import strategies as st
 
 from pipeline.corpus import hub
 from pipeline.corpus.examples import Example, ExampleTable, Split
-from pipeline.corpus.load import CorpusRequest, _hold_out, _sample, load_corpus, load_stress, load_table, load_task
+from pipeline.corpus.load import (
+    CorpusRequest,
+    _hold_out,
+    _sample,
+    _spread,
+    load_corpus,
+    load_stress,
+    load_table,
+    load_task,
+)
 from pipeline.corpus.tasks import Task, find_task
 from pipeline.errors import UsageError
 from pipeline.store.task_spec import TaskSpec
@@ -141,8 +151,54 @@ def test_a_tenth_is_held_out_by_class(tmp_path: Path) -> None:
     assert Counter(example.label for example in held.examples) == {0: 15, 1: 5}
     assert Counter(example.label for example in kept.examples) == {0: 135, 1: 45, 2: 1}
     assert sorted(example.index for example in kept.examples + held.examples) == list(range(201))
-    assert held.source == "mine.jsonl, a tenth held out, stratified by label"
+    assert held.source == "mine.jsonl, 0.1 held out (seed 0, stratified by label)"
     assert load_table(train) == corpus
+
+
+@pytest.mark.parametrize("share", [0.2, 0.25, 1 / 3, 0.5, 0.9])
+def test_another_share_is_held_out_by_class(share: float, tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "mine.jsonl", ["a"] * 180 + ["b"] * 60 + ["rare"])
+    corpus = load_corpus(CorpusRequest(data=train, splits=str(share)))
+    kept, held = (corpus.splits[name] for name in ("train", "validation"))
+    counts = Counter(example.label for example in held.examples)
+    assert counts == {0: pytest.approx(180 * share, abs=1), 1: pytest.approx(60 * share, abs=1)}
+    assert sorted(example.index for example in kept.examples + held.examples) == list(range(241))
+    assert f"{share:g} held out (seed 0" in held.source
+    assert load_table(train, share=share) == corpus
+
+
+@given(st.integers(0, 300), st.fractions(0, 1, max_denominator=1000).filter(lambda share: 0 < share < 1))
+def test_a_share_is_spread_evenly(count: int, share: Fraction) -> None:
+    places = _spread(count, float(share)).tolist()
+    assert places == sorted(set(places))
+    assert not count or 0 <= places[0] <= places[-1] < count
+    assert abs(len(places) - count * share) <= 1
+    gaps = np.diff(places)
+    assert len(places) < 3 or gaps[1:].max() - gaps[1:].min() <= 1
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"data": "TRAIN", "splits": "train,test"}, "--split train,test does not go with your own --data: there it is"),
+        ({"data": "TRAIN", "splits": "train,0.1"}, "--split train,0.1 does not go with your own --data"),
+        ({"data": "TRAIN", "splits": "0.1,0.2"}, "--split 0.1,0.2 does not go with your own --data"),
+        ({"data": "TRAIN", "splits": "0"}, "--split 0: the share of train to keep as validation lies between 0 and 1"),
+        ({"data": "TRAIN", "splits": "1.5"}, "--split 1.5: the share"),
+        ({"data": "TRAIN", "splits": "nan"}, "--split nan: the share"),
+        ({"data": "TRAIN", "splits": "0.1", "eval_data": "TRAIN"}, "--split 0.1 does not go with --eval-data"),
+        ({"task": "sst2", "splits": "0.1"}, "--split 0.1: a share is for your own --data; sst2 has train,validation,"),
+        ({"task": "sst2", "splits": "train,0.1"}, "--split train,0.1: a share is for your own --data"),
+        ({"task": "stress", "splits": "0.1"}, "--split does not go with the made task stress"),
+        ({"data": "TRAIN", "data_dir": Path("x")}, "--data-dir does not go with your own --data"),
+    ],
+)
+def test_shares_and_splits_are_not_mixed(request_: dict, message: str, tmp_path: Path) -> None:
+    train = write_rows(tmp_path / "mine.jsonl", ["a", "b"] * 20)
+    given = {name: train if value == "TRAIN" else value for name, value in request_.items()}
+    with pytest.raises(UsageError) as raised:
+        load_corpus(CorpusRequest(**given))
+    assert message in str(raised.value)
 
 
 def test_a_tenth_is_held_out_over_the_range_of_scores(tmp_path: Path) -> None:
@@ -210,7 +266,7 @@ def test_unfit_rows_are_left_out_on_demand(tmp_path: Path, sst2: Path) -> None:
         "test": (2, 1),
     }
     assert corpus.splits["train"].first_skipped.startswith("mine.jsonl line 1: no label")
-    assert corpus.splits["test"].first_skipped.startswith("test.jsonl line 2: label ['x'] is neither")
+    assert corpus.splits["test"].first_skipped.startswith("test.jsonl line 2: label ['x'] is a list")
     both = [example.index for name in ("train", "validation") for example in corpus.splits[name].examples]
     assert len(set(both)) == 34
     assert set(both) <= set(range(1, 41))

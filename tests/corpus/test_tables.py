@@ -168,10 +168,11 @@ def test_parquet_names_the_row_and_all_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
+        ([0.5, [1.5, 2.5]], "made.jsonl line 2: label [1.5, 2.5] is a list, and an example has one label"),
         (["a", "a"], "every label is 'a': training needs at least two classes"),
         ([0.5, 0.7, "n/a"], "made.jsonl line 3: label 'n/a' is not a finite number, but the labels are scores"),
         ([0.5, float("inf")], "made.jsonl line 2: label inf is not a finite number"),
-        ([["a"], "b"], "made.jsonl line 1: label ['a'] is neither a text, a number nor a boolean"),
+        ([["a"], "b"], "made.jsonl line 1: label ['a'] is a list, and an example has one label"),
     ],
 )
 def test_training_labels_that_make_no_task(labels: list, message: str, tmp_path: Path) -> None:
@@ -310,7 +311,8 @@ def test_scores_are_not_all_kept() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([[1], {"a": 1}], "a.jsonl line 1: label [1] is neither a text, a number nor a boolean"),
+        ([[1], {"a": 1}], "a.jsonl line 1: label [1] is a list, and an example has one label"),
+        ([{"a": 1}, [1]], "a.jsonl line 1: label {'a': 1} is neither a text, a number nor a boolean"),
         (["1e999", "x"], "a.jsonl line 1: label '1e999' is not a finite number"),
     ],
 )

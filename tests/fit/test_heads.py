@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import log_loss
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
-from pipeline.fit.heads import make_head
+from pipeline.fit.heads import balanced_weights, make_head
 from pipeline.store.task_spec import TaskSpec
 
 torch.manual_seed(0)
@@ -30,6 +33,33 @@ def test_class_head(num_texts):
     torch.testing.assert_close(head.loss(raw, labels), by_hand)
     assert head.predict(raw).tolist() == [max(range(3), key=row.__getitem__) for row in raw.tolist()]
     assert head.predict(raw).dtype == torch.int64
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0, 0, 1, 2, 2], [2, 2, 0, 2], [1, 1, 1, 0]])
+def test_balanced_weights_are_scikit_learns(labels):
+    labels = np.asarray(labels)
+    weights = balanced_weights(labels, 3)
+    there = np.unique(labels)
+    np.testing.assert_allclose(weights[there], compute_class_weight("balanced", classes=there, y=labels), rtol=1e-6)
+    head = make_head(classes(1), 6)
+    head.class_weights = weights
+    raw = head(torch.randn(len(labels), 6))
+    expected = log_loss(
+        labels,
+        raw.detach().double().softmax(dim=1).numpy(),
+        sample_weight=compute_sample_weight("balanced", labels),
+        labels=[0, 1, 2],
+    )
+    assert head.loss(raw, torch.from_numpy(labels)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_class_weights_hold_in_a_batch_of_one():
+    head = make_head(classes(1), 6)
+    raw, label = head(Z[:1]), torch.tensor([2])
+    plain = head.loss(raw, label)
+    head.class_weights = torch.tensor([1.0, 1.0, 4.0])
+    torch.testing.assert_close(head.loss(raw, label), 4 * plain)
+    assert set(head.state_dict()) == {"linear.weight", "linear.bias"}
 
 
 def test_similarity_head():

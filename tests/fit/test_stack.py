@@ -80,6 +80,37 @@ def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: 
                 torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_steps_with_class_weights(make_fit_cache: MakeCache) -> None:
+    cache = Cache(make_fit_cache())
+    given = FitOptions(device="cpu", backend="dense", seeds=(0, 1), order_seed=0, lr=1e-3)
+    configs = {kind: make_configs(cache, replace(given, class_weights=kind)) for kind in ("balanced", "none")}
+    states = open_states(cache, configs["none"][0])
+    data = open_data(cache, configs["none"][0], states)
+    kept = np.flatnonzero((data.train.label == 0) | (np.arange(len(data.train)) % 6 == 0))  # "yes" becomes rare
+    data = replace(data, train=data.train.subset(kept))
+
+    def make(kind: str) -> list[HeadInTraining]:
+        return [HeadInTraining(Job(config, Path("unused")), data) for config in configs[kind]]
+
+    alone, heads, plain = make("balanced"), make("balanced"), make("none")
+    units = make_units([*heads, *plain])
+    assert [[head.config.train.class_weights for head in unit.heads] for unit in units] == [
+        ["balanced"] * 2,
+        ["none"] * 2,
+    ]
+    labels = torch.from_numpy(data.train.label)
+    for start in range(0, len(labels) - 16, 16):
+        chosen = np.arange(start, start + 16)
+        for unit in (*units, *alone):
+            unit.step(fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
+    for one, other, unweighted in zip(alone, heads, plain, strict=True):
+        torch.testing.assert_close(one.lost, other.lost, rtol=1e-5, atol=1e-5)
+        assert abs(one.lost - unweighted.lost) > 0.01 * one.lost
+        for (name, expected), found in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
+            if name != IDLE:
+                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5, msg=name)
+
+
 def test_what_is_stacked(make_fit_cache: MakeCache) -> None:
     cache = Cache(make_fit_cache())
     heads, _, _ = make_heads(cache, [0.3, 0.6, 0.9])

@@ -17,7 +17,7 @@ from pipeline.fit.metrics import compute_metrics
 from pipeline.fit.predictions import evaluate_head, write_predictions
 from pipeline.fit.result import Epoch, FitResult, best_published
 from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.fit.run_folder import RunConfig
+from pipeline.fit.run_folder import RunConfig, load_tensors
 from pipeline.fit.states import MemoryStates, StreamedStates, epoch_order
 from pipeline.fit.train import fit_head
 from pipeline.store.reader import Cache
@@ -161,6 +161,31 @@ def test_holdout_chooses_the_epoch_and_never_trains(make_fit_cache: MakeCache, t
     assert result.best["validation"] == result.epochs[result.best_epoch - 1].scores["validation"]
 
 
+def test_the_last_epoch_is_kept_where_no_score_is_to_choose(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    result = fit(make_fit_cache(validation_sets=()), tmp_path / "run", select="last", epochs=3)
+    assert (result.best_epoch, result.best, len(result.epochs)) == (3, {}, 3)
+    assert load_tensors(tmp_path / "run" / "head.safetensors")[1] == {"epoch": 3}
+    scored = fit(make_fit_cache("other", train=40), tmp_path / "scored", select="last", epochs=6, lr=0.5)
+    assert scored.best == scored.last == scored.epochs[5].scores
+    accuracy = [epoch.scores["validation"]["accuracy"] for epoch in scored.epochs]
+    assert accuracy[5] < max(accuracy), "no earlier epoch was better, so this showed nothing"
+
+
+def test_the_command_says_that_nothing_was_scored(
+    make_fit_cache: MakeCache, glot: Callable[..., tuple], tmp_path: Path
+) -> None:
+    words = ["--select", "last", "--epochs", 1, "--out", tmp_path / "run"]
+    code, out, err = glot("fit", "--cache", make_fit_cache(validation_sets=()), *words)
+    assert code == 0, err
+    assert "the last epoch is kept; there is no validation set to score it on" in out
+
+
+def test_the_last_epoch_does_not_go_with_what_looks_at_scores(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    for settings in ({"patience": 2}, {"schedule": "plateau"}):
+        with pytest.raises(UsageError, match="looks at no score"):
+            fit(make_fit_cache(next(iter(settings))), tmp_path / "run", select="last", **settings)
+
+
 def test_patience_stops_early(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     result = fit(make_fit_cache(), tmp_path / "run", epochs=40, patience=3)
     assert len(result.epochs) == result.best_epoch + 3 < 40
@@ -300,3 +325,35 @@ def test_fit_runs_without_dgl_datasets_and_transformers(make_fit_cache: MakeCach
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("dense ")
+
+
+def test_class_weights_are_kept_and_are_none_in_old_runs(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    folder = make_fit_cache()
+    fit(folder, tmp_path / "run", epochs=1, class_weights="balanced")
+    assert RunConfig.load(tmp_path / "run").train.class_weights == "balanced"
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["task"]["classes"] == ["no", "yes"]
+    del config["train"]["class_weights"]
+    (tmp_path / "run/config.json").write_text(json.dumps(config))
+    assert RunConfig.load(tmp_path / "run").train.class_weights == "none"
+    assert evaluate_head(tmp_path / "run", Cache(folder), "validation", "cpu", "dense")
+
+
+def test_class_weights_that_cannot_be(make_fit_cache: MakeCache) -> None:
+    with pytest.raises(UsageError, match="--class-weights must be one of none, balanced; got 'heavy'"):
+        make_configs(Cache(make_fit_cache()), FitOptions(class_weights="heavy"))
+    scores = Cache(make_fit_cache("scores", target="score"))
+    with pytest.raises(UsageError, match="--class-weights balanced: made has scores, not classes: leave it out"):
+        make_configs(scores, FitOptions(class_weights="balanced"))
+    assert make_configs(scores, FitOptions(class_weights="none"))
+
+
+def test_a_fit_with_class_weights_goes_on_as_if_unbroken(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    folder = make_fit_cache()
+    whole = fit(folder, tmp_path / "whole", class_weights="balanced", select="holdout")
+    config = make_configs(Cache(folder), FitOptions(device="cpu", class_weights="balanced", select="holdout"))[0]
+    asked = iter(range(100))
+    with pytest.raises(Stopped):
+        fit_head(Cache(folder), config, tmp_path / "broken", should_stop=lambda: next(asked) == 15)
+    broken = fit_head(Cache(folder), config, tmp_path / "broken")
+    assert [epoch.loss for epoch in broken.epochs] == [epoch.loss for epoch in whole.epochs]

@@ -1,0 +1,78 @@
+"""Runs with random heads over the tiny backbones, ready to be exported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+TEXTS = [
+    "the cat sat on the mat and looked at the dog",
+    "rain",
+    "",
+    "two birds built their nest above the kitchen window, and nobody knows why the river turned green last summer " * 3,
+    "he never paid the bill,\tso the lights\nwent out ™ \ud83d",
+    "a dog barks when the postman brings letters to the door",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_modules_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """transformers keeps a copy of the code that comes with a model: not below the home of who runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path_factory.mktemp("modules")))
+        yield
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, backbone_folders: dict[str, Path]) -> Callable[..., Path]:
+    """A finished run with random weights: `make(family, name="run", layer=2, template=..., task=None, **pooler)`."""
+    import torch
+
+    from pipeline.extract.backbone import load_backbone, resolve_model
+    from pipeline.extract.options import ExtractOptions
+    from pipeline.extract.prepare import states_identity
+    from pipeline.fit.head_model import HeadModel
+    from pipeline.fit.poolers import PoolerConfig
+    from pipeline.fit.result import Epoch, FitResult
+    from pipeline.fit.run_folder import HEAD_FILE, METRICS_FILE, RunConfig, TrainConfig, save_tensors
+    from pipeline.store.files import write_json
+    from pipeline.store.layout import StatesIdentity
+    from pipeline.store.task_spec import TaskSpec
+
+    def make(
+        family: str,
+        name: str = "run",
+        layer: int = 2,
+        template: str = "{text}",
+        task: TaskSpec | None = None,
+        **pooler: object,
+    ) -> Path:
+        backbone = load_backbone(resolve_model(str(backbone_folders[family])), device="cpu")
+        identity = states_identity(backbone, ExtractOptions(max_tokens=24, layers=(1, 2), dtype="float32"))
+        states = StatesIdentity(**{**asdict(identity), "layers": identity.layers, "template": template})
+        position = "first" if states.kind == "encoder" else "last"
+        config = RunConfig(
+            cache="nowhere",
+            states=states,
+            layer=layer,
+            data={"train": "0" * 32},
+            task=task or TaskSpec("made", 1, "classes", ("no", "yes")),
+            pooler=PoolerConfig(**{"hidden": 12, "token_position": position, **pooler}),
+            train=TrainConfig(1e-3, 1, 8, None, 0, 0, "validation", "cpu", "dense", None),
+            created_by="test",
+        )
+        folder = tmp_path / name
+        folder.mkdir()
+        config.save(folder)
+        torch.manual_seed(0)
+        save_tensors(folder / HEAD_FILE, HeadModel(config.pooler, config.task, states.width, "dense").state_dict())
+        scores = {"validation": {metric: 0.75 for metric in config.task.metrics}}
+        epochs = [Epoch(1, 0.5, 1.0, scores)]
+        result = FitResult("validation", config.task.metrics[0], epochs, 1, scores, scores, scores, 0.2, 1234, 1.0)
+        write_json(folder / METRICS_FILE, asdict(result))
+        return folder
+
+    return make

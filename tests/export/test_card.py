@@ -1,0 +1,69 @@
+"""The model card as the Hub's own client reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from pipeline.export.card import base_model, write_card
+from pipeline.fit.result import FitResult
+from pipeline.fit.run_folder import RunConfig
+from pipeline.store.task_spec import TaskSpec
+
+
+@pytest.fixture
+def make_card(make_run: Callable[..., Path], tmp_path: Path) -> Callable[..., ModelCard]:
+    """The card of a run: `make(task, source="", licence=None)`."""
+
+    def make(task: TaskSpec, source: str = "", licence: str | None = None) -> ModelCard:
+        run = make_run("bert", task=task)
+        config = RunConfig.load(run)
+        config = replace(config, states=replace(config.states, source=source or config.states.source))
+        write_card(tmp_path, config, FitResult.load(run), 56, "somebody/mine", licence)
+        return ModelCard.load(tmp_path / "README.md")
+
+    return make
+
+
+def test_a_classifier(make_card: Callable[..., ModelCard]) -> None:
+    task = TaskSpec("news", 1, "classes", ("sport", "money"), metrics=("accuracy", "mcc"))
+    card = make_card(task, source="minilm")
+    data = card.data
+    assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "text-classification")
+    assert (data.base_model, data.license) == ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0")
+    assert {"sentence-transformers", "glot", "custom_code"} <= set(data.tags)
+    scores = {score.metric_type: score for score in data.eval_results}
+    assert set(scores) == {"accuracy", "matthews_correlation"}
+    assert (scores["accuracy"].metric_value, scores["accuracy"].dataset_name) == (0.75, "news")
+    assert scores["accuracy"].dataset_split == "validation"
+    for words in ("classes sport, money", "τ = 0.6", "at most 24 tokens", 'SentenceTransformer("somebody/mine"'):
+        assert words in card.text
+    assert "model[1].predict(vectors)" in card.text
+
+
+def test_pairs_with_a_score_over_a_folder(make_card: Callable[..., ModelCard]) -> None:
+    task = TaskSpec("sim", 2, "score", score_range=(0.0, 5.0), metrics=("spearman",))
+    card = make_card(task, licence="mit")
+    assert (card.data.pipeline_tag, card.data.license) == ("sentence-similarity", "mit")
+    assert card.data.base_model is None
+    assert "a score from 0 to 5" in card.text
+    assert "predict(vectors, others)" in card.text
+
+
+@pytest.mark.parametrize(
+    ("source", "known"),
+    [
+        ("mistral-7b", "mistralai/Mistral-7B-v0.1"),
+        ("somebody/model", "somebody/model"),
+        ("/home/me/model", None),
+        ("/model", None),
+        ("", None),
+    ],
+)
+def test_the_backbone_by_its_name_on_the_hub(make_run: Callable[..., Path], source: str, known: str | None) -> None:
+    states = RunConfig.load(make_run("bert")).states
+    assert base_model(replace(states, source=source)) == known

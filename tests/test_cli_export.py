@@ -1,0 +1,76 @@
+"""`glot export` from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import GlotModel
+
+
+@pytest.fixture
+def fitted(glot: Callable[..., tuple], extracted: Path) -> Path:
+    options = ["--epochs", 2, "--hidden", 16, "--device", "cpu", "--out", "run"]
+    code, _, err = glot("fit", "--cache", extracted, *options)
+    assert code == 0, err
+    return Path("run")
+
+
+def test_from_texts_to_a_folder(glot: Callable[..., tuple], fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(Path("modules").resolve()))
+    code, out, err = glot("export", "--run", fitted, "--to", "sentence-transformers", "made", "--license", "mit")
+    assert code == 0, err
+    assert "checked" in out
+    model = SentenceTransformer("made", trust_remote_code=True, device="cpu")
+    texts = ["rain falls over the old dog", "the river in autumn", "books"]
+    vectors, run = model.encode(texts), GlotModel.load(fitted, device="cpu")
+    np.testing.assert_allclose(vectors, run.encode(texts), rtol=1e-5, atol=1e-5)
+    assert model[1].predict(vectors) == run.predict(texts).tolist()
+    card = Path("made/README.md").read_text(encoding="utf-8")
+    assert "license: mit" in card
+    found: dict = {}
+    exec(card.split("```python\n")[1].split("```")[0], found)  # the card's own example of use
+    assert found["vectors"].shape == (1, vectors.shape[1])
+    code, _, err = glot("export", "--run", fitted, "--to", "sentence-transformers", "made")
+    assert (code, "there already" in err) == (2, True)
+
+
+def test_the_head_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
+    code, out, err = glot("export", "--run", fitted, "--to", "onnx", "heads/a.onnx", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["path"], found["outputs"], found["difference"] < 1e-4) == (
+        "heads/a.onnx",
+        ["vectors", "logits"],
+        True,
+    )
+    assert [path.name for path in Path("heads").iterdir()] == ["a.onnx"]
+    code, _, err = glot("export", "--run", fitted, "--to", "onnx", "heads/b.onnx", "--license", "mit")
+    assert (code, "--license does not go with --to onnx" in err) == (2, True)
+
+
+def test_wrong_uses(glot: Callable[..., tuple], fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    to = ["--to", "sentence-transformers", "made"]
+    for arguments, message in [
+        (["--run", fitted, "--to", "keras", "made"], "--to must be one of"),
+        (["--run", "nowhere", *to], "holds no run"),
+        (["--run", fitted, *to, "--push", "mine"], "user/name"),
+    ]:
+        code, _, err = glot("export", *arguments)
+        assert (code, message in err) == (2, True), err
+    (fitted / "metrics.json").rename("metrics.json")
+    code, _, err = glot("export", "--run", fitted, *to)
+    assert (code, "metrics.json" in err) == (2, True), err
+    monkeypatch.delitem(sys.modules, "pipeline.export.pooling_module", raising=False)
+    monkeypatch.setitem(sys.modules, "sentence_transformers.base.modules", None)
+    Path("metrics.json").rename(fitted / "metrics.json")
+    code, _, err = glot("export", "--run", fitted, *to)
+    assert (code, "pip install 'glot-pipeline[sentence-transformers]'" in err) == (2, True), err
+    assert not Path("made").exists()

@@ -1,0 +1,90 @@
+"""A prompt from end to end: the cache, other labels, a head, new texts, and the page of one text."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import Cache, GlotModel
+from pipeline.fit.head_model import pool_texts
+from pipeline.fit.states import StreamedStates
+from pipeline.store.plan import CONTENT
+from tests.test_cli_explain import read_data
+
+Glot = Callable[..., tuple[int, str, str]]
+PROMPT = "the postman brings {text} in summer"
+
+
+@pytest.fixture
+def base(table: Path, backbone_folders: dict[str, Path]) -> list[object]:
+    columns = ["--text", "sentence", "--label", "kind", "--max-tokens", 30, "--dtype", "float32"]
+    return ["--model", backbone_folders["bert"], "--data", table, *columns]
+
+
+@pytest.mark.parametrize("tokens", ["all", "content"])
+def test_from_a_prompt_to_new_texts(glot: Glot, base: list, tokens: str) -> None:
+    code, _, err = glot("extract", *base, "--prompt", PROMPT)
+    assert code == 0, err
+    cache = Cache("cache/train")
+    assert cache.manifest.states.template == PROMPT
+    options = ["--tokens", tokens, "--epochs", 1, "--hidden", 8, "--device", "cpu", "--out", "run"]
+    code, _, err = glot("fit", "--cache", "cache/train", *options)
+    assert code == 0, err
+    assert json.loads(Path("run/config.json").read_text())["states"]["template"] == PROMPT
+    model = GlotModel.load("run")
+    texts = cache.plan.texts(0, 20)
+    expected = pool_texts(model.model.pooler, StreamedStates(cache, 2, model.device, tokens), np.arange(20)).numpy()
+    np.testing.assert_allclose(model.encode(texts), expected, rtol=1e-4, atol=1e-5)
+
+    code, _, err = glot("explain", "--run", "run", "--cache", "cache/train", "--index", 11, "--out", "a.html")
+    assert code == 0, err
+    examples = cache.examples("validation")
+    number = int(examples.text_id[np.flatnonzero(examples.index == 11)[0]])
+    text = cache.plan.texts(number, number + 1)[0]
+    code, _, err = glot("explain", "--run", "run", "--text", text, "--out", "b.html")
+    assert code == 0, err
+    seen = (cache.plan.token_kinds(number, number + 1) == CONTENT) | (tokens == "all")
+    for page in ("a.html", "b.html"):
+        shown = read_data(Path(page))["texts"][0]["tokens"]
+        assert [token["seen"] for token in shown] == seen.tolist()
+
+
+def test_a_folder_has_one_prompt(glot: Glot, base: list) -> None:
+    assert glot("extract", *base, "--prompt", PROMPT)[0] == 0
+    for words in (["--prompt", "Classify: {text}"], []):
+        code, _, err = glot("extract", *base, *words)
+        assert (code, repr(PROMPT) in err, len(err.splitlines())) == (2, True, 1)
+        assert repr(words[1] if words else "{text}") in err
+    code, _, err = glot("extract", *base, "--prompt", "Classify it")
+    assert (code, "must hold {text} once" in err, len(err.splitlines())) == (2, True, 1)
+    code, out, err = glot("extract", *base, "--prompt", PROMPT, "--estimate")
+    assert code == 0, err
+    assert f"{Cache('cache/train').manifest.plan.tokens:,} tokens" in out
+
+
+def test_other_labels_repeat_the_prompt(glot: Glot, base: list) -> None:
+    assert glot("extract", *base, "--prompt", PROMPT)[0] == 0
+    texts = Cache("cache/train").plan.texts(0, 40)
+    with open("length.csv", "w", newline="") as file:
+        rows = [[text, "long" if len(text) > 18 else "short"] for text in [*texts, "one text that is new here"]]
+        csv.writer(file).writerows([["text", "label"], *rows])
+    more = ["--model", base[1], "--examples", "length.csv", "--out", "cache/train/tiny-bert"]
+    code, _, err = glot("extract", *more, "--prompt", "Classify: {text}")
+    assert (code, repr(PROMPT) in err, "'Classify: {text}'" in err) == (2, True, True)
+    code, out, err = glot("extract", *more)
+    assert (code, "forwarded 1 texts" in out) == (0, True), err
+    code, out, err = glot("inspect", "cache/train", "--verify")
+    assert code == 0, err
+
+
+def test_a_head_refuses_the_cache_of_another_prompt(glot: Glot, base: list) -> None:
+    assert glot("extract", *base, "--prompt", PROMPT)[0] == 0
+    assert glot("extract", *base, "--out", "plain")[0] == 0
+    assert glot("fit", "--cache", "cache/train", "--epochs", 1, "--hidden", 8, "--out", "run")[0] == 0
+    code, _, err = glot("evaluate", "--run", "run", "--cache", "plain")
+    assert (code, f"template {PROMPT} there, {{text}} here" in err) == (2, True)
