@@ -86,6 +86,7 @@ class GlotModel:
 
     def predict_proba(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
         """(n, C) float32 probabilities of `config.task.classes`; raises UsageError where the task is a score."""
+        self.config.check_predicts("this run")
         if self.config.task.target != "classes":
             raise UsageError(f"{self.config.task.name} has no classes: use predict")
         return self._raw(texts, texts_b).softmax(dim=1).cpu().numpy()
@@ -93,6 +94,7 @@ class GlotModel:
     @torch.inference_mode()
     def _raw(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> torch.Tensor:
         """What the head makes of the texts: logits (n, C), or (n,) scaled scores."""
+        self.config.check_predicts("this run")
         given = [texts] if texts_b is None else [texts, texts_b]
         if any(isinstance(some, str) for some in given):
             raise UsageError("pass a list of texts, not one text")

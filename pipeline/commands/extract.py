@@ -26,6 +26,13 @@ def extract(
         str | None,
         typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet, or hub:owner/name[:config]."),
     ] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="Queries with positives, as JSON lines: a file, or hub:owner/name/file.jsonl.gz; no labels."),
+    ] = None,
+    negatives: Annotated[
+        int | None, typer.Option(help="With --pairs: hard negatives kept of a row; default: 1.")
+    ] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: see --split.")] = None,
     test_data: Annotated[Path | None, typer.Option(help="Your test data; labels are not needed.")] = None,
     text: Annotated[str | None, typer.Option(help="Column of the text in your data; default: text.")] = None,
@@ -93,7 +100,7 @@ def extract(
     source = resolve_model(model)
     request = CorpusRequest(
         task if examples is None else None,
-        _own_data(data, examples),
+        _own_data(data, examples, pairs),
         eval_data,
         test_data,
         text,
@@ -105,6 +112,8 @@ def extract(
         ratio,
         limit,
         on_bad_row,
+        pairs,
+        negatives,
     )
     name = corpus_name(request)
     options = ExtractOptions(
@@ -142,9 +151,11 @@ def extract(
         _print_summary(summary, options)
 
 
-def _own_data(data: str | None, examples: str | None) -> Path | HubDataset | None:
+def _own_data(data: str | None, examples: str | None, pairs: str | None) -> Path | HubDataset | None:
     from pipeline.corpus.request import parse_data
 
+    if examples is not None and pairs is not None:
+        raise UsageError("--examples adds labels to a cache, --pairs has none: pass one of them")
     if data is not None and examples is not None:
         raise UsageError("--examples adds to a cache that is there, --data makes one: pass one of them")
     given = data if examples is None else examples

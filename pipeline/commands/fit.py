@@ -24,6 +24,7 @@ from pipeline.errors import UsageError
 from pipeline.progress import epoch_bar, stop_flag
 
 if TYPE_CHECKING:
+    from pipeline.fit.contrastive import ContrastiveConfig
     from pipeline.fit.result import FitResult
     from pipeline.fit.run_folder import RunConfig
 
@@ -65,6 +66,23 @@ def fit(
     seeds: Annotated[str, typer.Option(help="One run a seed, as in 0,1,2.")] = "0",
     order_seed: Annotated[
         int | None, typer.Option(min=0, help="One data order for all seeds; default: each its own.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="labels, or contrastive: pairs without any; default: what the cache holds.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Contrastive: of the softmax; default: 0.07.")] = None,
+    similarity: Annotated[str | None, typer.Option(help="Contrastive: cos or dot; default: cos.")] = None,
+    negatives: Annotated[
+        int | None, typer.Option(help="Contrastive: hard negatives used of an example; default: all in the cache.")
+    ] = None,
+    proj_dim: Annotated[
+        int | None, typer.Option(help="Contrastive: train a linear projection to this width; default: none.")
+    ] = None,
+    matryoshka: Annotated[
+        str | None, typer.Option(help="Contrastive: widths of the projection trained beside it, as in 64,128.")
+    ] = None,
+    chunk_size: Annotated[
+        int | None, typer.Option(help="Contrastive: texts pooled at a time, for batches beyond the memory.")
     ] = None,
     layer: Annotated[int, typer.Option(help="Which of the cache's layers; -1 is after the final norm.")] = -1,
     backend: BackendOption = "auto",
@@ -124,6 +142,15 @@ def fit(
             device=device,
             backend=backend,
             group=examples,
+            objective=objective,
+            contrastive=_contrastive(
+                temperature=temperature,
+                similarity=similarity,
+                negatives=negatives,
+                proj_dim=proj_dim,
+                matryoshka=None if matryoshka is None else numbers(matryoshka, "--matryoshka"),
+                chunk_size=chunk_size,
+            ),
             max_memory=None if max_memory is None else int(max_memory * 2**30),
         )
         opened = Cache(cache)
@@ -136,6 +163,14 @@ def fit(
         note("loss.png is left out: pip install 'glot-pipeline[plots]'")
     _print_fit(folder, results)
     answer({"folder": folder, "runs": [{"run": run, **_summary(result)} for run, result in results.items()]})
+
+
+def _contrastive(**given: object) -> ContrastiveConfig | None:
+    """The settings for pairs; None where none is given."""
+    from pipeline.fit.contrastive import ContrastiveConfig
+
+    settings = {name: value for name, value in given.items() if value is not None}
+    return ContrastiveConfig(**settings) if settings else None
 
 
 def _run_folder(config: RunConfig) -> Path:
@@ -171,6 +206,9 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
         for (name, metric), values in cells.items():
             average = f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
             tell(f"{name} {metric}: {average} over {len(values)} seeds")
+    for name in first.epochs[0].losses:
+        losses = [result.epochs[result.best_epoch - 1].losses[name] for result in results.values()]
+        tell(f"{name} loss at the best epoch: {mean(losses):.4f}")
     seconds = sum(result.seconds for result in results.values())
     waited = sum(epoch.waited for result in results.values() for epoch in result.epochs)
     bound = "reading" if waited > seconds / 2 else "arithmetic"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 from array import array
@@ -18,7 +19,7 @@ from pipeline.store.task_spec import TaskSpec
 BAD_ROWS = ("stop", "skip")
 _BLOCK_ROWS = 1024
 _BLOCK_BYTES = 4 << 20  # rows within such a stretch of the spool are read at once
-_NO_SECOND = -1
+_NO_TEXT = -1
 
 
 class Example(NamedTuple):
@@ -29,12 +30,14 @@ class Example(NamedTuple):
         text: the (first) text.
         text_b: the second text of a pair, else None.
         label: an int index into the task's classes, a float score, or None where the source has no label.
+        negatives: where the second text answers the first, texts that do not.
     """
 
     index: int
     text: str
     text_b: str | None
     label: int | float | None
+    negatives: tuple[str, ...] = ()
 
 
 class _Examples(Sequence[Example]):
@@ -85,6 +88,7 @@ class ExampleTable(_Examples):
         self._spool = Spool() if spool is None else spool
         self._ends = array("Q")  # where each row's bytes end in the spool
         self._seconds: array | None = None  # where its second text begins; None as long as no row has one
+        self._thirds: array | None = None  # likewise its negatives, which lie there as a JSON list
         self._indices: array | None = None  # None as long as each index is the row's position
         self._labels = array("d")
         self._whole = True
@@ -92,15 +96,20 @@ class ExampleTable(_Examples):
 
     def append(self, example: Example) -> None:
         """Add an example at the end. Raises FaultError where there is no room for its texts."""
-        index, text, text_b, label = example
+        index, text, text_b, label, negatives = example
         position = len(self._ends)
         data = text.encode("utf-8", "surrogatepass")
         data_b = b"" if text_b is None else text_b.encode("utf-8", "surrogatepass")
-        end = self._spool.append(data + data_b)
+        data_c = json.dumps(negatives).encode() if negatives else b""
+        end = self._spool.append(data + data_b + data_c)
         if self._seconds is None and text_b is not None:
-            self._seconds = array("q", [_NO_SECOND]) * position
+            self._seconds = array("q", [_NO_TEXT]) * position
         if self._seconds is not None:
-            self._seconds.append(_NO_SECOND if text_b is None else end - len(data_b))
+            self._seconds.append(_NO_TEXT if text_b is None else end - len(data_c) - len(data_b))
+        if self._thirds is None and negatives:
+            self._thirds = array("q", [_NO_TEXT]) * position
+        if self._thirds is not None:
+            self._thirds.append(end - len(data_c) if negatives else _NO_TEXT)
         if self._indices is None and index != position:
             self._indices = array("q", range(position))
         if self._indices is not None:
@@ -150,16 +159,19 @@ class ExampleTable(_Examples):
     def _decode(self, position: int, data: bytes, base: int) -> Example:
         """The example at a position, from bytes that begin at `base` in the spool and hold its texts."""
         start, end = (self._ends[position - 1] if position else 0) - base, self._ends[position] - base
-        middle, text_b = end, None
-        if self._seconds is not None and self._seconds[position] != _NO_SECOND:
-            middle = self._seconds[position] - base
-            text_b = data[middle:end].decode("utf-8", "surrogatepass")
-        text = data[start:middle].decode("utf-8", "surrogatepass")
+        negatives, text_b = (), None
+        if self._thirds is not None and self._thirds[position] != _NO_TEXT:
+            third = self._thirds[position] - base
+            negatives, end = tuple(json.loads(data[third:end])), third
+        if self._seconds is not None and self._seconds[position] != _NO_TEXT:
+            second = self._seconds[position] - base
+            text_b, end = data[second:end].decode("utf-8", "surrogatepass"), second
+        text = data[start:end].decode("utf-8", "surrogatepass")
         index = position if self._indices is None else self._indices[position]
         label = self._labels[position]
         if label != label:  # NaN
-            return Example(index, text, text_b, None)
-        return Example(index, text, text_b, int(label) if self._whole else label)
+            return Example(index, text, text_b, None, negatives)
+        return Example(index, text, text_b, int(label) if self._whole else label, negatives)
 
 
 class ExampleView(_Examples):
@@ -209,6 +221,7 @@ class Split:
         name: "train", "validation", "test", and for MNLI "validation_mismatched" and "test_mismatched".
         examples: the examples.
         source: where they come from, for people to read: "MRPC/train.tsv", "nyu-mll/glue mrpc train".
+        negatives: how many an example has at most.
         skipped: how many unfit rows of the source were left out, as was asked; where a file is parted into train
             and validation, train has the number.
         first_skipped: what was wrong with the first of them, and where: "data.csv line 7: ...".
@@ -219,6 +232,7 @@ class Split:
     source: str
     skipped: int = 0
     first_skipped: str = ""
+    negatives: int = 0
 
 
 @dataclass

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
@@ -29,10 +29,17 @@ def read_split(task: Task, split: str, limit: int | None = None, bad_rows: str =
     """
     source = " ".join(filter(None, [task.hub, task.hub_config, task.splits[split].hub]))
     bad = BadRows(bad_rows)
-    stream = load_dataset(source, _elsewhere(task), task.hub, task.hub_config, split=task.splits[split].hub)
-    rows = each_row(stream, source, _elsewhere(task))
+    rows = stream_rows(task.hub, task.hub_config, task.splits[split].hub, source, _elsewhere(task))
     examples = ExampleTable(islice(_read_examples(task, source, rows, bad), limit))
     return Split(split, examples, source, bad.count, bad.first)
+
+
+def stream_rows(name: str, config: str | None, split: str, source: str, elsewhere: str) -> Iterator[dict]:
+    """The rows of a hub dataset; whatever goes wrong below is one line that says after how many of them.
+
+    `source` is what people know it by, `elsewhere` what else they can do.
+    """
+    return each_row(load_dataset(source, elsewhere, name, config, split=split), source, elsewhere)
 
 
 def load_dataset(source: str, elsewhere: str, *arguments: Any, **options: Any) -> Any:
@@ -72,6 +79,15 @@ def _one_line(source: str, elsewhere: str, rows: int = 0) -> Iterator[None]:
         raise UsageError(
             f"{after}cannot read {source} from the hub ({type(error).__name__}: {reason}): {elsewhere}"
         ) from error
+
+
+def open_file(name: str, path: str, source: str) -> IO[bytes]:
+    """A file of a hub dataset's repository, read block by block as it is asked for; raises UsageError."""
+    from huggingface_hub import HfFileSystem
+
+    with _one_line(source, "pass a file with --pairs"):
+        _check_reachable()
+        return HfFileSystem().open(f"datasets/{name}/{path}", "rb")
 
 
 def _read_examples(task: Task, source: str, rows: Iterator[dict], bad: BadRows) -> Iterator[Example]:

@@ -17,11 +17,13 @@ from pipeline.corpus.request import (
     NOTHING_ASKED,
     CorpusRequest,
     HubDataset,
+    pairs_name,
     stress_name,
     stress_settings,
     table_name,
 )
 from pipeline.corpus.tasks import TASKS, Columns, Task, find_task
+from pipeline.corpus.triplets import load_pairs
 from pipeline.errors import UsageError
 from pipeline.store.task_spec import TaskSpec
 
@@ -30,6 +32,7 @@ HELD_OUT = 0.1  # the share of train kept as validation where there is none
 SHARE_STEPS = 10**6  # a share is told to so many parts
 
 TABLE_OPTIONS = ("eval_data", "test_data", "text", "text_b", "label")
+PAIRS_NOT = ("test_data", "text", "text_b", "label")
 TASK_OPTIONS = ("data_dir", "splits")
 STRESS_OPTIONS = ("generator", "ratio")
 
@@ -41,7 +44,7 @@ def load_corpus(request: CorpusRequest) -> Corpus:
     """
     BadRows(request.bad_rows)  # refuses an unknown choice before anything is read
     if request.data is not None:
-        _refuse(request, ("data_dir", *STRESS_OPTIONS), "your own --data")
+        _refuse(request, ("data_dir", *STRESS_OPTIONS, "pairs", "negatives"), "your own --data")
         names = {"text": request.text or "text", "text_b": request.text_b, "label": request.label or "label"}
         options = {"limit": request.limit, "name": request.task, "bad_rows": request.bad_rows}
         options["share"] = None if request.splits is None else _parse_share(request.splits)
@@ -50,6 +53,17 @@ def load_corpus(request: CorpusRequest) -> Corpus:
             return load_hub(request.data, **names, **options)
         files = {"eval_data": request.eval_data, "test_data": request.test_data}
         return load_table(request.data, **files, **names, **options)
+    if request.pairs is not None:
+        _refuse(request, PAIRS_NOT + TASK_OPTIONS + STRESS_OPTIONS, "--pairs")
+        return load_pairs(
+            request.pairs,
+            str(request.eval_data) if request.eval_data else None,
+            pairs_name(request.pairs, request.task),
+            1 if request.negatives is None else request.negatives,
+            request.limit,
+            request.bad_rows,
+        )
+    _refuse(request, ("negatives",), "data without --pairs")
     if request.task is None:
         raise UsageError(NOTHING_ASKED)
     task = find_task(request.task)

@@ -16,7 +16,9 @@ from pipeline.errors import UsageError
 from pipeline.store.files import file_sha256
 
 OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
-NOTHING_ASKED = "pass --task (a known task) or --data (your own file, or hub:owner/name)"
+NOTHING_ASKED = (
+    "pass --task (a known task), --data (your own file, or hub:owner/name) or --pairs (texts that belong together)"
+)
 
 
 HUB = "hub:"  # what a dataset's name begins with
@@ -50,6 +52,7 @@ class CorpusRequest:
     Attributes:
         task: a known task, or with `data` the name of the user's own.
         data, eval_data, test_data, text, text_b, label: see `load_table`, for a dataset of the hub `load_hub`.
+        pairs, negatives: see `load_pairs`; `eval_data` goes with it.
         splits: names of splits, "train,test" (see `load_task`), or with `data` the share of train to keep as
             validation, "0.1".
         data_dir: see `load_task`. generator, ratio: see `load_stress`.
@@ -71,12 +74,16 @@ class CorpusRequest:
     ratio: float | None = None
     limit: int | None = None
     bad_rows: str = "stop"
+    pairs: str | None = None
+    negatives: int | None = None
 
 
 def corpus_name(request: CorpusRequest) -> str:
     """The name that the corpus will have; raises UsageError for an unknown task."""
     if request.data is not None:
         return table_name(request.data, request.task)
+    if request.pairs is not None:
+        return pairs_name(request.pairs, request.task)
     if request.task is None:
         raise UsageError(NOTHING_ASKED)
     name = find_task(request.task).spec.name
@@ -90,6 +97,12 @@ def table_name(data: Path | HubDataset, name: str | None) -> str:
     else:
         own = data.stem
     return name or re.sub(r"[^\w.-]+", "-", own)
+
+
+def pairs_name(pairs: str, name: str | None) -> str:
+    """The name of anybody's own pairs: as given, or that of their file or of their data set on the hub."""
+    last = pairs.removeprefix(HUB).rstrip("/").rpartition("/")[2]
+    return table_name(Path(re.sub(r"(\.jsonl?|\.ndjson)?(\.gz)?$", "", last)), name)
 
 
 def stress_settings(request: CorpusRequest) -> tuple[str, float]:
@@ -113,7 +126,8 @@ def parse_stress_name(name: str) -> tuple[str, float, Haystack] | None:
 
 def default_max_tokens(request: CorpusRequest) -> int:
     """The length limit of the task, in tokens."""
-    return OWN_MAX_TOKENS if request.data is not None or request.task is None else find_task(request.task).max_tokens
+    is_own = request.data is not None or request.pairs is not None or request.task is None
+    return OWN_MAX_TOKENS if is_own else find_task(request.task).max_tokens
 
 
 def request_digest(request: CorpusRequest) -> str:
@@ -123,8 +137,10 @@ def request_digest(request: CorpusRequest) -> str:
     by the names and sizes of its files.
     """
     values: dict[str, Any] = {key: _describe(value) for key, value in asdict(request).items() if key != "data_dir"}
+    if request.pairs is not None and not request.pairs.startswith(HUB):
+        values["pairs"] = _describe(Path(request.pairs))
     folder = request.data_dir or os.environ.get("GLUE_DIR")
-    if request.data is None and folder and request.task and find_task(request.task).folder:
+    if request.data is None and request.pairs is None and folder and request.task and find_task(request.task).folder:
         files = sorted((Path(folder) / find_task(request.task).folder).glob("*.tsv"))
         values["data_dir"] = [[path.name, path.stat().st_size] for path in files]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

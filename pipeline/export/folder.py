@@ -64,7 +64,8 @@ def export_folder(
         glot = GlotModel.load(run, model, device)
         pooling = load_pooling(run, glot.config, glot.backbone.tokenizer.all_special_ids)
         _write_backbone(glot, folder)
-        _write_pooling(pooling, folder)
+        contrastive = glot.config.contrastive
+        _write_pooling(pooling, folder, "dot" if contrastive and contrastive.similarity == "dot" else "cosine")
         write_card(folder, glot.config, result, pooling.out_width, repo or out.name, licence)
         expected = np.concatenate([glot.encode([text]) for text in PROBES])
         device = str(glot.device)
@@ -97,7 +98,7 @@ def _write_backbone(glot: GlotModel, folder: Path) -> None:
     )
 
 
-def _write_pooling(pooling: GlotPooling, folder: Path) -> None:
+def _write_pooling(pooling: GlotPooling, folder: Path, similarity: str) -> None:
     from pipeline.export import pooling_module
 
     shutil.copyfile(pooling_module.__file__, folder / CODE_FILE)
@@ -120,7 +121,7 @@ def _write_pooling(pooling: GlotPooling, folder: Path) -> None:
             "__version__": {name: version(package) for name, package in names.items()},
             "prompts": {},
             "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
+            "similarity_fn_name": similarity,
         },
     )
 

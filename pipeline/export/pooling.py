@@ -37,7 +37,7 @@ def load_pooling(run: Path, config: RunConfig, special_ids: list[int]) -> GlotPo
     check_library()
     from pipeline.export.pooling_module import GlotPooling
 
-    _check(config.pooler)
+    _check(config)
     tensors, _ = load_tensors(run / HEAD_FILE)
     renamed = {_rename(name): value for name, value in tensors.items()}
     projection = renamed.get("projection.weight")
@@ -64,7 +64,10 @@ def _rename(name: str) -> str:
     return name.removeprefix("pooler.").replace("head.linear.", "head.").replace("head.projection.", "projection.")
 
 
-def _check(pooler: PoolerConfig) -> None:
+def _check(config: RunConfig) -> None:
+    pooler = config.pooler
+    if pooler.tokens == "content" and config.states.template != "{text}":
+        raise UsageError("a head that does not see its prompt's tokens is not exported: fit with --tokens all")
     if pooler.pooler != "glot":
         return
     if pooler.graph != "cosine":

@@ -62,7 +62,7 @@ def estimate_extraction(
     tokens, text_bytes = int(length.sum() * scale), int(sum(len(text.encode()) for text in sample) * scale)
     rate = _measure(backbone, ids, length, identity, budget or token_budget(backbone.device, identity))
     return Estimate(
-        texts=sum(len(split.examples) for split in corpus.splits.values()) * corpus.spec.num_texts,
+        texts=sum(len(split.examples) * (corpus.spec.num_texts + split.negatives) for split in corpus.splits.values()),
         distinct=distinct,
         sampled=len(sample),
         tokens=tokens,

@@ -16,7 +16,7 @@ from pipeline.corpus.examples import Corpus, Split
 from pipeline.errors import UsageError
 from pipeline.extract.backbone import Backbone
 from pipeline.extract.options import TEXT
-from pipeline.store.example_set import ExampleSet
+from pipeline.store.example_set import NO_TEXT, ExampleSet
 from pipeline.store.files import nameless_file
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, first_uses, text_hash
@@ -49,7 +49,7 @@ class NumberedTexts:
                 split, order, width = self.occurrences[part]
                 row, which = divmod(position - int(starts[part]), width)
                 example = split.examples[int(order[row])]
-                yield clean(example.text_b if which else example.text)
+                yield clean((example.text, example.text_b, *example.negatives)[which])
 
 
 def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Path | None = None) -> NumberedTexts:
@@ -58,9 +58,9 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
     So every shard is a random sample, and the two texts of a pair lie together. The hashes of all texts lie in a
     nameless file meanwhile, in the folder `scratch` or else in that for temporary files.
     """
-    width = corpus.spec.num_texts
     known = len(old) if old else 0
-    total = known + sum(len(split.examples) for split in corpus.splits.values()) * width
+    widths = {name: corpus.spec.num_texts + split.negatives for name, split in corpus.splits.items()}
+    total = known + sum(len(split.examples) * widths[name] for name, split in corpus.splits.items())
     occurrences, columns = [], {}
     with nameless_file(scratch, total * 16) as file:
         keys = np.memmap(file, dtype=np.uint8, shape=(total, 16)) if total else np.zeros((0, 16), np.uint8)
@@ -69,6 +69,7 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
         place = known
         for name, split in corpus.splits.items():
             order = np.random.default_rng(order_seed).permutation(len(split.examples))
+            width = widths[name]
             stop = place + len(order) * width
             columns[name] = _read_columns(split, order, keys[place:stop].reshape(len(order), width, 16))
             occurrences.append((split, order, width))
@@ -79,24 +80,35 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
     number = (np.cumsum(is_new, dtype=first_use.dtype) - 1)[first_use]
     new = np.flatnonzero(is_new[known:]).astype(first_use.dtype)
     sets, place = {}, known
-    for name, (index, label) in columns.items():
+    for name, (index, label, filled) in columns.items():
+        width, pair = widths[name], corpus.spec.num_texts == 2
         ids = number[place : place + len(index) * width].reshape(len(index), width).astype(np.int64)
-        sets[name] = ExampleSet(index, ids[:, 0].copy(), ids[:, 1].copy() if width == 2 else None, label)
+        negatives = np.where(np.arange(2, width) < filled[:, None], ids[:, 2:], NO_TEXT) if width > 2 else None
+        sets[name] = ExampleSet(index, ids[:, 0].copy(), ids[:, 1].copy() if pair else None, label, negatives)
         place += len(index) * width
     return NumberedTexts(sets, new, occurrences)
 
 
-def _read_columns(split: Split, order: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """(m,) rows and labels of a split's examples in permuted order; their hashes go to keys, (m, width, 16)."""
+def _read_columns(
+    split: Split, order: np.ndarray, keys: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """(m,) rows, labels and numbers of texts of a split's examples in permuted order.
+
+    The hashes of their texts go to keys, (m, width, 16); where an example has fewer texts, that of its first again.
+    """
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     index = np.empty(len(order), dtype=np.int64)
     label = np.empty(len(order), dtype=np.float64)
+    filled = np.empty(len(order), dtype=np.uint16)
     missing = is_score = False
     piece = np.empty((PIECE, *keys.shape[1:]), dtype=np.uint8)
     for row, example in enumerate(split.examples):
-        texts = (example.text, example.text_b)[: keys.shape[1]]
-        piece[row % PIECE] = np.frombuffer(b"".join(text_hash(clean(text)) for text in texts), np.uint8).reshape(-1, 16)
+        texts = (example.text, example.text_b, *example.negatives)[: keys.shape[1]]
+        hashes = [text_hash(clean(text)) for text in texts]
+        hashes += hashes[:1] * (keys.shape[1] - len(texts))
+        piece[row % PIECE] = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 16)
+        filled[place[row]] = len(texts)
         index[place[row]] = example.index
         missing = missing or example.label is None
         is_score = is_score or isinstance(example.label, float)
@@ -104,7 +116,7 @@ def _read_columns(split: Split, order: np.ndarray, keys: np.ndarray) -> tuple[np
         if row % PIECE == PIECE - 1 or row == len(order) - 1:
             start = row - row % PIECE
             keys[place[start : row + 1]] = piece[: row + 1 - start]
-    return index, None if missing else label if is_score else label.astype(np.int64)
+    return index, None if missing else label if is_score else label.astype(np.int64), filled
 
 
 def clean(text: str) -> str:

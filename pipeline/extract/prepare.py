@@ -292,8 +292,9 @@ def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples
             task.num_texts,
         )
         if group_of(other) == group_of(name) and not is_same:
+            kind = "no labels" if entry.task.target == "contrastive" else "scores"
             raise UsageError(
-                f"{folder} holds {other} examples of another task ({', '.join(entry.task.classes) or 'scores'}; "
+                f"{folder} holds {other} examples of another task ({', '.join(entry.task.classes) or kind}; "
                 f"{entry.task.num_texts} text(s) each): choose another folder with --out, or add them with --examples"
             )
 

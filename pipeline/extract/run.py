@@ -167,7 +167,7 @@ def _summary(
         folder=folder,
         examples={name: entry.examples for name, entry in entries.items()},
         skipped=sum(entry.skipped for entry in entries.values()),
-        texts=sum(entry.examples * entry.task.num_texts for entry in entries.values()),
+        texts=sum(entry.examples * entry.texts_each for entry in entries.values()),
         distinct=manifest.plan.texts,
         tokens=manifest.plan.tokens,
         truncated=manifest.plan.truncated,

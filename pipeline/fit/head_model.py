@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.fit.contrastive import ContrastiveConfig, ContrastiveHead, Pairs, backward_in_chunks
 from pipeline.fit.heads import make_head
 from pipeline.fit.poolers import Pooler, PoolerConfig, make_pooler
 from pipeline.fit.read_ahead import read_ahead
 from pipeline.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
 from pipeline.fit.states import States, StoredBatch
 from pipeline.fit.tokens import TokenBatch
-from pipeline.store.example_set import ExampleSet
+from pipeline.store.example_set import NO_TEXT, ExampleSet
 from pipeline.store.task_spec import TaskSpec
 
 EVAL_TOKENS = 8192  # packed tokens a batch when nothing is trained
@@ -26,24 +28,50 @@ EVAL_TOKENS = 8192  # packed tokens a batch when nothing is trained
 class HeadModel(nn.Module):
     """A pooler and the head of a task: what a fit trains and `head.safetensors` holds."""
 
-    def __init__(self, config: PoolerConfig, task: TaskSpec, width: int, backend: str) -> None:
+    def __init__(
+        self,
+        config: PoolerConfig,
+        task: TaskSpec,
+        width: int,
+        backend: str,
+        contrastive: ContrastiveConfig | None = None,
+    ) -> None:
         super().__init__()
         self.pooler: Pooler = make_pooler(config, width, backend)
-        self.head = make_head(task, self.pooler.out_width)
+        pooled = self.pooler.out_width
+        self.head = ContrastiveHead(contrastive, pooled) if contrastive else make_head(task, pooled)
 
     @property
     def width(self) -> int:
         """D, the width of a text's vector."""
-        return self.pooler.out_width
+        return self.head.out_width if isinstance(self.head, ContrastiveHead) else self.pooler.out_width
 
     def vectors(self, batch: TokenBatch) -> Tensor:
-        """(B, D): the vector of each text."""
-        return self.pooler(batch)
+        """(B, D): the vector of each text; where pairs trained a projection, what that makes of it."""
+        return self.head.embed(self.pooler(batch))
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Raw outputs of the head for some examples (see `fetch`); each distinct text is pooled once."""
-        z = self.vectors(inputs.texts) if isinstance(inputs.texts, TokenBatch) else inputs.texts  # (distinct texts, D)
+        z = self._pooled(inputs.texts)
         return self.head(*(z.index_select(0, rows) for rows in inputs.rows))
+
+    def backward(self, inputs: Inputs, labels: Tensor | None, autocast: Callable[[], AbstractContextManager]) -> Tensor:
+        """The loss of some examples, its gradients added to the parameters'; labels None: of pairs without any."""
+        if labels is None and isinstance(inputs.texts, list):
+            pairs = Pairs.of(inputs.rows)
+            return backward_in_chunks(self.vectors, inputs.texts, lambda x: self.head.pair_loss(x, pairs), autocast)
+        with autocast():
+            if labels is None:
+                vectors = self.head.embed(self._pooled(inputs.texts)).float()
+                loss = self.head.pair_loss(vectors, Pairs.of(inputs.rows))
+            else:
+                loss = self.head.loss(self(inputs).float(), labels)
+        loss.backward()
+        return loss.detach()
+
+    def _pooled(self, texts: TokenBatch | Tensor) -> Tensor:
+        """(distinct texts, D)."""
+        return self.pooler(texts) if isinstance(texts, TokenBatch) else texts
 
 
 @dataclass(frozen=True)
@@ -51,11 +79,13 @@ class Inputs:
     """What a step needs of some examples.
 
     Attributes:
-        texts: the distinct texts' states, shortest first, or their vectors (B, D) where nothing of the pooler trains.
-        rows: (m,) int64, the text of each example; a second one for pairs.
+        texts: the distinct texts' states, shortest first, or their vectors (B, D) where nothing of the pooler trains;
+            or chunks of the states, each made when it is called.
+        rows: (m,) int64, the text of each example; a second one for pairs, and one for each of their negatives, -1
+            where an example has fewer.
     """
 
-    texts: TokenBatch | Tensor
+    texts: TokenBatch | Tensor | list[Callable[[], TokenBatch]]
     rows: list[Tensor]
 
 
@@ -66,19 +96,25 @@ class Fetched:
     texts: StoredBatch | Tensor
     rows: list[Tensor]
 
-    def to(self, device: torch.device) -> Inputs:
-        """The inputs of a step on the training device."""
-        return Inputs(self.texts.to(device), [rows.to(device) for rows in self.rows])
+    def to(self, device: torch.device, chunk_size: int | None = None) -> Inputs:
+        """The inputs of a step on the training device; with `chunk_size`, of so many texts at a time."""
+        rows = [rows.to(device) for rows in self.rows]
+        if chunk_size is None or not isinstance(self.texts, StoredBatch):
+            return Inputs(self.texts.to(device), rows)
+        return Inputs([partial(chunk.to, device) for chunk in self.texts.split(chunk_size)], rows)
 
 
 def fetch(source: States | PooledTexts, examples: ExampleSet) -> Fetched:
     """The texts of some examples, each once, in order of their lengths: such are padded together."""
-    given = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
-    ids, place = np.unique(np.concatenate(given), return_inverse=True)
+    given = examples.text_columns
+    every = np.concatenate(given)
+    ids, place = np.unique(every[every != NO_TEXT], return_inverse=True)
     order = np.argsort(source.lengths[ids], kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    return Fetched(source.fetch(ids[order]), list(torch.from_numpy(rank[place]).chunk(len(given))))
+    rows = np.full(len(every), NO_TEXT)
+    rows[every != NO_TEXT] = rank[place]
+    return Fetched(source.fetch(ids[order]), list(torch.from_numpy(rows).chunk(len(given))))
 
 
 def each_batch(
@@ -139,7 +175,7 @@ def _chunks(count: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
 
 def load_head(folder: Path, config: RunConfig, backend: str, device: torch.device) -> HeadModel:
     """A trained head from its run folder; raises UsageError or FaultError where it is missing or damaged."""
-    model = HeadModel(config.pooler, config.task, config.states.width, backend)
+    model = HeadModel(config.pooler, config.task, config.states.width, backend, config.contrastive)
     tensors, _ = load_tensors(folder / HEAD_FILE)
     load_weights(model, tensors, folder / HEAD_FILE)
     return model.to(device).eval()

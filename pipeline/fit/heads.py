@@ -17,6 +17,10 @@ class Head(nn.Module):
         """Raw outputs for vectors z (B, D), with z_b (B, D) the second texts of pairs."""
         raise NotImplementedError
 
+    def embed(self, z: Tensor) -> Tensor:
+        """The vectors that texts are given for pooled ones (B, D): the same, unless the head projects them."""
+        return z
+
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
         """The scalar to minimise, a mean over the batch; labels (B,)."""
         raise NotImplementedError

@@ -32,6 +32,7 @@ def predict_examples(
     Raises UsageError for a cache of another backbone, layer or width, FaultError for damaged files.
     """
     config = RunConfig.load(folder)
+    config.check_predicts(folder)
     config.check_cache(cache)
     examples = cache.examples(split)
     if (examples.text_id_b is None) != (config.task.num_texts == 1):
@@ -46,9 +47,11 @@ def evaluate_head(run: Path, cache: Cache, split: str, device: str, backend: str
 
     Raises UsageError for a cache of another backbone, layer or width, or a set without labels.
     """
+    config = RunConfig.load(run)
+    config.check_predicts(run)
     if not cache.examples_entry(split).labelled:
         raise UsageError(f"the {split} examples of {cache.folder} have no labels: use `glot predict`")
-    ours, theirs = RunConfig.load(run).task, cache.examples_entry(split).task
+    ours, theirs = config.task, cache.examples_entry(split).task
     if (ours.target, ours.classes) != (theirs.target, theirs.classes):
         raise UsageError(
             f"{run} was trained for {_labels(ours)}, the {split} examples of {cache.folder} have {_labels(theirs)}"

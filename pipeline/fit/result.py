@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ Scores = dict[str, dict[str, float]]  # example set -> metric -> value
 class Epoch:
     """One pass over the training set: its mean loss, and the scores after it.
 
-    `waited` are the seconds of it in which the model waited for states to be read.
+    `waited` are the seconds of it in which the model waited for states to be read, `losses` those of the scored sets
+    where pairs without labels are trained on.
     """
 
     epoch: int
@@ -27,6 +28,7 @@ class Epoch:
     seconds: float
     scores: Scores
     waited: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -37,8 +39,8 @@ class FitResult:
         epochs: every epoch's record.
         best: by the first metric on the first validation set (or on the hold-out); other sets at that same epoch. With
             select "last", the last epoch's.
-        best_published: by the published script's rule: accuracy, or the mean of Spearman and Pearson; a second
-            validation set (MNLI mismatched) at the last epoch.
+        best_published: by the published script's rule: accuracy, or the mean of Spearman and Pearson (for pairs without
+            labels it has none: the first metric); a second validation set (MNLI mismatched) at the last epoch.
         last: the last epoch's scores.
         density: mean edge density of the token graphs, self-loops apart; None where there is no graph.
         parameters: how many numbers were trained.
@@ -78,7 +80,9 @@ def best_published(history: list[Epoch], task: TaskSpec, names: list[str]) -> Sc
 
     def judged(epoch: Epoch) -> float:
         scores = epoch.scores[names[0]]
-        return scores["accuracy"] if task.target == "classes" else (scores["spearman"] + scores["pearson"]) / 2
+        if task.target == "score":
+            return (scores["spearman"] + scores["pearson"]) / 2
+        return scores["accuracy" if task.target == "classes" else task.metrics[0]]
 
     if not names:
         return {}

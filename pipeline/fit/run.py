@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from pipeline.errors import UsageError
+from pipeline.fit.contrastive import ContrastiveConfig
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.poolers import PoolerConfig
 from pipeline.fit.readout import readout_width
@@ -22,7 +23,9 @@ from pipeline.fit.training_data import run_config, used_text_ids
 from pipeline.store.example_set import set_name
 from pipeline.store.files import make_folder
 from pipeline.store.reader import Cache
+from pipeline.store.task_spec import TaskSpec
 
+OBJECTIVES = ("labels", "contrastive")
 STREAM_WINDOW = 4  # shards shuffled together where the states do not fit in memory
 
 
@@ -41,6 +44,8 @@ class FitOptions:
         backend: auto, dgl or dense.
         max_memory: bytes of states to hold in memory, else they are streamed; None takes half of what is free.
         group: train on the example sets of this name, added with other labels (`glot extract --examples`).
+        objective: labels or contrastive; None: what the cache is for.
+        contrastive: settings for pairs without labels; None: their defaults.
     """
 
     pooler: str = "glot"
@@ -71,6 +76,8 @@ class FitOptions:
     backend: str = "auto"
     max_memory: int | None = None
     group: str = ""
+    objective: str | None = None
+    contrastive: ContrastiveConfig | None = None
 
 
 def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
@@ -106,8 +113,11 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
         adapool_hidden=adapool_hidden,
         token_position="first" if cache.manifest.states.kind == "encoder" else "last",
     )
+    contrastive = _check_objective(cache, entry.task, options)
+    if contrastive is not None:
+        contrastive.check_pooler(pooler)
     budget = available_memory() // 2 if options.max_memory is None else options.max_memory
-    fits = states_bytes(cache, used_text_ids(cache, options.group)) <= budget
+    fits = states_bytes(cache, used_text_ids(cache, options.group, contrastive)) <= budget
     batch_size = choose(options.batch_size, recipe.batch_size)
     epochs = choose(options.epochs, recipe.epochs)
     if options.max_steps is not None and options.epochs is None:
@@ -135,9 +145,26 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
             ),
             options.layer,
             options.group,
+            contrastive,
         )
         for seed in seeds
     ]
+
+
+def _check_objective(cache: Cache, task: TaskSpec, options: FitOptions) -> ContrastiveConfig | None:
+    """The settings for pairs without labels, None for labels; raises UsageError where the cache holds the other."""
+    if options.objective not in (None, *OBJECTIVES):
+        raise UsageError(f"--objective must be one of {', '.join(OBJECTIVES)}; got {options.objective!r}")
+    if task.target == "contrastive":
+        if options.objective == "labels":
+            raise UsageError(f"{cache.folder} holds pairs without labels: train on them with --objective contrastive")
+        return options.contrastive or ContrastiveConfig()
+    if options.objective == "contrastive" or options.contrastive is not None:
+        raise UsageError(
+            f"{cache.folder} holds labelled examples: --objective contrastive and its settings "
+            "need a cache of pairs, made by `glot extract --pairs`"
+        )
+    return None
 
 
 def check_device(device: str | None) -> torch.device:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.errors import FaultError, UsageError
+from pipeline.fit.contrastive import ContrastiveConfig
 from pipeline.fit.poolers import PoolerConfig
 from pipeline.store.files import atomic_path, read_json, write_json
 from pipeline.store.layout import StatesIdentity
@@ -92,6 +93,7 @@ class RunConfig:
         data: example set -> fingerprint, of every set used.
         task: the task. pooler: the pooler. train: the training settings.
         created_by: the program's name and version.
+        contrastive: how pairs without labels are trained on; None for labels.
     """
 
     cache: str
@@ -102,6 +104,7 @@ class RunConfig:
     pooler: PoolerConfig
     train: TrainConfig
     created_by: str
+    contrastive: ContrastiveConfig | None = None
 
     def save(self, folder: Path) -> None:
         """Write `config.json` atomically."""
@@ -124,9 +127,18 @@ class RunConfig:
                 pooler=PoolerConfig.from_json(data["pooler"]),
                 train=TrainConfig(**data["train"]),
                 created_by=data["created_by"],
+                contrastive=ContrastiveConfig.from_json(data.get("contrastive")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise FaultError(f"{path} is damaged: {error!r}") from None
+
+    def check_predicts(self, run: Path | str) -> None:
+        """Refuse what needs a label or a score from a run that was trained without; raises UsageError."""
+        if self.contrastive is not None:
+            raise UsageError(
+                f"{run} was trained on pairs without labels: it gives vectors and no predictions; "
+                "use `glot encode` for the vectors, `glot evaluate --mteb` to score them"
+            )
 
     def check_cache(self, cache: Cache) -> None:
         """Refuse a cache whose states are of another kind than those the head was trained on.

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 def stack_key(head: HeadInTraining) -> tuple | None:
     """Heads whose keys are equal can be stacked; None: this one cannot.
 
-    GLOT with graph attention on the dense backend can, whatever its graph and its seed.
+    GLOT with graph attention on the dense backend and labels can, whatever its graph and its seed.
     """
     pooler, train = head.config.pooler, head.config.train
     kind = (pooler.pooler, pooler.gnn, pooler.readout, train.backend)
-    if kind != ("glot", "gat", "attention", "dense") or train.schedule == "plateau":
+    if kind != ("glot", "gat", "attention", "dense") or train.schedule == "plateau" or head.config.contrastive:
         return None
     shape = replace(pooler, tau=0.0, graph="cosine", neighbours=1)
     return (shape, train.lr, train.schedule, train.class_weights, head.config.task)

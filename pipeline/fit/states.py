@@ -28,6 +28,13 @@ class StoredBatch:
     scale: Tensor | None
     lengths: Tensor
 
+    def split(self, texts: int) -> list[StoredBatch]:
+        """The batch in parts of so many texts, the last one perhaps smaller; nothing is copied."""
+        lengths = self.lengths.split(texts)
+        tokens = [int(part.sum()) for part in lengths]
+        scales = [None] * len(lengths) if self.scale is None else self.scale.split(tokens)
+        return list(map(StoredBatch, self.values.split(tokens), scales, lengths))
+
     def to(self, device: torch.device) -> TokenBatch:
         """The float32 states on a device."""
         states = self.values.to(device, non_blocking=True).float()

@@ -18,7 +18,8 @@ from pipeline.fit.head_model import HeadModel, Inputs, PooledTexts, each_batch, 
 from pipeline.fit.heads import balanced_weights
 from pipeline.fit.metrics import compute_metrics
 from pipeline.fit.poolers import WEIGHTLESS
-from pipeline.fit.result import Epoch, FitResult, argmax, best_published
+from pipeline.fit.result import Epoch, FitResult, Scores, argmax, best_published
+from pipeline.fit.retrieval import score_pairs
 from pipeline.fit.run_folder import (
     CHECKPOINT_FILE,
     CONFIG_FILE,
@@ -107,7 +108,17 @@ def batch_key(config: RunConfig) -> tuple:
     weightless = config.pooler.pooler if config.pooler.pooler in WEIGHTLESS else ""
     batches = (train.order_seed, train.batch_size, train.epochs, train.max_steps, train.select, train.window)
     data = tuple(sorted(config.data.items()))
-    return (config.cache, config.layer, config.pooler.tokens, train.device, train.precision, weightless, *batches, data)
+    return (
+        config.cache,
+        config.layer,
+        config.pooler.tokens,
+        train.device,
+        train.precision,
+        weightless,
+        *batches,
+        config.contrastive,
+        data,
+    )
 
 
 def _check_same_config(folder: Path, config: RunConfig) -> None:
@@ -164,7 +175,8 @@ class HeadInTraining:
         self.config, self.folder, self.on_epoch, self.data = job.config, job.folder, job.on_epoch, data
         self.device = torch.device(self.config.train.device)
         torch.manual_seed(self.config.train.init_seed)
-        model = HeadModel(self.config.pooler, self.config.task, self.config.states.width, self.config.train.backend)
+        width, backend = self.config.states.width, self.config.train.backend
+        model = HeadModel(self.config.pooler, self.config.task, width, backend, self.config.contrastive)
         if self.config.train.class_weights == "balanced":
             model.head.class_weights = balanced_weights(data.train.label, len(self.config.task.classes))
         self.model = model.to(self.device)
@@ -174,17 +186,18 @@ class HeadInTraining:
         # Read seldom, so that a GPU need not be waited for at every step.
         self.lost = torch.zeros((), dtype=torch.float64, device=self.device)
 
-    def step(self, inputs: Inputs, labels: Tensor, share: float) -> None:
+    def step(self, inputs: Inputs, labels: Tensor | None, share: float) -> None:
         """Forward, backward and optimizer; `share` of all steps are done."""
         train = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = train.lr * lr_factor(train.schedule, share, self._judged())
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
-            loss = self.model.head.loss(self.model(inputs).float(), labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        enabled = train.precision == "bfloat16"
+        loss = self.model.backward(
+            inputs, labels, lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        )
         self.optimizer.step()
-        self.lost += loss.detach().double() * len(labels)
+        self.lost += loss.double() * len(inputs.rows[0])
 
     def take_stock(self, epoch: int) -> None:
         """Add what was lost to the epoch's sum; raises FaultError where that is not finite."""
@@ -196,18 +209,34 @@ class HeadInTraining:
 
     def end_epoch(self, position: _Position, source: States | PooledTexts) -> None:
         """Score the epoch, and keep its weights if they are the best."""
+        if self.config.contrastive is not None:
+            self._end_contrastive_epoch(position, source)
+            return
         sets, lengths = self.data.score_sets, self.data.lengths
         predictions = {name: predict(self.model, source, examples, lengths) for name, examples in sets.items()}
         metrics = self.config.task.metrics
         scores = {name: compute_metrics(metrics, predictions[name], examples.label) for name, examples in sets.items()}
-        loss = self.loss_sum / position.examples_seen
-        self.history.append(Epoch(position.epoch, loss, position.seconds, scores, position.waited))
-        self.loss_sum = 0.0
-        if self.best_epoch == position.epoch:
-            save_tensors(self.folder / HEAD_FILE, self.model.state_dict(), {"epoch": position.epoch})
+        if self._record(position, scores):
             for name, examples in sets.items():
                 save_array(self.folder / f"predictions-{name}.npy", predictions[name])
                 save_array(self.folder / f"labels-{name}.npy", examples.label)
+
+    def _end_contrastive_epoch(self, position: _Position, source: States | PooledTexts) -> None:
+        scores, losses = {}, {}
+        for name, examples in self.data.score_sets.items():
+            size = self.config.train.batch_size
+            scores[name], losses[name] = score_pairs(self.model, source, examples, size)
+        self._record(position, scores, losses)
+
+    def _record(self, position: _Position, scores: Scores, losses: dict[str, float] | None = None) -> bool:
+        """Add the epoch to the history; where it is the best so far, save the weights and return True."""
+        loss = self.loss_sum / position.examples_seen
+        self.history.append(Epoch(position.epoch, loss, position.seconds, scores, position.waited, losses or {}))
+        self.loss_sum = 0.0
+        is_best = self.best_epoch == position.epoch
+        if is_best:
+            save_tensors(self.folder / HEAD_FILE, self.model.state_dict(), {"epoch": position.epoch})
+        return is_best
 
     @property
     def out_of_patience(self) -> bool:
@@ -268,7 +297,7 @@ class _Trainer:
 
     def __init__(self, cache: Cache, jobs: list[Job], folder: Path, states: States | None) -> None:
         config = jobs[0].config
-        self.train, self.folder = config.train, folder
+        self.train, self.contrastive, self.folder = config.train, config.contrastive, folder
         self.device = torch.device(self.train.device)
         states = states or open_states(cache, config)
         self.data = open_data(cache, config, states)
@@ -278,8 +307,10 @@ class _Trainer:
         self.density = {rule: graph_density(states, self.data.train.text_id, rule) for rule in rules}
         self.position = _Position()
         self.saved_at = time.monotonic()
-        labels = self.data.train.label
-        self.labels = torch.from_numpy(labels if labels.dtype == np.int64 else labels.astype(np.float32))
+        self.labels: Tensor | None = None
+        if not config.contrastive:
+            labels = self.data.train.label
+            self.labels = torch.from_numpy(labels if labels.dtype == np.int64 else labels.astype(np.float32))
 
     @property
     def finished(self) -> bool:
@@ -308,10 +339,11 @@ class _Trainer:
         steps = int(min(math.ceil(len(order) / size), self._steps_left()))
         batches = (order[step * size : (step + 1) * size] for step in range(position.step, steps))
         clock, all_steps, units = _Clock(position), self._all_steps(), make_units(heads)
+        chunk_size = self.contrastive.chunk_size if self.contrastive else None
         with each_batch(self.source, self.data.train, batches) as fetched:
             for chosen, given in clock.waiting(fetched):
-                inputs = given.to(self.device)
-                labels = self.labels[chosen].to(self.device)
+                inputs = given.to(self.device, chunk_size)
+                labels = None if self.labels is None else self.labels[chosen].to(self.device)
                 for unit in units:
                     unit.step(inputs, labels, (position.steps_before + position.step) / all_steps)
                 position.step += 1

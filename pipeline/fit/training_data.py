@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from pipeline import __version__
 from pipeline.errors import UsageError
+from pipeline.fit.contrastive import ContrastiveConfig
 from pipeline.fit.edges import EdgeRule, edge_density
 from pipeline.fit.head_model import HeadModel, PooledTexts
 from pipeline.fit.poolers import WEIGHTLESS, PoolerConfig
@@ -20,14 +21,22 @@ from pipeline.store.reader import Cache
 DENSITY_TEXTS = 512
 
 
-def run_config(cache: Cache, pooler: PoolerConfig, train: TrainConfig, layer: int = -1, group: str = "") -> RunConfig:
+def run_config(
+    cache: Cache,
+    pooler: PoolerConfig,
+    train: TrainConfig,
+    layer: int = -1,
+    group: str = "",
+    contrastive: ContrastiveConfig | None = None,
+) -> RunConfig:
     """The `RunConfig` of a fit on a cache's example sets; raises UsageError where the cache cannot be trained on.
 
-    `group` names sets that were added with other labels (`glot extract --examples`).
+    `group` names sets that were added with other labels (`glot extract --examples`); `contrastive` is for pairs that
+    have none.
     """
     entries = cache.manifest.examples
     training = set_name(group, "train")
-    if training not in entries or not entries[training].labelled:
+    if training not in entries or not entries[training].is_trainable:
         raise UsageError(
             f"{cache.folder} has no labelled examples {training!r} (it has {', '.join(entries)}): "
             "extract them with --split train"
@@ -46,23 +55,34 @@ def run_config(cache: Cache, pooler: PoolerConfig, train: TrainConfig, layer: in
         pooler=pooler,
         train=train,
         created_by=f"glot {__version__}",
+        contrastive=contrastive,
     )
 
 
 def validation_names(cache: Cache, group: str = "") -> list[str]:
-    """The cache's labelled validation sets; the first is the one that chooses the best epoch."""
+    """The cache's validation sets that have labels, or need none; the first is the one that chooses the best epoch."""
     entries = cache.manifest.examples.items()
     return sorted(
         name
         for name, entry in entries
-        if group_of(name) == group and split_of(name).startswith("validation") and entry.labelled
+        if group_of(name) == group and split_of(name).startswith("validation") and entry.is_trainable
     )
 
 
-def used_text_ids(cache: Cache, group: str = "") -> np.ndarray:
+def used_text_ids(cache: Cache, group: str = "", contrastive: ContrastiveConfig | None = None) -> np.ndarray:
     """The ids of all texts that a fit on this cache reads: those of its train and validation examples."""
-    sets = [cache.examples(name) for name in (set_name(group, "train"), *validation_names(cache, group))]
-    return np.concatenate([ids for item in sets for ids in (item.text_id, item.text_id_b) if ids is not None])
+    sets = [_train_examples(cache, set_name(group, "train"), contrastive)]
+    sets += [cache.examples(name) for name in validation_names(cache, group)]
+    return np.concatenate([examples.used_ids() for examples in sets])
+
+
+def _train_examples(cache: Cache, name: str, contrastive: ContrastiveConfig | None) -> ExampleSet:
+    """A set to train on, with as many hard negatives as are to be used."""
+    examples = cache.examples(name)
+    if contrastive is None or contrastive.negatives is None or examples.negatives is None:
+        return examples
+    negatives = examples.negatives[:, : contrastive.negatives]
+    return replace(examples, negatives=negatives if negatives.shape[1] else None)
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,7 @@ class TrainingData:
 def open_data(cache: Cache, config: RunConfig, states: States) -> TrainingData:
     """The example sets that a config names; raises UsageError where there is nothing to learn."""
     training = _training_set(config)
-    train, holdout = cache.examples(training), None
+    train, holdout = _train_examples(cache, training, config.contrastive), None
     if config.task.target == "classes" and len(np.unique(train.label)) < 2:
         raise UsageError(f"the train examples of {cache.folder} are all of one class: there is nothing to learn")
     if config.train.select == "holdout":
@@ -111,7 +131,7 @@ def open_states(cache: Cache, config: RunConfig) -> States:
     device = torch.device(config.train.device)
     if config.train.window is not None:
         return StreamedStates(cache, config.layer, device, config.pooler.tokens)
-    used = used_text_ids(cache, group_of(_training_set(config)))
+    used = used_text_ids(cache, group_of(_training_set(config)), config.contrastive)
     return MemoryStates(cache, config.layer, used, device, config.pooler.tokens)
 
 
@@ -119,7 +139,8 @@ def open_source(cache: Cache, config: RunConfig, states: States, model: HeadMode
     """Where a model's batches come from: the states, or what a pooler without weights makes of them, once."""
     if config.pooler.pooler not in WEIGHTLESS:
         return states
-    return PooledTexts(model.pooler, states, used_text_ids(cache, group_of(_training_set(config))))
+    used = used_text_ids(cache, group_of(_training_set(config)), config.contrastive)
+    return PooledTexts(model.pooler, states, used)
 
 
 def _training_set(config: RunConfig) -> str:

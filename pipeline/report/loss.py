@@ -20,6 +20,8 @@ def draw_loss(run: Path) -> bool:
     def draw(figure: Figure) -> None:
         left = figure.add_subplot()
         left.plot(numbers, [epoch["loss"] for epoch in metrics["epochs"]], "o-", color="tab:blue", label="train loss")
+        for name in metrics["epochs"][0].get("losses", {}):
+            left.plot(numbers, [epoch["losses"][name] for epoch in metrics["epochs"]], "--", label=f"{name} loss")
         left.set_xlabel("epoch")
         left.set_ylabel("mean training loss")
         left.xaxis.get_major_locator().set_params(integer=True)

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline import __version__
 from pipeline.errors import FaultError, UsageError
 from pipeline.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
-from pipeline.store.example_set import ExampleSet
+from pipeline.store.example_set import NO_TEXT, ExampleSet
 from pipeline.store.files import atomic_folder, make_folder
 from pipeline.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
 from pipeline.store.plan import Plan, PlanWriter, first_uses
@@ -76,7 +76,7 @@ def subset_cache(
     used = _first_use_order(sets)
     number = np.full(len(cache.plan), -1, dtype=np.int64)
     number[used] = np.arange(len(used))
-    sets = {name: _renumber(examples, number) for name, examples in sets.items()}
+    sets = {name: examples.renumbered(number) for name, examples in sets.items()}
     entries = {name: cache.manifest.examples[name] for name in names}
     with _new_folder(target) as folder:
         manifest = _build(folder, identity, [_Part(cache, used)], sets, entries, shard_bytes)
@@ -133,7 +133,7 @@ def _merge_texts(caches: list[Cache], folder: Path, shard_bytes: int) -> Manifes
         stop = start + len(cache.plan)
         parts.append(_Part(cache, np.flatnonzero(is_new[start:stop])))
         for name, entry in cache.manifest.examples.items():
-            examples = _renumber(cache.examples(name), number[start:stop])
+            examples = cache.examples(name).renumbered(number[start:stop])
             if name not in sets:
                 sets[name], entries[name] = examples, entry
             elif entries[name].fingerprint != entry.fingerprint:
@@ -155,25 +155,23 @@ def _join(one: ExampleSet, other: ExampleSet, name: str, entry: ExamplesEntry, a
     for column in ("index", "text_id", "text_id_b", "label"):
         values = getattr(one, column), getattr(other, column)
         columns[column] = None if values[0] is None else np.concatenate(values)
-    return ExampleSet(**columns)
+    return ExampleSet(**columns, negatives=_join_negatives(one, other))
+
+
+def _join_negatives(one: ExampleSet, other: ExampleSet) -> np.ndarray | None:
+    parts = [np.zeros((len(item), 0), np.int64) if item.negatives is None else item.negatives for item in (one, other)]
+    width = max(part.shape[1] for part in parts)
+    if width == 0:
+        return None
+    wide = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=NO_TEXT) for part in parts]
+    return np.concatenate(wide)
 
 
 def _first_use_order(sets: dict[str, ExampleSet]) -> np.ndarray:
     """The ids of the texts that some example sets use, by first use."""
-    ids = [
-        np.stack([examples.text_id, examples.text_id_b], axis=1).ravel()
-        if examples.text_id_b is not None
-        else examples.text_id
-        for examples in sets.values()
-    ]
-    every = np.concatenate(ids)
+    every = np.concatenate([examples.used_ids() for examples in sets.values()])
     _, first = np.unique(every, return_index=True)
     return every[np.sort(first)]
-
-
-def _renumber(examples: ExampleSet, number: np.ndarray) -> ExampleSet:
-    second = None if examples.text_id_b is None else number[examples.text_id_b]
-    return ExampleSet(examples.index, number[examples.text_id], second, examples.label)
 
 
 def _build(

@@ -13,7 +13,9 @@ from pipeline.store.columns import ColumnFile, ColumnReader, write_columns
 
 PIECE = 2**16  # hashes copied at a time
 # The columns of a set, and the dtypes that each may have.
-KINDS = {"index": ("<i8",), "text_id": ("<i8",), "text_id_b": ("<i8",), "label": ("<i8", "<f8")}
+IDS = ("text_id", "text_id_b", "negatives")
+KINDS = {"index": ("<i8",), **dict.fromkeys(IDS, ("<i8",)), "label": ("<i8", "<f8")}
+NO_TEXT = -1  # among the negatives of an example that has fewer of them than others
 
 
 def set_name(group: str, split: str) -> str:
@@ -40,12 +42,15 @@ class ExampleSet:
         text_id: (m,) int64 ids of the (first) text.
         text_id_b: (m,) int64 ids of the second text, or None for single texts.
         label: (m,) int64 class indices or float64 scores, or None where the split has no labels.
+        negatives: (m, k) int64 ids of texts that do not answer the first one, where the second does; -1 where an
+            example has fewer than k. None where no example has any.
     """
 
     index: np.ndarray
     text_id: np.ndarray
     text_id_b: np.ndarray | None
     label: np.ndarray | None
+    negatives: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -56,7 +61,25 @@ class ExampleSet:
         def pick(column: np.ndarray | None) -> np.ndarray | None:
             return None if column is None else column[chosen]
 
-        return ExampleSet(self.index[chosen], self.text_id[chosen], pick(self.text_id_b), pick(self.label))
+        columns = {name: pick(getattr(self, name)) for name in KINDS}
+        return ExampleSet(**columns)
+
+    @property
+    def text_columns(self) -> list[np.ndarray]:
+        """(m,) text ids each: of the first texts, then of the second ones and the negatives, where there are such."""
+        given = [ids for ids in (self.text_id, self.text_id_b) if ids is not None]
+        return given if self.negatives is None else [*given, *self.negatives.T]
+
+    def used_ids(self) -> np.ndarray:
+        """The ids of all texts of the examples, example by example."""
+        ids = np.stack(self.text_columns, axis=1).ravel()
+        return ids[ids != NO_TEXT]
+
+    def renumbered(self, number: np.ndarray) -> ExampleSet:
+        """The same examples where text i has become text `number[i]`."""
+        ids = {name: getattr(self, name) for name in IDS}
+        new = {name: np.where(old == NO_TEXT, NO_TEXT, number[old]) for name, old in ids.items() if old is not None}
+        return replace(self, **new)
 
     def fingerprint(self, text_hashes: np.ndarray) -> str:
         """SHA-256 over rows, texts and labels: equal for equal data, whatever else the cache holds."""
@@ -64,6 +87,11 @@ class ExampleSet:
         for ids in (self.text_id, self.text_id_b):
             for start in range(0, 0 if ids is None else len(ids), PIECE):
                 digest.update(text_hashes[ids[start : start + PIECE]].tobytes())
+        if self.negatives is not None:
+            digest.update(f"negatives {self.negatives.shape[1]}".encode())
+            for start in range(0, len(self), PIECE):
+                ids = self.negatives[start : start + PIECE]
+                digest.update(np.where((ids == NO_TEXT)[..., None], 0, text_hashes[ids]).astype(np.uint8).tobytes())
         if self.label is not None:
             digest.update(str(self.label.dtype.kind).encode() + self.label.tobytes())
         return digest.hexdigest()
@@ -85,13 +113,19 @@ class ExampleSet:
         columns = entry.columns
         required, there = {"index", "text_id"}, set(columns)
         shape = file.shape("index")
-        fits = all(column.shape == shape and column.dtype in KINDS.get(name, ()) for name, column in columns.items())
+        fits = all(
+            column.shape[:1] == shape
+            and len(column.shape) == (2 if name == "negatives" else 1)
+            and column.dtype in KINDS.get(name, ())
+            for name, column in columns.items()
+        )
         if not (required <= there and fits and len(shape) == 1):
             raise file.damage("is damaged: its columns do not fit together")
         columns = {name: file.read(name) if name in file else None for name in KINDS}
         file.close()
-        for name in ("text_id", "text_id_b"):
+        for name in IDS:
             ids = columns[name]
-            if ids is not None and len(ids) and not (ids.min() >= 0 and ids.max() < num_texts):
+            least = NO_TEXT if name == "negatives" else 0
+            if ids is not None and ids.size and not (ids.min() >= least and ids.max() < num_texts):
                 raise file.damage("is damaged: it names texts that the plan does not have")
         return cls(**columns)

@@ -17,7 +17,7 @@ from pipeline.errors import FaultError, UsageError
 from pipeline.store.checked import checked
 from pipeline.store.columns import ColumnFile
 from pipeline.store.files import read_json, write_json
-from pipeline.store.task_spec import TaskSpec
+from pipeline.store.task_spec import TARGETS, TaskSpec
 
 FORMAT = "glot-cache"
 VERSION = 3
@@ -158,6 +158,17 @@ class ExamplesEntry:
     task: TaskSpec
     data: ColumnFile
 
+    @property
+    def is_trainable(self) -> bool:
+        """Whether a head can be trained or scored on it: it has labels, or its task needs none."""
+        return self.labelled or self.task.target == "contrastive"
+
+    @property
+    def texts_each(self) -> int:
+        """How many texts an example has, negatives included (the most of them that one has)."""
+        negatives = self.data.columns.get("negatives")
+        return self.task.num_texts + (negatives.shape[1] if negatives else 0)
+
 
 @dataclass
 class Manifest:
@@ -234,11 +245,12 @@ def _task(values: dict[str, Any]) -> TaskSpec:
     task = TaskSpec.from_json(values)
     words = [task.name, task.target, *task.classes, *task.metrics]
     numbers = [*(task.score_range or ()), *asdict(task.recipe).values()]
-    if not all(type(word) is str for word in words) or task.target not in ("classes", "score"):
+    if not all(type(word) is str for word in words) or task.target not in TARGETS:
         raise ValueError(f"the task is {values!r}")
     if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
         raise ValueError(f"the task has the numbers {numbers}")
-    if task.num_texts not in (1, 2) or (task.target == "score" and len(task.score_range or ()) != 2):
+    unfit_range = task.target == "score" and len(task.score_range or ()) != 2
+    if task.num_texts not in (1, 2) or unfit_range or (task.target == "contrastive" and task.num_texts != 2):
         raise ValueError(f"the task is {values!r}")
     return task
 

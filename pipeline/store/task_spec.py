@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, get_args
+
+Target = Literal["classes", "score", "contrastive"]
+TARGETS = get_args(Target)
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class TaskSpec:
     Attributes:
         name: "mrpc", or the stem of the user's file.
         num_texts: 1, or 2 for pairs.
-        target: "classes" (labels are int indices into `classes`) or "score" (labels are floats).
+        target: "classes" (labels are int indices into `classes`), "score" (labels are floats), or "contrastive" (none:
+            of a pair the second text answers the first, and negatives do not).
         classes: the class names in label order; empty for scores.
         score_range: (low, high) of the scores, mapped to [0, 1] for the loss; None for classes.
         metrics: names of the metrics; the first is the one printed and selected by.
@@ -45,7 +49,7 @@ class TaskSpec:
 
     name: str
     num_texts: Literal[1, 2]
-    target: Literal["classes", "score"]
+    target: Target
     classes: tuple[str, ...] = ()
     score_range: tuple[float, float] | None = None
     metrics: tuple[str, ...] = ("accuracy",)

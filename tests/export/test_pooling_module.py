@@ -148,3 +148,9 @@ def test_a_projection_comes_last(make_run: Callable[..., Path], tmp_path: Path) 
     pooling.save(str(tmp_path))
     again = type(pooling).load(str(tmp_path))
     torch.testing.assert_close(again.projection.weight, projection)
+
+
+def test_a_head_that_does_not_see_its_prompt_is_refused(make_run: Callable[..., Path]) -> None:
+    run = make_run("bert", template="about: {text}", tokens="content")
+    with pytest.raises(UsageError, match="fit with --tokens all"):
+        load_pooling(run, RunConfig.load(run), [])

@@ -63,7 +63,8 @@ def test_the_first_difference_is_named_with_both_values(identity: StatesIdentity
         old = getattr(identity, item.name)
         new = "changed" if isinstance(old, str) else (0,) if isinstance(old, tuple) else old + 1
         other = replace(identity, **{item.name: new})
-        assert identity.difference(other) == f"{item.name}: {old} -> {new}"
+        shown = f"{old!r} -> {new!r}" if item.name == "template" else f"{old} -> {new}"
+        assert identity.difference(other) == f"{item.name}: {shown}"
         assert identity.digest() != other.digest()
 
 
