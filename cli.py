@@ -11,7 +11,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from pipeline import __version__
-from pipeline.commands import bench, cache, doctor, encode, explain, export, extract, fit, report, reproduce, sweep
+from pipeline.commands import (
+    bench,
+    cache,
+    doctor,
+    encode,
+    evaluate,
+    explain,
+    export,
+    extract,
+    fit,
+    report,
+    reproduce,
+    sweep,
+)
 from pipeline.commands.console import errors, manners, say, screen
 from pipeline.errors import GlotError
 
@@ -26,7 +39,7 @@ for command in (
     cache.inspect,
     fit.fit,
     sweep.sweep,
-    fit.evaluate,
+    evaluate.evaluate,
     encode.encode,
     encode.predict,
     export.export,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.extract.forward import length_batches, token_budget
 from pipeline.extract.planning import clean, tokenize_filled
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, load_head
+from pipeline.fit.poolers import TokenChoice
 from pipeline.fit.run_folder import RunConfig, find_one_run
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.layout import StatesIdentity
@@ -137,16 +139,40 @@ class GlotModel:
 
     def _forward(self, ids: list[list[int]], kinds: list[np.ndarray]) -> TokenBatch:
         """The states of some texts by their tokens, of the layer and the tokens that the head was trained on."""
-        length = torch.tensor([len(row) for row in ids])  # (B,)
-        mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)
-        padded = torch.full(mask.shape, self.backbone.tokenizer.pad_token_id or 0)
-        padded[mask] = torch.tensor([number for row in ids for number in row])
-        hidden = self.backbone.hidden_states(padded, mask.long(), (self.config.layer,))[0]  # (B, L, d)
-        if self.config.pooler.tokens == "content":
-            content = torch.zeros_like(mask)
-            content[mask] = torch.from_numpy(np.concatenate(kinds) == CONTENT)
-            mask = torch.where(content.any(dim=1, keepdim=True), content, mask)  # a text without any keeps all
-        return TokenBatch(hidden[mask.to(hidden.device)].float().to(self.device), mask.sum(dim=1))
+        forwarded = forward_tokens(ids, kinds, self.backbone, self.config.layer)
+        return forwarded.pack(self.config.pooler.tokens, self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class Forwarded:
+    """One padded batch as the backbone saw it.
+
+    Attributes:
+        hidden: (B, L, d) states of one layer, on the backbone's device, in its dtype.
+        mask: (B, L) bool, True for real tokens. content: (B, L) bool, True for the text's own. Both on the CPU.
+    """
+
+    hidden: torch.Tensor
+    mask: torch.Tensor
+    content: torch.Tensor
+
+    def pack(self, tokens: TokenChoice, device: torch.device) -> TokenBatch:
+        """The float32 states on `device`, without padding: of all tokens, or of content (a text without any keeps all)."""
+        mask = self.mask
+        if tokens == "content":
+            mask = torch.where(self.content.any(dim=1, keepdim=True), self.content, mask)
+        return TokenBatch(self.hidden[mask.to(self.hidden.device)].float().to(device), mask.sum(dim=1))
+
+
+def forward_tokens(ids: list[list[int]], kinds: list[np.ndarray], backbone: Backbone, layer: int) -> Forwarded:
+    """Forward some texts by the ids and kinds of their tokens, padded together."""
+    length = torch.tensor([len(row) for row in ids])  # (B,)
+    mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)
+    padded = torch.full(mask.shape, backbone.tokenizer.pad_token_id or 0)
+    padded[mask] = torch.tensor([number for row in ids for number in row])
+    content = torch.zeros_like(mask)
+    content[mask] = torch.from_numpy(np.concatenate(kinds) == CONTENT)
+    return Forwarded(backbone.hidden_states(padded, mask.long(), (layer,))[0], mask, content)
 
 
 def load_run_backbone(

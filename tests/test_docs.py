@@ -117,8 +117,8 @@ def test_a_wrong_command_is_found(tree: object) -> None:
     assert said("glot fit --epochs many") == "--epochs does not take many"
     assert said("glot ift --epochs 3") == "there is no command ift"
     assert said("glot cache copy|move a b") == "there is no command move"
-    assert said("glot evaluate --run runs/a") == "evaluate needs cache. "
-    assert said("glot evaluate --run runs/a", whole=False) == ""
+    assert said("glot evaluate --cache cache/a") == "evaluate needs run. "
+    assert said("glot evaluate --cache cache/a", whole=False) == ""
     assert said("glot inspect a b") == "inspect does not take b"
 
 

@@ -1,4 +1,4 @@
-"""`glot fit` and `evaluate`: stage two."""
+"""`glot fit`: stage two."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from rich.table import Table
 
 from pipeline.commands.console import (
     BackendOption,
-    CacheOption,
     DeviceOption,
     answer,
     chat,
     note,
     notes,
     numbers,
-    say,
     tell,
 )
 from pipeline.errors import UsageError
@@ -229,27 +227,3 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.2f}"
-
-
-def evaluate(
-    run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
-    cache: CacheOption,
-    split: Annotated[str, typer.Option(help="The example set to score on.")] = "validation",
-    backend: BackendOption = "auto",
-    device: DeviceOption = None,
-) -> None:
-    """Score a saved head on a cache; a cache of another backbone, layer or width is refused."""
-    from pipeline.fit.graph import resolve_backend
-    from pipeline.fit.predictions import evaluate_head
-    from pipeline.fit.run import check_device
-    from pipeline.fit.run_folder import find_runs
-    from pipeline.store.reader import Cache
-
-    place = check_device(device)
-    found = []
-    for folder in find_runs(run):
-        scores = evaluate_head(folder, Cache(cache), split, str(place), resolve_backend(backend, place))
-        line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
-        say(f"{folder} on {split}: {line}")
-        found.append({"run": folder, "scores": scores})
-    answer({"split": split, "runs": found})

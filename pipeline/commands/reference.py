@@ -80,6 +80,8 @@ def _kind(kind: Any, least: float | None) -> str:
     if get_origin(kind) is list:
         return f"{_kind(get_args(kind)[0], least)}, once or more"
     inner = next((one for one in get_args(kind) if one is not type(None)), kind)  # of `int | None`
+    if get_origin(inner) is list:
+        return _kind(inner, least)
     if isinstance(inner, type) and issubclass(inner, Enum):
         return " or ".join(one.value for one in inner)
     return kinds[inner] + ("" if least is None else f", at least {least:g}")

@@ -32,7 +32,7 @@ def read_split(task: Task, data_dir: Path, split: str, limit: int | None = None,
     path = _find_file(task, data_dir, split)
     source = f"{task.folder}/{path.name}"
     try:
-        columns, rows = _read_rows(path, has_header=task.folder != "CoLA" or split == "test")
+        columns, rows = read_rows(path, has_header=task.folder != "CoLA" or split == "test")
         broken, bad = [], BadRows(bad_rows)
         examples = ExampleTable(islice(_read_examples(task, source, split, columns, rows, broken, bad), limit))
     except UnicodeDecodeError as error:
@@ -54,8 +54,11 @@ def _find_file(task: Task, data_dir: Path, split: str) -> Path:
     return path
 
 
-def _read_rows(path: Path, has_header: bool) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The column names, and an iterator over (line number, cells); wholly empty lines are no rows."""
+def read_rows(path: Path, has_header: bool) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The column names, and an iterator over (line number, cells); wholly empty lines are no rows.
+
+    Without a header line the names are CoLA's. Raises UnicodeDecodeError where the file is not UTF-8.
+    """
     rows = ((number, line.split("\t")) for number, line in enumerate(_read_lines(path), start=1) if line)
     return (next(rows, (0, []))[1] if has_header else _COLA_COLUMNS), rows
 
