@@ -182,6 +182,10 @@ def _fill(folder: Path) -> None:
     moods = [[sentence(label), mood] for label, mood in zip([*WORDS] * 8, ["glad", "grim"] * 8, strict=True)]
     with open(folder / "topics.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["body", "mood"], *moods])
+    pairs = [{"query": sentence(label), "positive": sentence(label)} for label in [*WORDS] * 12]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    scores = [f"{sentence('sport')}\t{sentence(label)}\t{row % 5}" for row, label in enumerate([*WORDS] * 8)]
+    (folder / "similar.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *scores]) + "\n")
     (folder / "texts.txt").write_text("\n".join(sentence(label) for label in WORDS for _ in range(4)) + "\n")
     for task, head, number in (("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", 2), ("SST-2", None, 1)):
         (folder / "glue" / task).mkdir(parents=True)
