@@ -157,7 +157,7 @@ class Forwarded:
     content: torch.Tensor
 
     def pack(self, tokens: TokenChoice, device: torch.device) -> TokenBatch:
-        """The float32 states on `device`, without padding: of all tokens, or of content (a text without any keeps all)."""
+        """Float32 states on `device`, without padding: of all tokens, or content (a text without any keeps all)."""
         mask = self.mask
         if tokens == "content":
             mask = torch.where(self.content.any(dim=1, keepdim=True), self.content, mask)
