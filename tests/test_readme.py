@@ -1,0 +1,57 @@
+"""The README's own lines, on real texts and a real backbone: from a CSV to predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.extract.backbone import resolve_model
+from tests import pages
+
+CLASSES = ("negative", "positive")
+
+
+@pytest.fixture
+def sst2() -> Path:
+    folder = Path(os.environ.get("GLUE_DIR") or pages.ROOT.parent / "shared/data/glue") / "SST-2"
+    if not (folder / "train.tsv").is_file():
+        pytest.skip(f"needs SST-2 in the official GLUE layout, and {folder} is not there: set GLUE_DIR")
+    return folder
+
+
+def read(path: Path, rows: slice) -> list[list[str]]:
+    """Text and class of some rows; their quotes are text."""
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    return [[text, CLASSES[int(label)]] for text, label in (line.split("\t") for line in lines[rows])]
+
+
+def write_csv(path: Path, head: list[str], rows: list[list[str]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_from_a_csv_of_sst2_to_predictions(glot: Callable[..., tuple], sst2: Path) -> None:
+    try:
+        resolve_model("minilm")
+    except UsageError as error:
+        pytest.skip(str(error))
+    dev = read(sst2 / "dev.tsv", slice(None))
+    write_csv(Path("train.csv"), ["body", "topic"], read(sst2 / "train.tsv", slice(0, 3000)))
+    write_csv(Path("new.csv"), ["body"], [[text] for text, _ in dev])
+    (block,) = [block for block in pages.blocks(pages.ROOT / "README.md") if "predictions.jsonl" in block.text]
+    for line in pages.lines_of(block.text):
+        code, _, err = glot(*line.split()[1:])
+        assert code == 0, f"{line}: {err}"
+    answers = [json.loads(line) for line in Path("predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    right = np.mean([answer["label"] == label for answer, (_, label) in zip(answers, dev, strict=True)])
+    assert right > 0.7  # chance is 0.51, and all of train gives 0.84
+    assert np.load("vectors.npy").shape[0] == len(dev)
