@@ -47,7 +47,7 @@ def against_extraction(backbone: Backbone, corpus: Corpus, folder: Path) -> Rati
     """Seconds of an extraction over those of `glot encode` for its distinct texts."""
     extract(backbone, corpus, folder / "cache")
     cache = Cache(folder / "cache")
-    [config] = make_configs(cache, FitOptions(device=str(backbone.device)))
+    [config] = make_configs(cache, FitOptions(device=str(backbone.device), select="last"))
     model = GlotModel(config, HeadModel(config.pooler, config.task, config.states.width, "dense"), backbone)
     texts = folder / "texts.txt"
     texts.write_text("".join(" ".join(text.split()) + "\n" for text in cache.plan.texts(0, len(cache.plan))))
