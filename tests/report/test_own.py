@@ -66,7 +66,8 @@ def test_runs_that_differ_in_any_setting_are_different_methods(tmp_path: Path) -
     assert {result.path.name: result.method for result in results} == {
         "before": "glot, graph=cosine, class_weights=none, tokens=all",
         "class_weights": "glot, graph=cosine, class_weights=balanced, tokens=all",
-        "contrastive": "glot, graph=cosine, class_weights=none, tokens=all, temperature=0.1, proj_dim=8, matryoshka=2+4",
+        "contrastive": "glot, graph=cosine, class_weights=none, tokens=all, temperature=0.1, proj_dim=8, "
+        "matryoshka=2+4",
         "graph": "glot, graph=chain, class_weights=none, tokens=all",
         "tokens": "glot, graph=cosine, class_weights=none, tokens=content",
     }
