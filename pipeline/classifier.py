@@ -17,6 +17,7 @@ from sklearn.utils import Tags, check_array, check_consistent_length, check_rand
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
+from pipeline.errors import UsageError
 from pipeline.extract.backbone import Backbone, ModelSource, load_backbone, resolve_model
 from pipeline.extract.options import ExtractOptions
 from pipeline.extract.prepare import states_identity
@@ -47,6 +48,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         backbone: an alias (minilm), a hub id, a Hugging Face folder or a GGUF file.
         pooler, gnn, jk, tau, tokens, layers, hidden: see `PoolerConfig`.
         epochs, lr, batch_size: see `TrainConfig`.
+        class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
         layer: the backbone's layer; -1 is after the final norm. max_tokens: longer texts are cut here.
         validation_fraction: None trains on all examples and keeps the last epoch; a share of them, 0 to 1, is kept
             aside, each class in proportion, to choose the best epoch by accuracy.
@@ -82,6 +84,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         epochs: int | None = None,
         lr: float | None = None,
         batch_size: int | None = None,
+        class_weight: str | None = None,
         layer: int = -1,
         max_tokens: int = 128,
         validation_fraction: float | None = None,
@@ -100,6 +103,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.epochs = epochs
         self.lr = lr
         self.batch_size = batch_size
+        self.class_weight = class_weight
         self.layer = layer
         self.max_tokens = max_tokens
         self.validation_fraction = validation_fraction
@@ -154,6 +158,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         return self._head().width
 
     def _options(self, seed: int) -> FitOptions:
+        if self.class_weight not in (None, "balanced"):
+            raise UsageError(f'class_weight must be None or "balanced"; got {self.class_weight!r}')
         return FitOptions(
             pooler=self.pooler,
             gnn=self.gnn,
@@ -165,6 +171,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             epochs=self.epochs,
             lr=self.lr,
             batch_size=self.batch_size,
+            class_weights=self.class_weight or "none",
             select="last" if self.validation_fraction is None else "validation",
             seeds=(seed,),
             layer=self.layer,

@@ -125,7 +125,10 @@ def test_what_are_no_labels_is_refused(make: MakeClassifier, y: object, match: s
         make().fit(["a", "b"], y)
 
 
-@pytest.mark.parametrize(("setting", "value"), [("tau", 3), ("pooler", "medoid"), ("epochs", 0), ("device", "tpu9")])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("tau", 3), ("pooler", "medoid"), ("epochs", 0), ("device", "tpu9"), ("class_weight", {0: 2})],
+)
 def test_settings_out_of_range_are_told_in_fit(make: MakeClassifier, data: tuple, setting: str, value: object) -> None:
     unfit = make(**{setting: value})
     with pytest.raises(UsageError, match=setting.replace("_", ".")):
@@ -153,6 +156,18 @@ def test_the_same_random_state_gives_the_same_bits(make: MakeClassifier, data: t
     generator = np.random.RandomState(0)
     drawn = [make(random_state=generator).fit(texts, labels).predict_proba(texts) for _ in range(2)]
     assert not np.array_equal(*drawn)
+
+
+def test_balanced_class_weights_bring_out_the_rare_class(make: MakeClassifier, data: tuple) -> None:
+    texts, labels = data
+    rare = [place for place, label in enumerate(labels) if label == "water"][:4]
+    kept = rare + [place for place, label in enumerate(labels) if label == "animal"]
+    few = [texts[place] for place in kept], [labels[place] for place in kept]
+    settings = {"pooler": "mean", "epochs": 3}
+    plain, balanced = make(**settings).fit(*few), make(**settings, class_weight="balanced").fit(*few)
+    assert balanced.config_.train.class_weights == "balanced"
+    share = [fitted.predict_proba(texts)[:, 1].mean() for fitted in (plain, balanced)]
+    assert share[1] > share[0] + 0.05
 
 
 def test_validation_examples_choose_the_epoch(make: MakeClassifier, data: tuple) -> None:

@@ -152,4 +152,6 @@ def _describe(value: Any) -> Any:
     try:
         return [value.name, value.stat().st_size, file_sha256(value)]
     except OSError:
-        return [value.name]  # the corpus' own reader says what is wrong with it
+        return [
+            str(value) if str(value).startswith(HUB) else value.name
+        ]  # the corpus' own reader says what is wrong with it

@@ -94,9 +94,15 @@ def _opening(config: RunConfig, width: int) -> str:
         if config.pooler.pooler == "glot"
         else f"The pooling is `{config.pooler.pooler}`."
     )
+    if config.contrastive is None:
+        trained = "only the pooling over its token states, and a linear head, were trained"
+    elif config.contrastive.proj_dim is None:
+        trained = "only the pooling over its token states was trained, on pairs without labels"
+    else:
+        trained = "only the pooling over its token states, and a projection, were trained, on pairs without labels"
     return (
         f"# {_title(config)}\n\nOne vector of {width} numbers a text, from the frozen {config.states.kind} {name}: "
-        f"only the pooling over its token states, and a linear head, were trained. {how}"
+        f"{trained}. {how}"
     )
 
 
@@ -109,9 +115,9 @@ def _usage(config: RunConfig, name: str) -> str:
         f'vectors = model.encode(["{"A first text." if task.num_texts == 2 else "A text."}"])',
     ]
     what = "class names" if task.target == "classes" else "scores"
+    has_head = config.contrastive is None
     if task.num_texts == 2:
         lines += ['others = model.encode(["A second text."])']
-        has_head = task.target in ("classes", "score")
         call = "model[1].predict" if has_head else "model.similarity"
         lines += [f"{call}(vectors, others)" + (f"  # {what}, one a pair" if has_head else "")]
     else:
@@ -119,8 +125,12 @@ def _usage(config: RunConfig, name: str) -> str:
     return (
         "## How to use\n\n```python\n" + "\n".join(lines) + "\n```\n\n"
         "It needs `pip install 'sentence-transformers>=5.4'` and nothing else. The losses and the trainer of that "
-        "library train the pooling on; `model[0].requires_grad_(False)` keeps the backbone frozen. The head "
-        "(`model[1].head`) belongs to the weights as they are here and is not trained with them."
+        "library train the pooling on; `model[0].requires_grad_(False)` keeps the backbone frozen."
+        + (
+            " The head (`model[1].head`) belongs to the weights as they are here and is not trained with them."
+            if has_head
+            else ""
+        )
     )
 
 

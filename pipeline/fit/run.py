@@ -89,7 +89,7 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     entry = cache.examples_entry(set_name(options.group, "train"))
     recipe = entry.task.recipe
     if options.class_weights == "balanced" and entry.task.target != "classes":
-        raise UsageError(f"--class-weights balanced: {entry.task.name} has scores, not classes: leave it out")
+        raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
 
     def choose(value: float | None, default: float) -> float:
         return default if value is None else value

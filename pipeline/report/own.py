@@ -5,22 +5,37 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import FaultError, GlotError, UsageError
+from pipeline.fit.poolers import PoolerConfig
+from pipeline.fit.run_folder import TrainConfig
 from pipeline.report.results import OWN, YARDSTICK, Result, Scores, read_run, read_yardstick
 from pipeline.store.files import read_json
 
 # The settings that shape each pooler; the others are ignored by it.
 _SHAPED_BY = {
-    "glot": ("gnn", "jk", "tau", "layers", "hidden", "gin_batch_norm", "backend"),
+    "glot": ("gnn", "jk", "tau", "graph", "neighbours", "readout", "layers", "hidden", "gin_batch_norm", "backend"),
     "mlp": ("layers", "hidden"),
     "adapool": ("adapool_hidden",),
 }
 # Of training. Not among them: where it ran, which seeds it took, and whether states were streamed.
-_TRAINED_BY = ("lr", "epochs", "batch_size", "patience", "select", "precision", "schedule", "max_steps")
+_TRAINED_BY = (
+    "lr",
+    "epochs",
+    "batch_size",
+    "patience",
+    "select",
+    "precision",
+    "schedule",
+    "max_steps",
+    "class_weights",
+)
+# Where pairs without labels were trained on; chunks change no result.
+_CONTRASTED_BY = ("temperature", "similarity", "negatives", "proj_dim", "matryoshka")
+_SETTINGS = ((TrainConfig, "train"), (PoolerConfig, "pooler"))  # and where in `config.json` they stand
 _STATES = ("max_tokens", "dtype", "compute_dtype", "template", "weights_sha256")
 _SHORT = 8  # letters of a hash
 _REPRODUCED = ("published", "converged")  # the settings of `glot reproduce`
@@ -127,22 +142,25 @@ def _check(result: Result, damaged: list[str]) -> None:
         damaged.append(f"{result.path}: {error}")
 
 
-def _check_scores(*rules: Scores) -> None:
-    """Raise TypeError unless these are finite numbers, the same ones by each rule."""
-    for scores in rules:
+def _check_scores(best: Scores, published: Scores, last: Scores) -> None:
+    """Raise TypeError unless these are finite numbers, the same by each rule; the published one has no hold-out."""
+    for scores in (best, published, last):
         for metrics in scores.values():
             for name, value in metrics.items():
                 if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                     raise TypeError(f"{name} is {value!r}")
-    if len({tuple((name, *metrics) for name, metrics in scores.items()) for scores in rules}) > 1:
+    names = [{name: list(metrics) for name, metrics in scores.items()} for scores in (best, published, last)]
+    if names[0] != names[2] or names[1] != {name: found for name, found in names[0].items() if name != "holdout"}:
         raise TypeError("best, best_published and last have different metrics")
 
 
 def _read_own(path: Path) -> _OwnRun:
     metrics, config = read_json(path), read_json(path.with_name("config.json"))
     try:
-        train, states, pooler = config["train"], config["states"], config["pooler"]
-        name = pooler["pooler"]
+        name, states = config["pooler"]["pooler"], config["states"]
+        # A run made before there was a setting has what is its default now.
+        train, pooler = ({**_defaults(kind), **config[part]} for kind, part in _SETTINGS)
+        contrastive = config.get("contrastive") or {}
         result = Result(
             task=str(config["task"]["name"]),
             model=str(states["backbone"]),
@@ -160,12 +178,22 @@ def _read_own(path: Path) -> _OwnRun:
         _check_scores(result.best, result.best_published, result.last)
         common = {"layer": config["layer"], **{key: train.get(key) for key in _TRAINED_BY}}
         common |= {key: _shown(states.get(key)) for key in _STATES}
+        common |= {"tokens": pooler["tokens"], **{key: _listed(contrastive.get(key)) for key in _CONTRASTED_BY}}
         common |= {f"examples of {key}": value[:_SHORT] for key, value in config["data"].items()}
         pooler = {**pooler, "backend": train.get("backend")}
         shape = {key: pooler.get(key) for key in _SHAPED_BY.get(name, ())}
         return _OwnRun(result, str(name), shape, common, train.get("order_seed"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise FaultError(f"{path} or the config.json beside it is damaged: {error!r}") from None
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    return {item.name: item.default for item in fields(kind) if item.default is not MISSING}
+
+
+def _listed(value: Any) -> Any:
+    """A list as "64+128", an empty one as None."""
+    return "+".join(map(str, value)) or None if isinstance(value, list) else value
 
 
 def _shown(value: Any) -> Any:

@@ -240,3 +240,5 @@ def test_the_digest_knows_the_files_content(tmp_path: Path) -> None:
     assert request_digest(request) != first
     names = ("hub:a/x/y.jsonl", "hub:b/x/y.jsonl")
     assert request_digest(CorpusRequest(pairs=names[0])) != request_digest(CorpusRequest(pairs=names[1]))
+    others = [CorpusRequest(pairs=names[0], eval_data=Path(f"hub:{owner}/set/dev.jsonl")) for owner in "ab"]
+    assert request_digest(others[0]) != request_digest(others[1])

@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from pipeline.export.card import base_model, write_card
+from pipeline.fit.contrastive import ContrastiveConfig
 from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import RunConfig
 from pipeline.store.task_spec import TaskSpec
@@ -20,9 +21,12 @@ def make_card(make_run: Callable[..., Path], tmp_path: Path) -> Callable[..., Mo
     """The card of a run: `make(task, source="", licence=None)`."""
 
     def make(task: TaskSpec, source: str = "", licence: str | None = None) -> ModelCard:
-        run = make_run("bert", task=task)
+        is_labelled = task.target != "contrastive"
+        run = make_run("bert", task=task) if is_labelled else make_run("bert")
         config = RunConfig.load(run)
         config = replace(config, states=replace(config.states, source=source or config.states.source))
+        if task.target == "contrastive":
+            config = replace(config, task=task, contrastive=ContrastiveConfig(proj_dim=8))
         write_card(tmp_path, config, FitResult.load(run), 56, "somebody/mine", licence)
         return ModelCard.load(tmp_path / "README.md")
 
@@ -43,6 +47,13 @@ def test_a_classifier(make_card: Callable[..., ModelCard]) -> None:
     for words in ("classes sport, money", "τ = 0.6", "at most 24 tokens", 'SentenceTransformer("somebody/mine"'):
         assert words in card.text
     assert "model[1].predict(vectors)" in card.text
+
+
+def test_pairs_without_labels_have_no_head(make_card: Callable[..., ModelCard]) -> None:
+    text = make_card(TaskSpec("queries", 2, "contrastive", metrics=("mrr@10",))).text
+    assert "on pairs without labels" in text
+    assert "model.similarity(vectors, others)" in text
+    assert "head" not in text
 
 
 def test_pairs_with_a_score_over_a_folder(make_card: Callable[..., ModelCard]) -> None:

@@ -48,6 +48,44 @@ def test_methods_are_named_by_what_differs_and_seeds_are_averaged(tmp_path: Path
     assert names == {"glot, tau=0.3, lr=0.01", "glot, tau=0.6, lr=0.01", "mean, lr=0.01", "mean, lr=0.5"}
 
 
+def test_runs_that_differ_in_any_setting_are_different_methods(tmp_path: Path) -> None:
+    own_run(tmp_path / "before")  # of a time without these settings
+    changes = {"class_weights": ("train", "balanced"), "tokens": ("pooler", "content"), "graph": ("pooler", "chain")}
+    changes["contrastive"] = (None, {"temperature": 0.1, "proj_dim": 8, "matryoshka": [2, 4]})
+    for name, (part, value) in changes.items():
+        path = own_run(tmp_path / name) / "config.json"
+        config = json.loads(path.read_text())
+        (config if part is None else config[part])[name] = value
+        path.write_text(json.dumps(config))
+    defaults = own_run(tmp_path / "now") / "config.json"
+    config = json.loads(defaults.read_text())
+    config["train"] |= {"class_weights": "none", "precision": "float32", "schedule": "constant"}
+    config["pooler"] |= {"tokens": "all", "graph": "cosine", "readout": "attention"}
+    defaults.write_text(json.dumps(config))
+    results, skipped = collect_own([tmp_path])
+    assert {result.path.name: result.method for result in results} == {
+        "before": "glot, graph=cosine, class_weights=none, tokens=all",
+        "class_weights": "glot, graph=cosine, class_weights=balanced, tokens=all",
+        "contrastive": "glot, graph=cosine, class_weights=none, tokens=all, temperature=0.1, proj_dim=8, "
+        "matryoshka=2+4",
+        "graph": "glot, graph=chain, class_weights=none, tokens=all",
+        "tokens": "glot, graph=cosine, class_weights=none, tokens=content",
+    }
+    assert skipped == [(str(tmp_path / "now"), f"the same settings and seeds as {tmp_path / 'before'}")]
+
+
+def test_a_run_with_a_holdout_is_reported(tmp_path: Path) -> None:
+    path = own_run(tmp_path / "runs/a") / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for rule in ("best", "last"):  # the published rule looks at validation alone
+        metrics[rule] = {"holdout": {"accuracy": 0.5, "f1": 0.5}, **metrics[rule]}
+    path.write_text(json.dumps(metrics))
+    write_own_report([tmp_path / "runs"], tmp_path / "out")
+    page = (tmp_path / "out/other.md").read_text()
+    assert "made: accuracy" in page
+    assert "made (holdout): accuracy" in page
+
+
 def test_a_run_made_twice_counts_once_and_an_unfinished_one_is_told(tmp_path: Path) -> None:
     own_run(tmp_path / "a")
     own_run(tmp_path / "b")
