@@ -48,6 +48,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.reading
 	$(BIN)/python -m benchmarks.extraction
 	$(BIN)/python -m benchmarks.encode
+	$(BIN)/python -m benchmarks.search
 
 bench-long: setup
 	$(BIN)/python -m benchmarks.extraction --full
