@@ -102,5 +102,5 @@ def test_class_weights_for_scores(glot: Glot, backbone_folders: dict[str, Path])
     assert code == 0, err
     for command in ("fit", "sweep"):
         code, _, err = glot(command, "--cache", "cache/scores", "--class-weights", "balanced", "--out", "run")
-        assert (code, "scores has scores, not classes" in err, len(err.splitlines())) == (2, True, 1)
+        assert (code, "scores has no classes" in err, len(err.splitlines())) == (2, True, 1)
         assert not Path("run").exists()

@@ -343,7 +343,7 @@ def test_class_weights_that_cannot_be(make_fit_cache: MakeCache) -> None:
     with pytest.raises(UsageError, match="--class-weights must be one of none, balanced; got 'heavy'"):
         make_configs(Cache(make_fit_cache()), FitOptions(class_weights="heavy"))
     scores = Cache(make_fit_cache("scores", target="score"))
-    with pytest.raises(UsageError, match="--class-weights balanced: made has scores, not classes: leave it out"):
+    with pytest.raises(UsageError, match="--class-weights balanced: made has no classes: leave it out"):
         make_configs(scores, FitOptions(class_weights="balanced"))
     assert make_configs(scores, FitOptions(class_weights="none"))
 
