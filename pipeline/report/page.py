@@ -53,8 +53,6 @@ Pearson; its choice and the last epoch are in the CSV and JSON files beside this
 - **The seeds.** The paper reports one run and no deviation; ours are means over the seeds named below.
 - **The threshold τ.** The paper tuned τ for each model; here it is the task's default, 0.6, unless a row or a \
 run's `config.json` says otherwise.
-
-How much each is worth stands under "What a choice is worth".
 """
 
 
@@ -124,7 +122,8 @@ def _how(contents: Contents) -> str:
     if not contents.results:
         return ""
     has_paper = any(cell.paper is not None for cell in [*contents.table1, *contents.stress])
-    return prose(_HOW) + scale_key(has_paper) + (prose(_DIFFERENCES) if has_paper else "")
+    worth = prose("How much each is worth stands under **What a choice is worth**.") if contents.choices else ""
+    return prose(_HOW) + scale_key(has_paper) + (prose(_DIFFERENCES) + worth if has_paper else "")
 
 
 def _headed(section: Section, with_note: bool = True) -> str:
