@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import FaultError, GlotError, UsageError
-from pipeline.fit.poolers import PoolerConfig
-from pipeline.fit.run_folder import TrainConfig
 from pipeline.report.results import OWN, YARDSTICK, Result, Scores, read_run, read_yardstick
 from pipeline.store.files import read_json
 
@@ -35,7 +33,6 @@ _TRAINED_BY = (
 )
 # Where pairs without labels were trained on; chunks change no result.
 _CONTRASTED_BY = ("temperature", "similarity", "negatives", "proj_dim", "matryoshka")
-_SETTINGS = ((TrainConfig, "train"), (PoolerConfig, "pooler"))  # and where in `config.json` they stand
 _STATES = ("max_tokens", "dtype", "compute_dtype", "template", "weights_sha256")
 _SHORT = 8  # letters of a hash
 _REPRODUCED = ("published", "converged")  # the settings of `glot reproduce`
@@ -159,7 +156,11 @@ def _read_own(path: Path) -> _OwnRun:
     try:
         name, states = config["pooler"]["pooler"], config["states"]
         # A run made before there was a setting has what is its default now.
-        train, pooler = ({**_defaults(kind), **config[part]} for kind, part in _SETTINGS)
+        from pipeline.fit.poolers import PoolerConfig  # with torch, which no other report needs
+        from pipeline.fit.run_folder import TrainConfig
+
+        train = {**_defaults(TrainConfig), **config["train"]}
+        pooler = {**_defaults(PoolerConfig), **config["pooler"]}
         contrastive = config.get("contrastive") or {}
         result = Result(
             task=str(config["task"]["name"]),
