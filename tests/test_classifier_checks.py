@@ -2,7 +2,7 @@
 
 Most of them make numbers for X, which no classifier of texts can take. `NO_NUMBERS` are those that need none: they run
 on the estimator itself. All the others run too, on one that first writes each row of numbers as words: so what they ask
-of y, of parameters, pickles, order and repetition is asked of GlotClassifier. `UNMET` do not hold, each for the reason beside it.
+of y, of parameters, pickles, order and repetition is asked of GlotClassifier. `UNMET` do not hold, each for its reason.
 """
 
 from __future__ import annotations
