@@ -121,13 +121,9 @@ class GlotModel:
             rank.setdefault(clean(text), len(rank))
         if not rank:
             return torch.zeros(0, self.width, device=self.device)
-        tokens = tokenize_filled(list(rank), states.template, self.backbone, states.max_tokens)
-        lengths = np.asarray([len(row) for row in tokens.ids])
         order, pieces = [], []
-        for places in length_batches(lengths, token_budget(self.device, states)):
-            batch = self._forward(
-                *([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
-            )
+        for places, forwarded in forward_texts(list(rank), states, states.max_tokens, self.config.layer, self.backbone):
+            batch = forwarded.pack(self.config.pooler.tokens, self.device)
             pieces.append(self.model.vectors(batch).float())
             order.append(places)
         back = np.argsort(np.concatenate(order))
@@ -136,11 +132,6 @@ class GlotModel:
         if not bool(vectors.isfinite().all()):
             raise FaultError(f"{self.backbone.name} gives NaN or infinite states in {states.compute_dtype} for a text")
         return vectors[torch.from_numpy(rows).to(vectors.device)]
-
-    def _forward(self, ids: list[list[int]], kinds: list[np.ndarray]) -> TokenBatch:
-        """The states of some texts by their tokens, of the layer and the tokens that the head was trained on."""
-        forwarded = forward_tokens(ids, kinds, self.backbone, self.config.layer)
-        return forwarded.pack(self.config.pooler.tokens, self.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +155,21 @@ class Forwarded:
         return TokenBatch(self.hidden[mask.to(self.hidden.device)].float().to(device), mask.sum(dim=1))
 
 
-def forward_tokens(ids: list[list[int]], kinds: list[np.ndarray], backbone: Backbone, layer: int) -> Forwarded:
+def forward_texts(
+    texts: list[str], states: StatesIdentity, max_tokens: int, layer: int, backbone: Backbone
+) -> Iterator[tuple[np.ndarray, Forwarded]]:
+    """Places of some texts and what the backbone made of them, until all are done; those of similar length together.
+
+    The texts are filled into the template of `states` and cut at `max_tokens`.
+    """
+    tokens = tokenize_filled(texts, states.template, backbone, max_tokens)
+    lengths = np.asarray([len(row) for row in tokens.ids])
+    for places in length_batches(lengths, token_budget(backbone.device, states)):
+        ids, kinds = ([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
+        yield places, _forward(ids, kinds, backbone, layer)
+
+
+def _forward(ids: list[list[int]], kinds: list[np.ndarray], backbone: Backbone, layer: int) -> Forwarded:
     """Forward some texts by the ids and kinds of their tokens, padded together."""
     length = torch.tensor([len(row) for row in ids])  # (B,)
     mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)

@@ -14,10 +14,9 @@ from mteb.models.abs_encoder import AbsEncoder
 
 from pipeline.errors import FaultError
 from pipeline.extract.backbone import Backbone
-from pipeline.extract.forward import length_batches, token_budget
-from pipeline.extract.planning import check_length_limit, clean, tokenize_filled
+from pipeline.extract.planning import check_length_limit, clean
 from pipeline.fit.states import available_memory
-from pipeline.model import WINDOW, forward_tokens, load_run_backbone
+from pipeline.model import WINDOW, forward_texts, load_run_backbone
 from pipeline.mteb_eval.columns import Column, Comparison
 from pipeline.store.plan import text_hash
 
@@ -92,12 +91,8 @@ class TextVectors:
     def _forward(self, texts: list[str]) -> np.ndarray:
         """(k, ΣD) float32: unit vectors of all columns side by side, texts of similar length forwarded together."""
         config, backbone = self.comparison.config, self.backbone
-        tokens = tokenize_filled(texts, config.states.template, backbone, self.max_tokens)
-        lengths = np.asarray([len(row) for row in tokens.ids])
         vectors = np.empty((len(texts), self._parts[-1].stop), dtype=np.float32)
-        for places in length_batches(lengths, token_budget(backbone.device, config.states)):
-            chosen = ([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
-            states = forward_tokens(*chosen, backbone, config.layer)
+        for places, states in forward_texts(texts, config.states, self.max_tokens, config.layer, backbone):
             choices = {column.tokens for column in self.comparison.columns}
             batches = {choice: states.pack(choice, backbone.device) for choice in choices}
             for column, part in zip(self.comparison.columns, self._parts, strict=True):
