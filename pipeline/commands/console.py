@@ -64,6 +64,10 @@ def _show_logs() -> None:
         os.environ.setdefault(f"{library}_VERBOSITY", "info")
 
 
+LinksOption = Annotated[
+    bool,
+    typer.Option("--links/--no-links", help="The page's numbers link to their runs; not, where the runs stay behind."),
+]
 ModelOption = Annotated[
     str, typer.Option("--model", help="An alias (minilm, mistral-7b, ...), hub id, folder or GGUF file.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import answer, tell
+from pipeline.commands.console import LinksOption, answer, tell
 
 
 def report(
@@ -15,11 +15,12 @@ def report(
         list[Path], typer.Argument(help="Folders that hold runs, anywhere below them.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="Where the page, tables and figures go.")] = Path("results/report"),
+    links: LinksOption = True,
 ) -> None:
     """Compare runs of `glot fit` and `glot sweep`: a web page (index.html), Markdown, CSV and JSON."""
     from pipeline.report.write import write_own_report
 
-    written = write_own_report(runs, out)
+    written = write_own_report(runs, out, links=links)
     for path in written:
         tell(str(path))
     answer({"written": written})

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import ModelOption, answer, floats, notes, numbers, say, tell, words
+from pipeline.commands.console import LinksOption, ModelOption, answer, floats, notes, numbers, say, tell, words
 from pipeline.errors import FaultError, UsageError
 from pipeline.progress import extract_bars, stop_flag
 
@@ -63,6 +63,7 @@ def reproduce(
         "runs/reproduce"
     ),
     out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results"),
+    links: LinksOption = True,
 ) -> None:
     """The main job: redo the paper's evidence on this machine, beside the paper's numbers."""
     from pipeline.agenda import describe_agenda, make_agenda
@@ -80,7 +81,7 @@ def reproduce(
         raise UsageError("the paper profile downloads its backbones and runs for long: pass YES=1 (or --yes) to start")
     with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
         failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(tell, tokens, should_stop))
-    _print_written(write_report(runs, out, agenda.skipped + failed), failed)
+    _print_written(write_report(runs, out, agenda.skipped + failed, links=links), failed)
     _fail_where_steps_failed(failed)
 
 

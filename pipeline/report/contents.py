@@ -4,9 +4,10 @@
 
     format, version     "glot-results", 1
     environment         the fields of `pipeline.report.environment.Environment`
-    cells               "table1", "stress", "other" and "ablations": a list each, a cell an object with the fields of
-                        `pipeline.report.cells.Cell`, `difference` (null where the paper has no number) and `runs`: the
-                        paths of the runs that are averaged; for the stress test also `generator` and `ratio`
+    cells               "table1", "stress", "beyond", "other" and "ablations": a list each, a cell an object with the
+                        fields of `pipeline.report.cells.Cell`, `difference` (null where the paper has no number) and
+                        `runs`: the paths of the runs that are averaged; of "stress" also `generator` and `ratio`, of
+                        "beyond" `generator`, `distractors` (percent), `words` and `gap`
     runs                every run and yardstick: `path`, `task`, `model`, `method`, `setting`, `seed`, `best`,
                         `best_published`, `last` (example set -> metric -> fraction), `epochs`, `density`, `seconds`
     comparisons         GLOT less the best baseline: `model`, `setting`, `task`, `metric`, `set_name`, `baseline`,
@@ -30,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.ablations import TABLE_SETTINGS, Question, find_questions
+from pipeline.report.beyond import COLUMNS as BEYOND_COLUMNS
+from pipeline.report.beyond import Sweep, beyond_cells, columns_of, find_sweeps
 from pipeline.report.cells import Cell, cell_values
 from pipeline.report.choices import Choice, find_choices
 from pipeline.report.comparison import Comparison, Predictions, compare, has_no_graph, read_predictions
@@ -49,7 +52,7 @@ class Contents:
 
     Attributes:
         results: every run and yardstick. table1, stress, other: their averages, by where they are shown.
-        questions: ablations. costs: measurements of `glot bench cost`.
+        sweeps: the stress test beyond the paper. questions: ablations. costs: measurements of `glot bench cost`.
         comparisons: GLOT less the best baseline, of runs that kept their predictions. graph: less itself without edges.
         choices: what our known differences from the paper's procedure are worth.
         environment: what it was made with.
@@ -60,6 +63,7 @@ class Contents:
     table1: list[Cell]
     stress: list[Cell]
     other: list[Cell]
+    sweeps: list[Sweep]
     questions: list[Question]
     costs: list[CostTable]
     comparisons: list[Comparison]
@@ -80,9 +84,12 @@ def make_contents(
 ) -> Contents:
     """Average and compare results; raises FaultError where kept predictions are damaged or do not fit each other."""
     in_tables = [result for result in results if result.setting in TABLE_SETTINGS]
-    table1, stress, questions = table1_cells(in_tables), stress_cells(in_tables), find_questions(results)
-    other = other_cells(in_tables, [*table1, *stress])
-    shown = [*table1, *stress, *other]
+    table1, stress, sweeps = table1_cells(in_tables), stress_cells(in_tables), find_sweeps(results)
+    beyond = beyond_cells(sweeps)
+    other = other_cells(in_tables, [*table1, *stress, *beyond])
+    shown = [*table1, *stress, *beyond, *other]
+    swept = {run for cell in beyond for run in cell.runs}
+    questions = find_questions([result for result in results if result.path not in swept])
     asked = [cell for question in questions for cell in question.cells.values()]
     compared = compare(shown, predictions)
     graph = compare([*shown, *asked], predictions, rivals=has_no_graph)
@@ -92,6 +99,7 @@ def make_contents(
         table1=table1,
         stress=stress,
         other=other,
+        sweeps=sweeps,
         questions=questions,
         costs=list(costs),
         comparisons=compared,
@@ -123,6 +131,10 @@ def contents_json(contents: Contents, out: Path) -> dict[str, Any]:
             "stress": [
                 {**_cell(cell, out), **dict(zip(("generator", "ratio"), place_of(cell), strict=True))}
                 for cell in contents.stress
+            ],
+            "beyond": [
+                {**_cell(cell, out), **dict(zip(BEYOND_COLUMNS, columns_of(cell), strict=True))}
+                for cell in beyond_cells(contents.sweeps)
             ],
             "other": [_cell(cell, out) for cell in contents.other],
             "ablations": [_cell(cell, out) for question in contents.questions for cell in question.cells.values()],

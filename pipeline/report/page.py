@@ -17,33 +17,33 @@ from pipeline.report.contents import Contents, relative
 from pipeline.report.other import EXPLANATION as OTHER_EXPLANATION
 from pipeline.report.other import other_columns
 from pipeline.report.page_ablations import MOST_DOTS, ablations_html, costs_html
+from pipeline.report.page_stress import beyond_html, stress_html
 from pipeline.report.page_tables import (
     cell_of,
     cells_table,
     figure,
+    headed,
     link,
     prose,
     runs_place,
     scale_key,
     table,
 )
-from pipeline.report.published import PAPER_NAMES, load_stress
+from pipeline.report.published import PAPER_NAMES
 from pipeline.report.results import OWN
-from pipeline.report.stress import EXPLANATION as STRESS_EXPLANATION
-from pipeline.report.stress import generators_of, place_of
-from pipeline.report.svg import PAPER, Dot, Line, dot_plot, line_plot, styles_for, swatch
+from pipeline.report.svg import PAPER, Dot, dot_plot, styles_for, swatch
 from pipeline.report.table1 import EXPLANATION as TABLE1_EXPLANATION
 from pipeline.report.table1 import columns_of
 
-CHANCE = 50.0  # percent, of the stress test
-
 _HOW = """\
 - A number is the mean over the runs behind it, in percent, **± the sample standard deviation over their seeds**; \
-where there is no ±, there was one seed. It is a link to the folder with those runs.
+where there is no ±, there was one seed. {source}
 - Where the paper has a number, **[the paper's, ours less the paper's]** stands below ours. The shade repeats the \
 difference: blue is above the paper, orange below; the sign says the same.
 - A difference smaller than the ± on either side says little. A ± from a few seeds is itself a rough number.
 """
+_LINKED = "It is a link to the folder with those runs."
+_UNLINKED = "The scores of each run stand in `results.json`."
 _DIFFERENCES = """\
 Known differences from the paper's procedure:
 
@@ -56,12 +56,17 @@ run's `config.json` says otherwise.
 """
 
 
-def make_page(contents: Contents, out: Path, written: Sequence[Path]) -> str:
-    """The HTML of `index.html` in the folder `out`, beside the files `written`; every name in it is escaped."""
+def make_page(contents: Contents, folder: Path, written: Sequence[Path], links: bool = True) -> str:
+    """The HTML of `index.html` in a folder, beside the files `written`; every name in it is escaped.
+
+    Numbers are links to their runs, if `links`.
+    """
+    out = folder if links else None
     parts = [
-        ("How to read this", _how(contents)),
+        ("How to read this", _how(contents, links)),
         ("Table 1: GLUE", _table1(contents, out)),
-        ("Stress test: a needle in a haystack", _stress(contents, out)),
+        ("Stress test: a needle in a haystack", stress_html(contents.stress, out)),
+        ("Beyond the paper’s stress test", beyond_html(contents.sweeps, out)),
         ("Other tasks", _other(contents, out)),
         ("GLOT against the best baseline", _comparisons(contents.comparisons, out, "the best baseline")),
         ("Is it the graph?", _comparisons(contents.graph, out, "itself without edges")),
@@ -71,7 +76,7 @@ def make_page(contents: Contents, out: Path, written: Sequence[Path]) -> str:
         ("The runs", _runs(contents)),
         ("Environment", _environment(contents)),
         ("Skipped", _skipped(contents.skipped)),
-        ("Files", _files(out, written)),
+        ("Files", _files(folder, written)),
     ]
     shown = [(_anchor(title), title, body) for title, body in parts if body]
     nav = "".join(f'<li><a href="#{anchor}">{escape(title)}</a></li>' for anchor, title, _ in shown)
@@ -118,25 +123,25 @@ def _summary(contents: Contents) -> str:
     return f"<p>{escape(text)}</p>"
 
 
-def _how(contents: Contents) -> str:
+def _how(contents: Contents, links: bool) -> str:
     if not contents.results:
         return ""
     has_paper = any(cell.paper is not None for cell in [*contents.table1, *contents.stress])
     worth = prose("How much each is worth stands under **What a choice is worth**.") if contents.choices else ""
-    return prose(_HOW) + scale_key(has_paper) + (prose(_DIFFERENCES) + worth if has_paper else "")
+    return (
+        prose(_HOW.format(source=_LINKED if links else _UNLINKED))
+        + scale_key(has_paper)
+        + (prose(_DIFFERENCES) + worth if has_paper else "")
+    )
 
 
-def _headed(section: Section, with_note: bool = True) -> str:
-    return f"<h3>{escape(section.title)}</h3>" + (prose(section.comparison) if with_note else "")
-
-
-def _table1(contents: Contents, out: Path) -> str:
+def _table1(contents: Contents, out: Path | None) -> str:
     if not contents.table1:
         return ""
     return prose(TABLE1_EXPLANATION) + "".join(_table1_section(found, out) for found in sections(contents.table1))
 
 
-def _table1_section(section: Section, out: Path) -> str:
+def _table1_section(section: Section, out: Path | None) -> str:
     columns, methods = columns_of(section), methods_of(section.cells)
     found = {(cell.method, cell.task): cell for cell in section.cells}
     rows = [
@@ -147,7 +152,7 @@ def _table1_section(section: Section, out: Path) -> str:
     plots = [_dots(c.title, [x for x in section.cells if x.task == c.name], methods) for c in columns]
     paper_model = next((cell.paper_model for cell in section.cells if cell.paper is not None), None)
     beside = f" {swatch(PAPER)} the paper’s {escape(PAPER_NAMES[paper_model])}." if paper_model else ""
-    return _headed(section) + tables + figure(plots, f"Scores in percent; whiskers: ± std over seeds.{beside}")
+    return headed(section) + tables + figure(plots, f"Scores in percent; whiskers: ± std over seeds.{beside}")
 
 
 def _dots(title: str, cells: Sequence[Cell], methods: Sequence[str]) -> str:
@@ -159,71 +164,13 @@ def _dots(title: str, cells: Sequence[Cell], methods: Sequence[str]) -> str:
     return dot_plot(title, f"{cells[0].metric}, %", dots) if len(dots) <= MOST_DOTS else ""
 
 
-def _stress(contents: Contents, out: Path) -> str:
-    if not contents.stress:
-        return ""
-    return prose(STRESS_EXPLANATION) + "".join(_stress_section(found, out) for found in sections(contents.stress))
-
-
-def _stress_section(section: Section, out: Path) -> str:
-    generators, methods = generators_of(section.cells), methods_of(section.cells)
-    styles = styles_for(methods)
-    paper_line = _paper_line(section)
-    entries = [(method_name(method, section.model), styles[method]) for method in methods]
-    entries += [(paper_line.label, PAPER)] if paper_line else []
-    items = "".join(f"<li>{swatch(style)} {escape(name)}</li>" for name, style in entries)
-    everything = [*section.cells]
-    reach = [value for c in everything for value in (c.mean - (c.std or 0), c.mean + (c.std or 0))]
-    reach += [y for _, y, _ in paper_line.points] if paper_line else []
-    y_range = (min(5 * (min(reach) // 5), CHANCE - 5), max(100.0, max(reach)))
-    plots = []
-    for generator in generators:
-        cells = [cell for cell in section.cells if place_of(cell)[0] == generator]
-        lines = [_line(method, cells, styles[method]) for method in methods_of(cells)]
-        lines += [paper_line] if paper_line and generator == "published" else []
-        plots.append(
-            line_plot(f"generator {generator}", "distractors (%)", "accuracy (%)", lines, y_range, guide=CHANCE)
-        )
-    caption = "Accuracy over the share of distractor words; bands: ± std over seeds; chance is 50."
-    curves = figure(plots, caption, f'<ul class="legend">{items}</ul>')
-    return _headed(section) + curves + "".join(_stress_table(section, generator, out) for generator in generators)
-
-
-def _line(method: str, cells: Sequence[Cell], style: object) -> Line:
-    points = sorted((100 * place_of(cell)[1], cell.mean, cell.std) for cell in cells if cell.method == method)
-    return Line(method_name(method, cells[0].model), style, points)
-
-
-def _paper_line(section: Section) -> Line | None:
-    paper_model = section.cells[0].paper_model
-    if paper_model is None or "published" not in generators_of(section.cells):
-        return None
-    ratios = {place_of(cell)[1] for cell in section.cells}
-    published = load_stress().items()
-    points = [(100 * ratio, y, None) for (*key, ratio), y in published if key == [paper_model, "glot"]]
-    inside = sorted(point for point in points if point[0] / 100 in ratios)
-    return Line(f"the paper’s GLOT ({PAPER_NAMES[paper_model]})", PAPER, inside) if inside else None
-
-
-def _stress_table(section: Section, generator: str, out: Path) -> str:
-    found = {(place_of(c)[1], c.method): c for c in section.cells if place_of(c)[0] == generator}
-    methods = methods_of(found.values())
-    rows = [
-        (f"{100 * ratio:g} %", [found.get((ratio, method)) for method in methods])
-        for ratio in sorted({ratio for ratio, _ in found})
-    ]
-    names = [method_name(method, section.model) for method in methods]
-    caption = f"Generator {generator}: {section.title}"
-    return cells_table(caption, "distractors", names, rows, out, with_paper=generator == "published")
-
-
-def _other(contents: Contents, out: Path) -> str:
+def _other(contents: Contents, out: Path | None) -> str:
     if not contents.other:
         return ""
     return prose(OTHER_EXPLANATION) + "".join(_other_section(found, out) for found in sections(contents.other))
 
 
-def _other_section(section: Section, out: Path) -> str:
+def _other_section(section: Section, out: Path | None) -> str:
     columns, methods = other_columns(section), methods_of(section.cells)
     found = {(cell.method, cell.task, cell.metric): cell for cell in section.cells}
     rows = [
@@ -238,10 +185,10 @@ def _other_section(section: Section, out: Path) -> str:
     ]
     headings = [f"{task}: {metric}" for task, metric in columns]
     tables = cells_table(section.title, "method", headings, rows, out)
-    return _headed(section, False) + tables + figure(plots, "Scores in percent; whiskers: ± std over seeds.")
+    return headed(section, False) + tables + figure(plots, "Scores in percent; whiskers: ± std over seeds.")
 
 
-def _comparisons(comparisons: Sequence[Comparison], out: Path, rival: str) -> str:
+def _comparisons(comparisons: Sequence[Comparison], out: Path | None, rival: str) -> str:
     if not comparisons:
         return ""
     rows = []

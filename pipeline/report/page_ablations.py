@@ -18,14 +18,14 @@ from pipeline.report.svg import Dot, Line, dot_plot, line_plot, styles_for
 MOST_DOTS = 40  # of a plot; a longer list is a table's business
 
 
-def ablations_html(questions: Sequence[Question], out: Path) -> str:
+def ablations_html(questions: Sequence[Question], out: Path | None) -> str:
     """A table and a plot a task for each question."""
     if not questions:
         return ""
     return prose(ABLATIONS_EXPLANATION) + "".join(_question(question, out) for question in questions)
 
 
-def _question(question: Question, out: Path) -> str:
+def _question(question: Question, out: Path | None) -> str:
     tasks, methods = question.tasks, question.methods
     title = f"{question.setting}, {question.model}"
     rows = [

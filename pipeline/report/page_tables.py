@@ -1,4 +1,8 @@
-"""The pieces of the page: tables of cells with links to their runs, and sentences with a little Markdown."""
+"""The pieces of the page: tables of cells with links to their runs, and sentences with a little Markdown.
+
+Throughout, `out` is the page's folder, as seen from which runs are linked; None: the page goes where the runs do not,
+and its numbers are no links.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from pipeline.report.cells import NOTHING, Cell, ours_text, paper_text
+from pipeline.report.cells import NOTHING, Cell, Section, ours_text, paper_text
 from pipeline.report.contents import relative
 from pipeline.report.results import YARDSTICK
 
@@ -30,12 +34,14 @@ def runs_place(cell: Cell) -> Path:
     return Path(os.path.commonpath([seed.absolute() for seed in seeds]))
 
 
-def link(path: Path, out: Path, inside: str) -> str:
-    """A link from the page in `out` to a file or folder; `inside` is HTML."""
+def link(path: Path, out: Path | None, inside: str) -> str:
+    """A link from the page in `out` to a file or folder; `inside` is HTML, and all there is where `out` is None."""
+    if out is None:
+        return inside
     return f'<a href="{escape(quote(relative(path, out)))}">{inside}</a>'
 
 
-def cell_html(cell: Cell | None, out: Path, with_paper: bool) -> str:
+def cell_html(cell: Cell | None, out: Path | None, with_paper: bool) -> str:
     """A `td`: ours, linked to its runs, and below it the paper's number and the difference, which shades the cell."""
     if cell is None:
         return f'<td class="none">{NOTHING}</td>'
@@ -52,7 +58,7 @@ def cells_table(
     corner: str,
     columns: Sequence[str],
     rows: Sequence[tuple[str, Sequence[Cell | None]]],
-    out: Path,
+    out: Path | None,
     with_paper: bool = False,
 ) -> str:
     """A table of cells: a row is its heading and a cell (or None) a column."""
@@ -102,6 +108,11 @@ def prose(markdown: str) -> str:
 def _inline(text: str) -> str:
     marked = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escape(text))
     return re.sub(r"`(.+?)`", r"<code>\1</code>", marked)
+
+
+def headed(section: Section, with_note: bool = True) -> str:
+    """The heading of a section, and what stands beside its cells."""
+    return f"<h3>{escape(section.title)}</h3>" + (prose(section.comparison) if with_note else "")
 
 
 def scale_key(has_paper: bool) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.corpus.request import parse_stress_name
+from pipeline.corpus.stress import GENERATORS, PUBLISHED
 from pipeline.report.cells import (
     Cell,
     Section,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-GENERATORS = ("published", "balanced", "paired")
-_TASK = re.compile(rf"stress-({'|'.join(GENERATORS)})-(\d*\.?\d+)")
 _DASHES = {"length": (0, (5, 2)), "bag-of-words": (0, (2, 1.5))}
 EXPLANATION = """\
 Validation accuracy in percent, best epoch, ± the sample standard deviation over seeds where there are several. \
@@ -46,9 +45,9 @@ words can tell the classes apart: only who relates to whom does."""
 
 
 def parse_task(task: str) -> tuple[str, float] | None:
-    """The generator and the ratio in "stress-published-0.9"; None for any other task."""
-    match = _TASK.fullmatch(task)
-    return (match[1], float(match[2])) if match else None
+    """The generator and the ratio in "stress-published-0.9"; None for any other task, and texts of another size."""
+    made = parse_stress_name(task)
+    return made[:2] if made and made[2] == PUBLISHED else None
 
 
 def stress_cells(results: Sequence[Result]) -> list[Cell]:
@@ -131,7 +130,8 @@ def _draw(figure: Figure, found: list[Section], generators: list[str]) -> None:
 def _draw_panel(panel: Axes, section: Section, generator: str) -> None:
     cells = [cell for cell in section.cells if place_of(cell)[0] == generator]
     for method in methods_of(cells):
-        _draw_line(panel, [cell for cell in cells if cell.method == method], method_name(method, section.model))
+        points = sorted((100 * place_of(cell)[1], cell.mean, cell.std) for cell in cells if cell.method == method)
+        draw_line(panel, method, method_name(method, section.model), points)
     paper_model = section.cells[0].paper_model
     if generator == "published" and paper_model:
         paper = load_stress().items()
@@ -143,12 +143,11 @@ def _draw_panel(panel: Axes, section: Section, generator: str) -> None:
     panel.grid(alpha=0.3)
 
 
-def _draw_line(panel: Axes, cells: list[Cell], label: str) -> None:
-    points = sorted((100 * place_of(cell)[1], cell.mean, cell.std or 0.0) for cell in cells)
-    ratios, means, stds = zip(*points, strict=True)
-    method = cells[0].method
+def draw_line(panel: Axes, method: str, label: str, points: Sequence[tuple[float, float, float | None]]) -> None:
+    """A method's curve of (x, mean, std) into a panel; the baselines that see no backbone are dashed and grey."""
+    values, means, stds = zip(*points, strict=True)
     if method in _DASHES:
-        panel.plot(ratios, means, color=OTHER_COLOUR, ls=_DASHES[method], label=label)
+        panel.plot(values, means, color=OTHER_COLOUR, ls=_DASHES[method], label=label)
     else:
-        colour = COLOURS.get(method, OTHER_COLOUR)
-        panel.errorbar(ratios, means, stds, color=colour, marker="o", markersize=4, capsize=2, label=label)
+        colour, bars = COLOURS.get(method, OTHER_COLOUR), [std or 0.0 for std in stds]
+        panel.errorbar(values, means, bars, color=colour, marker="o", markersize=4, capsize=2, label=label)

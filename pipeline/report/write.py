@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.report.ablations import TABLE_SETTINGS, write_ablations
+from pipeline.report.beyond import write_beyond
 from pipeline.report.cells import NOTHING, demote, markdown_table
 from pipeline.report.choices import write_choices
 from pipeline.report.comparison import Predictions, read_predictions
@@ -26,6 +27,7 @@ def write_report(
     skipped: Sequence[tuple[str, str]] = (),
     machine: str = "",
     predictions: Predictions = read_predictions,
+    links: bool = True,
 ) -> list[Path]:
     """Write the tables, figures and index of all finished runs: a page, Markdown, CSV and JSON.
 
@@ -35,6 +37,7 @@ def write_report(
         skipped: (step, reason) of every step that was not run.
         machine: where the runs ran, in words.
         predictions: what a run predicted on an example set, to compare GLOT with the best baseline.
+        links: the page's numbers are links to their runs; False for a page that goes where the runs do not.
 
     Returns:
         The files written, `README.md`, `index.html` and `results.json` first; tables without results and, where
@@ -44,10 +47,12 @@ def write_report(
         UsageError: `out` cannot be made. FaultError: a run is damaged, or a file cannot be written.
     """
     contents = make_contents(collect(runs), find_costs([runs]), str(runs), skipped, machine, predictions)
-    return _write(contents, out)
+    return _write(contents, out, links)
 
 
-def write_own_report(folders: Sequence[Path], out: Path, predictions: Predictions = read_predictions) -> list[Path]:
+def write_own_report(
+    folders: Sequence[Path], out: Path, predictions: Predictions = read_predictions, links: bool = True
+) -> list[Path]:
     """As `write_report`, of runs anywhere below some folders, see `pipeline.report.own.collect_own`.
 
     Raises:
@@ -55,18 +60,18 @@ def write_own_report(folders: Sequence[Path], out: Path, predictions: Prediction
     """
     results, skipped = collect_own(folders)
     source = ", ".join(map(str, folders))
-    return _write(make_contents(results, find_costs(folders), source, skipped, predictions=predictions), out)
+    return _write(make_contents(results, find_costs(folders), source, skipped, predictions=predictions), out, links)
 
 
-def _write(contents: Contents, out: Path) -> list[Path]:
+def _write(contents: Contents, out: Path, links: bool) -> list[Path]:
     make_folder(out)
     index, page, data = out / "README.md", out / "index.html", out / "results.json"
     write_json(data, contents_json(contents, out))
     in_tables = [result for result in contents.results if result.setting in TABLE_SETTINGS]
-    tables = [*write_table1(in_tables, out), *write_stress(in_tables, out)]
+    tables = [*write_table1(in_tables, out), *write_stress(in_tables, out), *write_beyond(contents.sweeps, out)]
     tables += [*write_other(contents.other, out), *write_ablations(contents.questions, out)]
     tables += [*write_choices(contents.choices, out), *write_costs(contents.costs, out)]
-    write_text(page, make_page(contents, out, [index, data, *tables]))
+    write_text(page, make_page(contents, out, [index, data, *tables], links))
     write_text(index, _index(contents, [page, data, *tables]))
     return [index, page, data, *tables]
 

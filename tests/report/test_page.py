@@ -131,6 +131,61 @@ def test_links_lead_to_the_runs(full: Path) -> None:
     assert {full.resolve() / "results.json", full.resolve() / "table1.csv"} < set(found)
 
 
+def test_a_page_that_goes_where_the_runs_do_not_links_its_own_files_alone(tmp_path: Path, make_run: Make) -> None:
+    make_run("rte", "minilm", "glot", {"validation": {"accuracy": 0.6}})
+    make_run("cola", "minilm", "glot,tau=0.1", {"validation": {"mcc": 0.6}}, setting="ablation-tau")
+    make_run("stress-paired-0.9", "minilm", "glot", {"validation": {"accuracy": 0.6}})
+    out = tmp_path / "out"
+    write_report(tmp_path / "runs", out, links=False)
+    page = Page(out / "index.html")
+    assert page.links
+    assert all((out / unquote(link)).resolve().parent == out.resolve() for link in page.links)
+    assert "60.0" in page.text
+    assert "It is a link" not in page.text
+
+
+@pytest.fixture
+def beyond(tmp_path: Path, make_run: Make, make_yardstick: Make) -> Path:
+    """The report's folder, of runs along the three axes, some of them in the stress test's own tables."""
+    settings = {"stress-paired-0.9": "converged", "stress-paired-0.5": "published"}
+    beyond = ("0.95", "0.99", "0.9-w256-g10", "0.9-w448-g10", "0.5-w128-g0", "0.5-w128-g50", "0.7-w64-g3")
+    settings |= {f"stress-paired-{place}": "stress-beyond" for place in beyond}
+    for number, (task, setting) in enumerate(settings.items()):
+        make_run(task, "minilm", "glot", {"validation": {"accuracy": 0.9 - 0.01 * number}}, setting=setting)
+        make_yardstick(task, "minilm", "length", {"validation": {"accuracy": 0.5}})
+    write_report(tmp_path / "runs", tmp_path / "results")
+    return tmp_path / "results"
+
+
+def test_beyond_the_paper_there_is_a_curve_an_axis_with_its_dumb_baseline(beyond: Path) -> None:
+    page, html = Page(beyond / "index.html"), (beyond / "index.html").read_text()
+    for axis in ("distractors (%)", "words of a text", "words between negation and noun"):
+        assert f"accuracy (%) over {axis}: GLOT, length alone" in html
+    for tip in ("GLOT, 90: 90.0", "GLOT, 95: 88.0", "GLOT, 128: 90.0", "GLOT, 448: 85.0", "GLOT, 50: 83.0"):
+        assert tip in html
+    assert "length alone, 10: 50.0" not in html  # of a place where nothing was trained there is no point
+    assert "90 % distractors, distance 10" in page.text
+    rows = {
+        tuple(cell["task"].split("-")[2:]): (cell["distractors"], cell["words"], cell["gap"])
+        for cell in json.loads((beyond / "results.json").read_text())["cells"]["beyond"]
+    }
+    assert rows[("0.99",)] == (99, 128, 10)
+    assert rows[("0.5", "w128", "g50")] == (50, 128, 50)
+
+
+def test_beyond_the_paper_nothing_is_shown_twice_or_lost(beyond: Path) -> None:
+    cells = json.loads((beyond / "results.json").read_text())["cells"]
+    shown = {name: {(c["task"], c["method"]) for c in found} for name, found in cells.items()}
+    assert ("stress-paired-0.7-w64-g3", "glot") in shown["ablations"]  # on no axis with another
+    assert ("stress-paired-0.9", "glot") in shown["stress"] - shown["beyond"]
+    assert not shown["beyond"] & (
+        shown["stress"] - {("stress-paired-0.95", "length"), ("stress-paired-0.99", "length")}
+    )
+    table = (beyond / "stress-beyond.md").read_text()
+    assert "| words of a text | GLOT | length alone |" in table
+    assert "| 448 | 85.0 | 50.0 |" in table
+
+
 def test_curves_have_bands_and_each_method_its_own_line(full: Path) -> None:
     html = (full / "index.html").read_text()
     assert html.count('class="series band"') >= 2 * 3 * len(METHODS)

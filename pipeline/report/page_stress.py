@@ -1,0 +1,117 @@
+"""The page's sections on the stress test, the paper's and what lies beyond it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+from pipeline.report.beyond import EXPLANATION as BEYOND_EXPLANATION
+from pipeline.report.beyond import Sweep
+from pipeline.report.cells import Cell, Section, method_name, methods_of, sections
+from pipeline.report.page_tables import cells_table, figure, headed, prose
+from pipeline.report.published import PAPER_NAMES, load_stress
+from pipeline.report.stress import EXPLANATION as STRESS_EXPLANATION
+from pipeline.report.stress import generators_of, place_of
+from pipeline.report.svg import PAPER, Line, Style, line_plot, styles_for, swatch
+
+CHANCE = 50.0  # percent, of the stress test
+
+
+def stress_html(cells: Sequence[Cell], out: Path | None) -> str:
+    """Curves and a table a generator for each backbone and setting."""
+    if not cells:
+        return ""
+    return prose(STRESS_EXPLANATION) + "".join(_stress_section(found, out) for found in sections(cells))
+
+
+def _stress_section(section: Section, out: Path | None) -> str:
+    generators, methods = generators_of(section.cells), methods_of(section.cells)
+    styles, paper_line = styles_for(methods), _paper_line(section)
+    paper_points = paper_line.points if paper_line else []
+    y_range = _y_range([*((cell.mean, cell.std) for cell in section.cells), *((y, None) for _, y, _ in paper_points)])
+    plots = []
+    for generator in generators:
+        cells = [cell for cell in section.cells if place_of(cell)[0] == generator]
+        lines = [_line(method, cells, styles[method]) for method in methods_of(cells)]
+        lines += [paper_line] if paper_line and generator == "published" else []
+        plots.append(
+            line_plot(f"generator {generator}", "distractors (%)", "accuracy (%)", lines, y_range, guide=CHANCE)
+        )
+    caption = "Accuracy over the share of distractor words; bands: ± std over seeds; chance is 50."
+    curves = figure(plots, caption, _legend(methods, section.model, paper_line))
+    return headed(section) + curves + "".join(_stress_table(section, generator, out) for generator in generators)
+
+
+def _line(method: str, cells: Sequence[Cell], style: Style) -> Line:
+    points = sorted((100 * place_of(cell)[1], cell.mean, cell.std) for cell in cells if cell.method == method)
+    return Line(method_name(method, cells[0].model), style, points)
+
+
+def _paper_line(section: Section) -> Line | None:
+    paper_model = section.cells[0].paper_model
+    if paper_model is None or "published" not in generators_of(section.cells):
+        return None
+    ratios = {place_of(cell)[1] for cell in section.cells}
+    published = load_stress().items()
+    points = [(100 * ratio, y, None) for (*key, ratio), y in published if key == [paper_model, "glot"]]
+    inside = sorted(point for point in points if point[0] / 100 in ratios)
+    return Line(f"the paper’s GLOT ({PAPER_NAMES[paper_model]})", PAPER, inside) if inside else None
+
+
+def _stress_table(section: Section, generator: str, out: Path | None) -> str:
+    found = {(place_of(c)[1], c.method): c for c in section.cells if place_of(c)[0] == generator}
+    methods = methods_of(found.values())
+    rows = [
+        (f"{100 * ratio:g} %", [found.get((ratio, method)) for method in methods])
+        for ratio in sorted({ratio for ratio, _ in found})
+    ]
+    names = [method_name(method, section.model) for method in methods]
+    caption = f"Generator {generator}: {section.title}"
+    return cells_table(caption, "distractors", names, rows, out, with_paper=generator == "published")
+
+
+def beyond_html(sweeps: Sequence[Sweep], out: Path | None) -> str:
+    """For each backbone and generator a curve an axis, and their tables."""
+    if not sweeps:
+        return ""
+    parts = [prose(BEYOND_EXPLANATION)]
+    for model, generator in dict.fromkeys((sweep.model, sweep.generator) for sweep in sweeps):
+        ours = [sweep for sweep in sweeps if (sweep.model, sweep.generator) == (model, generator)]
+        methods = methods_of(cell for sweep in ours for cell in sweep.cells.values())
+        styles = styles_for(methods)
+        y_range = _y_range((cell.mean, cell.std) for sweep in ours for cell in sweep.cells.values())
+        plots = [
+            line_plot(
+                sweep.held,
+                sweep.axis,
+                "accuracy (%)",
+                [Line(method_name(m, model), styles[m], sweep.points(m)) for m in sweep.methods],
+                y_range,
+                guide=CHANCE,
+            )
+            for sweep in ours
+        ]
+        caption = "Accuracy; bands: ± std over seeds, where there are several; chance is 50."
+        parts += [f"<h3>{escape(f'{model}, generator {generator}')}</h3>"]
+        parts += [figure(plots, caption, _legend(methods, model)), *(_beyond_table(sweep, out) for sweep in ours)]
+    return "".join(parts)
+
+
+def _beyond_table(sweep: Sweep, out: Path | None) -> str:
+    rows = [(f"{value:g}", [sweep.cells.get((value, m)) for m in sweep.methods]) for value in sweep.values]
+    return cells_table(sweep.title, sweep.axis, [method_name(m, sweep.model) for m in sweep.methods], rows, out)
+
+
+def _legend(methods: Sequence[str], model: str, paper_line: Line | None = None) -> str:
+    styles = styles_for(methods)
+    entries = [(method_name(method, model), styles[method]) for method in methods]
+    entries += [(paper_line.label, PAPER)] if paper_line else []
+    items = "".join(f"<li>{swatch(style)} {escape(name)}</li>" for name, style in entries)
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _y_range(scores: Iterable[tuple[float, float | None]]) -> tuple[float, float]:
+    """What shows all scores (mean, std), chance and 100 %."""
+    reach = [value + side * (std or 0) for value, std in scores for side in (-1, 1)]
+    return min(5 * (min(reach) // 5), CHANCE - 5), max(100.0, max(reach))
