@@ -21,7 +21,7 @@ from pipeline.report.cells import (
     number_of,
     sections,
 )
-from pipeline.report.figures import COLOURS, OTHER_COLOUR, picture_line, save_picture
+from pipeline.report.figures import COLOURS, OTHER_COLOUR, draw_line, picture_line, save_picture
 from pipeline.report.results import OWN, YARDSTICK, Result
 from pipeline.store.files import write_text
 
@@ -138,9 +138,7 @@ def _draw(figure: Figure, question: Question) -> None:
 
 def _draw_lines(panel: Axes, question: Question, task: str, methods: list[str]) -> None:
     for base, points in curves(question, task, methods):
-        values, means, stds = zip(*points, strict=True)
-        colour = COLOURS.get(base.partition(",")[0], OTHER_COLOUR)
-        panel.errorbar(values, means, stds, color=colour, marker="o", markersize=4, capsize=2, label=base)
+        draw_line(panel, base.partition(",")[0], method_name(base, question.model), points)
     panel.set_xlabel(methods[0].rpartition("=")[0].rpartition(",")[2])
     panel.set_ylabel(f"{question.metric(task)} (%)")
     if len({method.rpartition(",")[0] for method in methods}) > 1:

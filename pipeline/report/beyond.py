@@ -20,9 +20,8 @@ from pipeline.report.cells import (
     method_name,
     methods_of,
 )
-from pipeline.report.figures import picture_line, save_picture
+from pipeline.report.figures import draw_line, picture_line, save_picture
 from pipeline.report.results import YARDSTICK, Result
-from pipeline.report.stress import draw_line
 from pipeline.store.files import write_text
 
 if TYPE_CHECKING:

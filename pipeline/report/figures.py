@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.store.files import atomic_path
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
@@ -21,6 +22,7 @@ COLOURS = {
     "glot-loops": "#CC79A7",
 }
 OTHER_COLOUR = "#777777"
+_DASHES = {"length": (0, (5, 2)), "bag-of-words": (0, (2, 1.5))}
 
 
 def save_picture(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> bool:
@@ -41,3 +43,13 @@ def picture_line(path: Path, alt: str, drawn: bool) -> str:
     if drawn:
         return f"![{alt}]({path.name})"
     return f"*{path.name} is left out: matplotlib is missing. `pip install 'glot-pipeline[plots]'` and report again.*"
+
+
+def draw_line(panel: Axes, method: str, label: str, points: Sequence[tuple[float, float, float | None]]) -> None:
+    """A method's curve of (x, mean, std) into a panel; the baselines that see no backbone are dashed and grey."""
+    values, means, stds = zip(*points, strict=True)
+    if method in _DASHES:
+        panel.plot(values, means, color=OTHER_COLOUR, ls=_DASHES[method], label=label)
+    else:
+        colour, bars = COLOURS.get(method, OTHER_COLOUR), [std or 0.0 for std in stds]
+        panel.errorbar(values, means, bars, color=colour, marker="o", markersize=4, capsize=2, label=label)

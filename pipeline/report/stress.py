@@ -19,7 +19,7 @@ from pipeline.report.cells import (
     methods_of,
     sections,
 )
-from pipeline.report.figures import COLOURS, OTHER_COLOUR, picture_line, save_picture
+from pipeline.report.figures import draw_line, picture_line, save_picture
 from pipeline.report.published import PAPER_NAMES, load_stress
 from pipeline.report.results import Result
 from pipeline.store.files import write_text
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_DASHES = {"length": (0, (5, 2)), "bag-of-words": (0, (2, 1.5))}
 EXPLANATION = """\
 Validation accuracy in percent, best epoch, ± the sample standard deviation over seeds where there are several. \
 Chance is 50. “Length alone” and “bag of words” are logistic regressions that see no backbone at all: a method \
@@ -141,13 +140,3 @@ def _draw_panel(panel: Axes, section: Section, generator: str) -> None:
     beside = f" (paper: {PAPER_NAMES[paper_model]})" if generator == "published" and paper_model else ""
     panel.set_title(f"generator {generator}{beside}\n{section.title}", fontsize=9)
     panel.grid(alpha=0.3)
-
-
-def draw_line(panel: Axes, method: str, label: str, points: Sequence[tuple[float, float, float | None]]) -> None:
-    """A method's curve of (x, mean, std) into a panel; the baselines that see no backbone are dashed and grey."""
-    values, means, stds = zip(*points, strict=True)
-    if method in _DASHES:
-        panel.plot(values, means, color=OTHER_COLOUR, ls=_DASHES[method], label=label)
-    else:
-        colour, bars = COLOURS.get(method, OTHER_COLOUR), [std or 0.0 for std in stds]
-        panel.errorbar(values, means, bars, color=colour, marker="o", markersize=4, capsize=2, label=label)

@@ -98,13 +98,16 @@ def test_a_run_made_twice_counts_once_and_an_unfinished_one_is_told(tmp_path: Pa
     ]
 
 
-def test_reproduced_runs_among_them_keep_their_place(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
-    make_run("rte", "minilm", "glot-loops", {"validation": {"accuracy": 0.6}}, setting="converged", seed=3)
+@pytest.mark.parametrize("setting", ["converged", "holdout", "ablation-graph"])
+def test_reproduced_runs_among_them_keep_their_place(
+    tmp_path: Path, make_run: Make, make_yardstick: Make, setting: str
+) -> None:
+    make_run("rte", "minilm", "glot-loops", {"validation": {"accuracy": 0.6}}, setting=setting, seed=3)
     make_yardstick("rte", "minilm", "logreg-mean", {"validation": {"accuracy": 0.5}})
     own_run(tmp_path / "runs/mine")
     results, _ = collect_own([tmp_path])
     assert {(r.task, r.setting, r.method) for r in results} == {
-        ("rte", "converged", "glot-loops"),
+        ("rte", setting, "glot-loops"),
         ("rte", "yardstick", "logreg-mean"),
         ("made", "own", "glot"),
     }
