@@ -55,3 +55,33 @@ def test_from_a_csv_of_sst2_to_predictions(glot: Callable[..., tuple], sst2: Pat
     right = np.mean([answer["label"] == label for answer, (_, label) in zip(answers, dev, strict=True)])
     assert right > 0.7  # chance is 0.51, and all of train gives 0.84
     assert np.load("vectors.npy").shape[0] == len(dev)
+
+
+ROWS = {
+    "cls": ("cls",),
+    "mean": ("mean",),
+    "max": ("max",),
+    "AdaPool": ("adapool",),
+    "**GLOT**": ("glot",),
+    "GLOT, self-loops only": ("glot-loops",),
+    "logistic (STS-B: ridge) regression on the mean": ("logreg-mean", "ridge-mean"),
+}
+
+
+def test_the_readmes_table_is_that_of_the_page() -> None:
+    with open(pages.ROOT / "docs/results/table1.csv", newline="", encoding="utf-8") as file:
+        cells = {
+            (row["method"], row["task"]): " ± ".join(f"{float(row[name]):.1f}" for name in ("mean", "std") if row[name])
+            for row in csv.DictReader(file)
+            if row["model"] == "minilm" and row["setting"] in ("published", "yardstick")
+        }
+    readme = (pages.ROOT / "README.md").read_text(encoding="utf-8")
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in readme.splitlines() if line[:2] == "| "]
+    found = {row[0]: row[1:] for row in table if row[0] in ROWS}
+    assert set(found) == set(ROWS)
+    page = (pages.ROOT / "docs/results/index.html").read_text(encoding="utf-8")
+    for name, methods in ROWS.items():
+        for shown, task in zip(found[name], ("cola", "sst2", "stsb", "mrpc"), strict=True):
+            number = shown.strip("*").replace("−", "-")
+            assert number in [cells[method, task] for method in methods if (method, task) in cells], (name, task)
+            assert number.replace("-", "−") in page
