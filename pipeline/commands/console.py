@@ -66,7 +66,9 @@ def _show_logs() -> None:
 
 LinksOption = Annotated[
     bool,
-    typer.Option("--links/--no-links", help="The page's numbers link to their runs; not, where the runs stay behind."),
+    typer.Option(
+        "--links/--no-links", help="Link the page's numbers to their runs; not, for a page that goes without them."
+    ),
 ]
 ModelOption = Annotated[
     str, typer.Option("--model", help="An alias (minilm, mistral-7b, ...), hub id, folder or GGUF file.")

@@ -71,9 +71,13 @@ class Haystack:
         """Words of noise in `balanced` and `paired` as the ratio nears 1."""
         return self.words - self.longest_signal - _SPARE
 
+    def fair_noise(self, ratio: float) -> int:
+        """Words of noise in each text of `balanced` and `paired`: the ratio's share of the room beside the signal."""
+        return int(self.most_noise * ratio)
+
     def fair_length(self, ratio: float) -> int:
         """Words in each text of `balanced` and `paired`."""
-        return self.longest_signal + int(self.most_noise * ratio)
+        return self.longest_signal + self.fair_noise(ratio)
 
 
 PUBLISHED = Haystack()

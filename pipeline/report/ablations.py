@@ -21,7 +21,7 @@ from pipeline.report.cells import (
     number_of,
     sections,
 )
-from pipeline.report.figures import COLOURS, OTHER_COLOUR, draw_line, picture_line, save_picture
+from pipeline.report.figures import COLOURS, OTHER_COLOUR, draw_line, legend_below, picture_line, save_picture
 from pipeline.report.results import OWN, YARDSTICK, Result
 from pipeline.store.files import write_text
 
@@ -134,6 +134,8 @@ def _draw(figure: Figure, question: Question) -> None:
         panel.grid(alpha=0.3)
     for panel in panels:
         panel.set_axis_off()
+    if any(len(panel.get_legend_handles_labels()[1]) > 1 for panel in figure.axes):
+        legend_below(figure, columns=6)
 
 
 def _draw_lines(panel: Axes, question: Question, task: str, methods: list[str]) -> None:
@@ -141,8 +143,6 @@ def _draw_lines(panel: Axes, question: Question, task: str, methods: list[str]) 
         draw_line(panel, base.partition(",")[0], method_name(base, question.model), points)
     panel.set_xlabel(methods[0].rpartition("=")[0].rpartition(",")[2])
     panel.set_ylabel(f"{question.metric(task)} (%)")
-    if len({method.rpartition(",")[0] for method in methods}) > 1:
-        panel.legend(fontsize=7)
 
 
 def curves(question: Question, task: str, methods: list[str]) -> Iterator[tuple[str, list[tuple[float, float, float]]]]:

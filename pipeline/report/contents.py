@@ -18,8 +18,9 @@
     costs               the fields of `pipeline.cost.CostRecord`, and `path`
     skipped             what is not there: `step` and `reason`
 
-Paths are relative to the file's folder, with "/". Scores of cells are in percent, those of runs are fractions. A later
-version may add fields; a field that changes its meaning gets a new version.
+Paths are relative to the file's folder, with "/", and lead nowhere where the report was moved without its runs. Scores
+of cells are in percent, those of runs are fractions. A later version may add fields; a field that changes its meaning
+gets a new version.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 
 from pipeline.report.ablations import TABLE_SETTINGS, Question, find_questions
 from pipeline.report.beyond import COLUMNS as BEYOND_COLUMNS
-from pipeline.report.beyond import Sweep, beyond_cells, columns_of, find_sweeps
+from pipeline.report.beyond import Sweep, beyond_cells, find_sweeps, place_columns
 from pipeline.report.cells import Cell, cell_values
 from pipeline.report.choices import Choice, find_choices
 from pipeline.report.comparison import Comparison, Predictions, compare, has_no_graph, read_predictions
@@ -133,7 +134,7 @@ def contents_json(contents: Contents, out: Path) -> dict[str, Any]:
                 for cell in contents.stress
             ],
             "beyond": [
-                {**_cell(cell, out), **dict(zip(BEYOND_COLUMNS, columns_of(cell), strict=True))}
+                {**_cell(cell, out), **dict(zip(BEYOND_COLUMNS, place_columns(cell), strict=True))}
                 for cell in beyond_cells(contents.sweeps)
             ],
             "other": [_cell(cell, out) for cell in contents.other],

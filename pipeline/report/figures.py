@@ -51,5 +51,14 @@ def draw_line(panel: Axes, method: str, label: str, points: Sequence[tuple[float
     if method in _DASHES:
         panel.plot(values, means, color=OTHER_COLOUR, ls=_DASHES[method], label=label)
     else:
-        colour, bars = COLOURS.get(method, OTHER_COLOUR), [std or 0.0 for std in stds]
+        colour, bars = COLOURS.get(method, OTHER_COLOUR), [std or 0.0 for std in stds] if any(stds) else None
         panel.errorbar(values, means, bars, color=colour, marker="o", markersize=4, capsize=2, label=label)
+
+
+def legend_below(figure: Figure, columns: int) -> None:
+    """One legend for all panels, below them; each label once, however many panels show it."""
+    lines = {}
+    for panel in figure.axes:
+        handles, labels = panel.get_legend_handles_labels()
+        lines |= dict(zip(labels, handles, strict=True))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, frameon=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import FaultError, GlotError, UsageError
+from pipeline.report.cells import METHODS
 from pipeline.report.results import OWN, YARDSTICK, Result, Scores, read_run, read_yardstick
 from pipeline.store.files import read_json
 
@@ -108,7 +110,8 @@ def _is_ours(config: Path) -> bool:
 def _is_reproduced(run: Path) -> bool:
     """Whether a run lies at `<task>-<model>/<setting>/<method>/seed-<s>`, as its config says."""
     run = run.absolute()
-    if not run.name.removeprefix("seed-").isdecimal() or len(run.parents) < 3:
+    method = run.parent.name.partition(",")[0]
+    if not re.fullmatch(r"seed-\d+", run.name) or method not in METHODS or len(run.parents) < 3:
         return False
     try:
         config = read_json(run / "config.json")

@@ -39,7 +39,7 @@ def _stress_section(section: Section, out: Path | None) -> str:
             line_plot(f"generator {generator}", "distractors (%)", "accuracy (%)", lines, y_range, guide=CHANCE)
         )
     caption = "Accuracy over the share of distractor words; bands: ± std over seeds; chance is 50."
-    curves = figure(plots, caption, _legend(methods, section.model, paper_line))
+    curves = figure(plots, caption, _legend(styles, section.model, paper_line))
     return headed(section) + curves + "".join(_stress_table(section, generator, out) for generator in generators)
 
 
@@ -94,18 +94,17 @@ def beyond_html(sweeps: Sequence[Sweep], out: Path | None) -> str:
         ]
         caption = "Accuracy; bands: ± std over seeds, where there are several; chance is 50."
         parts += [f"<h3>{escape(f'{model}, generator {generator}')}</h3>"]
-        parts += [figure(plots, caption, _legend(methods, model)), *(_beyond_table(sweep, out) for sweep in ours)]
+        parts += [figure(plots, caption, _legend(styles, model)), *(_beyond_table(sweep, out) for sweep in ours)]
     return "".join(parts)
 
 
 def _beyond_table(sweep: Sweep, out: Path | None) -> str:
-    rows = [(f"{value:g}", [sweep.cells.get((value, m)) for m in sweep.methods]) for value in sweep.values]
+    rows = [(sweep.row_name(value), [sweep.cells.get((value, m)) for m in sweep.methods]) for value in sweep.values]
     return cells_table(sweep.title, sweep.axis, [method_name(m, sweep.model) for m in sweep.methods], rows, out)
 
 
-def _legend(methods: Sequence[str], model: str, paper_line: Line | None = None) -> str:
-    styles = styles_for(methods)
-    entries = [(method_name(method, model), styles[method]) for method in methods]
+def _legend(styles: dict[str, Style], model: str, paper_line: Line | None = None) -> str:
+    entries = [(method_name(method, model), style) for method, style in styles.items()]
     entries += [(paper_line.label, PAPER)] if paper_line else []
     items = "".join(f"<li>{swatch(style)} {escape(name)}</li>" for name, style in entries)
     return f'<ul class="legend">{items}</ul>'

@@ -22,7 +22,7 @@ class Result:
         task: "cola", "stress-published-0.9". model: the backbone's alias.
         method: cls, mean, max, adapool, glot, glot-loops, the name of a yardstick; of own runs as in
             "glot, tau=0.3".
-        setting: "published" (the published 3 epochs), "converged", "yardstick", or "own".
+        setting: "published" (the published 3 epochs), "yardstick", "own", or the name of a recipe's group of runs.
         seed: the run's seed; 0 for yardsticks.
         best, best_published, last: the scores by each rule of `pipeline.fit.result.FitResult`.
         epochs: epochs trained. density: mean edge density of the token graphs; None where there is no graph.

@@ -19,9 +19,9 @@ from pipeline.report.cells import (
     methods_of,
     sections,
 )
-from pipeline.report.figures import draw_line, picture_line, save_picture
+from pipeline.report.figures import draw_line, legend_below, picture_line, save_picture
 from pipeline.report.published import PAPER_NAMES, load_stress
-from pipeline.report.results import Result
+from pipeline.report.results import YARDSTICK, Result
 from pipeline.store.files import write_text
 
 if TYPE_CHECKING:
@@ -54,14 +54,15 @@ def stress_cells(results: Sequence[Result]) -> list[Cell]:
     paper = load_stress()
     cells = []
     for task in sorted({result.task for result in results}):
-        if (parsed := parse_task(task)) is None:
+        ours = [result for result in results if result.task == task]
+        if (parsed := parse_task(task)) is None or all(result.setting == YARDSTICK for result in ours):
             continue
         generator, ratio = parsed
 
         def number(model: str, method: str, generator: str = generator, ratio: float = ratio) -> float | None:
             return paper.get((model, method, ratio)) if generator == "published" else None
 
-        cells += make_cells([result for result in results if result.task == task], "validation", "accuracy", number)
+        cells += make_cells(ours, "validation", "accuracy", number)
     return cells
 
 
@@ -119,11 +120,7 @@ def _draw(figure: Figure, found: list[Section], generators: list[str]) -> None:
         row[0].set_ylabel("accuracy (%)")
     for panel in grid[-1]:
         panel.set_xlabel("distractors (%)")
-    lines = {}  # label -> line: each method once, however many panels show it
-    for panel in grid.flat:
-        handles, labels = panel.get_legend_handles_labels()
-        lines |= dict(zip(labels, handles, strict=True))
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=4, frameon=False)
+    legend_below(figure, columns=4)
 
 
 def _draw_panel(panel: Axes, section: Section, generator: str) -> None:
