@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +60,30 @@ def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, str] 
 
 
 def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-    name = path.name
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{name} line {number}"
-            try:
-                cells = json.loads(line)
-            except (ValueError, RecursionError) as error:  # the latter two for huge numbers and deep nesting
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                yield where, UnfitRow(f"{where}: {reason}: one JSON object a line is expected")
-                continue
-            if isinstance(cells, dict):
+        for where, cells in json_values(file, path.name, "object"):
+            if isinstance(cells, (dict, UnfitRow)):
                 yield where, cells
             else:
                 kind = type(cells).__name__
                 yield where, UnfitRow(f"{where}: a {kind} where one JSON object a line is expected")
+
+
+def json_values(lines: Iterable[str], name: str, expected: str) -> Iterator[tuple[str, Any]]:
+    """Pairs of (place, the JSON value of a line or what is wrong with it) of a file `name`; empty lines are passed by.
+
+    `expected` says in messages what a line should hold, "object" or "value".
+    """
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{name} line {number}"
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:  # the latter two for huge numbers and deep nesting
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            value = UnfitRow(f"{where}: {reason}: one JSON {expected} a line is expected")
+        yield where, value
 
 
 def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:

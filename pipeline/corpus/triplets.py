@@ -6,7 +6,6 @@ Rows are read as a stream into an `ExampleTable`, so half a million of them need
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import zlib
 from array import array
@@ -21,6 +20,7 @@ import numpy as np
 
 from pipeline.corpus import hub
 from pipeline.corpus.examples import BadRows, Corpus, Example, ExampleTable, Split, UnfitRow, take
+from pipeline.corpus.formats import json_values
 from pipeline.corpus.request import HUB
 from pipeline.errors import UsageError
 from pipeline.store.plan import text_hash
@@ -155,17 +155,8 @@ def _lines(raw: IO[bytes], source: str, name: str) -> Iterator[tuple[str, Any]]:
     """The JSON values of a file, line by line."""
     with raw, _readable(source):
         lines = gzip.GzipFile(fileobj=raw) if name.lower().endswith(".gz") else raw
-        for number, line in enumerate(lines, start=1):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            if not text.strip():
-                continue
-            where = f"{Path(name).name} line {number}"
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError) as error:  # the latter two for huge numbers and deep nesting
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                value = UnfitRow(f"{where}: {reason}: one JSON value a line is expected")
-            yield where, value
+        texts = (line.decode("utf-8" if number else "utf-8-sig") for number, line in enumerate(lines))
+        yield from json_values(texts, Path(name).name, "value")
 
 
 @contextmanager

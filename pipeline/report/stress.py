@@ -66,9 +66,8 @@ def stress_cells(results: Sequence[Result]) -> list[Cell]:
     return cells
 
 
-def write_stress(results: Sequence[Result], out: Path) -> list[Path]:
-    """Write `stress.md`, `stress.csv` and `stress.png`; nothing where there are no results of the stress test."""
-    cells = stress_cells(results)
+def write_stress(cells: Sequence[Cell], out: Path) -> list[Path]:
+    """Write `stress.md`, `stress.csv` and `stress.png`; nothing where there are no cells."""
     if not cells:
         return []
     page, table, picture = out / "stress.md", out / "stress.csv", out / "stress.png"

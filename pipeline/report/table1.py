@@ -77,9 +77,8 @@ def table1_cells(results: Sequence[Result]) -> list[Cell]:
     ]
 
 
-def write_table1(results: Sequence[Result], out: Path) -> list[Path]:
-    """Write `table1.md`, `table1.csv` and `table1.png`; nothing where no GLUE task has results."""
-    cells = table1_cells(results)
+def write_table1(cells: Sequence[Cell], out: Path) -> list[Path]:
+    """Write `table1.md`, `table1.csv` and `table1.png`; nothing where there are no cells."""
     if not cells:
         return []
     page, table, picture = out / "table1.md", out / "table1.csv", out / "table1.png"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.report.ablations import TABLE_SETTINGS, write_ablations
+from pipeline.report.ablations import write_ablations
 from pipeline.report.beyond import write_beyond
 from pipeline.report.cells import NOTHING, demote, markdown_table
 from pipeline.report.choices import write_choices
@@ -67,10 +67,10 @@ def _write(contents: Contents, out: Path, links: bool) -> list[Path]:
     make_folder(out)
     index, page, data = out / "README.md", out / "index.html", out / "results.json"
     write_json(data, contents_json(contents, out))
-    in_tables = [result for result in contents.results if result.setting in TABLE_SETTINGS]
-    tables = [*write_table1(in_tables, out), *write_stress(in_tables, out), *write_beyond(contents.sweeps, out)]
-    tables += [*write_other(contents.other, out), *write_ablations(contents.questions, out)]
-    tables += [*write_choices(contents.choices, out), *write_costs(contents.costs, out)]
+    tables = [*write_table1(contents.table1, out), *write_stress(contents.stress, out)]
+    tables += [*write_beyond(contents.sweeps, out), *write_other(contents.other, out)]
+    tables += [*write_ablations(contents.questions, out), *write_choices(contents.choices, out)]
+    tables += write_costs(contents.costs, out)
     write_text(page, make_page(contents, out, [index, data, *tables], links))
     write_text(index, _index(contents, [page, data, *tables]))
     return [index, page, data, *tables]

@@ -78,7 +78,7 @@ def test_table1_page(tmp_path: Path, make_run: Make, make_yardstick: Make) -> No
     make_run("rte", "minilm", "cls", {"validation": {"accuracy": 0.6}}, seed=0)
     make_run("rte", "minilm", "cls", {"validation": {"accuracy": 0.5}}, seed=1)
     make_yardstick("rte", "minilm", "logreg-mean", {"validation": {"accuracy": 0.55}})
-    paths = write_table1(collect(tmp_path / "runs"), tmp_path)
+    paths = write_table1(table1_cells(collect(tmp_path / "runs")), tmp_path)
     assert [path.name for path in paths] == ["table1.md", "table1.csv"]
     page = paths[0].read_text()
     assert "## minilm, published settings (3 epochs)" in page
@@ -139,7 +139,7 @@ def test_stress_page(tmp_path: Path, make_run: Make, make_yardstick: Make) -> No
     make_run("stress-paired-0.9", "minilm", "glot", {"validation": {"accuracy": 0.66}})
     make_yardstick("stress-published-0.9", "minilm", "length", {"validation": {"accuracy": 1.0}})
     make_run("rte", "minilm", "glot", {"validation": {"accuracy": 0.6}})
-    paths = write_stress(collect(tmp_path / "runs"), tmp_path)
+    paths = write_stress(stress_cells(collect(tmp_path / "runs")), tmp_path)
     assert [path.name for path in paths] == ["stress.md", "stress.csv"]
     published, paired = paths[0].read_text().split("### Generator ")[1:]
     assert row_of(published, "distractors") == ["distractors", "mean", "GLOT", "length alone"]
