@@ -44,6 +44,7 @@ def export_folder(
     device: str | None = None,
     licence: str | None = None,
     repo: str | None = None,
+    trust_remote_code: bool = False,
 ) -> ExportedFolder:
     """Write backbone, tokenizer, pooling, head and model card of a run to a new folder `out`, and check it.
 
@@ -51,7 +52,7 @@ def export_folder(
 
     Args:
         run: of one seed, finished.
-        model, device: see `GlotModel.load`.
+        model, device, trust_remote_code: see `GlotModel.load`.
         licence: for the model card, an identifier that the Hub knows, such as apache-2.0.
         repo: for its example of use, where the folder will be uploaded to.
 
@@ -62,7 +63,7 @@ def export_folder(
     result = FitResult.load(run)
     check_library()
     with atomic_folder(out) as folder:
-        glot = GlotModel.load(run, model, device)
+        glot = GlotModel.load(run, model, device, trust_remote_code)
         pooling = load_pooling(run, glot.config, added_tokens(glot.backbone.tokenizer))
         _write_backbone(glot, folder)
         contrastive = glot.config.contrastive
