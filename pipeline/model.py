@@ -201,10 +201,10 @@ def load_run_backbone(
     """
     source = resolve_model(model or states.source or states.backbone)
     backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
-    for name in ("weights_sha256", "tokenizer_sha256"):
-        if getattr(backbone, name) != getattr(states, name):
-            raise UsageError(
-                f"{backbone.name} is not the backbone that {run} was trained on ({name} differs): "
-                "pass the right one with --model"
-            )
+    different = states.other_backbone(backbone)
+    if different:
+        raise UsageError(
+            f"{backbone.name} is not the backbone that {run} was trained on ({different} differs): "
+            "pass the right one with --model"
+        )
     return backbone

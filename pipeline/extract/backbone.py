@@ -10,8 +10,8 @@ import torch
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.adapter import check_peft, merge_adapter
 from pipeline.extract.folders import ModelFolders, find_folders
-from pipeline.extract.foreign_code import check_code, declared_code
-from pipeline.extract.identity import tokenizer_sha256, weights_sha256
+from pipeline.extract.foreign_code import check_code, code_files, declared_code
+from pipeline.extract.identity import Loader, identify_loader, tokenizer_sha256, weights_sha256
 from pipeline.extract.quiet import without_bars
 from pipeline.extract.source import ModelSource
 
@@ -30,6 +30,7 @@ class Backbone:
         kind: "encoder" or "decoder".
         width: d. num_layers: n. max_positions: the longest input the model takes, None where it has no limit.
         vocabulary_size: rows of the embedding table. device: where its input goes.
+        loader: what was read beside weights and tokenizer.
     """
 
     name: str
@@ -46,6 +47,12 @@ class Backbone:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
+    loader: Loader
+
+    @property
+    def loader_sha256(self) -> str:
+        """Hash of what was read beside weights and tokenizer."""
+        return self.loader.sha256
 
     @torch.inference_mode()
     def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
@@ -96,6 +103,9 @@ def load_backbone(
     logging.disable_progress_bar()
     folders = find_folders(source, trust_remote_code)
     tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
+    code = code_files(folders.model, config, model) if trust_remote_code else {}
+    if trust_remote_code and folders.tokenizer != folders.model:
+        code |= code_files(folders.tokenizer, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = tokenizer.truncation_side = "right"
@@ -120,6 +130,7 @@ def load_backbone(
         model=model,
         tokenizer=tokenizer,
         device=device,
+        loader=identify_loader(folders, tokenizer, config, code),
     )
 
 

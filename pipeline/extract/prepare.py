@@ -14,6 +14,7 @@ from pipeline import __version__
 from pipeline.corpus.examples import Corpus
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone
+from pipeline.extract.old_caches import check_old_loader, check_old_tokens
 from pipeline.extract.options import ExtractOptions
 from pipeline.extract.planning import NumberedTexts, check_template, number_texts, tokenize_into
 from pipeline.store.claims import Claims
@@ -84,6 +85,7 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
         dtype=automatic if options.dtype == "auto" else options.dtype,
         compute_dtype=backbone.compute_dtype,
         source=backbone.source,
+        loader_sha256=backbone.loader_sha256,
     )
 
 
@@ -130,6 +132,9 @@ class Preparation:
         # A cache keeps the seed it began with.
         order_seed = manifest.plan.order_seed if manifest else self.options.order_seed
         texts = number_texts(corpus, old, order_seed, self.folder)
+        if old is not None and len(texts.new) and not manifest.states.loader_sha256:
+            check_old_tokens(self.folder, old, self.backbone, manifest.states)
+            self.say(f"{self.folder} was made by an older version: its texts come to the same tokens still")
         sets = {set_name(self.options.group, name): examples for name, examples in texts.sets.items()}
         for name, examples in sets.items():
             _check_examples(manifest, self.folder, name, examples, corpus.spec)
@@ -164,6 +169,8 @@ class Preparation:
             raise UsageError(
                 f"{self.folder} was made with other settings ({difference}): choose another folder with --out"
             )
+        if not manifest.states.loader_sha256:
+            check_old_loader(self.folder, self.backbone)
         try:
             plan = Plan(self.folder, manifest.plan.data)
             plan.file.check_file()

@@ -61,12 +61,12 @@ def _claim(claims: Claims, name: str) -> None:
 def _load(cache: Cache, source: ModelSource, device: str | None, trust_remote_code: bool) -> Backbone:
     states = cache.manifest.states
     backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
-    for name in ("weights_sha256", "tokenizer_sha256"):
-        if getattr(backbone, name) != getattr(states, name):
-            raise UsageError(
-                f"{source.location} is not the backbone that made {cache.folder} ({name} differs): "
-                "pass the right one with --model"
-            )
+    different = states.other_backbone(backbone)
+    if different:
+        raise UsageError(
+            f"{source.location} is not the backbone that made {cache.folder} ({different} differs): "
+            "pass the right one with --model"
+        )
     return backbone
 
 

@@ -154,12 +154,13 @@ class RunConfig:
         Raises UsageError naming the field, and both values.
         """
         ours = self.states
-        for name in ("width", "kind", "num_layers", "weights_sha256", "tokenizer_sha256", "template"):
-            if getattr(ours, name) != getattr(theirs, name):
-                raise UsageError(
-                    f"this head was trained on states of {ours.backbone}, {where} holds states of "
-                    f"{theirs.backbone}: {name} {getattr(ours, name)} there, {getattr(theirs, name)} here"
-                )
+        names = ("width", "kind", "num_layers", "template")
+        different = [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+        for name in filter(None, [*different, ours.other_backbone(theirs)]):
+            raise UsageError(
+                f"this head was trained on states of {ours.backbone}, {where} holds states of "
+                f"{theirs.backbone}: {name} {getattr(ours, name)} there, {getattr(theirs, name)} here"
+            )
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:

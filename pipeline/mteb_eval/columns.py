@@ -71,7 +71,10 @@ class Comparison:
         """A name for all that a column's vectors depend on: states, layer, weights and `settings`; 16 hex digits."""
         states = self.config.states
         parts = {
-            "states": [states.weights_sha256, states.tokenizer_sha256, states.template, states.compute_dtype],
+            "states": [
+                *(states.weights_sha256, states.tokenizer_sha256, states.template, states.compute_dtype),
+                *([states.loader_sha256] if states.loader_sha256 else []),
+            ],
             "layer": self.config.layer,
             "column": column.identity,
             "settings": settings,

@@ -144,7 +144,10 @@ def _merge_texts(caches: list[Cache], folder: Path, shard_bytes: int) -> Manifes
                     skipped=entries[name].skipped + entry.skipped,
                 )
         start = stop
-    return _build(folder, caches[0].manifest.states, parts, sets, entries, shard_bytes)
+    identity = caches[0].manifest.states
+    if not all(cache.manifest.states.loader_sha256 for cache in caches):
+        identity = replace(identity, loader_sha256="")  # unknown of some texts is unknown
+    return _build(folder, identity, parts, sets, entries, shard_bytes)
 
 
 def _join(one: ExampleSet, other: ExampleSet, name: str, entry: ExamplesEntry, added: ExamplesEntry) -> ExampleSet:

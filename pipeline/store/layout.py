@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.errors import FaultError, UsageError
 from pipeline.store.checked import checked
@@ -53,6 +53,14 @@ def next_name(file: str) -> str:
 _NAMES = ("backbone", "source")  # of `StatesIdentity`: for people
 
 
+class LoadedHashes(Protocol):
+    """What has the hashes of a backbone: the backbone itself, or the identity of its states."""
+
+    weights_sha256: str
+    tokenizer_sha256: str
+    loader_sha256: str
+
+
 @dataclass(frozen=True)
 class StatesIdentity:
     """All that the token states depend on. Two caches with equal identities hold equal states of a text.
@@ -71,6 +79,8 @@ class StatesIdentity:
         dtype: how states are stored: float16, bfloat16, float32, or int8 with a scale a token.
         compute_dtype: the backbone's own arithmetic.
         source: the alias, hub id or path that found the backbone, to find it again; "" in caches of before.
+        loader_sha256: hash of what else the loader reads that can change a token or a state; "" in caches of before,
+            where it is not known, and compared where both are.
     """
 
     backbone: str
@@ -86,6 +96,7 @@ class StatesIdentity:
     dtype: str
     compute_dtype: str
     source: str = ""
+    loader_sha256: str = ""
 
     def difference(self, other: StatesIdentity) -> str | None:
         """The first field in which `other` differs, as "field: old -> new"; None where they are equal.
@@ -94,15 +105,26 @@ class StatesIdentity:
         """
         for item in fields(self):
             old, new = getattr(self, item.name), getattr(other, item.name)
-            if item.name not in _NAMES and old != new:
+            unknown = item.name == "loader_sha256" and not (old and new)
+            if item.name not in _NAMES and not unknown and old != new:
                 # Of a template every space counts.
                 return f"{item.name}: {old!r} -> {new!r}" if item.name == "template" else f"{item.name}: {old} -> {new}"
         return None
 
     def digest(self) -> str:
-        """Ties a shard file to its settings: SHA-256 over all fields but the backbone's names."""
+        """Ties a shard file to its settings: SHA-256 over all fields but the backbone's names, and what is unknown."""
         values = {key: value for key, value in asdict(self).items() if key not in _NAMES}
+        if not self.loader_sha256:
+            del values["loader_sha256"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def other_backbone(self, theirs: LoadedHashes) -> str | None:
+        """The first hash in which another backbone, or its states' identity, differs; None for the same one."""
+        for name in ("weights_sha256", "tokenizer_sha256", "loader_sha256"):
+            old, new = getattr(self, name), getattr(theirs, name)
+            if old != new and (name != "loader_sha256" or (old and new)):
+                return name
+        return None
 
     @property
     def bytes_per_token(self) -> int:

@@ -21,6 +21,7 @@ IDENTITY = StatesIdentity(
     revision="",
     weights_sha256="0" * 64,
     tokenizer_sha256="1" * 64,
+    loader_sha256="2" * 64,
     kind="decoder",
     width=6,
     num_layers=3,

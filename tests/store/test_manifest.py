@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields, replace
@@ -66,6 +67,17 @@ def test_the_first_difference_is_named_with_both_values(identity: StatesIdentity
         shown = f"{old!r} -> {new!r}" if item.name == "template" else f"{old} -> {new}"
         assert identity.difference(other) == f"{item.name}: {shown}"
         assert identity.digest() != other.digest()
+
+
+def test_what_is_not_known_is_not_compared(identity: StatesIdentity) -> None:
+    before = replace(identity, loader_sha256="")
+    assert before.difference(identity) is identity.difference(before) is None
+    assert before.other_backbone(identity) is identity.other_backbone(before) is None
+    assert identity.other_backbone(replace(identity, loader_sha256="f")) == "loader_sha256"
+    assert before.other_backbone(replace(identity, tokenizer_sha256="f")) == "tokenizer_sha256"
+    # Shards of before were tied to all fields that there were.
+    values = {key: value for key, value in asdict(before).items() if key not in ("backbone", "source", "loader_sha256")}
+    assert before.digest() == hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def test_bytes_a_token(identity: StatesIdentity) -> None:
