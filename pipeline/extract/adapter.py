@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,9 @@ def merge_adapter(model: PreTrainedModel, folder: Path, name: str) -> None:
     if hasattr(config, "modules_to_save"):
         names = {part for module, _ in holder.named_modules() for part in module.split(".")}
         config.modules_to_save = [module for module in saved if module.split(".")[-1] in names] or None
-    with torch.random.fork_rng(devices=[]):  # new weights are drawn, though these are replaced
+    # New weights are drawn, though these are replaced; and what peft will do otherwise one day is nothing for a user.
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         adapted = PeftModel(holder, config)
     _check_fit(adapted, weights, name)
     set_peft_model_state_dict(adapted, weights)

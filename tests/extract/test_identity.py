@@ -103,9 +103,8 @@ def prepare_python_tokenizer(folder: Path) -> None:
         (folder / name).unlink()
     words = ["<unk>", *"thecaogd", *(f"{letter}</w>" for letter in "thecaogd"), "th@@", "the", "ca@@", "at", "he"]
     pieces = [piece.replace("</w>", "") if "</w>" in piece else f"{piece}@@" for piece in words]
-    (folder / "vocab.json").write_text(
-        json.dumps({piece: n for n, piece in enumerate(dict.fromkeys([*words, *pieces]))})
-    )
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*words, *pieces]))}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("#version: 0.2\nt h\nth e</w>\nh e</w>\nc a\na t</w>\n")
     change(folder / "tokenizer_config.json", tokenizer_class="CTRLTokenizer", unk_token="<unk>", pad_token="<unk>")
 
@@ -242,7 +241,7 @@ def test_an_older_cache_whose_tokens_would_be_others(
     folder = copy()
     out = extract_as_before(corpus(5), folder, tmp_path / "cache", unknown_is_special=True)
     extract(corpus(5), folder, out)
-    with pytest.raises(UsageError, match="older version, and .* makes other tokens of its texts now: choose another"):
+    with pytest.raises(UsageError, match=r"older version, and .* makes other tokens of its texts now: choose another"):
         extract(corpus(5, "a new text"), folder, out)
     assert len(Cache(out).plan) == 5
     out = extract_as_before(corpus(4), folder, tmp_path / "no texts", keep_texts=False)
