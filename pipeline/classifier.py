@@ -50,7 +50,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         pooler, gnn, jk, tau, tokens, layers, hidden: see `PoolerConfig`.
         epochs, lr, batch_size: see `TrainConfig`.
         class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
-        layer: the backbone's layer; -1 is after the final norm. max_tokens: longer texts are cut here.
+        layer: the backbone's layer; -1 is after the final norm. max_tokens: longer texts are cut here; None
+            cuts at 128, or at what the backbone takes where that is less.
         validation_fraction: None trains on all examples and keeps the last epoch; a share of them, 0 to 1, is kept
             aside, each class in proportion, to choose the best epoch by accuracy.
         random_state: of the weights, the order of the examples and the validation examples. On a CPU the same number
@@ -87,7 +88,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         batch_size: int | None = None,
         class_weight: str | None = None,
         layer: int = -1,
-        max_tokens: int = 128,
+        max_tokens: int | None = None,
         validation_fraction: float | None = None,
         random_state: int | np.random.RandomState | None = 0,
         device: str | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,12 @@ import torch
 
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.identity import tokenizer_sha256, weights_sha256
+from pipeline.extract.probe import probe
 from pipeline.extract.source import ModelSource, fetch_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -25,8 +28,12 @@ class Backbone:
     Attributes:
         source: what finds it again, see `ModelSource.spec`.
         kind: "encoder" or "decoder".
-        width: d. num_layers: n. max_positions: the longest input the model takes, None where it has no limit.
-        vocabulary_size: rows of the embedding table. device: where its input goes.
+        num_layers: n. vocabulary_size: rows of the embedding table. device: where its input goes.
+        layer_widths: (n + 1) numbers, d of each layer; None for a layer of which the model does not say for sure
+            which it is.
+        max_positions: the longest input the model takes, None where it has no limit.
+        pads: whether texts may be padded; else only texts of equal length are forwarded together.
+        tried: the most tokens of a text that was forwarded to see that it works. See `probe` for these four.
     """
 
     name: str
@@ -35,16 +42,37 @@ class Backbone:
     weights_sha256: str
     tokenizer_sha256: str
     kind: str
-    width: int
     num_layers: int
-    max_positions: int | None
     vocabulary_size: int
     compute_dtype: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
+    layer_widths: tuple[int | None, ...] = ()
+    max_positions: int | None = None
+    pads: bool = True
+    tried: int = 0
+
+    @property
+    def width(self) -> int:
+        """d of the last layer."""
+        return self.layer_widths[-1]
+
+    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) int64 ids of B texts, padded on the right, and their (B, L) int64 mask."""
+        length = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(int(length.max())) < length[:, None]
+        ids = torch.full(mask.shape, self.tokenizer.pad_token_id or 0)
+        ids[mask] = torch.tensor([number for row in rows for number in row])
+        return ids, mask.long()
 
     @torch.inference_mode()
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> ModelOutput:
+        """The model's own output for (B, L) ids and mask, with the states of all layers where that is asked for."""
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        options = {"use_cache": False} if "use_cache" in inspect.signature(self.model.forward).parameters else {}
+        return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)
+
     def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
         """Forward one padded batch.
 
@@ -56,10 +84,7 @@ class Backbone:
         Returns:
             One (B, L, d) tensor a layer.
         """
-        wants_inner = any(layer < self.num_layers for layer in layers)
-        options = {"use_cache": False} if self.kind == "decoder" else {}
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=wants_inner, **options)
+        output = self.forward(ids, mask, with_inner=any(layer < self.num_layers for layer in layers))
         return [
             output.last_hidden_state if layer == self.num_layers else output.hidden_states[layer] for layer in layers
         ]
@@ -100,22 +125,22 @@ def load_backbone(
     else:
         device = model.get_input_embeddings().weight.device
         device = torch.device("cpu") if device.type == "meta" else device  # a module on disk is loaded for its turn
-    return Backbone(
+    backbone = Backbone(
         name=source.name,
         source=source.spec,
         revision=revision,
         weights_sha256=weights_sha256(folder, source.gguf_file),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         kind=backbone_kind(config),
-        width=config.hidden_size,
         num_layers=config.num_hidden_layers,
-        max_positions=_max_positions(config),
-        vocabulary_size=model.get_input_embeddings().num_embeddings,
+        vocabulary_size=_vocabulary_size(model, source),
         compute_dtype=str(model.dtype).removeprefix("torch."),
         model=model,
         tokenizer=tokenizer,
         device=device,
     )
+    probe(backbone)
+    return backbone
 
 
 def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | str) -> torch.device:
@@ -176,8 +201,12 @@ def backbone_kind(config: PretrainedConfig) -> str:
     return "encoder" if is_encoder else "decoder"
 
 
-def _max_positions(config: PretrainedConfig) -> int | None:
-    limit = getattr(config, "max_position_embeddings", None)
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # their positions start after the pad id
-        return limit - config.pad_token_id - 1
-    return limit
+def _vocabulary_size(model: PreTrainedModel, source: ModelSource) -> int:
+    """Rows of the embedding table; raises UsageError for a model without one, which reads characters."""
+    try:
+        return model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):
+        raise UsageError(
+            f"{source.name} (a {model.config.model_type} model) has no table of token embeddings, as models of "
+            "characters do not: pass a model of tokens"
+        ) from None

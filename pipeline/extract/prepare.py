@@ -15,7 +15,8 @@ from pipeline.corpus.examples import Corpus
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone
 from pipeline.extract.options import ExtractOptions
-from pipeline.extract.planning import NumberedTexts, check_template, number_texts, tokenize_into
+from pipeline.extract.planning import NumberedTexts, check_template, length_limit, number_texts, tokenize_into
+from pipeline.extract.probe import describe
 from pipeline.store.claims import Claims
 from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
 from pipeline.store.files import nearest_there
@@ -60,13 +61,14 @@ def check_folder(folder: Path) -> None:
 
 
 def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdentity:
-    """All that the states will depend on; raises UsageError for an unfit template, or no such layer or dtype."""
+    """All that the states will depend on; raises UsageError for an unfit template or length, or no such layer or dtype."""
     count = backbone.num_layers
     layers = sorted({layer if layer >= 0 else count + 1 + layer for layer in options.layers})
     if not layers or layers[0] < 0 or layers[-1] > count:
         raise UsageError(
             f"--layers {options.layers}: {backbone.name} has the layers 0 to {count} (or -1 to -{count + 1})"
         )
+    template = check_template(options.template, backbone)
     if options.dtype not in ("auto", *STORED_AS):
         raise UsageError(f"unknown --dtype {options.dtype!r}: choose auto, {', '.join(STORED_AS)}")
     automatic = "bfloat16" if backbone.compute_dtype == "bfloat16" else "float16"
@@ -76,15 +78,30 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
         weights_sha256=backbone.weights_sha256,
         tokenizer_sha256=backbone.tokenizer_sha256,
         kind=backbone.kind,
-        width=backbone.width,
+        width=_common_width(backbone, layers),
         num_layers=count,
-        template=check_template(options.template, backbone),
-        max_tokens=options.max_tokens,
+        template=template,
+        max_tokens=length_limit(backbone, options.max_tokens, options.usual_tokens, template),
         layers=tuple(layers),
         dtype=automatic if options.dtype == "auto" else options.dtype,
         compute_dtype=backbone.compute_dtype,
         source=backbone.source,
     )
+
+
+def _common_width(backbone: Backbone, layers: list[int]) -> int:
+    """d of the layers; raises UsageError where they differ, or it is not sure which layers the model's own are."""
+    widths = {layer: backbone.layer_widths[layer] for layer in layers}
+    unsure = [layer for layer, width in widths.items() if width is None]
+    if unsure:
+        raise UsageError(
+            f"--layers {unsure[0]}: {describe(backbone)} does not list its states from the embeddings on, so its "
+            "inner layers have no sure number: leave --layers out, for the last"
+        )
+    if len(set(widths.values())) > 1:
+        told = ", ".join(f"layer {layer} has {width}" for layer, width in widths.items())
+        raise UsageError(f"--layers: {backbone.name} has layers of several widths ({told}): extract them one by one")
+    return next(iter(widths.values()))
 
 
 def hold_plan(claims: Claims, say: Say) -> None:

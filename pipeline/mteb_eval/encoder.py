@@ -14,7 +14,7 @@ from mteb.models.abs_encoder import AbsEncoder
 
 from pipeline.errors import FaultError
 from pipeline.extract.backbone import Backbone
-from pipeline.extract.planning import check_length_limit, clean
+from pipeline.extract.planning import clean, length_limit
 from pipeline.fit.states import available_memory
 from pipeline.model import WINDOW, forward_texts, load_run_backbone
 from pipeline.mteb_eval.columns import Column, Comparison
@@ -56,7 +56,7 @@ class TextVectors:
     def backbone(self) -> Backbone:
         """The backbone, loaded, with the columns' weights beside it; raises UsageError where it does not fit."""
         backbone = load_run_backbone(self.comparison.config.states, self.comparison.run, self._model, self._device)
-        check_length_limit(backbone, self.max_tokens)
+        length_limit(backbone, self.max_tokens, self.max_tokens, self.comparison.config.states.template)
         for column in self.comparison.columns:
             column.module.to(backbone.device)
         return backbone
