@@ -61,7 +61,9 @@ def extract(
         str | None,
         typer.Option(help="What stands around each text, as in 'Classify: {text}'; another prompt is another cache."),
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512, or what the model takes.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512, or the model's limit.")
+    ] = None,
     layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n; -1 is after the final norm.")] = "-1",
     dtype: Annotated[str, typer.Option(help="States as auto, float16, bfloat16, float32 or int8.")] = "auto",
     compute_dtype: Annotated[str, typer.Option(help="The model's arithmetic; auto: the checkpoint's own.")] = "auto",

@@ -61,7 +61,7 @@ def check_folder(folder: Path) -> None:
 
 
 def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdentity:
-    """All that the states will depend on; raises UsageError for an unfit template or length, or no such layer or dtype."""
+    """All that the states will depend on; raises UsageError for an unfit template, length, layer or dtype."""
     count = backbone.num_layers
     layers = sorted({layer if layer >= 0 else count + 1 + layer for layer in options.layers})
     if not layers or layers[0] < 0 or layers[-1] > count:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SENTENCE = "The states of a text depend on that text alone, whatever stands beside it: 7 more words follow here, or 20."
 SHORT, LONG = 5, 32  # tokens of the texts that every backbone forwards when it is loaded
 # How far a token's state may move by rounding alone, relative to its norm, when the shape of the batch changes.
-ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 8e-2}
+ROUNDING = {torch.float64: 3e-5, torch.float32: 3e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 
 
 def probe(backbone: Backbone) -> None:
@@ -55,7 +55,8 @@ def probe(backbone: Backbone) -> None:
 def longest_that_works(backbone: Backbone, length: int) -> int:
     """The largest number of tokens, up to `length`, that the backbone forwards; each is tried at most once.
 
-    Looks at padding again: some backbones compute short texts in another way beside long ones. Raises what `probe` does.
+    Looks at padding again: some backbones compute short texts in another way beside long ones. Raises what `probe`
+    raises.
     """
     if length <= backbone.tried:
         return length
@@ -198,7 +199,7 @@ class TableReads(TorchDispatchMode):
         return states
 
     def limit(self) -> int | None:
-        """The most tokens for which every table has rows: of those of which a longer text reads more, token by token."""
+        """The most tokens for which there are rows, in each table of which a text reads one more a token; or None."""
         (less, few), (more, many) = self._seen
         limits = [
             self._rows[table] - (row - (more - 1))
