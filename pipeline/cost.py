@@ -166,10 +166,10 @@ def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, u
 class Labelled(nn.Module):
     """A backbone that is trained with its labels: mean of the last states, one linear map."""
 
-    def __init__(self, model: PreTrainedModel, num_texts: int) -> None:
+    def __init__(self, model: PreTrainedModel, width: int, num_texts: int) -> None:
         super().__init__()
         self.model, self.num_texts = model, num_texts
-        self.head = nn.Linear(num_texts * model.config.hidden_size, 2)
+        self.head = nn.Linear(num_texts * width, 2)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(B, 2) logits of padded (B · num_texts, L) ids."""
@@ -207,23 +207,24 @@ class Way:
 
 def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, device: torch.device) -> list[Cost]:
     """Measure all ways, which take turns step by step; LoRA is left out where peft is not installed."""
-    width, num_texts = model.config.hidden_size, work.batches[0].ndim
+    num_texts = work.batches[0].ndim
     model = model.to(device).eval()
     labels = torch.arange(work.batch_size, device=device) % 2
     place = _Places(work, device)
     backend = resolve_backend("auto", device)
+    stored, rate = _extract(model, work, place)
+    width = stored[0].shape[1]
 
     def full_loss(module: nn.Module) -> Callable[[np.ndarray], Tensor]:
         return lambda batch: nn.functional.cross_entropy(module(*place.padded(batch)), labels)
 
     ways: list[Way] = []
-    full = Labelled(deepcopy(model).requires_grad_(True), num_texts).to(device).train()
+    full = Labelled(deepcopy(model).requires_grad_(True), width, num_texts).to(device).train()
     ways.append(Way("full fine-tuning", [full], full_loss(full), 2e-5))
-    lora = _lora(model, num_texts, device)
+    lora = _lora(model, width, num_texts, device)
     if lora is not None:
         ways.append(Way(f"LoRA, r = {LORA['r']}", [lora], full_loss(lora), 2e-4))
     model.requires_grad_(False)
-    stored, rate = _extract(model, work, place)
     sources: dict[str, Callable[[np.ndarray], TokenBatch]] = {
         "frozen backbone": lambda batch: place.forwarded(model, batch),
         "GLOT over the cache": lambda batch: _gathered(stored, batch, device),
@@ -259,13 +260,13 @@ def _costs(ways: list[Way], model: PreTrainedModel, work: Work, device: torch.de
     return costs
 
 
-def _lora(model: PreTrainedModel, num_texts: int, device: torch.device) -> nn.Module | None:
+def _lora(model: PreTrainedModel, width: int, num_texts: int, device: torch.device) -> nn.Module | None:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         return None
     adapted = get_peft_model(deepcopy(model), LoraConfig(**LORA))
-    return Labelled(adapted, num_texts).to(device).train()
+    return Labelled(adapted, width, num_texts).to(device).train()
 
 
 class _Places:

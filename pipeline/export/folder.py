@@ -62,6 +62,10 @@ def export_folder(
     check_library()
     with atomic_folder(out) as folder:
         glot = GlotModel.load(run, model, device)
+        if not glot.backbone.pads:
+            raise UsageError(
+                f"padding changes the states of {glot.backbone.name}, and sentence-transformers pads: use glot encode"
+            )
         pooling = load_pooling(run, glot.config, glot.backbone.tokenizer.all_special_ids)
         _write_backbone(glot, folder)
         contrastive = glot.config.contrastive

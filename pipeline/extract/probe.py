@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,7 +41,7 @@ def probe(backbone: Backbone) -> None:
         tables = TableReads(backbone)
         alone = [_last(backbone, [one])[0], tables.watch(short), tables.watch(long)]
         twin = [*long]
-        twin[size // 4] = _another(backbone, long, size // 4)
+        twin[size // 4] = next((number for number in long if number != twin[size // 4]), 0)
         together = backbone.forward(*backbone.pad([one, short, long, twin]), with_inner=True)
         backbone.layer_widths = _layer_widths(backbone, together, size)
         backbone.max_positions = min((limit for limit in (declared, tables.limit()) if limit is not None), default=None)
@@ -139,17 +140,14 @@ def refused_by_name(backbone: Backbone) -> Iterator[None]:
 
 
 def probe_ids(backbone: Backbone, length: int) -> list[int]:
-    """Token ids of a sentence, repeated up to `length`, its special tokens included."""
-    ids = backbone.tokenizer(SENTENCE, verbose=False)["input_ids"]
-    ids = [number for number in ids if number < backbone.vocabulary_size] or [0]
-    return (ids * math.ceil(length / len(ids)))[:length]
-
-
-def _another(backbone: Backbone, ids: list[int], place: int) -> int:
-    """A token id that may stand at this place instead: not the same, and not one with a meaning of its own."""
+    """Token ids of a sentence, repeated up to `length`; none that has a meaning of its own, as padding has."""
     special = set(backbone.tokenizer.all_special_ids)
-    candidates = (number for number in [*ids, *range(backbone.vocabulary_size)] if number not in special)
-    return next((number for number in candidates if number != ids[place]), ids[place])
+    sentence = backbone.tokenizer(SENTENCE, add_special_tokens=False, verbose=False)["input_ids"]
+    plain = (number for number in range(backbone.vocabulary_size) if number not in special)
+    ids = [number for number in sentence if number not in special and number < backbone.vocabulary_size]
+    if len(set(ids)) < 2:
+        ids = list(islice(plain, LONG)) or [0]
+    return (ids * math.ceil(length / len(ids)))[:length]
 
 
 def _last(backbone: Backbone, rows: list[list[int]]) -> torch.Tensor:
