@@ -163,7 +163,7 @@ def test_a_backbone_that_padding_changes_is_not_exported(
         return model
 
     monkeypatch.setattr(GlotModel, "load", classmethod(loaded))
-    with pytest.raises(UsageError, match="padding changes the states of .*sentence-transformers pads"):
+    with pytest.raises(UsageError, match=r"padding changes the states of .*sentence-transformers pads"):
         export_folder(run, tmp_path / "made")
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
