@@ -163,13 +163,12 @@ def _layer_widths(backbone: Backbone, output: Any, size: int) -> tuple[int | Non
     last, inner = output.last_hidden_state, output.hidden_states or ()
     if last.shape[:2] != (4, size):
         raise UsageError(f"{describe(backbone)} gives no state a token: {size} tokens have {last.shape[1]} states")
-    hidden = [None] * backbone.num_layers
-    far = size // 4 + 2
-    if len(inner) == backbone.num_layers + 1 and inner[0].shape[:2] == (4, size):
-        text, twin = inner[0][2], inner[0][3]
-        if far >= size or same(text[far:], twin[far:], backbone):
-            hidden = [states.shape[2] if states.shape[:2] == (4, size) else None for states in inner[:-1]]
-    return (*hidden, last.shape[2])
+    widths = [states.shape[2] if states.ndim == 3 and states.shape[:2] == (4, size) else None for states in inner[:-1]]
+    is_sure = len(widths) == backbone.num_layers and widths[0] is not None
+    if is_sure:
+        far = size // 4 + 2
+        is_sure = far >= size or same(inner[0][2, far:], inner[0][3, far:], backbone)
+    return (*(widths if is_sure else [None] * backbone.num_layers), last.shape[2])
 
 
 class TableReads(TorchDispatchMode):
