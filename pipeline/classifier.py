@@ -57,6 +57,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         random_state: of the weights, the order of the examples and the validation examples. On a CPU the same number
             gives the same bits; None differs from fit to fit.
         device: of backbone and head; None takes a GPU where there is one.
+        trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
         cache: a folder that keeps the states of every text this estimator meets, in `fit` and afterwards, for all that
             name the same folder, in any number of processes: a search over heads, cross-validated, then runs the
             backbone once over each text. States are kept in 16 bits there, so vectors differ by that rounding from
@@ -92,6 +93,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         validation_fraction: float | None = None,
         random_state: int | np.random.RandomState | None = 0,
         device: str | None = None,
+        trust_remote_code: bool = False,
         cache: str | Path | None = None,
     ) -> None:
         self.backbone = backbone
@@ -111,6 +113,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.validation_fraction = validation_fraction
         self.random_state = random_state
         self.device = device
+        self.trust_remote_code = trust_remote_code
         self.cache = cache
 
     def fit(self, X: Iterable[str], y: Iterable) -> GlotClassifier:
@@ -189,7 +192,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _backbone(self) -> Backbone:
-        return _load_once(resolve_model(str(self.backbone)), self.device)
+        return _load_once(resolve_model(str(self.backbone)), self.device, self.trust_remote_code)
 
     def _open_cache(self, folder: Path, texts: list[str]) -> tuple[Cache, np.ndarray]:
         return open_with_texts(folder, texts, self._backbone(), self._extract_options())
@@ -244,10 +247,10 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
 
 @lru_cache(maxsize=1)
-def _load_once(source: ModelSource, device: str | None) -> Backbone:
+def _load_once(source: ModelSource, device: str | None, trust_remote_code: bool) -> Backbone:
     """A backbone for all estimators of this process: a search makes and drops one estimator a fit."""
     with torch.random.fork_rng(devices=[]):
-        return load_backbone(source, device=device)
+        return load_backbone(source, device=device, trust_remote_code=trust_remote_code)
 
 
 def check_texts(X: Any) -> list[str]:

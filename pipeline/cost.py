@@ -106,6 +106,7 @@ def measure_task(
     steps: int,
     config: PoolerConfig,
     device: torch.device,
+    trust_remote_code: bool = False,
 ) -> tuple[Work, list[Cost]]:
     """What each way costs for a backbone on a task; raises UsageError where either is not there."""
     from pipeline.corpus.load import load_task
@@ -114,7 +115,7 @@ def measure_task(
 
     source = resolve_model(model)  # a name that nobody knows is told before the data is read
     corpus = load_task(task, ["train"], data_dir)
-    backbone = load_backbone(source, "float32", "cpu")
+    backbone = load_backbone(source, "float32", "cpu", trust_remote_code=trust_remote_code)
     work = task_work(corpus, backbone, batch_size, steps)
     return work, measure_cost(backbone.model, work, config, device)
 

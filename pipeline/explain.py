@@ -23,6 +23,7 @@ class ExplainOptions:
     Attributes:
         text, text_b: to be forwarded through the backbone of the runs.
         model: that backbone, where its name in the run does not find it. device: where it runs.
+        trust_remote_code: whether code that the backbone's folder brings along may run.
         cache, index, split: an example of a cache, by its row in its source; split is validation unless given.
         tau: the threshold to draw with first.
     """
@@ -31,6 +32,7 @@ class ExplainOptions:
     text_b: str | None = None
     model: str | None = None
     device: str | None = None
+    trust_remote_code: bool | None = None
     cache: Path | None = None
     index: int | None = None
     split: str | None = None
@@ -58,7 +60,7 @@ def _check_options(options: ExplainOptions) -> None:
         raise UsageError('pass a text with --text "...", or --cache with --index')
     if options.cache is not None and options.index is None:
         raise UsageError("--cache needs --index: which of its examples to explain")
-    of_text, of_cache = ("text_b", "model", "device"), ("index", "split")
+    of_text, of_cache = ("text_b", "model", "device", "trust_remote_code"), ("index", "split")
     for name in of_cache if options.cache is None else of_text:
         if getattr(options, name) is not None:
             other = "--text" if options.cache is None else "--cache"
@@ -69,7 +71,7 @@ def _new_example(texts: list[str], runs: list[Run], options: ExplainOptions) -> 
     from pipeline.model import load_run_backbone
 
     states = runs[0].config.states
-    backbone = load_run_backbone(states, runs[0].folder, options.model, options.device)
+    backbone = load_run_backbone(states, runs[0].folder, options.model, options.device, bool(options.trust_remote_code))
     forwarded, cut = _forward(texts, backbone, states, runs[0].config.layer)
     source = "the text given" if len(texts) == 1 else "the texts given"
     source += f", cut at {states.max_tokens} tokens" if cut else ""

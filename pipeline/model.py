@@ -43,20 +43,27 @@ class GlotModel:
         self.model = model.to(self.device).eval()
 
     @classmethod
-    def load(cls, run: Path | str, backbone: str | None = None, device: str | None = None) -> GlotModel:
+    def load(
+        cls,
+        run: Path | str,
+        backbone: str | None = None,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> GlotModel:
         """Load a run folder (of one seed) and its backbone.
 
         Args:
             run: what `glot fit` left.
             backbone: an alias, hub id, folder or GGUF file, where the name in the run does not find it.
             device: where both run; None takes a GPU where there is one.
+            trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
 
         Raises UsageError where the run, the backbone or the device is missing or does not fit, FaultError where a file
         is damaged.
         """
         folder = find_one_run(Path(run))
         config = RunConfig.load(folder)
-        loaded = load_run_backbone(config.states, folder, backbone, device)
+        loaded = load_run_backbone(config.states, folder, backbone, device, trust_remote_code)
         head = load_head(folder, config, resolve_backend("auto", loaded.device), loaded.device)
         return cls(config, head, loaded)
 
@@ -180,13 +187,18 @@ def _forward(ids: list[list[int]], kinds: list[np.ndarray], backbone: Backbone, 
 
 
 def load_run_backbone(
-    states: StatesIdentity, run: Path | str, model: str | None = None, device: str | None = None
+    states: StatesIdentity,
+    run: Path | str,
+    model: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
 ) -> Backbone:
     """The backbone that states were made with: found where the run says, or as `model` says.
 
     Raises UsageError where it is not there, or is another one.
     """
-    backbone = load_backbone(resolve_model(model or states.source or states.backbone), states.compute_dtype, device)
+    source = resolve_model(model or states.source or states.backbone)
+    backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
     for name in ("weights_sha256", "tokenizer_sha256"):
         if getattr(backbone, name) != getattr(states, name):
             raise UsageError(

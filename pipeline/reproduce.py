@@ -36,8 +36,17 @@ class Watch:
     should_stop: Callable[[], bool]
 
 
-def run_steps(steps: list[Step], cache: Path, runs: Path, data_dir: Path | None, watch: Watch) -> list[tuple[str, str]]:
+def run_steps(
+    steps: list[Step],
+    cache: Path,
+    runs: Path,
+    data_dir: Path | None,
+    watch: Watch,
+    trust_remote_code: bool = False,
+) -> list[tuple[str, str]]:
     """Run every step that is not done; a step that cannot run is told with its reason, and the others go on.
+
+    `trust_remote_code` runs the code that a model's folder brings along; else it is never run.
 
     Returns (step, reason) of those that could not run. Raises Stopped between two steps or inside one.
     """
@@ -58,7 +67,7 @@ def run_steps(steps: list[Step], cache: Path, runs: Path, data_dir: Path | None,
                 scores = [_run_cost(step, step.place(runs), data_dir)]
             else:
                 if group not in caches:
-                    caches[group] = _open_cache(step, cache, data_dir, watch)
+                    caches[group] = _open_cache(step, cache, data_dir, watch, trust_remote_code)
                 scores = _run_together(some, caches[group], runs, watch.should_stop)
         except Stopped:
             raise Stopped("stopped; the same command goes on where it was") from None
@@ -83,7 +92,7 @@ def _side_by_side(steps: list[Step]) -> list[list[Step]]:
     return list(groups.values())
 
 
-def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> Cache:
+def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch, trust_remote_code: bool) -> Cache:
     """The step's cache; extracted first, where it is missing, unfinished, or holds fewer examples than the data."""
     folder, corpus = root / step.task / step.cache_name, _corpus(step.task, data_dir)
     if (folder / MANIFEST_FILE).exists():
@@ -101,7 +110,12 @@ def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> 
             raise Stopped("stopped while extracting")
 
     watch.say(f"extracting {step.task} with {step.model}")
-    options = ExtractOptions(max_tokens=_max_tokens(step.task), compute_dtype=COMPUTE_DTYPE, layers=step.layers)
+    options = ExtractOptions(
+        max_tokens=_max_tokens(step.task),
+        compute_dtype=COMPUTE_DTYPE,
+        layers=step.layers,
+        trust_remote_code=trust_remote_code,
+    )
     summary = extract_states(corpus, resolve_model(step.location or step.model), folder, options, report)
     watch.say(f"  {summary.distinct:,} distinct texts, {summary.tokens:,} tokens in {summary.seconds:.0f} s")
     return Cache(folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pipeline.commands.console import DeviceOption, answer, note, say, screen, tell
+from pipeline.commands.console import DeviceOption, TrustOption, answer, note, say, screen, tell
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def cost(
     mean_tokens: Annotated[int, typer.Option(min=3, help="Of --random-init: mean length of a text.")] = 128,
     hidden: Annotated[int, typer.Option(min=1, help="h of GLOT.")] = 128,
     tau: Annotated[float, typer.Option(help="The threshold of GLOT.")] = 0.6,
+    trust_remote_code: TrustOption = False,
     device: DeviceOption = None,
     out: Annotated[Path | None, typer.Option(help="Also write the numbers to this JSON file.")] = None,
 ) -> None:
@@ -48,7 +49,7 @@ def cost(
         raise UsageError("pass --model, or --random-init with the name of a model's shape")
     config = PoolerConfig(layers=2, hidden=hidden, tau=tau)
     if model is not None:
-        work, costs = measure_task(model, task, data_dir, batch_size, steps, config, place)
+        work, costs = measure_task(model, task, data_dir, batch_size, steps, config, place, trust_remote_code)
     else:
         backbone, work = _random(random_init, mean_tokens, batch_size, steps, str(place))
         costs = measure_cost(backbone, work, config, place)

@@ -9,7 +9,19 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.commands.console import DeviceOption, answer, manners, notes, numbers, printable, say, screen, tell, words
+from pipeline.commands.console import (
+    DeviceOption,
+    TrustOption,
+    answer,
+    manners,
+    notes,
+    numbers,
+    printable,
+    say,
+    screen,
+    tell,
+    words,
+)
 from pipeline.errors import FaultError
 from pipeline.progress import byte_bar
 
@@ -41,6 +53,7 @@ def inspect(
     model: Annotated[
         str | None, typer.Option(help="For --repair: the backbone, where its name in the cache does not find it.")
     ] = None,
+    trust_remote_code: TrustOption = False,
     layer: Annotated[int, typer.Option(help="The layer whose graph density is shown.")] = -1,
     device: DeviceOption = None,
 ) -> None:
@@ -49,7 +62,7 @@ def inspect(
 
     opened = Cache(cache, allow_unfinished=True)
     if verify or repair:
-        _verify(opened, repair, model, device)
+        _verify(opened, repair, model, device, trust_remote_code)
     elif list_texts:
         _list_texts(opened)
     else:
@@ -127,7 +140,7 @@ def _list_texts(cache: Cache) -> None:
                 print(*values.values(), printable(" ".join(text.split())), sep="\t")
 
 
-def _verify(cache: Cache, repair: bool, model: str | None, device: str | None) -> None:
+def _verify(cache: Cache, repair: bool, model: str | None, device: str | None, trust_remote_code: bool) -> None:
     from pipeline.store.verify import verify_cache
 
     with byte_bar(notes, f"verify {cache.folder}") as report:
@@ -145,7 +158,7 @@ def _verify(cache: Cache, repair: bool, model: str | None, device: str | None) -
         )
     from pipeline.extract.repair import repair_cache
 
-    forwarded = repair_cache(cache, damages, model, device)
+    forwarded = repair_cache(cache, damages, model, device, trust_remote_code)
     say(f"{cache.folder}: {len(damages)} files repaired, {forwarded:,} texts forwarded again")
 
 

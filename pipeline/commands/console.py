@@ -77,6 +77,12 @@ CacheOption = Annotated[Path, typer.Option("--cache", help="A cache, or a folder
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
 ]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run the code that a model's folder brings along, if any; else it never runs."
+    ),
+]
 BackendOption = Annotated[
     str, typer.Option("--backend", help="Passes messages: dense (plain torch), dgl, or auto: dense.")
 ]

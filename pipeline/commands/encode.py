@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import BackendOption, DeviceOption, answer, notes, tell
+from pipeline.commands.console import BackendOption, DeviceOption, TrustOption, answer, notes, tell
 from pipeline.errors import UsageError
 from pipeline.progress import text_bar
 
@@ -33,13 +33,14 @@ def encode(
     output: Annotated[Path, typer.Option(help="The vectors: a .npy, .parquet or .jsonl file.")],
     text: TextOption = "text",
     model: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Vectors of new texts, through a run's backbone and pooler."""
     from pipeline.encode import Input, encode_file
     from pipeline.model import GlotModel
 
-    loaded = GlotModel.load(run, model, device)
+    loaded = GlotModel.load(run, model, device, trust_remote_code)
     with text_bar(notes, "encode") as report:
         count = encode_file(loaded, Input(input, text), output, report)
     tell(f"{output}: {count:,} vectors of {loaded.width} numbers")
@@ -65,6 +66,7 @@ def predict(
         typer.Option("--output", "--out", help="The file; default: stdout for --input, else in the run's folder."),
     ] = None,
     model: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
     backend: BackendOption = "auto",
     device: DeviceOption = None,
 ) -> None:
@@ -79,7 +81,7 @@ def predict(
     from pipeline.encode import Input, predict_file
     from pipeline.model import GlotModel
 
-    loaded = GlotModel.load(run, model, device)
+    loaded = GlotModel.load(run, model, device, trust_remote_code)
     with text_bar(notes, "predict") as report:
         count = predict_file(loaded, Input(input, text, text_b), out, report)
     if out is not None:  # else the predictions themselves are on standard output, as JSON lines

@@ -12,6 +12,7 @@ from rich.table import Table
 from pipeline.commands.console import (
     BackendOption,
     DeviceOption,
+    TrustOption,
     answer,
     manners,
     note,
@@ -61,6 +62,7 @@ def evaluate(
         Path | None, typer.Option(help="The folder of mteb's results and the table; default: <first run>/mteb.")
     ] = None,
     model: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
     backend: BackendOption = "auto",
     device: DeviceOption = None,
 ) -> None:
@@ -74,6 +76,7 @@ def evaluate(
         raise UsageError("pass --cache, or tasks with --mteb or --mteb-local")
     if not on_mteb:
         asked = {"--max-tokens": max_tokens, "--mteb-prompt": mteb_prompt, "--out": out, "--model": model}
+        asked |= {"--trust-remote-code": trust_remote_code}
         _refuse(asked, "--cache")
         _evaluate_cache(run, cache, split or "validation", backend, device)
         return
@@ -94,6 +97,7 @@ def evaluate(
         max_tokens=max_tokens,
         prompts=mteb_prompt or (),
         model=model,
+        trust_remote_code=trust_remote_code,
         device=device,
         backend=resolve_backend(backend, place),
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.console import DeviceOption, answer, tell
+from pipeline.commands.console import DeviceOption, TrustOption, answer, tell
 
 if TYPE_CHECKING:
     from pipeline.fit.explain import Explanation
@@ -25,6 +25,7 @@ def explain(
     index: Annotated[int | None, typer.Option(help="The example's row in its source, as in predictions.")] = None,
     split: Annotated[str | None, typer.Option(help="The example set of --index; default: validation.")] = None,
     model: Annotated[str | None, typer.Option(help="The backbone, where its name in the run does not find it.")] = None,
+    trust_remote_code: TrustOption = False,
     tau: Annotated[
         float | None, typer.Option(help="Draw with this threshold first; default: the run's, or 0.6.")
     ] = None,
@@ -47,6 +48,7 @@ def explain(
             text_b=text_b,
             model=model,
             device=device,
+            trust_remote_code=trust_remote_code or None,
             cache=cache,
             index=index,
             split=split,

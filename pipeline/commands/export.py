@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import DeviceOption, answer, tell
+from pipeline.commands.console import DeviceOption, TrustOption, answer, tell
 from pipeline.errors import UsageError
 
 KINDS = ("sentence-transformers", "onnx")
@@ -19,6 +19,7 @@ def export(
     run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
     to: Annotated[str, typer.Option("--to", help="sentence-transformers, or onnx: the head alone.")],
     model: Annotated[str | None, typer.Option(help="The backbone, where its name in the run does not find it.")] = None,
+    trust_remote_code: TrustOption = False,
     push: Annotated[
         str | None, typer.Option(help="Also upload the folder to the Hub, to user/name; needs a token there.")
     ] = None,
@@ -32,23 +33,30 @@ def export(
         raise UsageError(f"--to must be one of {', '.join(KINDS)}; got {to!r}")
     if to == "onnx":
         given = {"--model": model, "--push": push, "--license": licence, "--device": device}
+        given |= {"--trust-remote-code": trust_remote_code or None}
         for name, value in given.items():
             if value is not None:
                 raise UsageError(f"{name} does not go with --to onnx, which needs no backbone: leave it out")
         _to_onnx(run, out)
     else:
-        _to_folder(run, out, model, device, licence, push)
+        _to_folder(run, out, model, device, licence, push, trust_remote_code)
 
 
 def _to_folder(
-    run: Path, out: Path, model: str | None, device: str | None, licence: str | None, push: str | None
+    run: Path,
+    out: Path,
+    model: str | None,
+    device: str | None,
+    licence: str | None,
+    push: str | None,
+    trust_remote_code: bool,
 ) -> None:
     from pipeline.export.folder import export_folder
     from pipeline.export.push import check_push, push_folder
 
     if push is not None:
         check_push(push)
-    made = export_folder(run, out, model, device, licence, push)
+    made = export_folder(run, out, model, device, licence, push, trust_remote_code)
     tell(
         f"{out}: {made.bytes / 1e6:,.1f} MB, vectors of {made.width} numbers, checked: they differ from the run's by "
         f"{made.difference:.0e} at most"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.console import DeviceOption, ModelOption, answer, note, notes, numbers, say, tell
+from pipeline.commands.console import DeviceOption, ModelOption, TrustOption, answer, note, notes, numbers, say, tell
 from pipeline.errors import UsageError
 from pipeline.progress import extract_bars
 
@@ -75,6 +75,7 @@ def extract(
     device_map: Annotated[
         str | None, typer.Option(help="auto: spread a model larger than one device over all, memory and disk.")
     ] = None,
+    trust_remote_code: TrustOption = False,
     part: Annotated[
         str | None, typer.Option(help="One job of an array, as in 3/8: makes its share of the shards and ends.")
     ] = None,
@@ -131,6 +132,7 @@ def extract(
         keep_texts=not no_texts,
         device=device,
         device_map=device_map,
+        trust_remote_code=trust_remote_code,
         on_overflow=on_overflow,
         part=_part(part),
         plan_only=plan,
@@ -192,11 +194,11 @@ def _for_examples(
 
 
 def _estimate(corpus: object, source: object, folder: Path, options: ExtractOptions) -> Estimate:
-    from pipeline.extract.backbone import load_backbone
     from pipeline.extract.estimate import estimate_extraction
     from pipeline.extract.prepare import states_identity
+    from pipeline.extract.run import load_source
 
-    backbone = load_backbone(source, options.compute_dtype, options.device, options.device_map)
+    backbone = load_source(source, options)
     return estimate_extraction(corpus, backbone, states_identity(backbone, options), folder, options.token_budget)
 
 

@@ -7,13 +7,25 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import LinksOption, ModelOption, answer, floats, notes, numbers, say, tell, words
+from pipeline.commands.console import (
+    LinksOption,
+    ModelOption,
+    TrustOption,
+    answer,
+    floats,
+    notes,
+    numbers,
+    say,
+    tell,
+    words,
+)
 from pipeline.errors import FaultError, UsageError
 from pipeline.progress import extract_bars, stop_flag
 
 
 def stress(
     model: ModelOption = "minilm",
+    trust_remote_code: TrustOption = False,
     generator: Annotated[
         str, typer.Option(help="published, balanced, paired, or several, as in published,paired.")
     ] = "published",
@@ -40,7 +52,7 @@ def stress(
         model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
     )
     with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
-        failed = run_steps(steps, cache, runs, None, Watch(tell, tokens, should_stop))
+        failed = run_steps(steps, cache, runs, None, Watch(tell, tokens, should_stop), trust_remote_code)
     _print_written(write_report(runs, out, failed), failed)
     _fail_where_steps_failed(failed)
     tell((out / "stress.md").read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.errors import FaultError, UsageError
 from pipeline.export.card import CODE_FILE, write_card
 from pipeline.export.pooling import check_library, load_pooling
+from pipeline.extract.planning import added_tokens
 from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import find_one_run
 from pipeline.model import GlotModel
@@ -43,6 +44,7 @@ def export_folder(
     device: str | None = None,
     licence: str | None = None,
     repo: str | None = None,
+    trust_remote_code: bool = False,
 ) -> ExportedFolder:
     """Write backbone, tokenizer, pooling, head and model card of a run to a new folder `out`, and check it.
 
@@ -50,7 +52,7 @@ def export_folder(
 
     Args:
         run: of one seed, finished.
-        model, device: see `GlotModel.load`.
+        model, device, trust_remote_code: see `GlotModel.load`.
         licence: for the model card, an identifier that the Hub knows, such as apache-2.0.
         repo: for its example of use, where the folder will be uploaded to.
 
@@ -61,12 +63,12 @@ def export_folder(
     result = FitResult.load(run)
     check_library()
     with atomic_folder(out) as folder:
-        glot = GlotModel.load(run, model, device)
+        glot = GlotModel.load(run, model, device, trust_remote_code)
         if not glot.backbone.pads:
             raise UsageError(
                 f"padding changes the states of {glot.backbone.name}, and sentence-transformers pads: use glot encode"
             )
-        pooling = load_pooling(run, glot.config, glot.backbone.tokenizer.all_special_ids)
+        pooling = load_pooling(run, glot.config, added_tokens(glot.backbone.tokenizer))
         _write_backbone(glot, folder)
         contrastive = glot.config.contrastive
         _write_pooling(pooling, folder, "dot" if contrastive and contrastive.similarity == "dot" else "cosine")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from pipeline.errors import FaultError, UsageError
+from pipeline.extract.adapter import check_peft, merge_adapter
+from pipeline.extract.folders import ModelFolders, find_folders
+from pipeline.extract.foreign_code import check_code, declared_code
 from pipeline.extract.identity import tokenizer_sha256, weights_sha256
 from pipeline.extract.probe import probe
-from pipeline.extract.source import ModelSource, fetch_model
+from pipeline.extract.quiet import without_bars
+from pipeline.extract.source import ModelSource
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -95,6 +98,7 @@ def load_backbone(
     compute_dtype: str = "auto",
     device: torch.device | str | None = None,
     device_map: str | dict[str, str | int] | None = None,
+    trust_remote_code: bool = False,
 ) -> Backbone:
     """Load a frozen backbone and its tokenizer.
 
@@ -103,6 +107,7 @@ def load_backbone(
         compute_dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16".
         device: where it runs; None lets accelerate choose.
         device_map: "auto" spreads it over the devices that are there, memory and disk (accelerate's own rules).
+        trust_remote_code: run the code that the model's folder brings along, where it does; else it is never run.
 
     Raises UsageError where the model is missing, gated, damaged or unfit, the hub cannot be reached, or the
     device does not exist; FaultError where memory runs out.
@@ -114,11 +119,11 @@ def load_backbone(
         raise UsageError("--device places the whole model, --device-map spreads it: pass one of them")
 
     logging.disable_progress_bar()
-    folder, revision = fetch_model(source)
-    tokenizer, config, model = _load(source, folder, compute_dtype, device_map)
+    folders = find_folders(source, trust_remote_code)
+    tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    tokenizer.padding_side = "right"
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
     model = model.eval().requires_grad_(False)
     if device_map is None:
         device = _place(model, source, device or PartialState().device)
@@ -128,8 +133,8 @@ def load_backbone(
     backbone = Backbone(
         name=source.name,
         source=source.spec,
-        revision=revision,
-        weights_sha256=weights_sha256(folder, source.gguf_file),
+        revision=folders.revision,
+        weights_sha256=weights_sha256(folders),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         kind=backbone_kind(config),
         num_layers=config.num_hidden_layers,
@@ -160,36 +165,46 @@ def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | s
 
 
 def _load(
-    source: ModelSource, folder: Path, compute_dtype: str, device_map: str | dict[str, str | int] | None
+    folders: ModelFolders, compute_dtype: str, device_map: str | dict[str, str | int] | None, trust_remote_code: bool
 ) -> tuple[PreTrainedTokenizerBase, PretrainedConfig, PreTrainedModel]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     if compute_dtype not in ("auto", *DTYPES):
         raise UsageError(f"unknown compute dtype {compute_dtype!r}: choose auto, {', '.join(DTYPES)}")
-    gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    if folders.adapter is not None:
+        check_peft(folders.name)
+    for folder in (folders.model, folders.tokenizer):
+        check_code(folder, folders.name, trust_remote_code)
+    gguf = {"gguf_file": folders.gguf_file} if folders.gguf_file else {}
     # A GGUF file is dequantized to float32; "auto" would ask it for a dtype that it does not record.
     dtype = torch.float32 if gguf and compute_dtype == "auto" else DTYPES.get(compute_dtype, "auto")
+    # Where this is not said, transformers asks on the terminal, and reads the answer from standard input.
+    options = {"trust_remote_code": trust_remote_code, **gguf}
     try:
-        config = AutoConfig.from_pretrained(folder, **gguf)
+        config = AutoConfig.from_pretrained(folders.model, **options)
         if getattr(config, "is_encoder_decoder", False) or not getattr(config, "num_hidden_layers", None):
-            raise UsageError(
-                f"{source.location} is a {config.model_type} model; glot takes encoders and decoders of text"
-            )
-        tokenizer = AutoTokenizer.from_pretrained(folder, **gguf)
+            raise UsageError(f"{folders.name} is a {config.model_type} model; glot takes encoders and decoders of text")
+        tokenizer = AutoTokenizer.from_pretrained(folders.tokenizer, config=config, **options)
         placed = {"device_map": device_map} if device_map is not None else {}
-        model, report = AutoModel.from_pretrained(folder, dtype=dtype, output_loading_info=True, **gguf, **placed)
+        with without_bars():
+            model, report = AutoModel.from_pretrained(
+                folders.model, config=config, dtype=dtype, output_loading_info=True, **options, **placed
+            )
+        # transformers fills a gap with random numbers and a warning. Of these only BERT's pooler is not used here.
+        missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        if missing:
+            own = ", or --trust-remote-code: it brings code of its own" if declared_code(folders.model) else ""
+            raise UsageError(
+                f"{folders.name} lacks {len(missing)} of its model's weights (such as {missing[0]}): "
+                f"pass a whole checkpoint of a base model{own}"
+            )
+        if folders.adapter is not None:
+            merge_adapter(model, folders.adapter, folders.name)
     except UsageError:
         raise
     except Exception as error:  # damaged weights, configs and tokenizers each have a class of their own
         reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"{source.location} cannot be loaded as a Hugging Face model: {reason}") from None
-    # transformers fills a gap with random numbers and a warning. Of these only BERT's pooler is not used here.
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    if missing:
-        raise UsageError(
-            f"{source.location} lacks {len(missing)} of its model's weights (such as {missing[0]}): "
-            "pass a whole checkpoint of a base model"
-        )
+        raise UsageError(f"{folders.name} cannot be loaded as a Hugging Face model: {reason}") from None
     return tokenizer, config, model
 
 

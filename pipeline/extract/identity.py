@@ -6,18 +6,25 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.extract.folders import ModelFolders
 from pipeline.store.files import file_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def weights_sha256(folder: Path, gguf_file: str | None) -> str:
-    """Hash of the weight files and the config, or of the GGUF file."""
-    if gguf_file:
-        return file_sha256(folder / gguf_file)
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    return file_sha256(*files, *sorted(folder.glob("config.json")))
+def weights_sha256(folders: ModelFolders) -> str:
+    """Hash of the weight files and the config, an adapter's weights after them, or of the GGUF file."""
+    if folders.gguf_file:
+        return file_sha256(folders.model / folders.gguf_file)
+    files = [*_weight_files(folders.model), *sorted(folders.model.glob("config.json"))]
+    if folders.adapter is not None:
+        files += sorted(folders.adapter.glob("adapter_model.*"))
+    return file_sha256(*files)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -25,6 +25,7 @@ class ExtractOptions:
         keep_texts: False leaves the texts themselves out of the cache.
         device: where the backbone runs; None lets accelerate choose.
         device_map: "auto" for a backbone larger than one device.
+        trust_remote_code: run the code that the model's folder brings along; else it is never run.
         on_overflow: what to do with finite states that float16 cannot hold: "stop", or keep that shard in float32.
         part: (i, n) makes only every n-th shard from i on (counted from 0), and waits for no one.
         plan_only: make the plan and the example sets, and no states.
@@ -44,6 +45,7 @@ class ExtractOptions:
     keep_texts: bool = True
     device: str | None = None
     device_map: str | None = None
+    trust_remote_code: bool = False
     on_overflow: str = "stop"
     part: tuple[int, int] | None = None
     plan_only: bool = False

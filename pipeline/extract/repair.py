@@ -15,12 +15,19 @@ from pipeline.store.shards import ShardReader, ShardWriter, list_shards, load_ma
 from pipeline.store.verify import Damage, shard_starts
 
 
-def repair_cache(cache: Cache, damages: list[Damage], model: str | None = None, device: str | None = None) -> int:
+def repair_cache(
+    cache: Cache,
+    damages: list[Damage],
+    model: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> int:
     """Make the damaged texts' states again; returns how many texts were forwarded.
 
     Args:
         damages: what `verify_cache` found.
-        model: the backbone, where the cache's own name for it does not find it.
+        model: the backbone, where the cache's own name for it does not find it. device: where it runs.
+        trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
 
     Raises UsageError where the backbone is not the one that made the cache, FaultError where plan or example sets
     are damaged (an extraction makes those again) or another process works in the folder.
@@ -29,7 +36,10 @@ def repair_cache(cache: Cache, damages: list[Damage], model: str | None = None, 
     if small:
         raise FaultError(f"{cache.folder / small[0]} is damaged: run the same `glot extract` again, it makes it anew")
     needs_backbone = any(damage.texts for damage in damages)
-    backbone = _load(cache, resolve_model(model or cache.manifest.states.backbone), device) if needs_backbone else None
+    backbone = None
+    if needs_backbone:
+        source = resolve_model(model or cache.manifest.states.backbone)
+        backbone = _load(cache, source, device, trust_remote_code)
     forwarded = 0
     with Claims(cache.folder) as claims:
         _claim(claims, "plan")
@@ -48,9 +58,9 @@ def _claim(claims: Claims, name: str) -> None:
         raise FaultError(f"{claims.owner(name)} is working in {claims.folder}: repair it afterwards")
 
 
-def _load(cache: Cache, source: ModelSource, device: str | None) -> Backbone:
+def _load(cache: Cache, source: ModelSource, device: str | None, trust_remote_code: bool) -> Backbone:
     states = cache.manifest.states
-    backbone = load_backbone(source, states.compute_dtype, device)
+    backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
     for name in ("weights_sha256", "tokenizer_sha256"):
         if getattr(backbone, name) != getattr(states, name):
             raise UsageError(

@@ -79,7 +79,7 @@ def extract_states(
         raise UsageError(
             f"--examples {options.group!r}: use letters, digits, '.', '_' and '-', a letter or digit first"
         )
-    backbone = source if isinstance(source, Backbone) else _load(source, options)
+    backbone = source if isinstance(source, Backbone) else load_source(source, options)
     identity = states_identity(backbone, options)
     check_folder(folder)
     _tell_of_backbone(backbone, identity, options, say)
@@ -109,8 +109,9 @@ def extract_states(
     return _summary(folder, manifest, corpus, options.group, worker, seconds)
 
 
-def _load(source: ModelSource, options: ExtractOptions) -> Backbone:
-    return load_backbone(source, options.compute_dtype, options.device, options.device_map)
+def load_source(source: ModelSource, options: ExtractOptions) -> Backbone:
+    """The backbone, loaded as the options say; raises whatever `load_backbone` raises."""
+    return load_backbone(source, options.compute_dtype, options.device, options.device_map, options.trust_remote_code)
 
 
 def _tell_of_backbone(backbone: Backbone, identity: StatesIdentity, options: ExtractOptions, say: Say) -> None:

@@ -100,19 +100,25 @@ def _packaged(name: str, packaged: PackagedModel) -> ModelSource:
     return ModelSource(name, str(path.parent), path.name)
 
 
-def fetch_model(source: ModelSource) -> tuple[Path, str]:
-    """The local folder of a backbone and its revision, after a download where it is a hub id."""
+def fetch_model(source: ModelSource, with_code: bool = False, revision: str | None = None) -> tuple[Path, str]:
+    """The local folder of a model and its revision, after a download where it is a hub id.
+
+    Args:
+        with_code: download the code that lies there too. revision: a branch or commit of the hub; None is the newest.
+    """
     if Path(source.location).is_dir():
         return Path(source.location), ""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors", *(["*.py"] if with_code else [])]
+    commit = {} if revision is None else {"revision": revision}
     try:
-        files = [item.rfilename for item in HfApi().model_info(source.location, timeout=10).siblings or []]
+        found = HfApi().model_info(source.location, timeout=10, **commit)
+        files = [item.rfilename for item in found.siblings or []]
         if not any(name.endswith(".safetensors") and "/" not in name for name in files):
-            patterns.append("pytorch_model*.bin")  # transformers opens these with weights_only
-        folder = Path(snapshot_download(source.location, allow_patterns=patterns, ignore_patterns=["*/*"]))
+            patterns += ["pytorch_model*.bin", "adapter_model.bin"]  # opened with weights_only
+        folder = Path(snapshot_download(source.location, allow_patterns=patterns, ignore_patterns=["*/*"], **commit))
     except GatedRepoError:
         raise UsageError(
             f"{source.location} is gated: accept its licence on the hub, then run `hf auth login` (or set HF_TOKEN)"
@@ -120,16 +126,16 @@ def fetch_model(source: ModelSource) -> tuple[Path, str]:
     except RepositoryNotFoundError:
         raise UsageError(f"the hub has no model {source.location!r} (or it is private: run `hf auth login`)") from None
     except Exception as error:  # the hub client's network errors have changed their class with every major version
-        folder = _downloaded_before(source, error)
+        folder = _downloaded_before(source, error, commit)
     return folder, folder.name  # a snapshot's folder is named by its commit
 
 
-def _downloaded_before(source: ModelSource, error: Exception) -> Path:
+def _downloaded_before(source: ModelSource, error: Exception, commit: dict[str, str]) -> Path:
     """The snapshot of an earlier download, where the hub cannot be asked."""
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(source.location, local_files_only=True))
+        folder = Path(snapshot_download(source.location, local_files_only=True, **commit))
     except Exception:
         folder = None
     if folder is None or not (any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))):

@@ -34,6 +34,7 @@ class TextVectors:
         max_tokens: the length at which texts are cut.
         model: the backbone, where it no longer lies where the runs found it. device: where all is computed.
         report: told how many texts were forwarded.
+        trust_remote_code: run the code that the backbone's folder brings along.
     """
 
     def __init__(
@@ -43,9 +44,11 @@ class TextVectors:
         model: str | None = None,
         device: str | None = None,
         report: Report = lambda done: None,
+        trust_remote_code: bool = False,
     ) -> None:
         self.comparison, self.max_tokens = comparison, max_tokens
         self._model, self._device, self._report = model, device, report
+        self._trust_remote_code = trust_remote_code
         ends = np.cumsum([column.width for column in comparison.columns]).tolist()
         self._parts = [slice(end - column.width, end) for column, end in zip(comparison.columns, ends, strict=True)]
         self._room = available_memory() // 4 // (4 * ends[-1])  # texts whose vectors are kept
@@ -55,8 +58,9 @@ class TextVectors:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone, loaded, with the columns' weights beside it; raises UsageError where it does not fit."""
-        backbone = load_run_backbone(self.comparison.config.states, self.comparison.run, self._model, self._device)
-        length_limit(backbone, self.max_tokens, self.max_tokens, self.comparison.config.states.template)
+        states = self.comparison.config.states
+        backbone = load_run_backbone(states, self.comparison.run, self._model, self._device, self._trust_remote_code)
+        length_limit(backbone, self.max_tokens, self.max_tokens, states.template)
         for column in self.comparison.columns:
             column.module.to(backbone.device)
         return backbone

@@ -38,6 +38,7 @@ class MtebOptions:
         max_tokens: the length at which texts are cut, instead of that of the first run's training.
         prompts: "NAME=TEXT", see `ColumnEncoder`.
         model: the backbone, where it no longer lies where the runs found it. device, backend: where and how it runs.
+        trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
     """
 
     runs: Sequence[Path]
@@ -47,6 +48,7 @@ class MtebOptions:
     max_tokens: int | None = None
     prompts: Sequence[str] = ()
     model: str | None = None
+    trust_remote_code: bool = False
     device: str | None = None
     backend: str = "dense"
 
@@ -109,7 +111,7 @@ def evaluate_mteb(
     prompts = read_prompts(options.prompts, tasks)
     comparison = open_comparison(options.runs, options.backend)
     max_tokens = options.max_tokens or comparison.config.states.max_tokens
-    vectors = TextVectors(comparison, max_tokens, options.model, options.device, report)
+    vectors = TextVectors(comparison, max_tokens, options.model, options.device, report, options.trust_remote_code)
     encoders = [ColumnEncoder(vectors, place, prompts) for place in range(len(comparison.columns))]
     folder = make_folder(options.out or comparison.run / "mteb")
     evaluation = _Evaluation(ResultCache(folder), encoders, vectors)
