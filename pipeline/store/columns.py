@@ -83,6 +83,9 @@ class ColumnFile:
         return entry
 
 
+NO_FILE = ColumnFile("", 0, "", {})  # of what lies in no file, or not yet
+
+
 class ColumnWriter:
     """Writes one column file under a temporary name; `finish` makes it appear, leaving the block removes it.
 

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.store.columns import CHUNK_BYTES, ColumnFile
+from pipeline.store.columns import CHUNK_BYTES, NO_FILE
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.layout import MANIFEST_FILE, STORED_AS, ExamplesEntry
 from pipeline.store.plan import Plan
@@ -101,7 +101,7 @@ class Cache:
             labelled=examples.label is not None,
             source="memory",
             task=task,
-            data=ColumnFile("", 0, "", {}),
+            data=NO_FILE,
         )
 
     def examples_entry(self, name: str) -> ExamplesEntry:
