@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.extract.backbone import Backbone, load_backbone, resolve_model
+from pipeline.extract.backbone import Backbone, find_source, load_backbone
 from pipeline.extract.forward import length_batches, token_budget
 from pipeline.extract.planning import clean, tokenize_filled
 from pipeline.fit.graph import resolve_backend
@@ -187,7 +187,8 @@ def load_run_backbone(
 
     Raises UsageError where it is not there, or is another one.
     """
-    backbone = load_backbone(resolve_model(model or states.source or states.backbone), states.compute_dtype, device)
+    source = find_source(states, f"that {run} was trained on", model)
+    backbone = load_backbone(source, states.compute_dtype, device)
     for name in ("weights_sha256", "tokenizer_sha256"):
         if getattr(backbone, name) != getattr(states, name):
             raise UsageError(

@@ -18,6 +18,8 @@ from pipeline.store.files import check_access, file_sha256
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from pipeline.store.layout import StatesIdentity
+
 HUB_ALIASES = {
     "bert": "google-bert/bert-base-uncased",
     "roberta": "FacebookAI/roberta-base",
@@ -96,6 +98,20 @@ def resolve_model(model: str) -> ModelSource:
     raise UsageError(
         f"unknown model {model!r}: {hint}pass an alias ({', '.join(known)}), a hub id, a folder or a GGUF file"
     )
+
+
+def find_source(states: StatesIdentity, what: str, model: str | None = None) -> ModelSource:
+    """Where the backbone of some states is: as `model` says, or where the extraction found it.
+
+    Raises UsageError where it is not there any more; `what` says in words which one it is.
+    """
+    where = states.source or states.backbone
+    try:
+        return resolve_model(model or where)
+    except UsageError:
+        if model is not None or where in PACKAGED_ALIASES:  # said already, with the package to install
+            raise
+        raise UsageError(f"the backbone {what}, {where}, is not there any more: say where with --model") from None
 
 
 def _packaged(name: str, packaged: PackagedModel) -> ModelSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.extract.backbone import Backbone, ModelSource, load_backbone, resolve_model
+from pipeline.extract.backbone import Backbone, ModelSource, find_source, load_backbone
 from pipeline.extract.forward import ShardTexts, check_numbers, forward_batch, length_batches, token_budget
 from pipeline.store.claims import Claims
 from pipeline.store.layout import ShardEntry
@@ -19,7 +19,7 @@ def repair_cache(cache: Cache, damages: list[Damage], model: str | None = None, 
 
     Args:
         damages: what `verify_cache` found.
-        model: the backbone, where the cache's own name for it does not find it.
+        model: the backbone, where it no longer lies where the cache says.
 
     Raises UsageError where the backbone is not the one that made the cache, FaultError where plan or example sets
     are damaged (an extraction makes those again) or another process works in the folder.
@@ -28,7 +28,10 @@ def repair_cache(cache: Cache, damages: list[Damage], model: str | None = None, 
     if small:
         raise FaultError(f"{cache.folder / small[0]} is damaged: run the same `glot extract` again, it makes it anew")
     needs_backbone = any(damage.texts for damage in damages)
-    backbone = _load(cache, resolve_model(model or cache.manifest.states.backbone), device) if needs_backbone else None
+    backbone = None
+    if needs_backbone:
+        made = f"that made {cache.folder}"
+        backbone = _load(cache, find_source(cache.manifest.states, made, model), device)
     forwarded = 0
     with Claims(cache.folder) as claims:
         _claim(claims, "plan")

@@ -40,7 +40,8 @@ class FitOptions:
         max_steps: likewise; without `epochs` there are as many as it takes.
         seeds: one run each; a seed sets initialisation and data order.
         order_seed: fixes the data order for all seeds.
-        layer: the backbone layer to train on. device: None takes a GPU where there is one.
+        layer: the backbone layer to train on; None: the last that the cache keeps.
+        device: None takes a GPU where there is one.
         backend: auto, dgl or dense.
         max_memory: bytes of states to hold in memory, else they are streamed; None takes half of what is free.
         group: train on the example sets of this name, added with other labels (`glot extract --examples`).
@@ -71,7 +72,7 @@ class FitOptions:
     max_steps: int | None = None
     seeds: tuple[int, ...] = (0,)
     order_seed: int | None = None
-    layer: int = -1
+    layer: int | None = None
     device: str | None = None
     backend: str = "auto"
     max_memory: int | None = None
