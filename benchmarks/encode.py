@@ -15,7 +15,8 @@ from benchmarks.extraction import extract, glue_folder, load_pairs, scratch
 from benchmarks.ratios import Ratio, describe_machine, speed_ratio, verdict
 from pipeline.corpus.examples import Corpus
 from pipeline.encode import Input, encode_file
-from pipeline.extract.backbone import Backbone, load_backbone, resolve_model
+from pipeline.extract.backbone import Backbone, load_backbone
+from pipeline.extract.source import resolve_model
 from pipeline.fit.head_model import HeadModel
 from pipeline.fit.run import FitOptions, make_configs
 from pipeline.model import GlotModel

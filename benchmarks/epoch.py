@@ -22,7 +22,8 @@ from benchmarks import peers
 from benchmarks.extraction import extract, glue_folder
 from benchmarks.ratios import describe_machine, seconds_of, verdict
 from pipeline.corpus.load import load_task
-from pipeline.extract.backbone import load_backbone, resolve_model
+from pipeline.extract.backbone import load_backbone
+from pipeline.extract.source import resolve_model
 from pipeline.fit.poolers import Glot, PoolerConfig
 from pipeline.fit.run import FitOptions, make_configs
 from pipeline.fit.train import fit_head

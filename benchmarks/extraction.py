@@ -26,9 +26,10 @@ from transformers.utils import logging
 from benchmarks.ratios import Ratio, describe_machine, seconds_of, speed_ratio, verdict
 from pipeline.corpus.examples import Corpus, Example, Split
 from pipeline.corpus.load import load_task
-from pipeline.extract.backbone import Backbone, ModelSource, load_backbone, resolve_model
+from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.forward import ShardTexts, length_batches, token_budget
 from pipeline.extract.run import ExtractOptions, ExtractSummary, extract_states
+from pipeline.extract.source import ModelSource, resolve_model
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
 

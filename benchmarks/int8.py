@@ -17,7 +17,8 @@ from benchmarks.extraction import extract, glue_folder
 from benchmarks.ratios import describe_machine
 from pipeline.corpus.examples import Corpus
 from pipeline.corpus.load import load_task
-from pipeline.extract.backbone import Backbone, load_backbone, resolve_model
+from pipeline.extract.backbone import Backbone, load_backbone
+from pipeline.extract.source import resolve_model
 from pipeline.fit.run import FitOptions, make_configs
 from pipeline.fit.train import fit_head
 from pipeline.store.reader import Cache

@@ -139,8 +139,9 @@ def child_extract(data: Path, backbone_folder: Path, out: Path) -> None:
     from unittest import mock
 
     from pipeline.corpus.load import load_table
-    from pipeline.extract.backbone import ModelSource, load_backbone
+    from pipeline.extract.backbone import load_backbone
     from pipeline.extract.run import ExtractOptions, extract_states
+    from pipeline.extract.source import ModelSource
 
     source = ModelSource("tiny", str(backbone_folder))
     backbone = load_backbone(source)

@@ -213,7 +213,7 @@ def _name_model(model: str) -> tuple[str, str]:
     """A backbone's name for folders, and where it lies; an alias is its own name and needs no location."""
     if model in BACKBONES:
         return model, ""
-    from pipeline.extract.backbone import resolve_model
+    from pipeline.extract.source import resolve_model
 
     return resolve_model(model).name, model
 

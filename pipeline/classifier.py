@@ -18,9 +18,10 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from pipeline.errors import UsageError
-from pipeline.extract.backbone import Backbone, ModelSource, load_backbone, resolve_model
+from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.options import ExtractOptions
 from pipeline.extract.prepare import states_identity
+from pipeline.extract.source import ModelSource, resolve_model
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, pool_texts
 from pipeline.fit.run import FitOptions, check_device, make_configs

@@ -109,7 +109,8 @@ def measure_task(
 ) -> tuple[Work, list[Cost]]:
     """What each way costs for a backbone on a task; raises UsageError where either is not there."""
     from pipeline.corpus.load import load_task
-    from pipeline.extract.backbone import load_backbone, resolve_model
+    from pipeline.extract.backbone import load_backbone
+    from pipeline.extract.source import resolve_model
 
     source = resolve_model(model)  # a name that nobody knows is told before the data is read
     corpus = load_task(task, ["train"], data_dir)

@@ -167,7 +167,7 @@ def _dgl() -> Finding:
 
 def _models() -> Iterator[Finding]:
     try:
-        from pipeline.extract.backbone import PACKAGED_ALIASES, resolve_model
+        from pipeline.extract.source import PACKAGED_ALIASES, resolve_model
     except Exception:  # said among the versions
         return
     for name in PACKAGED_ALIASES:

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.extract.backbone import Backbone, find_source, load_backbone
+from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.forward import length_batches, token_budget
 from pipeline.extract.planning import clean, tokenize_filled
+from pipeline.extract.source import find_source
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, load_head
 from pipeline.fit.poolers import TokenChoice

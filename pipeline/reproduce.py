@@ -92,8 +92,8 @@ def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch) -> 
         if cache.manifest.complete and all(held.get(name) == len(s.examples) for name, s in corpus.splits.items()):
             _check_settings(cache, step)
             return cache
-    from pipeline.extract.backbone import resolve_model
     from pipeline.extract.run import ExtractOptions, extract_states
+    from pipeline.extract.source import resolve_model
 
     def report(done: int, total: int) -> None:
         watch.tokens(done, total)

@@ -21,8 +21,9 @@ from sklearn.preprocessing import FunctionTransformer
 
 from pipeline import GlotClassifier
 from pipeline.errors import FaultError, UsageError
-from pipeline.extract.backbone import load_backbone, resolve_model
+from pipeline.extract.backbone import load_backbone
 from pipeline.extract.options import ExtractOptions
+from pipeline.extract.source import resolve_model
 from pipeline.store.reader import Cache
 from pipeline.text_cache import open_with_texts
 

@@ -55,8 +55,8 @@ def test_sorted_data_with_a_small_window_scores_as_in_memory(
     from dataclasses import replace
 
     from pipeline.corpus.load import load_table
-    from pipeline.extract.backbone import resolve_model
     from pipeline.extract.run import ExtractOptions, extract_states
+    from pipeline.extract.source import resolve_model
     from pipeline.fit.run import FitOptions, make_configs
     from pipeline.fit.train import fit_head
     from pipeline.store.reader import Cache

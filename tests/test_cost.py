@@ -11,7 +11,8 @@ from pipeline import cost
 from pipeline.agenda import Step
 from pipeline.corpus.examples import Corpus, Example, Split
 from pipeline.errors import UsageError
-from pipeline.extract.backbone import ModelSource, load_backbone
+from pipeline.extract.backbone import load_backbone
+from pipeline.extract.source import ModelSource
 from pipeline.fit.poolers import PoolerConfig
 from pipeline.report.costs import find_costs
 from pipeline.reproduce import Watch, run_steps

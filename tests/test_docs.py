@@ -143,7 +143,7 @@ def reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: dict[str, Path], glot: Callable[..., tuple]
 ) -> Callable[[Path], None]:
     """Does what a page says, as its reader would."""
-    from pipeline.extract.backbone import HUB_ALIASES, PACKAGED_ALIASES
+    from pipeline.extract.source import HUB_ALIASES, PACKAGED_ALIASES
 
     encoders = ("bert", "roberta", "minilm")
     for name in (*HUB_ALIASES, *PACKAGED_ALIASES):

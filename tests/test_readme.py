@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.extract.backbone import resolve_model
+from pipeline.extract.source import resolve_model
 from tests import pages
 
 CLASSES = ("negative", "positive")

@@ -92,10 +92,10 @@ def extract(
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from pipeline.corpus.load import load_corpus
     from pipeline.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
-    from pipeline.extract.backbone import resolve_model
     from pipeline.extract.options import TEXT, ExtractOptions
     from pipeline.extract.processes import leave, this_process
     from pipeline.extract.run import extract_states, is_planned
+    from pipeline.extract.source import resolve_model
 
     source = resolve_model(model)
     request = CorpusRequest(

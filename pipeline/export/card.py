@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from pipeline.extract.backbone import HUB_ALIASES
+from pipeline.extract.source import HUB_ALIASES
 from pipeline.fit.poolers import PoolerConfig
 from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import RunConfig

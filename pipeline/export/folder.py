@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.errors import FaultError, UsageError
 from pipeline.export.card import CODE_FILE, write_card
 from pipeline.export.pooling import check_library, load_pooling
+from pipeline.extract.planning import added_tokens
 from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import find_one_run
 from pipeline.model import GlotModel
@@ -62,7 +63,7 @@ def export_folder(
     check_library()
     with atomic_folder(out) as folder:
         glot = GlotModel.load(run, model, device)
-        pooling = load_pooling(run, glot.config, glot.backbone.tokenizer.all_special_ids)
+        pooling = load_pooling(run, glot.config, added_tokens(glot.backbone.tokenizer))
         _write_backbone(glot, folder)
         contrastive = glot.config.contrastive
         _write_pooling(pooling, folder, "dot" if contrastive and contrastive.similarity == "dot" else "cosine")

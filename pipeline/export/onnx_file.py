@@ -80,7 +80,7 @@ def export_onnx(run: Path, out: Path) -> ExportedOnnx:
     except ImportError as error:
         raise UsageError(f"--to onnx needs {error.name}: pip install 'glot-pipeline[onnx]'") from None
     config = RunConfig.load(run)
-    head = OnnxHead(load_pooling(run, config, [])).eval()
+    head = OnnxHead(load_pooling(run, config)).eval()
     make_folder(out.parent)
     with atomic_path(out) as temporary:
         _write(head, temporary, _facts(config))

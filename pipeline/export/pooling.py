@@ -24,12 +24,12 @@ def check_library() -> None:
         ) from None
 
 
-def load_pooling(run: Path, config: RunConfig, special_ids: list[int]) -> GlotPooling:
+def load_pooling(run: Path, config: RunConfig, added: tuple[int, int] = (0, 0)) -> GlotPooling:
     """The pooling and the head of a run, in float32 on the CPU.
 
     Args:
         run: its folder. config: what that folder's `config.json` holds.
-        special_ids: the tokenizer's special tokens, for a pooler that is not shown them.
+        added: how many tokens the tokenizer puts before and behind a text, for a pooler that is not shown them.
 
     Raises UsageError where sentence-transformers is missing or the run cannot be exported, FaultError where it is
     damaged.
@@ -42,6 +42,7 @@ def load_pooling(run: Path, config: RunConfig, special_ids: list[int]) -> GlotPo
     renamed = {_rename(name): value for name, value in tensors.items()}
     projection = renamed.get("projection.weight")
     pooler, task = config.pooler, config.task
+    hidden_before, hidden_behind = added if pooler.tokens == "content" else (0, 0)
     score_range = list(task.score_range) if task.score_range else None
     settings = {name: getattr(pooler, name) for name in ("pooler", "gnn", "layers", "hidden", "jk", "tau", "readout")}
     pooling = GlotPooling(
@@ -49,7 +50,8 @@ def load_pooling(run: Path, config: RunConfig, special_ids: list[int]) -> GlotPo
         **settings,
         scorer=_scorer_width(pooler, config.states.width),
         token_position=pooler.token_position,
-        special_ids=special_ids if pooler.tokens == "content" else [],
+        hidden_before=hidden_before,
+        hidden_behind=hidden_behind,
         num_texts=task.num_texts,
         classes=list(task.classes),
         score_range=score_range,

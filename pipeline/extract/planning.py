@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from pipeline.store.example_set import NO_TEXT, ExampleSet
 from pipeline.store.files import nameless_file
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, first_uses, text_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TOKENIZE_BATCH = 1000
 PIECE = 2**16  # positions that are Python numbers at a time
@@ -189,7 +193,7 @@ class Tokens:
 
     Attributes:
         ids: of each text, at least one.
-        kinds: (n,) uint8 for each text's n tokens: CONTENT, SPECIAL or TEMPLATE.
+        kinds: (n,) uint8 for each text's n tokens: CONTENT, SPECIAL (what the tokenizer itself added) or TEMPLATE.
         truncated: (texts,) uint8, 1 where a text was cut.
     """
 
@@ -205,16 +209,42 @@ def tokenize_filled(texts: list[str], template: str, backbone: Backbone, max_tok
     """
     filled = [fill(template, text) for text in texts]
     ids, truncated, spans = _encode(filled, backbone, max_tokens, with_spans=template != TEXT)
-    ends = np.cumsum([len(item) for item in ids])
-    flat = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(ends[-1]) if len(ends) else 0)
-    special = np.isin(flat, backbone.tokenizer.all_special_ids)
-    kinds = np.split(np.where(special, SPECIAL, CONTENT).astype(np.uint8), ends[:-1])
+    kinds = _kinds([len(item) for item in ids], *added_tokens(backbone.tokenizer))
+    ids = [item or [_ending(backbone.tokenizer)] for item in ids]
     if template != TEXT:
         start = template.index(TEXT)
         for text, kind, span in zip(texts, kinds, spans, strict=True):
             if span:  # else it is the EOS of a text without tokens
                 kind[(kind == CONTENT) & ~_touches(span, start, start + len(text))] = TEMPLATE
     return Tokens(ids, kinds, truncated)
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """How many tokens the tokenizer itself puts before and behind a text's own."""
+    whole, own = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    for before in range(len(whole) - len(own) + 1):
+        if own and whole[before : before + len(own)] == own:
+            return before, len(whole) - len(own) - before
+    return 0, 0
+
+
+def _kinds(lengths: list[int], before: int, after: int) -> list[np.ndarray]:
+    """CONTENT or SPECIAL for each token of each text, by its place; of a text without tokens, SPECIAL for its EOS.
+
+    Not by its number: [UNK] stands for a piece of the text, and a [SEP] that somebody wrote is a piece of it.
+    """
+    length = np.asarray(lengths, dtype=np.int64)
+    held = np.maximum(length, 1)
+    ends = np.cumsum(held)
+    place = np.arange(held.sum()) - np.repeat(ends - held, held)
+    special = (place < before) | (place >= np.repeat(length - after, held))
+    return np.split(np.where(special, SPECIAL, CONTENT).astype(np.uint8), ends[:-1]) if lengths else []
+
+
+def _ending(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands for a text without any: EOS where there is one."""
+    candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0)
+    return next(number for number in candidates if number is not None)
 
 
 def _touches(spans: list[tuple[int, int]], start: int, stop: int) -> np.ndarray:
@@ -225,13 +255,14 @@ def _touches(spans: list[tuple[int, int]], start: int, stop: int) -> np.ndarray:
 
 def tokenize(texts: list[str], backbone: Backbone, max_tokens: int) -> tuple[list[list[int]], np.ndarray]:
     """Token ids of each text alone, and (k,) uint8 whether it was cut. A text without any token becomes one EOS."""
-    return _encode(texts, backbone, max_tokens)[:2]
+    ids, truncated, _ = _encode(texts, backbone, max_tokens)
+    return [item or [_ending(backbone.tokenizer)] for item in ids], truncated
 
 
 def _encode(
     texts: list[str], backbone: Backbone, max_tokens: int, with_spans: bool = False
 ) -> tuple[list[list[int]], np.ndarray, list[list[tuple[int, int]]]]:
-    """Token ids of each text, whether it was cut, and where its tokens' characters are if that is asked for."""
+    """Token ids of each text, maybe none, whether it was cut, and where its tokens' characters are if asked for."""
     tokenizer = backbone.tokenizer
     options = {"add_special_tokens": True, "return_attention_mask": False, "verbose": False}
     options |= {"return_offsets_mapping": True} if with_spans else {}
@@ -246,9 +277,7 @@ def _encode(
             ids[place] = cut["input_ids"][row]
             if with_spans:
                 spans[place] = cut["offset_mapping"][row]
-    candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0)
-    ending = next(number for number in candidates if number is not None)
-    return [item or [ending] for item in ids], truncated, spans
+    return ids, truncated, spans
 
 
 def check_length_limit(backbone: Backbone, max_tokens: int, template: str = TEXT) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.extract.backbone import Backbone, ModelSource, find_source, load_backbone
+from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.forward import ShardTexts, check_numbers, forward_batch, length_batches, token_budget
+from pipeline.extract.source import ModelSource, find_source
 from pipeline.store.claims import Claims
 from pipeline.store.layout import ShardEntry
 from pipeline.store.reader import Cache

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from pipeline.corpus.examples import Corpus
 from pipeline.errors import FaultError, UsageError
-from pipeline.extract.backbone import Backbone, ModelSource, load_backbone
+from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.forward import token_budget
 from pipeline.extract.options import ON_OVERFLOW, ExtractOptions
 from pipeline.extract.planning import check_length_limit
 from pipeline.extract.prepare import Preparation, Progress, Say, check_folder, hold_plan, states_identity
+from pipeline.extract.source import ModelSource
 from pipeline.extract.worker import Busy, Worker
 from pipeline.store.claims import Claims
 from pipeline.store.example_set import group_of, split_of

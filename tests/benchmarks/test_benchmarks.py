@@ -25,7 +25,8 @@ PAIRS = TaskSpec("made", 2, "classes", ("no", "yes"))
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    from pipeline.extract.backbone import ModelSource, load_backbone
+    from pipeline.extract.backbone import load_backbone
+    from pipeline.extract.source import ModelSource
 
     folder = memory.save_backbone(tmp_path_factory.mktemp("backbone"))
     return load_backbone(ModelSource("tiny", str(folder)), device="cpu")

@@ -31,9 +31,10 @@ def make_run(tmp_path: Path, backbone_folders: dict[str, Path]) -> Callable[...,
     """A finished run with random weights: `make(family, name="run", layer=2, template=..., task=None, **pooler)`."""
     import torch
 
-    from pipeline.extract.backbone import load_backbone, resolve_model
+    from pipeline.extract.backbone import load_backbone
     from pipeline.extract.options import ExtractOptions
     from pipeline.extract.prepare import states_identity
+    from pipeline.extract.source import resolve_model
     from pipeline.fit.head_model import HeadModel
     from pipeline.fit.poolers import PoolerConfig
     from pipeline.fit.result import Epoch, FitResult

@@ -57,6 +57,15 @@ def test_the_same_vectors_in_batches_of_any_size(family: str, make_run: Callable
     )
 
 
+@pytest.mark.parametrize("family", ["bert", "mistral", "bare"])
+def test_content_is_what_somebody_wrote_there_too(family: str, make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run(family, tokens="content")
+    texts = ["the Ωmega [SEP] cat </s>", "[UNK] <s>", "", "the cat sat on the mat " * 9]
+    made, expected = export_folder(run, tmp_path / "made"), GlotModel.load(run).encode(texts)
+    np.testing.assert_allclose(load(made.path).encode(texts), expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(expected[0] - GlotModel.load(run).encode(["the cat"])[0]).max() > 0.01
+
+
 ALONE = """
 import sys
 import numpy as np

@@ -53,7 +53,7 @@ def pad(states: list[torch.Tensor], fill: float) -> tuple[torch.Tensor, torch.Te
 def test_vectors_and_gradients(settings: dict, make_head_run: Callable[..., Path], states: list[torch.Tensor]) -> None:
     run = make_head_run("run", **{"layers": 2, "hidden": 6, "tau": 0.6, **settings})
     config = RunConfig.load(run)
-    trained, pooling = load_head(run, config, "dense", torch.device("cpu")), load_pooling(run, config, [])
+    trained, pooling = load_head(run, config, "dense", torch.device("cpu")), load_pooling(run, config)
     packed = torch.cat(states).requires_grad_()
     expected = trained.vectors(TokenBatch(packed, torch.tensor(LENGTHS)))
     padded, mask = pad(states, float("nan"))  # whatever stands in the padding is not looked at
@@ -83,7 +83,7 @@ def test_vectors_and_gradients(settings: dict, make_head_run: Callable[..., Path
 def test_the_head_goes_along(task: TaskSpec, make_run: Callable[..., Path], states: list[torch.Tensor]) -> None:
     run = make_run("bert", task=task)
     config = RunConfig.load(run)
-    trained, pooling = load_head(run, config, "dense", torch.device("cpu")), load_pooling(run, config, [])
+    trained, pooling = load_head(run, config, "dense", torch.device("cpu")), load_pooling(run, config)
     assert not any(parameter.requires_grad for parameter in pooling.head.parameters())
     generator = torch.Generator().manual_seed(0)
     given = [torch.randn(5, trained.width, generator=generator) for _ in range(task.num_texts)]
@@ -107,7 +107,7 @@ def test_what_is_only_for_comparison_is_refused(
 ) -> None:
     run = make_head_run("run", **settings)
     with pytest.raises(UsageError, match=message):
-        load_pooling(run, RunConfig.load(run), [])
+        load_pooling(run, RunConfig.load(run))
 
 
 def test_edges_are_strict_and_leave_padding_out() -> None:
@@ -121,7 +121,7 @@ def test_edges_are_strict_and_leave_padding_out() -> None:
 
 def test_autocast_leaves_the_graph_in_float32(make_head_run: Callable[..., Path], states: list[torch.Tensor]) -> None:
     run = make_head_run("run", hidden=6)
-    pooling = load_pooling(run, RunConfig.load(run), [])
+    pooling = load_pooling(run, RunConfig.load(run))
     padded, mask = pad(states, 0.0)
     expected, edges = pooling.pool(padded, mask), token_graph(padded, mask, 0.6)
     with torch.autocast("cpu", torch.bfloat16):
@@ -137,7 +137,7 @@ def test_a_projection_comes_last(make_run: Callable[..., Path], tmp_path: Path) 
     projection = torch.randn(5, trained.width, generator=torch.Generator().manual_seed(0))
     pooler = {f"pooler.{name}": value for name, value in trained.pooler.state_dict().items()}
     save_tensors(run / HEAD_FILE, {**pooler, "head.projection.weight": projection})
-    pooling = load_pooling(run, replace(RunConfig.load(run), task=task), [])
+    pooling = load_pooling(run, replace(RunConfig.load(run), task=task))
     states = torch.randn(1, 4, 32, generator=torch.Generator().manual_seed(1))
     expected = trained.pooler(TokenBatch(states[0], torch.tensor([4]))) @ projection.T
     vectors = pooling.pool(states, torch.ones(1, 4, dtype=torch.bool))
@@ -153,4 +153,4 @@ def test_a_projection_comes_last(make_run: Callable[..., Path], tmp_path: Path) 
 def test_a_head_that_does_not_see_its_prompt_is_refused(make_run: Callable[..., Path]) -> None:
     run = make_run("bert", template="about: {text}", tokens="content")
     with pytest.raises(UsageError, match="fit with --tokens all"):
-        load_pooling(run, RunConfig.load(run), [])
+        load_pooling(run, RunConfig.load(run))

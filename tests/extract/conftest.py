@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from pipeline.corpus.examples import Corpus
-from pipeline.extract.backbone import ModelSource
 from pipeline.extract.run import ExtractOptions, ExtractSummary, extract_states
+from pipeline.extract.source import ModelSource
 
 MAX_TOKENS = 32
 

@@ -17,7 +17,8 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from pipeline.errors import UsageError
 from pipeline.extract import backbone as room
-from pipeline.extract.backbone import ModelSource, load_backbone, resolve_model
+from pipeline.extract.backbone import load_backbone
+from pipeline.extract.source import ModelSource, resolve_model
 
 
 def test_aliases_folders_gguf_files_and_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from pipeline.corpus.examples import Corpus, Example, Split
 from pipeline.errors import UsageError
-from pipeline.extract.backbone import ModelSource, load_backbone
+from pipeline.extract.backbone import load_backbone
 from pipeline.extract.planning import check_template, tokenize_filled
 from pipeline.extract.repair import repair_cache
+from pipeline.extract.source import ModelSource
 from pipeline.store.plan import CONTENT, SPECIAL, TEMPLATE
 from pipeline.store.reader import Cache
 from pipeline.store.verify import verify_cache

@@ -10,8 +10,9 @@ import torch
 
 from pipeline.corpus.examples import Corpus, Example, Split
 from pipeline.errors import UsageError
-from pipeline.extract.backbone import ModelSource, load_backbone, resolve_model
+from pipeline.extract.backbone import load_backbone
 from pipeline.extract.run import ExtractOptions, extract_states
+from pipeline.extract.source import ModelSource, resolve_model
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
 

@@ -20,8 +20,9 @@ from xxhash import xxh3_64_hexdigest
 
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract import repair, run, worker
-from pipeline.extract.backbone import Backbone, ModelSource
+from pipeline.extract.backbone import Backbone
 from pipeline.extract.run import ExtractOptions
+from pipeline.extract.source import ModelSource
 from pipeline.store import columns
 from pipeline.store.claims import Owner
 from pipeline.store.example_set import ExampleSet
@@ -151,7 +152,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.extract.backbone import ModelSource
+from pipeline.extract.source import ModelSource
 from pipeline.extract.run import ExtractOptions, extract_states
 from pipeline.store.shards import ShardWriter
 from pipeline.store.task_spec import TaskSpec

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.extract.backbone import ModelSource, load_backbone
+from pipeline.extract.backbone import load_backbone
 from pipeline.extract.forward import quantize
+from pipeline.extract.identity import tokenizer_sha256
+from pipeline.extract.source import ModelSource
 from pipeline.store.plan import CONTENT, SPECIAL, Plan
 from pipeline.store.reader import Cache
 
@@ -285,11 +287,9 @@ def test_weights_are_hashed_so_that_other_weights_are_other_states(make_backbone
 
 
 def test_the_tokenizers_hash_is_of_its_rules_not_of_its_use(backbone_folders: dict) -> None:
-    from pipeline.extract.backbone import _tokenizer_sha256
-
     tokenizer = load_backbone(ModelSource("x", str(backbone_folders["bert"]))).tokenizer
-    before = _tokenizer_sha256(tokenizer)
+    before = tokenizer_sha256(tokenizer)
     tokenizer(["a dog", "the cat sat on"], padding=True, truncation=True, max_length=3)
-    assert _tokenizer_sha256(tokenizer) == before
+    assert tokenizer_sha256(tokenizer) == before
     tokenizer.add_tokens(["newword"])
-    assert _tokenizer_sha256(tokenizer) != before
+    assert tokenizer_sha256(tokenizer) != before

@@ -50,8 +50,8 @@ def write_csv(path: Path, rows: int = ROWS) -> Path:
 
 def extract(backbone: Path, out: Path, rows: int = ROWS, **options: Any) -> Any:
     """`extract_states` over `make_corpus(rows)`; returns its summary."""
-    from pipeline.extract.backbone import ModelSource
     from pipeline.extract.run import ExtractOptions, extract_states
+    from pipeline.extract.source import ModelSource
 
     options = {"max_tokens": WIDTH, "shard_bytes": SHARD_BYTES, "device": "cpu", **options}
     for name in ("layers", "part"):

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("mteb", reason="needs mteb")
 
 from pipeline.errors import UsageError
-from pipeline.extract.backbone import resolve_model
+from pipeline.extract.source import resolve_model
 
 
 @pytest.fixture

@@ -185,8 +185,8 @@ def test_wrong_use_is_one_line(
 def shared_run(tmp_path_factory: pytest.TempPathFactory, backbone_folders: dict[str, Path]) -> Path:
     """A run of one backbone for all wrong uses."""
     from pipeline.corpus.examples import Corpus, Example, Split
-    from pipeline.extract.backbone import ModelSource
     from pipeline.extract.run import ExtractOptions, extract_states
+    from pipeline.extract.source import ModelSource
     from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
     from pipeline.store.reader import Cache
     from pipeline.store.task_spec import TaskSpec
