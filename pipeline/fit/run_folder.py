@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import FaultError, UsageError
 from pipeline.fit.contrastive import ContrastiveConfig
 from pipeline.fit.poolers import PoolerConfig
-from pipeline.store.files import atomic_path, check_access, read_json, write_json
+from pipeline.store.files import atomic_path, check_access, read_json, remove_leftovers, write_json
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
@@ -191,6 +191,13 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path
         module.load_state_dict(tensors)
     except RuntimeError as error:
         raise FaultError(f"{path} does not fit its config.json: {' '.join(str(error).split())[:200]}") from None
+
+
+def clear_run(folder: Path) -> None:
+    """Remove a finished run's checkpoint, and what killed processes left of the files that a fit writes."""
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    kept = (CONFIG_FILE, METRICS_FILE, HEAD_FILE, CHECKPOINT_FILE)
+    remove_leftovers(folder, [*kept, "predictions-*.npy", "labels-*.npy", "loss.png"])
 
 
 def find_runs(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -43,13 +43,31 @@ def worker_name() -> str:
     return f"{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())}-{os.getpid()}"
 
 
+UNFINISHED = ".tmp-"  # in the names of files that are not finished
 MAX_TEXT = 2**30  # bytes of a text file that is read whole
 _names = itertools.count()
 
 
 def temporary_name(path: Path) -> Path:
     """A new name beside `path` for a file that is not finished; no other worker's."""
-    return path.with_name(f"{path.name}.tmp-{worker_name()}-{next(_names)}")
+    return path.with_name(f"{path.name}{UNFINISHED}{worker_name()}-{next(_names)}")
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a name is one of `temporary_name`: of a file that is being written, or that a killed process left."""
+    return UNFINISHED in path.name
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether a folder holds anything but what a killed process left unfinished."""
+    return any(not is_unfinished(path) for path in folder.iterdir())
+
+
+def remove_leftovers(folder: Path, files: Iterable[str]) -> None:
+    """Remove what a killed process left unfinished of files (patterns of names) that nobody else writes in a folder."""
+    for file in files:
+        for path in folder.glob(f"{file}{UNFINISHED}*"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
