@@ -14,7 +14,7 @@ from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.forward import length_batches, token_budget
 from pipeline.extract.planning import clean, length_limit, tokenize_filled
-from pipeline.extract.source import resolve_model
+from pipeline.extract.source import find_source
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, load_head
 from pipeline.fit.poolers import TokenChoice
@@ -197,7 +197,7 @@ def load_run_backbone(
 
     Raises UsageError where it is not there, or is another one.
     """
-    source = resolve_model(model or states.source or states.backbone)
+    source = find_source(states, f"that {run} was trained on", model)
     backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
     for name in ("weights_sha256", "tokenizer_sha256"):
         if getattr(backbone, name) != getattr(states, name):

@@ -84,7 +84,10 @@ def fit(
     chunk_size: Annotated[
         int | None, typer.Option(help="Contrastive: texts pooled at a time, for batches beyond the memory.")
     ] = None,
-    layer: Annotated[int, typer.Option(help="Which of the cache's layers; -1 is after the final norm.")] = -1,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="Which of the cache's layers; -1 is after the final norm; default: the last that it keeps."),
+    ] = None,
     backend: BackendOption = "auto",
     device: DeviceOption = None,
     max_memory: Annotated[
@@ -155,6 +158,8 @@ def fit(
         )
         opened = Cache(cache)
         configs = make_configs(opened, options)
+        if layer is None:
+            note_layer(configs[0])
         folder = out or _run_folder(configs[0])
         prepare_runs(configs, folder)
     with stop_flag() as should_stop, epoch_bar(notes) as report:
@@ -163,6 +168,12 @@ def fit(
         note("loss.png is left out: pip install 'glot-pipeline[plots]'")
     _print_fit(folder, results)
     answer({"folder": folder, "runs": [{"run": run, **_summary(result)} for run, result in results.items()]})
+
+
+def note_layer(config: RunConfig) -> None:
+    """Say so where the layer that nobody named is not the backbone's last."""
+    if config.layer != config.states.num_layers:
+        note(f"layer {config.layer} of 0 to {config.states.num_layers}: the last that {config.cache} keeps")
 
 
 def _contrastive(**given: object) -> ContrastiveConfig | None:

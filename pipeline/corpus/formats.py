@@ -101,6 +101,8 @@ def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str,
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path.name} row {number}", others | row
+    except PermissionError:
+        raise
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{path.name} is no readable Parquet file ({reason})") from error

@@ -15,13 +15,13 @@ from pipeline.fit.graph import resolve_backend
 from pipeline.fit.poolers import PoolerConfig
 from pipeline.fit.readout import readout_width
 from pipeline.fit.result import FitResult
-from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, find_runs
+from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, clear_run, find_runs
 from pipeline.fit.states import available_memory, states_bytes
 from pipeline.fit.track import open_tracker
 from pipeline.fit.train import Progress, fit_head
 from pipeline.fit.training_data import run_config, used_text_ids
 from pipeline.store.example_set import set_name
-from pipeline.store.files import make_folder
+from pipeline.store.files import holds_something, make_folder
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
 
@@ -40,7 +40,8 @@ class FitOptions:
         max_steps: likewise; without `epochs` there are as many as it takes.
         seeds: one run each; a seed sets initialisation and data order.
         order_seed: fixes the data order for all seeds.
-        layer: the backbone layer to train on. device: None takes a GPU where there is one.
+        layer: the backbone layer to train on; None: the last that the cache keeps.
+        device: None takes a GPU where there is one.
         backend: auto, dgl or dense.
         max_memory: bytes of states to hold in memory, else they are streamed; None takes half of what is free.
         group: train on the example sets of this name, added with other labels (`glot extract --examples`).
@@ -71,7 +72,7 @@ class FitOptions:
     max_steps: int | None = None
     seeds: tuple[int, ...] = (0,)
     order_seed: int | None = None
-    layer: int = -1
+    layer: int | None = None
     device: str | None = None
     backend: str = "auto"
     max_memory: int | None = None
@@ -186,7 +187,7 @@ def prepare_runs(configs: list[RunConfig], folder: Path) -> None:
     """Make the run folders: `folder` itself for one seed, `folder/seed-<s>` for several, each with its config."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: choose another place with --out")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and holds_something(folder):
         raise UsageError(f"{folder} is not empty: choose another with --out, or go on with --resume {folder}")
     for config in configs:
         run = folder if len(configs) == 1 else folder / f"seed-{config.train.init_seed}"
@@ -212,6 +213,7 @@ def finish_runs(
     for run in find_runs(folder):
         config = RunConfig.load(run)
         if (run / METRICS_FILE).exists():
+            clear_run(run)
             results[run] = FitResult.load(run)
             continue
         opened = open_cache(config, cache, run)

@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import FaultError, UsageError
 from pipeline.fit.contrastive import ContrastiveConfig
 from pipeline.fit.poolers import PoolerConfig
-from pipeline.store.files import atomic_path, read_json, write_json
+from pipeline.store.files import atomic_path, check_access, read_json, remove_leftovers, write_json
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
@@ -176,6 +176,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Read what `save_tensors` wrote; raises UsageError where it is missing, FaultError where it is damaged."""
     if not path.exists():
         raise UsageError(f"there is no {path}: that fit has not finished an epoch; go on with `glot fit --resume`")
+    check_access(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("glot", "{}"))
@@ -190,6 +191,13 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path
         module.load_state_dict(tensors)
     except RuntimeError as error:
         raise FaultError(f"{path} does not fit its config.json: {' '.join(str(error).split())[:200]}") from None
+
+
+def clear_run(folder: Path) -> None:
+    """Remove a finished run's checkpoint, and what killed processes left of the files that a fit writes."""
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    kept = (CONFIG_FILE, METRICS_FILE, HEAD_FILE, CHECKPOINT_FILE)
+    remove_leftovers(folder, [*kept, "predictions-*.npy", "labels-*.npy", "loss.png"])
 
 
 def find_runs(folder: Path) -> list[Path]:

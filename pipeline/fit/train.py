@@ -26,6 +26,7 @@ from pipeline.fit.run_folder import (
     HEAD_FILE,
     METRICS_FILE,
     RunConfig,
+    clear_run,
     load_tensors,
     load_weights,
     save_tensors,
@@ -98,7 +99,8 @@ def fit_heads(
     results = [replace(result, heads=len(jobs)) for result in trainer.results()]
     for job, result in zip(jobs, results, strict=True):
         write_json(job.folder / METRICS_FILE, asdict(result))
-    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    for used in {folder, *(job.folder for job in jobs)}:
+        clear_run(used)
     return results
 
 

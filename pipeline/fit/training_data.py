@@ -25,14 +25,14 @@ def run_config(
     cache: Cache,
     pooler: PoolerConfig,
     train: TrainConfig,
-    layer: int = -1,
+    layer: int | None = None,
     group: str = "",
     contrastive: ContrastiveConfig | None = None,
 ) -> RunConfig:
     """The `RunConfig` of a fit on a cache's example sets; raises UsageError where the cache cannot be trained on.
 
-    `group` names sets that were added with other labels (`glot extract --examples`); `contrastive` is for pairs that
-    have none.
+    `layer` is one that the cache keeps, None the last of them; `group` names sets that were added with other labels
+    (`glot extract --examples`); `contrastive` is for pairs that have none.
     """
     entries = cache.manifest.examples
     training = set_name(group, "train")

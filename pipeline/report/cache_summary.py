@@ -24,7 +24,7 @@ class CacheSummary:
         histogram: (first length, last length, texts) a bin of token counts.
         bytes: of all files. bytes_per_token: those over the distinct tokens; states_bytes_per_token: of states alone.
         density: τ -> share of token pairs joined in the token graphs of a sample, self-loops apart; empty while the
-            cache is unfinished.
+            cache is unfinished. density_layer: the layer whose states they join.
         workers: who is working in the folder.
     """
 
@@ -52,6 +52,7 @@ class CacheSummary:
     bytes_per_token: float
     states_bytes_per_token: int
     density: dict[str, float]
+    density_layer: int
     workers: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -59,11 +60,12 @@ class CacheSummary:
         return asdict(self)
 
 
-def summarize_cache(cache: Cache, layer: int = -1) -> CacheSummary:
-    """Summarize a cache, an unfinished one too; the density is that of one layer.
+def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
+    """Summarize a cache, an unfinished one too; the density is that of one layer (None: the last that it keeps).
 
-    Raises FaultError where the plan or a sampled text is damaged.
+    Raises UsageError where it does not keep that layer, FaultError where the plan or a sampled text is damaged.
     """
+    layer = cache.resolve_layer(layer)
     manifest = cache.manifest
     states, plan = manifest.states, manifest.plan
     size = folder_bytes(cache.folder)
@@ -103,6 +105,7 @@ def summarize_cache(cache: Cache, layer: int = -1) -> CacheSummary:
         bytes_per_token=size / max(1, plan.tokens),
         states_bytes_per_token=states.bytes_per_token,
         density=_density(cache, layer) if manifest.complete and plan.texts else {},
+        density_layer=layer,
         workers=[f"{name}: {owner}" for name, owner in owners if owner],
     )
 
@@ -124,6 +127,6 @@ def _density(cache: Cache, layer: int) -> dict[str, float]:
     from pipeline.fit.states import StreamedStates
     from pipeline.fit.training_data import graph_density
 
-    states = StreamedStates(cache, cache.resolve_layer(layer), torch.device("cpu"))
+    states = StreamedStates(cache, layer, torch.device("cpu"))
     ids = np.arange(len(cache.plan))
     return {f"{tau:g}": graph_density(states, ids, EdgeRule(tau)) for tau in TAUS}

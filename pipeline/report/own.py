@@ -102,7 +102,7 @@ def _is_ours(config: Path) -> bool:
     """Whether a `config.json` is a run's; a backbone's folder has one too."""
     try:
         data = read_json(config)
-    except GlotError:
+    except (UsageError, FaultError):  # not an AccessError: what may not be read is not left out in silence
         return False
     return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
 
@@ -129,7 +129,7 @@ def _read_all(read: Callable[[Path], T], paths: Sequence[Path], damaged: list[st
     for path in paths:
         try:
             found.append(read(path))
-        except GlotError as error:
+        except (UsageError, FaultError) as error:
             damaged.append(str(error))
     return found
 
