@@ -6,6 +6,8 @@ import difflib
 import hashlib
 import importlib.util
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import FaultError, UsageError
+from pipeline.randomness import kept_randomness
 from pipeline.store.files import file_sha256
 
 if TYPE_CHECKING:
@@ -174,14 +177,13 @@ def load_backbone(
     device does not exist; FaultError where memory runs out.
     """
     from accelerate import PartialState
-    from transformers.utils import logging
 
     if device is not None and device_map is not None:
         raise UsageError("--device places the whole model, --device-map spreads it: pass one of them")
 
-    logging.disable_progress_bar()
     folder, revision = _fetch(source)
-    tokenizer, config, model = _load(source, folder, compute_dtype, device_map)
+    with kept_randomness(), _without_bars():  # weights that no checkpoint has are drawn
+        tokenizer, config, model = _load(source, folder, compute_dtype, device_map)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
@@ -207,6 +209,20 @@ def load_backbone(
         tokenizer=tokenizer,
         device=device,
     )
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without the bars of transformers, which stand between ours; the process's own setting comes back after."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | str) -> torch.device:
