@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +193,7 @@ def evaluate_on_mteb(made: Made, out: Path) -> None:
     pytest.importorskip("mteb")
     from pipeline.mteb_eval.run import MtebOptions, evaluate_mteb, quiet_libraries
 
-    rows = [f"{a}\t{b}\t{score}" for score, (a, b) in enumerate(zip(TEXTS, TEXTS[1:], strict=False))]
+    rows = [f"{a}\t{b}\t{score}" for score, (a, b) in enumerate(pairwise(TEXTS))]
     (out / "sts.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
     options = MtebOptions([made.run], local=[f"sts:{out / 'sts.tsv'}"], out=out, model=str(made.backbone), device="cpu")
     with quiet_libraries():
@@ -220,8 +221,8 @@ def test_the_process_is_left_as_it_was(function: Callable[[Made, Path], None], m
 def test_a_seed_gives_the_weights_that_torch_gives_for_it(made: Made, tmp_path: Path) -> None:
     """So that runs of before are made again, whatever the caller has drawn meanwhile."""
     from pipeline.fit.head_model import HeadModel
-    from pipeline.fit.training_data import open_data, open_states
     from pipeline.fit.train import HeadInTraining, Job
+    from pipeline.fit.training_data import open_data, open_states
 
     cache = Cache(made.cache)
     (config,) = make_configs(cache, FitOptions(hidden=4, epochs=1, device="cpu", seeds=(5,)))

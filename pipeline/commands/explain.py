@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.console import DeviceOption, answer, tell
+from pipeline.commands.console import DeviceOption, answer, note_unfinished, tell
 
 if TYPE_CHECKING:
     from pipeline.fit.explain import Explanation
@@ -53,6 +53,7 @@ def explain(
             tau=tau,
         ),
     )
+    note_unfinished(*run)
     write_page(explanation, out)
     if png:
         draw_explanation(explanation, out.with_suffix(".png"))
