@@ -29,6 +29,7 @@ from pipeline.fit.run_folder import HEAD_FILE, load_tensors
 from pipeline.fit.states import StreamedStates
 from pipeline.fit.train import fit_head
 from pipeline.model import GlotModel
+from pipeline.randomness import kept_randomness
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
@@ -125,7 +126,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if len(classes) < 2:
             raise ValueError(f"y holds one class only ({classes[0]!r}): a classifier needs two or more")
         seed = self._seed()
-        with TemporaryDirectory(prefix="glot-") as scratch, torch.random.fork_rng(devices=[]):
+        with TemporaryDirectory(prefix="glot-") as scratch:
             cache, ids = self._open_cache(Path(self.cache or scratch), texts)
             task = TaskSpec("texts", 1, "classes", tuple(map(str, classes.tolist())))
             self._add_examples(cache, ids, label, task, seed)
@@ -211,7 +212,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     def _head(self) -> HeadModel:
         """The trained head on its device."""
         config, device = self.config_, check_device(self.device)
-        with torch.random.fork_rng(devices=[]):  # new weights are drawn, though these are replaced
+        with kept_randomness():  # new weights are drawn, though these are replaced
             head = HeadModel(config.pooler, config.task, config.states.width, resolve_backend("auto", device))
         head.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in self.weights_.items()})
         return head.to(device).eval()
@@ -249,8 +250,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 @lru_cache(maxsize=1)
 def _load_once(source: ModelSource, device: str | None, trust_remote_code: bool) -> Backbone:
     """A backbone for all estimators of this process: a search makes and drops one estimator a fit."""
-    with torch.random.fork_rng(devices=[]):
-        return load_backbone(source, device=device, trust_remote_code=trust_remote_code)
+    return load_backbone(source, device=device, trust_remote_code=trust_remote_code)
 
 
 def check_texts(X: Any) -> list[str]:

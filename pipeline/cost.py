@@ -23,6 +23,7 @@ from pipeline.errors import UsageError
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.poolers import Glot, PoolerConfig, make_pooler
 from pipeline.fit.tokens import TokenBatch
+from pipeline.randomness import kept_randomness
 from pipeline.store.files import write_json
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def write_cost_record(path: Path, model: str, task: str, work: Work, costs: list
     write_json(path, asdict(record))
 
 
+@kept_randomness()
 def random_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """A published model's shapes with random weights; raises UsageError where they are not built in."""
     import transformers
@@ -206,6 +208,7 @@ class Way:
         return sum(tensor.numel() * tensor.element_size() for tensor in [*tensors.values(), *state])
 
 
+@kept_randomness()
 def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, device: torch.device) -> list[Cost]:
     """Measure all ways, which take turns step by step; LoRA is left out where peft is not installed."""
     num_texts = work.batches[0].ndim

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import BackendOption, DeviceOption, TrustOption, answer, notes, tell
+from pipeline.commands.console import BackendOption, DeviceOption, TrustOption, answer, note_unfinished, notes, tell
 from pipeline.errors import UsageError
 from pipeline.progress import text_bar
 
@@ -41,6 +41,7 @@ def encode(
     from pipeline.model import GlotModel
 
     loaded = GlotModel.load(run, model, device, trust_remote_code)
+    note_unfinished(run)
     with text_bar(notes, "encode") as report:
         count = encode_file(loaded, Input(input, text), output, report)
     tell(f"{output}: {count:,} vectors of {loaded.width} numbers")
@@ -82,6 +83,7 @@ def predict(
     from pipeline.model import GlotModel
 
     loaded = GlotModel.load(run, model, device, trust_remote_code)
+    note_unfinished(run)
     with text_bar(notes, "predict") as report:
         count = predict_file(loaded, Input(input, text, text_b), out, report)
     if out is not None:  # else the predictions themselves are on standard output, as JSON lines
@@ -104,5 +106,6 @@ def _predict_cache(
     count = write_predictions(
         folder, Cache(cache), split, format.value, path, str(place), resolve_backend(backend, place)
     )
+    note_unfinished(folder)
     tell(f"{path}: {count:,} predictions")
     answer({"run": folder, "split": split, "file": path, "predictions": count})

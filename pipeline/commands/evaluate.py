@@ -16,6 +16,7 @@ from pipeline.commands.console import (
     answer,
     manners,
     note,
+    note_unfinished,
     notes,
     printable,
     say,
@@ -101,6 +102,7 @@ def evaluate(
         device=device,
         backend=resolve_backend(backend, place),
     )
+    note_unfinished(*run)
     with nullcontext() if manners.verbose else quiet_libraries(), text_bar(notes, "forward") as report:
         scores = evaluate_mteb(options, report, note)
     _print_scores(scores)
@@ -126,6 +128,7 @@ def _evaluate_cache(runs: list[Path], cache: Path, split: str, backend: str, dev
         scores = evaluate_head(folder, Cache(cache), split, str(place), resolve_backend(backend, place))
         line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
         say(f"{folder} on {split}: {line}")
+        note_unfinished(folder)
         found.append({"run": folder, "scores": scores})
     answer({"split": split, "runs": found})
 

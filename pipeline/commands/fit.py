@@ -18,6 +18,7 @@ from pipeline.commands.console import (
     note,
     notes,
     numbers,
+    refuse_beside,
     tell,
 )
 from pipeline.errors import UsageError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 def fit(
+    context: typer.Context,
     cache: Annotated[Path | None, typer.Option("--cache", help="A cache, or a folder with one cache below it.")] = None,
     pooler: Annotated[str, typer.Option(help="glot, mean, max, cls, adapool or mlp.")] = "glot",
     gnn: Annotated[str, typer.Option(help="Layers of glot: gat, gcn, gin or gine.")] = "gat",
@@ -111,6 +113,8 @@ def fit(
     from pipeline.report.loss import draw_loss
     from pipeline.store.reader import Cache
 
+    if resume is not None:
+        refuse_beside("--resume", context, ("--cache", "--track"), "which goes on with the run's own settings")
     if track is not None:
         check_tracker(track)
     if resume is not None:

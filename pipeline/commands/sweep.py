@@ -9,13 +9,25 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pipeline.commands.console import BackendOption, answer, chat, floats, note, notes, numbers, tell, words
+from pipeline.commands.console import (
+    BackendOption,
+    answer,
+    chat,
+    floats,
+    note,
+    notes,
+    numbers,
+    refuse_beside,
+    tell,
+    words,
+)
 from pipeline.commands.fit import note_layer
 from pipeline.errors import UsageError
 from pipeline.progress import epoch_bar, stop_flag
 
 
 def sweep(
+    context: typer.Context,
     cache: Annotated[Path | None, typer.Option("--cache", help="A cache, or a folder with one cache below it.")] = None,
     pooler: Annotated[str, typer.Option(help="As in glot,adapool,mean.")] = "glot",
     gnn: Annotated[str, typer.Option(help="As in gat,gcn,gin,gine.")] = "gat",
@@ -54,6 +66,8 @@ def sweep(
     from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
     from pipeline.store.reader import Cache
 
+    if resume is not None:
+        refuse_beside("--resume", context, ("--cache",), "which goes on with the sweep's own settings")
     folder, opened = resume, Cache(cache) if cache else None
     if resume is None:
         if opened is None:

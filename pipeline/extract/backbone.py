@@ -16,6 +16,7 @@ from pipeline.extract.identity import tokenizer_sha256, weights_sha256
 from pipeline.extract.probe import probe
 from pipeline.extract.quiet import without_bars
 from pipeline.extract.source import ModelSource
+from pipeline.randomness import kept_randomness
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -113,14 +114,13 @@ def load_backbone(
     device does not exist; FaultError where memory runs out.
     """
     from accelerate import PartialState
-    from transformers.utils import logging
 
     if device is not None and device_map is not None:
         raise UsageError("--device places the whole model, --device-map spreads it: pass one of them")
 
-    logging.disable_progress_bar()
     folders = find_folders(source, trust_remote_code)
-    tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
+    with kept_randomness(), without_bars():  # weights that no checkpoint has are drawn
+        tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = tokenizer.truncation_side = "right"
@@ -144,7 +144,8 @@ def load_backbone(
         tokenizer=tokenizer,
         device=device,
     )
-    probe(backbone)
+    with kept_randomness():  # some families draw numbers where they forward
+        probe(backbone)
     return backbone
 
 
@@ -186,10 +187,9 @@ def _load(
             raise UsageError(f"{folders.name} is a {config.model_type} model; glot takes encoders and decoders of text")
         tokenizer = AutoTokenizer.from_pretrained(folders.tokenizer, config=config, **options)
         placed = {"device_map": device_map} if device_map is not None else {}
-        with without_bars():
-            model, report = AutoModel.from_pretrained(
-                folders.model, config=config, dtype=dtype, output_loading_info=True, **options, **placed
-            )
+        model, report = AutoModel.from_pretrained(
+            folders.model, config=config, dtype=dtype, output_loading_info=True, **options, **placed
+        )
         # transformers fills a gap with random numbers and a warning. Of these only BERT's pooler is not used here.
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
         if missing:

@@ -21,6 +21,7 @@ from pipeline.errors import FaultError
 from pipeline.mteb_eval.columns import open_comparison
 from pipeline.mteb_eval.encoder import ColumnEncoder, Report, TextVectors
 from pipeline.mteb_eval.tasks import find_tasks, leaves, read_prompts
+from pipeline.randomness import kept_randomness
 from pipeline.report.cells import NOTHING, markdown_table
 from pipeline.store.files import make_folder, write_text
 
@@ -96,6 +97,7 @@ def _percent(score: float) -> str:
     return NOTHING if score != score else f"{100 * score:.2f}"
 
 
+@kept_randomness()  # mteb's tasks seed all generators
 def evaluate_mteb(
     options: MtebOptions, report: Report = lambda done: None, tell: Callable[[str], None] = lambda line: None
 ) -> Scores:

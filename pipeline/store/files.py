@@ -290,6 +290,20 @@ def read_json(path: Path) -> Any:
         raise FaultError(f"{path} is damaged: {error}") from None
 
 
+def check_version(path: Path, data: dict[str, Any], newest: int) -> None:
+    """Refuse a file of a version that this program does not know; one without a version is of the first.
+
+    Raises UsageError for a newer version, TypeError or AttributeError for what is none.
+    """
+    version = data.get("version", 1)
+    if type(version) is not int or version < 1:
+        raise TypeError(f"its version is {version!r:.20}")
+    if version > newest:
+        raise UsageError(
+            f"{path} has version {version}, this program reads version {newest}: use the version of glot that wrote it"
+        )
+
+
 def file_sha256(*paths: Path) -> str:
     """SHA-256 over the bytes of one or more files, as hex."""
     digest = hashlib.sha256()
