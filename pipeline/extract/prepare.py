@@ -269,7 +269,7 @@ class Preparation:
             "examples": len(examples),
             "skipped": split.skipped,
             "labelled": examples.label is not None,
-            "source": split.source,
+            "source": split.provenance,
         }
         data = examples.save(self.folder / file, {**values, "name": name, "task": corpus.spec.to_json()})
         manifest.examples[name] = ExamplesEntry(**values, task=corpus.spec, data=data)
