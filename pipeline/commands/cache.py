@@ -114,8 +114,7 @@ def _sets(summary: CacheSummary) -> Table:
     for heading in ("name", "task", "examples", "labels", "skipped", "source"):
         table.add_column(heading, overflow="fold", justify="right" if heading in ("examples", "skipped") else "left")
     for name, entry in summary.examples.items():
-        labels = "yes" if entry["labelled"] else "no"
-        values = [entry["task"], f"{entry['examples']:,}", labels, f"{entry['skipped']:,}", entry["source"]]
+        values = [entry["task"], f"{entry['examples']:,}", entry["label"], f"{entry['skipped']:,}", entry["source"]]
         table.add_row(*map(_cell, [name, *values]))
     return table
 

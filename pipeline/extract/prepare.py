@@ -301,7 +301,7 @@ class Preparation:
             examples=len(examples),
             skipped=split.skipped,
             labelled=examples.label is not None,
-            source=split.source,
+            source=split.provenance,
             task=corpus.spec,
             data=NO_FILE,
         )

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.store.claims import read_owner
 from pipeline.store.files import folder_bytes
 from pipeline.store.reader import Cache
+from pipeline.store.task_spec import describe_labels
 
 TAUS = (0.1, 0.3, 0.6, 0.8)
 BINS = 8
@@ -20,7 +21,7 @@ class CacheSummary:
     """A cache in numbers.
 
     Attributes:
-        examples: example set -> its task, size, labelled or not, skipped rows, and source.
+        examples: example set -> its task, size, labelled or not, its labels in words, skipped rows, and source.
         histogram: (first length, last length, texts) a bin of token counts.
         bytes: of all files. bytes_per_token: those over the distinct tokens; states_bytes_per_token: of states alone.
         density: τ -> share of token pairs joined in the token graphs of a sample, self-loops apart; empty while the
@@ -86,16 +87,7 @@ def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
         shards=len(manifest.shards),
         shards_planned=plan.shards,
         float32_shards=sum(entry.dtype != states.dtype for entry in manifest.shards.values()),
-        examples={
-            name: {
-                "task": entry.task.name,
-                "examples": entry.examples,
-                "labelled": entry.labelled,
-                "skipped": entry.skipped,
-                "source": entry.source,
-            }
-            for name, entry in manifest.examples.items()
-        },
+        examples={name: _describe_set(cache, name) for name in manifest.examples},
         texts=plan.texts,
         tokens=plan.tokens,
         truncated=plan.truncated,
@@ -108,6 +100,18 @@ def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
         density_layer=layer,
         workers=[f"{name}: {owner}" for name, owner in owners if owner],
     )
+
+
+def _describe_set(cache: Cache, name: str) -> dict[str, Any]:
+    entry = cache.manifest.examples[name]
+    return {
+        "task": entry.task.name,
+        "examples": entry.examples,
+        "labelled": entry.labelled,
+        "label": describe_labels(entry.task, cache.examples(name).label),
+        "skipped": entry.skipped,
+        "source": entry.source,
+    }
 
 
 def length_histogram(length: np.ndarray) -> list[tuple[int, int, int]]:
