@@ -1,4 +1,4 @@
-# make setup | test | test-slow | test-all | soak | reproduce | bench | bench-long | docs | lint | clean -- each does the set-up it needs.
+# make setup | test | test-slow | test-all | soak | reproduce | bench | bench-long | docs | backbones | lint | clean -- each does the set-up it needs.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -16,7 +16,7 @@ YES ?=
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export DGLBACKEND := pytorch
 
-.PHONY: setup test test-slow test-all soak reproduce bench bench-long docs lint clean
+.PHONY: setup test test-slow test-all soak reproduce bench bench-long docs backbones lint clean
 
 setup: $(READY)
 
@@ -59,6 +59,9 @@ bench-long: setup
 
 docs: setup  # the reference of the command line, from the commands
 	$(BIN)/python -m pipeline.commands.reference > docs/cli.md
+
+backbones: setup  # the table of docs/backbones.md, from a tiny model of every family (minutes)
+	$(BIN)/python -m tests.extract.family_check
 
 lint: setup
 	$(BIN)/ruff check .

@@ -80,6 +80,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except PermissionError as error:
+        _fail(
+            f"{error.filename or error}: permission denied: ask its owner for access, or name another place", 1, error
+        )
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, error)
     except Exception as error:

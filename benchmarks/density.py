@@ -21,6 +21,7 @@ from pipeline.fit.dgl_backend import dgl_available
 from pipeline.fit.edges import edge_density, edge_mask
 from pipeline.fit.poolers import Glot, PoolerConfig
 from pipeline.fit.tokens import TokenBatch
+from pipeline.randomness import kept_randomness
 from pipeline.report.figures import save_picture
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ def compare(length: int, tau: float, repeats: int) -> tuple[float, float]:
     return edges / pairs, times["dgl"] / times["dense"]
 
 
+@kept_randomness(0)
 def make_way(batch: TokenBatch, tau: float, backend: str) -> Way:
     """A training step of GLOT over a batch."""
-    torch.manual_seed(0)
     model = Glot(PoolerConfig(layers=LAYERS, hidden=HIDDEN, tau=tau), WIDTH, backend)
     return Way(
         model,

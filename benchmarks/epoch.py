@@ -28,6 +28,7 @@ from pipeline.fit.poolers import Glot, PoolerConfig
 from pipeline.fit.run import FitOptions, make_configs
 from pipeline.fit.train import fit_head
 from pipeline.fit.training_data import open_states
+from pipeline.randomness import kept_randomness
 from pipeline.store.reader import Cache
 
 BATCH, HIDDEN, TAU, TARGET, FAIR_TARGET = 32, 128, 0.6, 8.0, 1.5
@@ -73,9 +74,9 @@ def fair_batches(folder: Path) -> Iterator[tuple[list[Texts], Tensor]]:
         yield [(states[:, :longest], mask[:, :longest])], held["label"]
 
 
+@kept_randomness(0)
 def train_peer(way: str, folder: Path, count: int, width: int) -> None:
     """An epoch of a hand-written way."""
-    torch.manual_seed(0)
     ours = Glot(PoolerConfig(layers=2, hidden=HIDDEN, tau=TAU), width, "dense")
     model, head = peers.PygGlot(width, HIDDEN, 2).take(ours), nn.Linear(2 * ours.out_width, 2)
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=2e-4)

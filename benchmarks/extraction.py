@@ -100,7 +100,7 @@ def padded_batches(backbone: Backbone, cache: Cache, number: int) -> list[tuple[
     budget = token_budget(backbone.device, cache.manifest.states)
     texts = ShardTexts(cache.plan, number)
     padding = backbone.tokenizer.pad_token_id or 0
-    batches = [texts.batch(places, padding) for places in length_batches(texts.length, budget)]
+    batches = [texts.batch(places, padding) for places in length_batches(texts.length, budget, backbone.pads)]
     return [(ids.to(backbone.device), mask.long().to(backbone.device)) for ids, mask in batches]
 
 

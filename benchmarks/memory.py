@@ -116,9 +116,10 @@ def write_texts(path: Path, count: int) -> None:
 
 def save_backbone(folder: Path) -> Path:
     """A tiny BERT with random weights and a tokenizer of words and digits."""
-    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from pipeline.randomness import kept_randomness
 
     digits = [f"{prefix}{digit}" for prefix in ("", "##") for digit in range(10)]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *digits, *(f"w{number}" for number in range(WORDS))]
@@ -128,9 +129,9 @@ def save_backbone(folder: Path) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     roles = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles).save_pretrained(folder)
-    torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertModel(BertConfig(vocab_size=len(pieces), max_position_embeddings=128, **shape)).save_pretrained(folder)
+    with kept_randomness(0):
+        BertModel(BertConfig(vocab_size=len(pieces), max_position_embeddings=128, **shape)).save_pretrained(folder)
     return folder
 
 

@@ -23,6 +23,7 @@ from pipeline.cost import step_bytes
 from pipeline.fit.dgl_backend import dgl_available
 from pipeline.fit.poolers import Glot, PoolerConfig
 from pipeline.fit.tokens import TokenBatch
+from pipeline.randomness import kept_randomness
 
 TEXTS, LAYERS, HIDDEN, TAU = 32, 2, 128, 0.6
 REPEATS, WARM_UP = 15, 3
@@ -85,11 +86,11 @@ class Way:
         return seconds_of(lambda: (self.step(), torch.cuda.synchronize(self.device)))
 
 
+@kept_randomness(0)
 def make_ways(batch: TokenBatch, bfloat16: bool) -> dict[str, Way]:
     """Ours on each backend and, where torch-geometric is there, the peers in float32, all with the same parameters."""
     width, device = batch.states.shape[1], batch.device
     config = PoolerConfig(layers=LAYERS, hidden=HIDDEN, tau=TAU)
-    torch.manual_seed(0)
     first = Glot(config, width, "dense").to(device)
     ways = {}
 
@@ -183,10 +184,13 @@ def report(row: Row, device: torch.device, bfloat16: bool) -> None:
 def report_cuda(device: torch.device) -> None:
     """Print the published setting on a GPU: d = 4096, 128 tokens a text, one text an example."""
     batch = make_batch(4096, LONGEST, device, same_length=True)
+    before = torch.backends.cuda.matmul.allow_tf32
     for name, bfloat16, tf32 in (("bfloat16", True, False), ("TF32", False, True), ("float32", False, False)):
         torch.backends.cuda.matmul.allow_tf32 = tf32
-        way = {"dense": make_ways(batch, bfloat16)["dense"]}
-        seconds = medians(way, 50)["dense"]
+        try:
+            seconds = medians({"dense": make_ways(batch, bfloat16)["dense"]}, 50)["dense"]
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = before
         print(f"d = 4096, 128 tokens, {name}: {1e3 * seconds:.2f} ms a step; {verdict(seconds, CUDA_TARGET, True)}")
     host = batch.states.half().cpu().pin_memory()
     copy = statistics.median(

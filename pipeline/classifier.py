@@ -29,6 +29,7 @@ from pipeline.fit.run_folder import HEAD_FILE, load_tensors
 from pipeline.fit.states import StreamedStates
 from pipeline.fit.train import fit_head
 from pipeline.model import GlotModel
+from pipeline.randomness import kept_randomness
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
@@ -50,7 +51,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         pooler, gnn, jk, tau, tokens, layers, hidden: see `PoolerConfig`.
         epochs, lr, batch_size: see `TrainConfig`.
         class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
-        layer: the backbone's layer; -1 is after the final norm. max_tokens: longer texts are cut here.
+        layer: the backbone's layer; -1 is after the final norm. max_tokens: longer texts are cut here; None
+            cuts at 128, or at what the backbone takes where that is less.
         validation_fraction: None trains on all examples and keeps the last epoch; a share of them, 0 to 1, is kept
             aside, each class in proportion, to choose the best epoch by accuracy.
         random_state: of the weights, the order of the examples and the validation examples. On a CPU the same number
@@ -88,7 +90,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         batch_size: int | None = None,
         class_weight: str | None = None,
         layer: int = -1,
-        max_tokens: int = 128,
+        max_tokens: int | None = None,
         validation_fraction: float | None = None,
         random_state: int | np.random.RandomState | None = 0,
         device: str | None = None,
@@ -124,7 +126,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if len(classes) < 2:
             raise ValueError(f"y holds one class only ({classes[0]!r}): a classifier needs two or more")
         seed = self._seed()
-        with TemporaryDirectory(prefix="glot-") as scratch, torch.random.fork_rng(devices=[]):
+        with TemporaryDirectory(prefix="glot-") as scratch:
             cache, ids = self._open_cache(Path(self.cache or scratch), texts)
             task = TaskSpec("texts", 1, "classes", tuple(map(str, classes.tolist())))
             self._add_examples(cache, ids, label, task, seed)
@@ -210,7 +212,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     def _head(self) -> HeadModel:
         """The trained head on its device."""
         config, device = self.config_, check_device(self.device)
-        with torch.random.fork_rng(devices=[]):  # new weights are drawn, though these are replaced
+        with kept_randomness():  # new weights are drawn, though these are replaced
             head = HeadModel(config.pooler, config.task, config.states.width, resolve_backend("auto", device))
         head.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in self.weights_.items()})
         return head.to(device).eval()
@@ -248,8 +250,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 @lru_cache(maxsize=1)
 def _load_once(source: ModelSource, device: str | None, trust_remote_code: bool) -> Backbone:
     """A backbone for all estimators of this process: a search makes and drops one estimator a fit."""
-    with torch.random.fork_rng(devices=[]):
-        return load_backbone(source, device=device, trust_remote_code=trust_remote_code)
+    return load_backbone(source, device=device, trust_remote_code=trust_remote_code)
 
 
 def check_texts(X: Any) -> list[str]:

@@ -23,6 +23,7 @@ from pipeline.errors import UsageError
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.poolers import Glot, PoolerConfig, make_pooler
 from pipeline.fit.tokens import TokenBatch
+from pipeline.randomness import kept_randomness
 from pipeline.store.files import write_json
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def write_cost_record(path: Path, model: str, task: str, work: Work, costs: list
     write_json(path, asdict(record))
 
 
+@kept_randomness()
 def random_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """A published model's shapes with random weights; raises UsageError where they are not built in."""
     import transformers
@@ -146,9 +148,9 @@ def random_work(vocabulary: int, mean: int, batch_size: int, steps: int, example
     return Work(texts, list(batches), examples, int(examples * lengths.mean()))
 
 
-def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, max_tokens: int = 128) -> Work:
+def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, usual_tokens: int = 128) -> Work:
     """Batches of a task's first training examples; raises UsageError where it has too few."""
-    from pipeline.extract.planning import tokenize
+    from pipeline.extract.planning import length_limit, tokenize
 
     examples = corpus.splits["train"].examples
     if len(examples) < batch_size * steps:
@@ -156,7 +158,7 @@ def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, m
     wide = corpus.spec.num_texts == 2
     rows = [(example.text, example.text_b) if wide else (example.text,) for example in examples]
     place = {text: number for number, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
-    ids, _ = tokenize(list(place), backbone, max_tokens)
+    ids, _ = tokenize(list(place), backbone, length_limit(backbone, None, usual_tokens))
     chosen = np.asarray([[place[text] for text in row] for row in rows[: batch_size * steps]])
     batches = [batch if wide else batch[:, 0] for batch in np.split(chosen, steps)]
     used = {number: at for at, number in enumerate(dict.fromkeys(chosen.reshape(-1).tolist()))}
@@ -167,10 +169,10 @@ def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, m
 class Labelled(nn.Module):
     """A backbone that is trained with its labels: mean of the last states, one linear map."""
 
-    def __init__(self, model: PreTrainedModel, num_texts: int) -> None:
+    def __init__(self, model: PreTrainedModel, width: int, num_texts: int) -> None:
         super().__init__()
         self.model, self.num_texts = model, num_texts
-        self.head = nn.Linear(num_texts * model.config.hidden_size, 2)
+        self.head = nn.Linear(num_texts * width, 2)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(B, 2) logits of padded (B · num_texts, L) ids."""
@@ -206,25 +208,27 @@ class Way:
         return sum(tensor.numel() * tensor.element_size() for tensor in [*tensors.values(), *state])
 
 
+@kept_randomness()
 def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, device: torch.device) -> list[Cost]:
     """Measure all ways, which take turns step by step; LoRA is left out where peft is not installed."""
-    width, num_texts = model.config.hidden_size, work.batches[0].ndim
+    num_texts = work.batches[0].ndim
     model = model.to(device).eval()
     labels = torch.arange(work.batch_size, device=device) % 2
     place = _Places(work, device)
     backend = resolve_backend("auto", device)
+    stored, rate = _extract(model, work, place)
+    width = stored[0].shape[1]
 
     def full_loss(module: nn.Module) -> Callable[[np.ndarray], Tensor]:
         return lambda batch: nn.functional.cross_entropy(module(*place.padded(batch)), labels)
 
     ways: list[Way] = []
-    full = Labelled(deepcopy(model).requires_grad_(True), num_texts).to(device).train()
+    full = Labelled(deepcopy(model).requires_grad_(True), width, num_texts).to(device).train()
     ways.append(Way("full fine-tuning", [full], full_loss(full), 2e-5))
-    lora = _lora(model, num_texts, device)
+    lora = _lora(model, width, num_texts, device)
     if lora is not None:
         ways.append(Way(f"LoRA, r = {LORA['r']}", [lora], full_loss(lora), 2e-4))
     model.requires_grad_(False)
-    stored, rate = _extract(model, work, place)
     sources: dict[str, Callable[[np.ndarray], TokenBatch]] = {
         "frozen backbone": lambda batch: place.forwarded(model, batch),
         "GLOT over the cache": lambda batch: _gathered(stored, batch, device),
@@ -260,13 +264,13 @@ def _costs(ways: list[Way], model: PreTrainedModel, work: Work, device: torch.de
     return costs
 
 
-def _lora(model: PreTrainedModel, num_texts: int, device: torch.device) -> nn.Module | None:
+def _lora(model: PreTrainedModel, width: int, num_texts: int, device: torch.device) -> nn.Module | None:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         return None
     adapted = get_peft_model(deepcopy(model), LoraConfig(**LORA))
-    return Labelled(adapted, num_texts).to(device).train()
+    return Labelled(adapted, width, num_texts).to(device).train()
 
 
 class _Places:

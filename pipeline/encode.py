@@ -13,7 +13,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from pipeline.corpus.dialect import FIND_OUT, TableFormat
 from pipeline.corpus.formats import is_table
+from pipeline.corpus.lines import bare, read_file, read_stdin, readable
 from pipeline.corpus.tables import Table
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
@@ -33,44 +35,50 @@ class Input:
     Attributes:
         path: a table (CSV, TSV, JSON lines, Parquet), any other file with a text a line, or "-": stdin, likewise.
         text, text_b: the columns of a table; `text_b` that of the second text of pairs.
+        form: what is known of how the file is written.
     """
 
     path: str
     text: str = "text"
     text_b: str | None = None
+    form: TableFormat = FIND_OUT
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the texts are a column of a table, and not lines."""
+        return self.path != STDIN and is_table(Path(self.path), self.form)
+
+    def describe(self) -> str:
+        """How a table is written, "" for lines; raises UsageError where the table or its columns are missing."""
+        if not self.is_table:
+            return ""
+        table = self._open_table()
+        table.check()
+        return f"{table.source}: {table.described}"
 
     def windows(self) -> Iterator[Window]:
         """The texts, `WINDOW` at a time; raises UsageError where the file or a column is missing or damaged."""
-        rows = self._table() if is_table(Path(self.path)) else ((line, None) for line in self._lines())
+        rows = self._table() if self.is_table else ((line, None) for line in self._lines())
         while window := list(islice(rows, WINDOW)):
             texts, seconds = zip(*window, strict=True)
             yield list(texts), list(seconds) if self.text_b is not None else None
 
     def _table(self) -> Iterator[tuple[str, str | None]]:
-        table = Table(Path(self.path), Columns(self.text, self.text_b, ""), label_needed=False)
-        return ((row.text, row.text_b) for row in table)
+        return ((row.text, row.text_b) for row in self._open_table())
+
+    def _open_table(self) -> Table:
+        return Table(Path(self.path), Columns(self.text, self.text_b, ""), label_needed=False, form=self.form)
 
     def _lines(self) -> Iterator[str]:
         if self.text_b is not None:
             raise UsageError("pairs come in a table: pass a CSV, TSV, JSON lines or Parquet file with --input")
-        with _open_text(self.path) as file:
-            try:
-                for line in file:
-                    yield line.rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise UsageError(f"{self.path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
-
-
-@contextmanager
-def _open_text(path: str) -> Iterator[IO[str]]:
-    if path == STDIN:
-        sys.stdin.reconfigure(encoding="utf-8")
-        yield sys.stdin
-        return
-    if not Path(path).is_file():
-        raise UsageError(f"no file {path}: pass a file of texts, or - for stdin, with --input")
-    with open(path, encoding="utf-8-sig") as file:
-        yield file
+        if self.form.asked:
+            raise UsageError(f"{self.form.asked} is for a table, and {self.path} has a text a line: leave it out")
+        if self.path != STDIN and not Path(self.path).is_file():
+            raise UsageError(f"no file {self.path}: pass a file of texts, or - for stdin, with --input")
+        encoding = self.form.encoding
+        with readable("standard input" if self.path == STDIN else self.path, encoding):
+            yield from map(bare, read_stdin(encoding) if self.path == STDIN else read_file(Path(self.path), encoding))
 
 
 def encode_file(model: GlotModel, texts: Input, out: Path, report: Report = lambda done: None) -> int:

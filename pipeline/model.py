@@ -13,8 +13,8 @@ import torch
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.forward import length_batches, token_budget
-from pipeline.extract.planning import clean, tokenize_filled
-from pipeline.extract.source import resolve_model
+from pipeline.extract.planning import clean, length_limit, tokenize_filled
+from pipeline.extract.source import find_source
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, load_head
 from pipeline.fit.poolers import TokenChoice
@@ -172,20 +172,18 @@ def forward_texts(
     """
     tokens = tokenize_filled(texts, states.template, backbone, max_tokens)
     lengths = np.asarray([len(row) for row in tokens.ids])
-    for places in length_batches(lengths, token_budget(backbone.device, states)):
+    for places in length_batches(lengths, token_budget(backbone.device, states), backbone.pads):
         ids, kinds = ([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
         yield places, _forward(ids, kinds, backbone, layer)
 
 
 def _forward(ids: list[list[int]], kinds: list[np.ndarray], backbone: Backbone, layer: int) -> Forwarded:
     """Forward some texts by the ids and kinds of their tokens, padded together."""
-    length = torch.tensor([len(row) for row in ids])  # (B,)
-    mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)
-    padded = torch.full(mask.shape, backbone.tokenizer.pad_token_id or 0)
-    padded[mask] = torch.tensor([number for row in ids for number in row])
-    content = torch.zeros_like(mask)
-    content[mask] = torch.from_numpy(np.concatenate(kinds) == CONTENT)
-    return Forwarded(backbone.hidden_states(padded, mask.long(), (layer,))[0], mask, content)
+    padded, mask = backbone.pad(ids)
+    real = mask.bool()
+    content = torch.zeros_like(real)
+    content[real] = torch.from_numpy(np.concatenate(kinds) == CONTENT)
+    return Forwarded(backbone.hidden_states(padded, mask, (layer,))[0], real, content)
 
 
 def load_run_backbone(
@@ -199,7 +197,7 @@ def load_run_backbone(
 
     Raises UsageError where it is not there, or is another one.
     """
-    source = resolve_model(model or states.source or states.backbone)
+    source = find_source(states, f"that {run} was trained on", model)
     backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
     different = states.other_backbone(backbone)
     if different:
@@ -207,4 +205,5 @@ def load_run_backbone(
             f"{backbone.name} is not the backbone that {run} was trained on ({different} differs): "
             "pass the right one with --model"
         )
+    length_limit(backbone, states.max_tokens, states.max_tokens, states.template)
     return backbone

@@ -23,6 +23,7 @@ from pipeline.store.reader import Cache
 
 if TYPE_CHECKING:
     from pipeline.fit.result import FitResult
+    from pipeline.fit.run import FitOptions
 
 COMPUTE_DTYPE = "float32"  # as the published runs
 
@@ -48,8 +49,10 @@ def run_steps(
 
     `trust_remote_code` runs the code that a model's folder brings along; else it is never run.
 
-    Returns (step, reason) of those that could not run. Raises Stopped between two steps or inside one.
+    Returns (step, reason) of those that could not run. Raises Stopped between two steps or inside one, UsageError where
+    runs are there that were made with other settings than the steps have.
     """
+    _check_runs(steps, runs)
     failed: dict[str, str] = {}
     caches: dict[str, Cache] = {}
     todo = [step for step in steps if not step.place(runs).exists()]
@@ -165,16 +168,39 @@ def _run_together(steps: list[Step], cache: Cache, runs: Path, should_stop: Call
 
 def _prepare_run(step: Step, cache: Cache, runs: Path) -> Path:
     """The step's run folder, with its config."""
-    from pipeline.fit.run import FitOptions, make_configs
+    from pipeline.fit.run import make_configs
     from pipeline.fit.run_folder import CONFIG_FILE
+
+    folder = step.place(runs).parent
+    if not (folder / CONFIG_FILE).exists():
+        make_configs(cache, _fit_options(step))[0].save(make_folder(folder))
+    return folder
+
+
+def _fit_options(step: Step) -> FitOptions:
+    from pipeline.fit.run import FitOptions
 
     unknown = [name for name, _ in step.options if name not in {item.name for item in fields(FitOptions)}]
     if unknown:
         raise UsageError(f"a fit has no setting {', '.join(unknown)}")
-    folder = step.place(runs).parent
-    if not (folder / CONFIG_FILE).exists():
-        make_configs(cache, FitOptions(seeds=(step.seed,), **dict(step.options)))[0].save(make_folder(folder))
-    return folder
+    return FitOptions(seeds=(step.seed,), **dict(step.options))
+
+
+def _check_runs(steps: list[Step], runs: Path) -> None:
+    """Refuse runs that are there, finished or not, and were begun with other settings than their steps have now."""
+    there = [step for step in steps if step.setting not in ALONE and step.place(runs).with_name("config.json").exists()]
+    if not there:
+        return
+    from pipeline.fit.run import setting_difference
+    from pipeline.fit.run_folder import RunConfig
+
+    for step in there:
+        folder = step.place(runs).parent
+        difference = setting_difference(RunConfig.load(folder), _fit_options(step), None)
+        if difference is not None:
+            raise UsageError(
+                f"{folder} was made with other settings ({difference}): remove it to train it anew, or pass another --runs"
+            )
 
 
 def _in_words(result: FitResult) -> str:

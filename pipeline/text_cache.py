@@ -46,8 +46,9 @@ def open_with_texts(
     Raises UsageError where the cache there was made with other settings, FaultError where it is damaged, or writing
     fails.
     """
-    layers = "-".join(map(str, states_identity(backbone, options).layers))
-    name = f"{backbone.name}-layer-{layers}-tokens-{options.max_tokens}"
+    identity = states_identity(backbone, options)
+    layers = "-".join(map(str, identity.layers))
+    name = f"{backbone.name}-layer-{layers}-tokens-{identity.max_tokens}"
     texts = [clean(text) for text in texts]
     with _alone(make_folder(folder), name):
         cache = _open(folder / name)
@@ -56,7 +57,7 @@ def open_with_texts(
             _grow(folder / name, cache, new, backbone, options)
             cache = _open(folder / name)
             known, _ = _look_up(cache.plan, texts)
-    difference = cache.manifest.states.difference(states_identity(backbone, options))
+    difference = cache.manifest.states.difference(identity)
     if difference:
         raise UsageError(f"{cache.folder} was made with other settings ({difference}): choose another folder")
     return cache, np.asarray([known[text] for text in texts], dtype=np.int64)

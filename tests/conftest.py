@@ -313,3 +313,14 @@ def make_example() -> Callable[..., object]:
         return Example(made, "made here", "yes", task)
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the backbone families that were tried (see tests/extract/test_families.py)."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    rows = [row for report in reports for name, row in report.user_properties if name == "backbone family"]
+    if rows:
+        from tests.extract.family_check import TABLE_HEAD
+
+        terminalreporter.section("backbone families")
+        terminalreporter.write_line("\n".join([TABLE_HEAD, *sorted(rows)]))

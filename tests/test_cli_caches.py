@@ -128,6 +128,24 @@ def test_a_look_inside(glot: Glot, base: list) -> None:
     assert (code, "there is no cache at nowhere" in err) == (2, True)
 
 
+def test_a_cache_without_the_last_layer(glot: Glot, base: list) -> None:
+    """The layer that nobody named is the last that is there; one that was named must be there."""
+    assert glot("extract", *base, "--layers", "0,1")[0] == 0
+    code, out, err = glot("inspect", "cache/train")
+    assert (code, "layers 0, 1 of 0 to 2" in out, "graph density, layer 1" in out) == (0, True, True), err
+    code, out, err = glot("inspect", "cache/train", "--layer", 0, "--json")
+    assert (code, json.loads(out)["density_layer"]) == (0, 0), err
+    fit = ["--cache", "cache/train", "--epochs", 1, "--hidden", 8]
+    code, _, err = glot("fit", *fit, "--out", "run")
+    assert (code, json.loads(Path("run/config.json").read_text())["layer"]) == (0, 1), err
+    assert "layer 1 of 0 to 2: the last that cache/train/tiny-bert keeps" in err
+    code, _, err = glot("sweep", *fit, "--out", "sweep")
+    assert (code, "layer 1 of 0 to 2" in err) == (0, True), err
+    for command in (["inspect", "cache/train"], ["fit", *fit, "--out", "other"], ["sweep", *fit, "--out", "other"]):
+        code, _, err = glot(*command, "--layer=-1")
+        assert (code, "has no layer -1: it keeps 0, 1 of 0 to 2" in err) == (2, True), command
+
+
 def test_copies_and_cuts(glot: Glot, base: list) -> None:
     assert glot("extract", *base)[0] == 0
     source = "cache/train/tiny-bert"

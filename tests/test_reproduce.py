@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,20 @@ def test_states_made_with_other_settings_are_refused(
 def test_wrong_stress_steps_are_refused(generators: tuple, ratios: tuple, methods: tuple) -> None:
     with pytest.raises(UsageError):
         stress_steps("minilm", generators, ratios, methods, (0,))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_runs_of_other_settings_are_neither_taken_nor_gone_on_with(tiny: str, tmp_path: Path, finished: bool) -> None:
+    """A recipe that was changed meanwhile: what lies there was made by the old one."""
+    cache, runs = tmp_path / "cache", tmp_path / "runs"
+    (step,) = [step for step in stress_steps(tiny, ("paired",), (0.2,), ("glot",), (0,)) if step.method == "glot"]
+    run_steps([step], cache, runs, None, _watch([]))
+    if not finished:
+        step.place(runs).unlink()
+    for options, told in (({"epochs": 5}, "epochs 3, now 5"), ({"layer": 0, "tau": 0.1}, "tau 0.6, now 0.1")):
+        changed = replace(step, options=(*step.options, *options.items()))
+        with pytest.raises(UsageError, match=f"was made with other settings .{told}.: remove it to train it anew"):
+            run_steps([changed], cache, runs, None, _watch([]))
+    lines: list[str] = []
+    assert run_steps([replace(step, options=(*step.options, ("epochs", 3)))], cache, runs, None, _watch(lines)) == []
+    assert step.place(runs).exists()

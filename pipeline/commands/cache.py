@@ -54,7 +54,9 @@ def inspect(
         str | None, typer.Option(help="For --repair: the backbone, where its name in the cache does not find it.")
     ] = None,
     trust_remote_code: TrustOption = False,
-    layer: Annotated[int, typer.Option(help="The layer whose graph density is shown.")] = -1,
+    layer: Annotated[
+        int | None, typer.Option(help="The layer whose graph density is shown; default: the last that is kept.")
+    ] = None,
     device: DeviceOption = None,
 ) -> None:
     """Show what a cache holds; verify and repair it."""
@@ -69,7 +71,7 @@ def inspect(
         _summarize(opened, layer)
 
 
-def _summarize(cache: Cache, layer: int) -> None:
+def _summarize(cache: Cache, layer: int | None) -> None:
     from pipeline.report.cache_summary import summarize_cache
 
     summary = summarize_cache(cache, layer)
@@ -91,7 +93,9 @@ def _facts(summary: CacheSummary) -> Table:
         "bytes": f"{summary.bytes:,}: {summary.bytes_per_token:.1f} a token, "
         f"{summary.bytes_per_token / summary.states_bytes_per_token:.4f} of the states alone",
         "shards": f"{summary.shards:,} of {summary.shards_planned:,}" + ("" if summary.complete else ": unfinished"),
-        "graph density": ", ".join(f"τ {tau}: {100 * value:.1f} %" for tau, value in summary.density.items()),
+        f"graph density, layer {summary.density_layer}": ", ".join(
+            f"τ {tau}: {100 * value:.1f} %" for tau, value in summary.density.items()
+        ),
     }
     if summary.workers:
         rows["working"] = "; ".join(summary.workers)
@@ -110,8 +114,7 @@ def _sets(summary: CacheSummary) -> Table:
     for heading in ("name", "task", "examples", "labels", "skipped", "source"):
         table.add_column(heading, overflow="fold", justify="right" if heading in ("examples", "skipped") else "left")
     for name, entry in summary.examples.items():
-        labels = "yes" if entry["labelled"] else "no"
-        values = [entry["task"], f"{entry['examples']:,}", labels, f"{entry['skipped']:,}", entry["source"]]
+        values = [entry["task"], f"{entry['examples']:,}", entry["label"], f"{entry['skipped']:,}", entry["source"]]
         table.add_row(*map(_cell, [name, *values]))
     return table
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,6 +120,29 @@ def _plain(value: object) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return value.item() if hasattr(value, "item") else str(value)
+
+
+def refuse_beside(option: str, context: typer.Context, allowed: Sequence[str], because: str) -> None:
+    """Refuse options that were given beside `option`, which would ignore them; raises UsageError naming them."""
+    given = []
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE" and parameter.expose_value:
+            given.append(parameter.opts[0])
+    ignored = [name for name in given if name not in (option, *allowed)]
+    if ignored:
+        verb = "do" if len(ignored) > 1 else "does"
+        raise UsageError(f"{', '.join(ignored)} {verb} not go with {option}, {because}: leave it out")
+
+
+def note_unfinished(*runs: Path) -> None:
+    """Say of runs that have not finished that they have not, and which epoch's head is used."""
+    from pipeline.fit.run_folder import find_runs, unfinished_remark
+
+    for run in [found for given in runs for found in find_runs(given)]:
+        remark = unfinished_remark(run)
+        if remark is not None:
+            note(remark)
 
 
 def words(value: str) -> list[str]:

@@ -8,7 +8,23 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import BackendOption, DeviceOption, TrustOption, answer, notes, tell
+from pipeline.commands.console import (
+    BackendOption,
+    DeviceOption,
+    TrustOption,
+    answer,
+    note,
+    note_unfinished,
+    notes,
+    tell,
+)
+from pipeline.commands.table_options import (
+    DelimiterOption,
+    EncodingOption,
+    NoHeaderOption,
+    QuotingOption,
+    table_format,
+)
 from pipeline.errors import UsageError
 from pipeline.progress import text_bar
 
@@ -32,6 +48,10 @@ def encode(
     input: Annotated[str, typer.Option(help="Texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")],
     output: Annotated[Path, typer.Option(help="The vectors: a .npy, .parquet or .jsonl file.")],
     text: TextOption = "text",
+    delimiter: DelimiterOption = None,
+    quoting: QuotingOption = None,
+    encoding: EncodingOption = None,
+    no_header: NoHeaderOption = False,
     model: BackboneOption = None,
     trust_remote_code: TrustOption = False,
     device: DeviceOption = None,
@@ -40,9 +60,14 @@ def encode(
     from pipeline.encode import Input, encode_file
     from pipeline.model import GlotModel
 
+    texts = Input(input, text, form=table_format(delimiter, quoting, encoding, no_header))
+    described = texts.describe()
     loaded = GlotModel.load(run, model, device, trust_remote_code)
+    note_unfinished(run)
     with text_bar(notes, "encode") as report:
-        count = encode_file(loaded, Input(input, text), output, report)
+        count = encode_file(loaded, texts, output, report)
+    if described:
+        note(described)
     tell(f"{output}: {count:,} vectors of {loaded.width} numbers")
     answer({"run": run, "file": output, "vectors": count, "width": loaded.width})
 
@@ -57,6 +82,10 @@ def predict(
     ] = None,
     text: TextOption = "text",
     text_b: TextBOption = None,
+    delimiter: DelimiterOption = None,
+    quoting: QuotingOption = None,
+    encoding: EncodingOption = None,
+    no_header: NoHeaderOption = False,
     split: Annotated[str, typer.Option(help="The example set of the cache to predict.")] = "test",
     format: Annotated[
         Format, typer.Option(help="jsonl, or glue for the benchmark's submission format.")
@@ -81,9 +110,14 @@ def predict(
     from pipeline.encode import Input, predict_file
     from pipeline.model import GlotModel
 
+    texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
+    described = texts.describe()
     loaded = GlotModel.load(run, model, device, trust_remote_code)
+    note_unfinished(run)
     with text_bar(notes, "predict") as report:
-        count = predict_file(loaded, Input(input, text, text_b), out, report)
+        count = predict_file(loaded, texts, out, report)
+    if described:
+        note(described)
     if out is not None:  # else the predictions themselves are on standard output, as JSON lines
         tell(f"{out}: {count:,} predictions")
         answer({"run": run, "file": out, "predictions": count})
@@ -104,5 +138,6 @@ def _predict_cache(
     count = write_predictions(
         folder, Cache(cache), split, format.value, path, str(place), resolve_backend(backend, place)
     )
+    note_unfinished(folder)
     tell(f"{path}: {count:,} predictions")
     answer({"run": folder, "split": split, "file": path, "predictions": count})

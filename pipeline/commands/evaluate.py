@@ -16,12 +16,21 @@ from pipeline.commands.console import (
     answer,
     manners,
     note,
+    note_unfinished,
     notes,
     printable,
     say,
     screen,
 )
 from pipeline.commands.encode import BackboneOption
+from pipeline.commands.table_options import (
+    BadRowOption,
+    DelimiterOption,
+    EncodingOption,
+    NoHeaderOption,
+    QuotingOption,
+    table_format,
+)
 from pipeline.errors import UsageError
 from pipeline.progress import text_bar
 
@@ -46,9 +55,14 @@ def evaluate(
             help="Or on files as such tasks, for one each: sts:FILE[:TEXT,TEXT,SCORE] (columns sentence1, sentence2, "
             "score unless named), classification:FILE[+TESTFILE][:TEXT,LABEL] (text, label; without a test file a "
             "fifth of each class is the test), retrieval:FOLDER in BEIR's layout (queries.jsonl, corpus.jsonl, "
-            "qrels.tsv or qrels/test.tsv; or a qrels file). CSV, JSON lines, Parquet, and TSV, whose quotes are text."
+            "qrels.tsv or qrels/test.tsv; or a qrels file). CSV, TSV, JSON lines or Parquet."
         ),
     ] = None,
+    on_bad_row: BadRowOption = "stop",
+    delimiter: DelimiterOption = None,
+    quoting: QuotingOption = None,
+    encoding: EncodingOption = None,
+    no_header: NoHeaderOption = False,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="For mteb: cut texts at so many tokens; default: as the run was trained.")
     ] = None,
@@ -71,16 +85,18 @@ def evaluate(
     A cache of another backbone, layer or width is refused. With --mteb or --mteb-local every text is forwarded once for
     all columns, vectors are normalised, finished tasks are kept as mteb's JSON and not done again.
     """
+    tables = {"--delimiter": delimiter, "--quoting": quoting, "--encoding": encoding, "--no-header": no_header}
     on_mteb = mteb is not None or bool(mteb_local)
     if (cache is not None) == on_mteb:
         raise UsageError("pass --cache, or tasks with --mteb or --mteb-local")
     if not on_mteb:
         asked = {"--max-tokens": max_tokens, "--mteb-prompt": mteb_prompt, "--out": out, "--model": model}
-        asked |= {"--trust-remote-code": trust_remote_code}
-        _refuse(asked, "--cache")
+        asked |= {"--trust-remote-code": trust_remote_code, "--on-bad-row": on_bad_row != "stop"}
+        _refuse({**asked, **tables}, "--cache")
         _evaluate_cache(run, cache, split or "validation", backend, device)
         return
     _refuse({"--split": split}, "--mteb")
+    form = table_format(delimiter, quoting, encoding, no_header)
     from pipeline.fit.graph import resolve_backend
     from pipeline.fit.run import check_device
     from pipeline.mteb_eval import check_installed
@@ -93,6 +109,8 @@ def evaluate(
         runs=run,
         tasks=mteb or "",
         local=mteb_local or (),
+        form=form,
+        bad_rows=on_bad_row,
         out=out,
         max_tokens=max_tokens,
         prompts=mteb_prompt or (),
@@ -101,6 +119,7 @@ def evaluate(
         device=device,
         backend=resolve_backend(backend, place),
     )
+    note_unfinished(*run)
     with nullcontext() if manners.verbose else quiet_libraries(), text_bar(notes, "forward") as report:
         scores = evaluate_mteb(options, report, note)
     _print_scores(scores)
@@ -126,6 +145,7 @@ def _evaluate_cache(runs: list[Path], cache: Path, split: str, backend: str, dev
         scores = evaluate_head(folder, Cache(cache), split, str(place), resolve_backend(backend, place))
         line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
         say(f"{folder} on {split}: {line}")
+        note_unfinished(folder)
         found.append({"run": folder, "scores": scores})
     answer({"split": split, "runs": found})
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.commands.console import DeviceOption, TrustOption, answer, tell
+from pipeline.commands.console import DeviceOption, TrustOption, answer, note_unfinished, tell
 
 if TYPE_CHECKING:
     from pipeline.fit.explain import Explanation
@@ -55,6 +55,7 @@ def explain(
             tau=tau,
         ),
     )
+    note_unfinished(*run)
     write_page(explanation, out)
     if png:
         draw_explanation(explanation, out.with_suffix(".png"))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.commands.console import DeviceOption, TrustOption, answer, tell
+from pipeline.commands.console import DeviceOption, TrustOption, answer, note_unfinished, tell
 from pipeline.errors import UsageError
 
 KINDS = ("sentence-transformers", "onnx")
@@ -72,6 +72,7 @@ def _to_onnx(run: Path, out: Path) -> None:
     from pipeline.export.onnx_file import INPUTS, export_onnx
 
     made = export_onnx(run, out)
+    note_unfinished(run)
     tell(
         f"{out}: {made.bytes / 1e6:,.1f} MB, {' and '.join(INPUTS)} to {' and '.join(made.outputs)}, checked with "
         f"onnxruntime: they differ from torch's by {made.difference:.0e} at most"

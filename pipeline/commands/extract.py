@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.commands.console import DeviceOption, ModelOption, TrustOption, answer, note, notes, numbers, say, tell
+from pipeline.commands.table_options import (
+    BadRowOption,
+    DelimiterOption,
+    EncodingOption,
+    NoHeaderOption,
+    QuotingOption,
+)
 from pipeline.errors import UsageError
 from pipeline.progress import extract_bars
 
 if TYPE_CHECKING:
+    from pipeline.corpus.examples import Corpus
     from pipeline.corpus.request import HubDataset
     from pipeline.extract.estimate import Estimate
     from pipeline.extract.options import ExtractOptions
@@ -61,7 +69,9 @@ def extract(
         str | None,
         typer.Option(help="What stands around each text, as in 'Classify: {text}'; another prompt is another cache."),
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512, or the model's limit.")
+    ] = None,
     layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n; -1 is after the final norm.")] = "-1",
     dtype: Annotated[str, typer.Option(help="States as auto, float16, bfloat16, float32 or int8.")] = "auto",
     compute_dtype: Annotated[str, typer.Option(help="The model's arithmetic; auto: the checkpoint's own.")] = "auto",
@@ -88,7 +98,14 @@ def extract(
     on_overflow: Annotated[
         str, typer.Option(help="States beyond float16: stop, or float32-shard, which keeps that shard in float32.")
     ] = "stop",
-    on_bad_row: Annotated[str, typer.Option(help="Rows that cannot be read: stop, or skip them, counted.")] = "stop",
+    on_bad_row: BadRowOption = "stop",
+    target: Annotated[
+        str | None, typer.Option(help="What the labels of your data are, whatever they look like: classes or score.")
+    ] = None,
+    delimiter: DelimiterOption = None,
+    quoting: QuotingOption = None,
+    encoding: EncodingOption = None,
+    no_header: NoHeaderOption = False,
 ) -> None:
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from pipeline.corpus.load import load_corpus
@@ -115,10 +132,16 @@ def extract(
         on_bad_row,
         pairs,
         negatives,
+        delimiter,
+        quoting,
+        encoding,
+        no_header or None,
+        target,
     )
     name = corpus_name(request)
     options = ExtractOptions(
-        max_tokens=max_tokens or default_max_tokens(request),
+        max_tokens=max_tokens,
+        usual_tokens=default_max_tokens(request),
         template=TEXT if prompt is None else prompt,
         layers=numbers(layers, "--layers"),
         dtype=dtype,
@@ -139,18 +162,30 @@ def extract(
     if examples is not None:
         folder, options = _for_examples(out, task, source.name, prompt, replace(options, group=name))
     if estimate:
-        _print_estimate(_estimate(load_corpus(request), source, folder, options), name, source.name, options)
+        corpus = load_corpus(request)
+        _tell_understood(corpus)
+        _print_estimate(_estimate(corpus, source, folder, options), name, source.name, options)
         return
     process = this_process()
     may_share_plan = options.part is not None or not process.is_main
     corpus = None if may_share_plan and is_planned(folder, options.request) else load_corpus(request)
+    if corpus is not None and process.is_main:
+        _tell_understood(corpus)
     with extract_bars(notes, f"{name}, {source.name}", shown=process.is_main) as (tokens, texts):
         turn = (process.index, process.count)
         remark = note if process.is_main else lambda line: None
         summary = extract_states(corpus, source, folder, options, tokens, texts, remark, turn)
     leave()
     if process.is_main:
-        _print_summary(summary, options)
+        _print_summary(summary, corpus, options)
+
+
+def _tell_understood(corpus: Corpus) -> None:
+    """Say how files were read and what the label is taken for, before anything slow."""
+    for line in corpus.understood():
+        tell(line)
+    for line in corpus.remarks:
+        note(line)
 
 
 def _own_data(data: str | None, examples: str | None, pairs: str | None) -> Path | HubDataset | None:
@@ -213,8 +248,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
 
 
-def _print_summary(summary: ExtractSummary, options: ExtractOptions) -> None:
-    answer(summary)
+def _print_summary(summary: ExtractSummary, corpus: Corpus | None, options: ExtractOptions) -> None:
+    answer({**vars(summary), "understood": corpus.understood() if corpus else []})
     tell(f"{summary.folder}: " + ", ".join(f"{name} {count:,}" for name, count in summary.examples.items()))
     skipped = f"{summary.skipped:,} rows skipped, " if summary.skipped else ""
     tell(

@@ -18,6 +18,7 @@ from pipeline.commands.console import (
     note,
     notes,
     numbers,
+    refuse_beside,
     tell,
 )
 from pipeline.errors import UsageError
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 
 def fit(
+    context: typer.Context,
     cache: Annotated[Path | None, typer.Option("--cache", help="A cache, or a folder with one cache below it.")] = None,
     pooler: Annotated[str, typer.Option(help="glot, mean, max, cls, adapool or mlp.")] = "glot",
     gnn: Annotated[str, typer.Option(help="Layers of glot: gat, gcn, gin or gine.")] = "gat",
@@ -84,7 +86,10 @@ def fit(
     chunk_size: Annotated[
         int | None, typer.Option(help="Contrastive: texts pooled at a time, for batches beyond the memory.")
     ] = None,
-    layer: Annotated[int, typer.Option(help="Which of the cache's layers; -1 is after the final norm.")] = -1,
+    layer: Annotated[
+        int | None,
+        typer.Option(help="Which of the cache's layers; -1 is after the final norm; default: the last that it keeps."),
+    ] = None,
     backend: BackendOption = "auto",
     device: DeviceOption = None,
     max_memory: Annotated[
@@ -108,6 +113,8 @@ def fit(
     from pipeline.report.loss import draw_loss
     from pipeline.store.reader import Cache
 
+    if resume is not None:
+        refuse_beside("--resume", context, ("--cache", "--track"), "which goes on with the run's own settings")
     if track is not None:
         check_tracker(track)
     if resume is not None:
@@ -155,6 +162,8 @@ def fit(
         )
         opened = Cache(cache)
         configs = make_configs(opened, options)
+        if layer is None:
+            note_layer(configs[0])
         folder = out or _run_folder(configs[0])
         prepare_runs(configs, folder)
     with stop_flag() as should_stop, epoch_bar(notes) as report:
@@ -163,6 +172,12 @@ def fit(
         note("loss.png is left out: pip install 'glot-pipeline[plots]'")
     _print_fit(folder, results)
     answer({"folder": folder, "runs": [{"run": run, **_summary(result)} for run, result in results.items()]})
+
+
+def note_layer(config: RunConfig) -> None:
+    """Say so where the layer that nobody named is not the backbone's last."""
+    if config.layer != config.states.num_layers:
+        note(f"layer {config.layer} of 0 to {config.states.num_layers}: the last that {config.cache} keeps")
 
 
 def _contrastive(**given: object) -> ContrastiveConfig | None:

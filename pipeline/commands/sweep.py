@@ -9,12 +9,25 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from pipeline.commands.console import BackendOption, answer, chat, floats, note, notes, numbers, tell, words
+from pipeline.commands.console import (
+    BackendOption,
+    answer,
+    chat,
+    floats,
+    note,
+    notes,
+    numbers,
+    refuse_beside,
+    tell,
+    words,
+)
+from pipeline.commands.fit import note_layer
 from pipeline.errors import UsageError
 from pipeline.progress import epoch_bar, stop_flag
 
 
 def sweep(
+    context: typer.Context,
     cache: Annotated[Path | None, typer.Option("--cache", help="A cache, or a folder with one cache below it.")] = None,
     pooler: Annotated[str, typer.Option(help="As in glot,adapool,mean.")] = "glot",
     gnn: Annotated[str, typer.Option(help="As in gat,gcn,gin,gine.")] = "gat",
@@ -27,7 +40,9 @@ def sweep(
     hidden: Annotated[str, typer.Option(help="h, as in 64,128; unset: the task's.")] = "",
     lr: Annotated[str, typer.Option(help="Learning rates, as in 1e-4,3e-4; unset: the task's.")] = "",
     class_weights: Annotated[str, typer.Option(help="In the loss, as in none,balanced.")] = "none",
-    layer: Annotated[str, typer.Option(help="Which of the cache's layers, as in -1,-9.")] = "-1",
+    layer: Annotated[
+        str, typer.Option(help="Which of the cache's layers, as in -1,-9; unset: the last that it keeps.")
+    ] = "",
     seeds: Annotated[str, typer.Option(help="Of every combination, as in 0..4.")] = "0",
     order_seed: Annotated[
         int | None, typer.Option(min=0, help="One data order for all seeds (faster); default: each its own.")
@@ -51,6 +66,8 @@ def sweep(
     from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
     from pipeline.store.reader import Cache
 
+    if resume is not None:
+        refuse_beside("--resume", context, ("--cache",), "which goes on with the sweep's own settings")
     folder, opened = resume, Cache(cache) if cache else None
     if resume is None:
         if opened is None:
@@ -79,6 +96,8 @@ def sweep(
         grid = {name: tuple(dict.fromkeys(values)) for name, values in given.items() if values}
         candidates = make_candidates(opened, options, grid, places)
         first = next(iter(candidates.values()))
+        if not layer:
+            note_layer(first)
         folder = out or _sweep_folder(first.task.name, first.states.backbone)
         prepare_sweep(candidates, folder)
         tell(f"{folder}: {len(candidates)} heads")

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.corpus.spool import Spool
 from pipeline.errors import UsageError
-from pipeline.store.task_spec import TaskSpec
+from pipeline.store.task_spec import TaskSpec, describe_labels
 
 BAD_ROWS = ("stop", "skip")
 _BLOCK_ROWS = 1024
@@ -213,6 +213,32 @@ def take(examples: Sequence[Example], positions: np.ndarray) -> Sequence[Example
     return examples.take(positions) if isinstance(examples, _Examples) else [examples[i] for i in positions.tolist()]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How a file or a split of the hub was read.
+
+    Attributes:
+        source: which, for people.
+        described: how it is written: "tab-separated, quotes are text, UTF-8".
+        rows: how many it has, unfit ones included.
+        skipped: how many of them were unfit and left out.
+        spanning: how many span several lines.
+    """
+
+    source: str
+    described: str
+    rows: int
+    skipped: int
+    spanning: int
+
+    @property
+    def facts(self) -> str:
+        """All but the source in words."""
+        skipped = f", {self.skipped:,} of them skipped" if self.skipped else ""
+        spanning = f", {self.spanning:,} over several lines" if self.spanning else ""
+        return f"{self.described}, {self.rows:,} rows{skipped}{spanning}".removeprefix(", ")
+
+
 @dataclass
 class Split:
     """The examples of one split, in the order of their source.
@@ -225,6 +251,7 @@ class Split:
         skipped: how many unfit rows of the source were left out, as was asked; where a file is parted into train
             and validation, train has the number.
         first_skipped: what was wrong with the first of them, and where: "data.csv line 7: ...".
+        reading: how the source was read, where it is somebody's own.
     """
 
     name: str
@@ -233,14 +260,34 @@ class Split:
     skipped: int = 0
     first_skipped: str = ""
     negatives: int = 0
+    reading: Reading | None = None
+
+    @property
+    def provenance(self) -> str:
+        """The source, and how it was read."""
+        return f"{self.source}; {self.reading.facts}" if self.reading else self.source
 
 
 @dataclass
 class Corpus:
-    """A task's spec and its splits by name."""
+    """A task's spec and its splits by name.
+
+    Attributes:
+        remarks: what a user should look at.
+    """
 
     spec: TaskSpec
     splits: dict[str, Split]
+    remarks: Sequence[str] = ()
+
+    def understood(self) -> list[str]:
+        """What was read, a line each: the files, and what the label is taken for."""
+        readings = dict.fromkeys(split.reading for split in self.splits.values() if split.reading is not None)
+        lines = [f"{reading.source}: {reading.facts}" for reading in readings]
+        if self.spec.target == "contrastive":
+            return lines
+        labels = np.concatenate([labels_of(split.examples) for split in self.splits.values()])
+        return [*lines, f"label: {describe_labels(self.spec, labels)}"]
 
 
 class UnfitRow(UsageError):

@@ -1,72 +1,75 @@
-"""The file formats of anybody's own data: CSV, TSV, JSON lines and Parquet, read row by row."""
+"""The file formats of anybody's own data: delimited text, JSON lines and Parquet, read row by row."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.corpus.delimited import read_rows
+from pipeline.corpus.dialect import DELIMITERS, FoundDialect, TableFormat, is_delimited
 from pipeline.corpus.examples import UnfitRow
+from pipeline.corpus.lines import read_file
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 JSON_LINES = {".jsonl", ".json", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
-_FIELD_BYTES = 2**31 - 1  # csv's default of 128 KiB is shorter than some documents
 _PARQUET_BUFFER = 1 << 20  # without one, pyarrow reads a row group's columns whole
 _PARQUET_ROWS = 4096  # turned into Python objects at a time
 
 
-def is_table(path: Path) -> bool:
-    """Whether the suffix is one of a table."""
-    return path.suffix.lower() in {*_DELIMITERS, *JSON_LINES, *_PARQUET}
+def is_table(path: Path, form: TableFormat) -> bool:
+    """Whether the suffix is one of a table, or a delimiter makes it one."""
+    return path.suffix.lower() in {*JSON_LINES, *_PARQUET} or is_delimited(path, form)
 
 
-def read_cells(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-    """Pairs of (place, cells by column name or what is wrong with the row), from the format that the suffix says."""
+def check_table(path: Path, form: TableFormat) -> None:
+    """Raise UsageError where there is no such file, its format is unknown, or is not one that the options are for."""
     if not path.is_file():
         raise UsageError(f"no file {path}: pass a CSV, TSV, JSON lines or Parquet file")
     suffix = path.suffix.lower()
-    if suffix in _DELIMITERS:
-        return _read_csv(path, _DELIMITERS[suffix])
-    if suffix in JSON_LINES:
-        return _read_json_lines(path)
-    if suffix in _PARQUET:
-        return _read_parquet(path, columns)
-    known = ", ".join([*_DELIMITERS, *sorted(JSON_LINES), *sorted(_PARQUET)])
-    raise UsageError(f"{path}: unknown kind of table {path.suffix!r}: the suffix must be one of {known}")
+    if not is_table(path, form):
+        known = ", ".join([*DELIMITERS, *sorted(JSON_LINES), *sorted(_PARQUET)])
+        raise UsageError(
+            f"{path}: unknown kind of table {path.suffix!r}: the suffix must be one of {known}; --delimiter makes any "
+            "file delimited text"
+        )
+    if suffix in {*JSON_LINES, *_PARQUET} and form.asked:
+        raise UsageError(f"{form.asked} is for delimited text, and {path.name} is none: leave it out")
+    if suffix in _PARQUET and form.encoding is not None:
+        raise UsageError(f"--encoding is for text, and {path.name} is none: leave it out")
 
 
-def _read_csv(path: Path, delimiter: str) -> Iterator[tuple[str, dict[str, str] | UnfitRow]]:
-    name = path.name
-    csv.field_size_limit(_FIELD_BYTES)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = next(reader, [])
-            if len(set(header)) < len(header):
-                raise UsageError(f"{name}: a column name occurs twice in the header: {', '.join(header)}")
-            for row in filter(None, reader):  # a blank line is no row
-                where = f"{name} line {reader.line_num}"
-                if len(row) == len(header):
-                    yield where, dict(zip(header, row, strict=True))
-                else:
-                    yield where, UnfitRow(f"{where}: {len(row)} columns where the header has {len(header)}")
-        except csv.Error as error:
-            raise UsageError(f"{name} line {reader.line_num}: {error}: mind the quotes") from error
+def is_parquet(path: Path) -> bool:
+    """Whether the suffix says so."""
+    return path.suffix.lower() in _PARQUET
 
 
-def _read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for where, cells in json_values(file, path.name, "object"):
-            if isinstance(cells, (dict, UnfitRow)):
-                yield where, cells
-            else:
-                kind = type(cells).__name__
-                yield where, UnfitRow(f"{where}: a {kind} where one JSON object a line is expected")
+def read_delimited(path: Path, found: FoundDialect) -> Iterator[tuple[str, dict[str, str] | UnfitRow]]:
+    """Pairs of (place, cells by column name or what is wrong with the row)."""
+    rows = read_rows(read_file(path, found.dialect.encoding), found.dialect, path.name)
+    if found.dialect.header:
+        next(rows, None)
+    for number, cells in rows:
+        where = f"{path.name} line {number}"
+        if isinstance(cells, UnfitRow):
+            yield where, cells
+        elif misfit := found.misfit(cells):
+            yield where, UnfitRow(f"{where}: {misfit}")
+        else:
+            yield where, dict(zip(found.header, cells, strict=False))
+
+
+def read_json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
+    """Pairs of (place, a line's object or what is wrong with it)."""
+    for where, cells in json_values(read_file(path, encoding), path.name, "object"):
+        if isinstance(cells, (dict, UnfitRow)):
+            yield where, cells
+        else:
+            kind = type(cells).__name__
+            yield where, UnfitRow(f"{where}: a {kind} where one JSON object a line is expected")
 
 
 def json_values(lines: Iterable[str], name: str, expected: str) -> Iterator[tuple[str, Any]]:
@@ -79,14 +82,31 @@ def json_values(lines: Iterable[str], name: str, expected: str) -> Iterator[tupl
             continue
         where = f"{name} line {number}"
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:  # the latter two for huge numbers and deep nesting
+            value = _parse(line)
+        except (ValueError, RecursionError) as error:  # the last for deep nesting
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             value = UnfitRow(f"{where}: {reason}: one JSON {expected} a line is expected")
         yield where, value
 
 
-def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # a whole number of more digits than Python turns into one: its digits stand for it
+        return json.loads(line, parse_int=_whole)
+
+
+def _whole(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+def read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Pairs of (place, cells by column name); raises UsageError without pyarrow, or where the file is damaged."""
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
@@ -101,6 +121,8 @@ def _read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str,
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{path.name} row {number}", others | row
+    except PermissionError:
+        raise
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{path.name} is no readable Parquet file ({reason})") from error

@@ -1,7 +1,6 @@
 """Readers of the official GLUE download: a folder a task, tab-separated files in it.
 
-The files are not CSV: a quote character is text, and only a newline ends a row (sentences may hold U+0085 or
-U+2028, at which `str.splitlines` would cut them). Columns are found by the names in the header line.
+The files are not CSV: in their dialect a quote character is text. Columns are found by the names in the header line.
 """
 
 from __future__ import annotations
@@ -11,10 +10,13 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from pipeline.corpus.delimited import Dialect, read_rows
 from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
+from pipeline.corpus.lines import read_file, readable
 from pipeline.corpus.tasks import Task
 from pipeline.errors import UsageError
 
+_DIALECT = Dialect("\t", quoted=False)
 _COLA_COLUMNS = ["source", "label", "mark", "sentence"]  # CoLA's train and dev have no header line
 
 
@@ -31,12 +33,10 @@ def read_split(task: Task, data_dir: Path, split: str, limit: int | None = None,
     """
     path = _find_file(task, data_dir, split)
     source = f"{task.folder}/{path.name}"
-    try:
-        columns, rows = read_rows(path, has_header=task.folder != "CoLA" or split == "test")
+    with readable(path, advice="download it anew"):
+        columns, rows = _read_rows(path, has_header=task.folder != "CoLA" or split == "test")
         broken, bad = [], BadRows(bad_rows)
         examples = ExampleTable(islice(_read_examples(task, source, split, columns, rows, broken, bad), limit))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason}): download it anew") from error
     if broken:
         source += f" ({len(broken)} broken rows left out)"
     return Split(split, examples, source, bad.count, bad.first)
@@ -54,19 +54,10 @@ def _find_file(task: Task, data_dir: Path, split: str) -> Path:
     return path
 
 
-def read_rows(path: Path, has_header: bool) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The column names, and an iterator over (line number, cells); wholly empty lines are no rows.
-
-    Without a header line the names are CoLA's. Raises UnicodeDecodeError where the file is not UTF-8.
-    """
-    rows = ((number, line.split("\t")) for number, line in enumerate(_read_lines(path), start=1) if line)
+def _read_rows(path: Path, has_header: bool) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The column names, those of CoLA where there is no header line, and an iterator over (line number, cells)."""
+    rows = read_rows(read_file(path), _DIALECT, path.name)
     return (next(rows, (0, []))[1] if has_header else _COLA_COLUMNS), rows
-
-
-def _read_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        for line in file:
-            yield line.removesuffix("\n").removesuffix("\r")
 
 
 def _read_examples(

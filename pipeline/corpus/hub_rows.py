@@ -7,8 +7,9 @@ from typing import Any
 
 from pipeline.corpus.examples import BadRows, Example, ExampleTable, UnfitRow
 from pipeline.corpus.hub import each_row, load_dataset
+from pipeline.corpus.labels import ONE_LABEL
 from pipeline.corpus.request import HubDataset
-from pipeline.corpus.tables import ONE_LABEL, Row, Rows
+from pipeline.corpus.tables import Row, Rows
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
 

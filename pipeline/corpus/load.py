@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.corpus import glue_folder, hub, hub_rows, stress, tables
+from pipeline.corpus import glue_folder, hub, hub_rows, labels, stress, tables
+from pipeline.corpus.dialect import FIND_OUT, TableFormat
 from pipeline.corpus.examples import BadRows, Corpus, Example, Split, labels_of, take
 from pipeline.corpus.request import (
     NOTHING_ASKED,
@@ -31,8 +32,9 @@ _SEED = 0  # of the samples and the hold-out below, fixed so that a rerun sees t
 HELD_OUT = 0.1  # the share of train kept as validation where there is none
 SHARE_STEPS = 10**6  # a share is told to so many parts
 
-TABLE_OPTIONS = ("eval_data", "test_data", "text", "text_b", "label")
-PAIRS_NOT = ("test_data", "text", "text_b", "label")
+FORMAT_OPTIONS = ("delimiter", "quoting", "encoding", "no_header")
+TABLE_OPTIONS = ("eval_data", "test_data", "text", "text_b", "label", *FORMAT_OPTIONS, "target")
+PAIRS_NOT = ("test_data", "text", "text_b", "label", *FORMAT_OPTIONS, "target")
 TASK_OPTIONS = ("data_dir", "splits")
 STRESS_OPTIONS = ("generator", "ratio")
 
@@ -47,12 +49,14 @@ def load_corpus(request: CorpusRequest) -> Corpus:
         _refuse(request, ("data_dir", *STRESS_OPTIONS, "pairs", "negatives"), "your own --data")
         names = {"text": request.text or "text", "text_b": request.text_b, "label": request.label or "label"}
         options = {"limit": request.limit, "name": request.task, "bad_rows": request.bad_rows}
+        options["target"] = request.target
         options["share"] = None if request.splits is None else _parse_share(request.splits)
         if isinstance(request.data, HubDataset):
             _refuse(request, ("eval_data", "test_data"), f"{request.data}, whose splits are found by name")
+            _refuse(request, FORMAT_OPTIONS, f"{request.data}, which the hub reads")
             return load_hub(request.data, **names, **options)
         files = {"eval_data": request.eval_data, "test_data": request.test_data}
-        return load_table(request.data, **files, **names, **options)
+        return load_table(request.data, **files, **names, **options, form=request.form)
     if request.pairs is not None:
         _refuse(request, PAIRS_NOT + TASK_OPTIONS + STRESS_OPTIONS, "--pairs")
         return load_pairs(
@@ -130,10 +134,12 @@ def load_table(
     name: str | None = None,
     bad_rows: str = "stop",
     share: float | None = None,
+    form: TableFormat = FIND_OUT,
+    target: str | None = None,
 ) -> Corpus:
     """Read anybody's own data (CSV, TSV, JSON lines, Parquet) into splits train, validation and perhaps test.
 
-    The training labels decide what the task is (see `tables.infer_spec`); it is named after `data`.
+    The training labels decide what the task is (see `pipeline.corpus.labels`); it is named after `data`.
 
     Args:
         data: the training file.
@@ -146,6 +152,8 @@ def load_table(
         name: what to call the task; None takes the training file's name.
         bad_rows: "stop" at a row that is unfit on its own, or "skip" it (see `tables.Table`).
         share: how much to hold out, between 0 and 1; None: a tenth. Does not go with `eval_data`.
+        form: what is known of how the files are written; the default is to find out.
+        target: "classes" or "score", whatever the labels look like.
 
     Raises:
         UsageError: a file, column, text or label is missing or wrong (file and row are named), there is one
@@ -156,14 +164,14 @@ def load_table(
             f"--split {share:g} does not go with --eval-data, which is the validation: leave one of them out"
         )
     data, columns = Path(data), Columns(text, text_b, label)
-    name = _check_own(table_name(data, name), limit, share)
-    train = tables.Table(data, columns, bad_rows=bad_rows)
+    name = _check_own(table_name(data, name), limit, share, target)
+    train = tables.Table(data, columns, bad_rows=bad_rows, form=form)
     sources: dict[str, tables.Rows] = {"train": train}
     if eval_data is not None:
         sources["validation"] = replace(train, path=Path(eval_data))
     if test_data is not None:
         sources["test"] = replace(train, path=Path(test_data), label_needed=False)
-    return _own_corpus(name, sources, limit, share)
+    return _own_corpus(name, sources, limit, share, target)
 
 
 def load_hub(
@@ -175,6 +183,7 @@ def load_hub(
     name: str | None = None,
     bad_rows: str = "stop",
     share: float | None = None,
+    target: str | None = None,
 ) -> Corpus:
     """Stream anybody's dataset from the hub into splits train, validation and, where it has one, test.
 
@@ -183,18 +192,21 @@ def load_hub(
 
     Raises UsageError where the hub or the data in it cannot be read (see `hub_rows.open_splits`), and as `load_table`.
     """
-    name = _check_own(table_name(dataset, name), limit, share)
+    name = _check_own(table_name(dataset, name), limit, share, target)
     sources: dict[str, tables.Rows] = {**hub_rows.open_splits(dataset, Columns(text, text_b, label), bad_rows)}
     if "validation" in sources and share is not None:
         raise UsageError(f"--split {share:g}: {sources['validation'].source} is the validation: leave --split out")
+    if sources["train"].classes and target == "score":
+        raise UsageError(f"--target score: {dataset} itself names the classes of {label!r}: leave it out")
     if not sources["train"].classes:
         sources["train"] = hub_rows.KeptRows(sources["train"])
-    return _own_corpus(name, sources, limit, share)
+    return _own_corpus(name, sources, limit, share, target)
 
 
-def _check_own(name: str, limit: int | None, share: float | None) -> str:
+def _check_own(name: str, limit: int | None, share: float | None, target: str | None) -> str:
     """The name of anybody's own data, when what is asked of it is found right."""
     _check_limit(limit)
+    labels.check_target(target)
     if share is not None and not 0 < share < 1:
         raise UsageError(f"--split {share:g}: the share of train to keep as validation lies between 0 and 1")
     if not re.fullmatch(r"\w[\w.-]*", name):  # it names folders
@@ -202,18 +214,21 @@ def _check_own(name: str, limit: int | None, share: float | None) -> str:
     return name
 
 
-def _own_corpus(name: str, sources: dict[str, tables.Rows], limit: int | None, share: float | None) -> Corpus:
+def _own_corpus(
+    name: str, sources: dict[str, tables.Rows], limit: int | None, share: float | None, target: str | None
+) -> Corpus:
     """The corpus of anybody's rows by split; where there is no validation, a share of train becomes it."""
     train = sources["train"]
     num_texts = 2 if train.columns.text_b else 1
     if train.classes:
-        spec = tables.classes_spec(name, train.classes, num_texts)
+        spec = labels.classes_spec(name, train.classes, num_texts)
     else:
-        spec = tables.infer_spec(name, train, num_texts)
+        spec = labels.infer_spec(name, train, num_texts, target)
     splits = [tables.read_split(split, spec, rows) for split, rows in sources.items()]
     if "validation" not in sources:
         splits[:1] = _hold_out(spec, splits[0], HELD_OUT if share is None else share)
-    return _checked(spec, [replace(split, examples=_sample(split.examples, limit)) for split in splits])
+    corpus = _checked(spec, [replace(split, examples=_sample(split.examples, limit)) for split in splits])
+    return replace(corpus, remarks=labels.remarks(spec))
 
 
 def _parse_share(value: str) -> float:
@@ -302,7 +317,7 @@ def _hold_out(spec: TaskSpec, train: Split, share: float = HELD_OUT) -> list[Spl
     how = f"{share:g} held out (seed {_SEED}, stratified by label)"
     return [
         replace(train, examples=kept, source=f"{train.source}, but for {how}"),
-        Split("validation", out, f"{train.source}, {how}"),
+        Split("validation", out, f"{train.source}, {how}", reading=train.reading),
     ]
 
 
@@ -335,8 +350,8 @@ def _spread(count: int, share: float) -> np.ndarray:
 
 def _label_ranks(spec: TaskSpec, examples: Sequence[Example]) -> np.ndarray:
     """(n,) uint32: class indices, or the places of scores among the different ones in their order."""
-    labels = labels_of(examples)
-    return (labels if spec.target == "classes" else np.unique(labels, return_inverse=True)[1]).astype(np.uint32)
+    values = labels_of(examples)
+    return (values if spec.target == "classes" else np.unique(values, return_inverse=True)[1]).astype(np.uint32)
 
 
 def _check_limit(limit: int | None) -> None:
@@ -360,5 +375,5 @@ def _checked(spec: TaskSpec, splits: list[Split]) -> Corpus:
     return Corpus(spec, {split.name: split for split in splits})
 
 
-def _is_constant(labels: np.ndarray) -> bool:
-    return bool((labels == labels[0]).all() or np.isnan(labels).all())
+def _is_constant(values: np.ndarray) -> bool:
+    return bool((values == values[0]).all() or np.isnan(values).all())

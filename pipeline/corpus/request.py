@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.corpus.dialect import TableFormat
 from pipeline.corpus.stress import GENERATORS, PUBLISHED, Haystack
 from pipeline.corpus.tasks import find_task
 from pipeline.errors import UsageError
@@ -56,6 +57,8 @@ class CorpusRequest:
         splits: names of splits, "train,test" (see `load_task`), or with `data` the share of train to keep as
             validation, "0.1".
         data_dir: see `load_task`. generator, ratio: see `load_stress`.
+        delimiter, quoting, encoding, no_header: how the files are written, see `TableFormat`.
+        target: what their labels are, see `labels.infer_spec`.
         limit: rows to take of each split.
         bad_rows: what becomes of rows that are unfit on their own: "stop" at the first, or "skip" them, counted in
             their `Split`.
@@ -76,6 +79,16 @@ class CorpusRequest:
     bad_rows: str = "stop"
     pairs: str | None = None
     negatives: int | None = None
+    delimiter: str | None = None
+    quoting: str | None = None
+    encoding: str | None = None
+    no_header: bool | None = None
+    target: str | None = None
+
+    @property
+    def form(self) -> TableFormat:
+        """How the user says that the files are written; raises UsageError where that makes no sense."""
+        return TableFormat(self.delimiter, self.quoting or "auto", self.encoding, not self.no_header)
 
 
 def corpus_name(request: CorpusRequest) -> str:

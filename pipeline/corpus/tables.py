@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
-from pipeline.corpus.formats import JSON_LINES, read_cells
+from pipeline.corpus.dialect import FIND_OUT, FoundDialect, TableFormat, find_dialect, is_delimited
+from pipeline.corpus.examples import BadRows, Example, ExampleTable, Reading, Split, UnfitRow
+from pipeline.corpus.formats import (
+    JSON_LINES,
+    check_table,
+    is_parquet,
+    read_delimited,
+    read_json_lines,
+    read_parquet,
+)
+from pipeline.corpus.labels import LabelEncoder, plain_label
+from pipeline.corpus.lines import encoding_of, readable
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
 from pipeline.store.task_spec import TaskSpec
-
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-
-ONE_LABEL = (
-    "for several labels a text, write a column of yes and no for each, and add them one by one "
-    "with `glot extract --examples`"
-)
 
 
 class Row(NamedTuple):
@@ -63,6 +65,16 @@ class Rows:
     same_columns: bool
     classes: tuple[str, ...] = ()
 
+    @property
+    def described(self) -> str:
+        """How they are written, for people: "tab-separated, quotes are text, UTF-8"; "" if there is nothing to say."""
+        return ""
+
+    @property
+    def spanning(self) -> int:
+        """How many rows span several lines."""
+        return 0
+
     def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
         """Pairs of (place, cells by column name or what is wrong with the row)."""
         raise NotImplementedError
@@ -92,8 +104,9 @@ class Rows:
 class Table(Rows):
     """A file of rows, read anew, row by row, each time it is iterated; the file's suffix says its format.
 
-    CSV and TSV obey CSV's quoting and have a header line; `.json` means one object a line, like `.jsonl`.
-    An empty string is a text; a null is not. A NaN or empty label counts as missing.
+    How delimited text is written is found out by a look through the file (see `pipeline.corpus.dialect`) but for what
+    `form` says; `.json` means one object a line, like `.jsonl`. An empty string is a text; a null is not. For labels
+    see `pipeline.corpus.labels`.
 
     Attributes:
         path: the file.
@@ -101,6 +114,7 @@ class Table(Rows):
         label_needed: a row without a label is unfit.
         bad_rows: what becomes of a row that is unfit on its own (too few columns, broken JSON, no text, no label):
             "stop" or "skip".
+        form: what the user says of how it is written.
 
     Iteration raises:
         UsageError: the file or a column is missing, the format is unknown, the file is damaged, or it is empty or
@@ -111,6 +125,7 @@ class Table(Rows):
     columns: Columns
     label_needed: bool = True
     bad_rows: str = "stop"
+    form: TableFormat = FIND_OUT
 
     @property
     def source(self) -> str:
@@ -122,12 +137,65 @@ class Table(Rows):
         """Whether the file has one header for all rows."""
         return self.path.suffix.lower() not in JSON_LINES
 
+    @property
+    def described(self) -> str:
+        """See `Rows`."""
+        check_table(self.path, self.form)
+        if is_parquet(self.path):
+            return "Parquet"
+        if self._found is None:
+            return f"JSON lines, {encoding_of(self.path, self.form.encoding)}"
+        return self._found.described
+
+    @property
+    def spanning(self) -> int:
+        """See `Rows`."""
+        return self._found.spanning if self._found else 0
+
     def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
         """See `Rows`."""
-        try:
-            yield from read_cells(self.path, self.columns)
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{self.path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
+        check_table(self.path, self.form)
+        if is_parquet(self.path):
+            yield from read_parquet(self.path, self.columns)
+            return
+        with readable(self.path, self.form.encoding):
+            if self._found is None:
+                yield from read_json_lines(self.path, self.form.encoding)
+            else:
+                self._check_header(self._found)
+                yield from read_delimited(self.path, self._found)
+
+    def check(self) -> None:
+        """Raise UsageError where the file, or a column in its header line, is missing; no row is read."""
+        check_table(self.path, self.form)
+        if self._found is not None:
+            self._check_header(self._found)
+
+    @cached_property
+    def _found(self) -> FoundDialect | None:
+        """How delimited text is written; None for other formats."""
+        if is_parquet(self.path) or not is_delimited(self.path, self.form) or not self.same_columns:
+            return None
+        self.form.check_columns(self.columns)
+        with readable(self.path, self.form.encoding):
+            return find_dialect(self.path, self.form, self.columns, self.label_needed)
+
+    def _check_header(self, found: FoundDialect) -> None:
+        if not found.header or not found.dialect.header:  # an empty file, or columns that go by their numbers
+            return
+        columns = self.columns
+        for name in filter(None, (columns.text, columns.text_b, columns.label)):
+            count = found.header.count(name)
+            if count > 1:
+                raise UsageError(f"{self.source}: {count} columns are called {name!r}: give each a name of its own")
+            if count or (name == columns.label and not self.label_needed):
+                continue
+            if found.headless:  # then its first line is somebody's text, and not for a message
+                raise UsageError(
+                    f"{self.source} seems to have no header line (columns are found by name, and none is {name!r}): "
+                    "pass --no-header and column numbers, as in --label 1 --text 2"
+                )
+            raise UsageError(f"{self.source}: no column {name!r}; the columns are: {', '.join(found.header)}")
 
 
 def read_split(name: str, spec: TaskSpec, table: Rows) -> Split:
@@ -137,7 +205,7 @@ def read_split(name: str, spec: TaskSpec, table: Rows) -> Split:
         UsageError: what iterating the table raises, or a label that is not among the task's classes; with "stop"
             also a score that is no finite number. The message names the row.
     """
-    bad, examples, encode = BadRows(table.bad_rows), ExampleTable(), _Encoder(spec)
+    bad, examples, encode = BadRows(table.bad_rows), ExampleTable(), LabelEncoder(spec)
     for row in table.rows(bad):
         try:
             label = encode(row)
@@ -145,118 +213,8 @@ def read_split(name: str, spec: TaskSpec, table: Rows) -> Split:
             bad.meet(error)
         else:
             examples.append(Example(row.index, row.text, row.text_b, label))
-    return Split(name, examples, table.source, bad.count, bad.first)
-
-
-def infer_spec(name: str, table: Rows, num_texts: int) -> TaskSpec:
-    """Tell from the training labels, read once, what the task is.
-
-    Decimal numbers (with a point, or typed as floats) make it a score task, their range the score range. Everything
-    else makes classes: whole numbers in their order, strings sorted, booleans as "false" and "true".
-
-    Raises:
-        UsageError: what iterating the table raises, or all labels are the same; with "stop" also a label that is
-            no finite number among scores, or no text, number or boolean among classes.
-    """
-    labels = _Labels()
-    for row in table:
-        labels.add(row)
-    unfit = labels.no_score if labels.decimal else labels.no_class
-    if unfit and (table.bad_rows == "stop" or not labels.fit):
-        raise unfit
-    if labels.decimal:
-        if labels.low == labels.high:
-            raise UsageError(f"{name}: every score is {labels.low:g}: there is nothing to learn")
-        score_range = (labels.low, labels.high)
-        return TaskSpec(name, num_texts, "score", score_range=score_range, metrics=("spearman", "pearson"))
-    return classes_spec(name, labels.classes, num_texts)
-
-
-def classes_spec(name: str, classes: tuple[str, ...], num_texts: int) -> TaskSpec:
-    """The task of telling classes apart; raises UsageError where there are fewer than two."""
-    if len(classes) < 2:
-        raise UsageError(f"{name}: every label is {classes[0]!r}: training needs at least two classes")
-    metrics = ("accuracy", "f1") if len(classes) == 2 else ("accuracy", "macro_f1")
-    return TaskSpec(name, num_texts, "classes", classes, metrics=metrics)
-
-
-class _Labels:
-    """What the labels seen so far can be: the range they span as scores, the names they have as classes.
-
-    Whether an unfit label is an error shows only when all were seen, so the first of either kind is kept.
-    """
-
-    def __init__(self) -> None:
-        self.decimal = False
-        self.low, self.high = math.inf, -math.inf
-        self.no_score: UnfitRow | None = None
-        self.no_class: UnfitRow | None = None
-        self._seen: set[tuple] = set()
-        self._names: set[str] = set()
-        self._numbers: set[int | float | None] = set()
-
-    def add(self, row: Row) -> None:
-        key = _label_key(row.label)
-        if key in self._seen:
-            return
-        self.decimal = self.decimal or _is_decimal(row.label)
-        try:
-            score = _score(row)
-            self.low, self.high = min(self.low, score), max(self.high, score)
-        except UnfitRow as error:
-            self.no_score = self.no_score or error
-        if self.decimal:  # no classes any more, and scores may all be different
-            for seen in (self._seen, self._names, self._numbers):
-                seen.clear()
-            return
-        self._seen.add(key)
-        try:
-            self._names.add(_label_text(row))
-            self._numbers.add(_number(row.label))
-        except UnfitRow as error:
-            self.no_class = self.no_class or error
-
-    @property
-    def fit(self) -> bool:
-        return self.low <= self.high if self.decimal else bool(self._names)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(sorted(self._names) if None in self._numbers else map(str, sorted(self._numbers)))
-
-
-class _Encoder:
-    """Turns rows' labels into class indices or scores, looking at each spelling of a class once."""
-
-    def __init__(self, spec: TaskSpec):
-        self._is_score = spec.target == "score"
-        self._classes = {name: i for i, name in enumerate(spec.classes)}
-        self._numeric = all(_number(name) is not None for name in spec.classes)  # then "01" and 1.0 are class "1"
-        self._known: dict[tuple, int] = {}
-
-    def __call__(self, row: Row) -> int | float | None:
-        if row.label is None:
-            return None
-        if self._is_score:
-            return _score(row)
-        key = _label_key(row.label)
-        if key not in self._known:
-            self._known[key] = self._class_index(row)
-        return self._known[key]
-
-    def _class_index(self, row: Row) -> int:
-        name, number = _label_text(row), _number(row.label)
-        if name not in self._classes and self._numeric and number is not None:
-            name = str(number)
-        if name not in self._classes:
-            known = ", ".join(self._classes)
-            raise UsageError(f"{row.where}: label {name!r} is not among the training labels: {known}")
-        return self._classes[name]
-
-
-def _label_key(label: Any) -> tuple:
-    """Equal for equal labels of the same type; 1, 1.0 and True differ."""
-    return type(label), label if isinstance(label, str | int | float) else repr(label)
+    reading = Reading(table.source, table.described, len(examples) + bad.count, bad.count, table.spanning)
+    return Split(name, examples, table.source, bad.count, bad.first, reading=reading)
 
 
 def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Columns, label_needed: bool) -> Row:
@@ -266,11 +224,9 @@ def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Colu
     text_b = _text_cell(where, cells, columns.text_b) if columns.text_b else None
     if columns.label not in cells and label_needed:
         raise _no_column(where, cells, columns.label)
-    label = cells.get(columns.label)
-    if _is_missing(label):
-        if label_needed:
-            raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in or leave the row out")
-        label = None
+    label = plain_label(cells.get(columns.label))
+    if label is None and label_needed:
+        raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in or leave the row out")
     return Row(index, where, text, text_b, label)
 
 
@@ -285,54 +241,3 @@ def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:
 
 def _no_column(where: str, cells: dict[str, Any], column: str) -> _NoColumn:
     return _NoColumn(f"{where}: no column {column!r}; the columns are: {', '.join(cells)}")
-
-
-def _is_missing(label: Any) -> bool:
-    if isinstance(label, str):
-        return label.strip().lower() in {"", "nan"}
-    return label is None or (isinstance(label, float) and math.isnan(label))
-
-
-def _number(label: Any) -> int | float | None:
-    """The label as a number, an int wherever it is whole; None if it is none (a bool is none)."""
-    if isinstance(label, str):
-        label = label.strip()
-        if not _NUMBER.fullmatch(label):
-            return None
-        label = int(label) if label.lstrip("+-").isdigit() else float(label)
-    if isinstance(label, bool) or not isinstance(label, int | float):
-        return None
-    return int(label) if isinstance(label, float) and label.is_integer() else label
-
-
-def _is_decimal(label: Any) -> bool:
-    """Whether a label is written as a decimal number: 0.5, and 2.0 too, for who writes so means a score."""
-    if isinstance(label, str):
-        return _NUMBER.fullmatch(label.strip()) is not None and not label.strip().lstrip("+-").isdigit()
-    return isinstance(label, float)
-
-
-def _refuse_several(row: Row) -> None:
-    if isinstance(row.label, list | tuple):
-        raise UnfitRow(f"{row.where}: label {row.label!r} is a list, and an example has one label: {ONE_LABEL}")
-
-
-def _label_text(row: Row) -> str:
-    _refuse_several(row)
-    if isinstance(row.label, bool):
-        return str(row.label).lower()
-    if isinstance(row.label, str | int | float):
-        return str(row.label)
-    raise UnfitRow(f"{row.where}: label {row.label!r} is neither a text, a number nor a boolean")
-
-
-def _score(row: Row) -> float:
-    _refuse_several(row)
-    number = _number(row.label)
-    try:
-        score = math.nan if number is None else float(number)
-    except OverflowError:
-        score = math.inf
-    if not math.isfinite(score):
-        raise UnfitRow(f"{row.where}: label {row.label!r} is not a finite number, but the labels are scores")
-    return score

@@ -21,6 +21,7 @@ import numpy as np
 from pipeline.corpus import hub
 from pipeline.corpus.examples import BadRows, Corpus, Example, ExampleTable, Split, UnfitRow, take
 from pipeline.corpus.formats import json_values
+from pipeline.corpus.lines import read_lines
 from pipeline.corpus.request import HUB
 from pipeline.errors import UsageError
 from pipeline.store.plan import text_hash
@@ -155,8 +156,7 @@ def _lines(raw: IO[bytes], source: str, name: str) -> Iterator[tuple[str, Any]]:
     """The JSON values of a file, line by line."""
     with raw, _readable(source):
         lines = gzip.GzipFile(fileobj=raw) if name.lower().endswith(".gz") else raw
-        texts = (line.decode("utf-8" if number else "utf-8-sig") for number, line in enumerate(lines))
-        yield from json_values(texts, Path(name).name, "value")
+        yield from json_values(read_lines(lines), Path(name).name, "value")
 
 
 @contextmanager

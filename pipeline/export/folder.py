@@ -17,6 +17,7 @@ from pipeline.extract.planning import added_tokens
 from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import find_one_run
 from pipeline.model import GlotModel
+from pipeline.randomness import kept_randomness
 from pipeline.store.files import atomic_folder, folder_bytes, write_json
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ def export_folder(
     check_library()
     with atomic_folder(out) as folder:
         glot = GlotModel.load(run, model, device, trust_remote_code)
+        if not glot.backbone.pads:
+            raise UsageError(
+                f"padding changes the states of {glot.backbone.name}, and sentence-transformers pads: use glot encode"
+            )
         pooling = load_pooling(run, glot.config, added_tokens(glot.backbone.tokenizer))
         _write_backbone(glot, folder)
         contrastive = glot.config.contrastive
@@ -137,7 +142,8 @@ def _compare(folder: Path, expected: np.ndarray, device: str) -> float:
 
     from pipeline.export.pooling_module import GlotBackbone, GlotPooling
 
-    modules = [GlotBackbone.load(str(folder)), GlotPooling.load(str(folder), subfolder=POOLING_FOLDER)]
+    with kept_randomness():  # as in `load_pooling`
+        modules = [GlotBackbone.load(str(folder)), GlotPooling.load(str(folder), subfolder=POOLING_FOLDER)]
     vectors = SentenceTransformer(modules=modules, device=device).encode(
         list(PROBES), batch_size=1, show_progress_bar=False
     )

@@ -9,6 +9,7 @@ from pipeline.errors import UsageError
 from pipeline.fit.poolers import PoolerConfig
 from pipeline.fit.readout import readout_width
 from pipeline.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
+from pipeline.randomness import kept_randomness
 
 if TYPE_CHECKING:
     from pipeline.export.pooling_module import GlotPooling
@@ -45,18 +46,19 @@ def load_pooling(run: Path, config: RunConfig, added: tuple[int, int] = (0, 0)) 
     hidden_before, hidden_behind = added if pooler.tokens == "content" else (0, 0)
     score_range = list(task.score_range) if task.score_range else None
     settings = {name: getattr(pooler, name) for name in ("pooler", "gnn", "layers", "hidden", "jk", "tau", "readout")}
-    pooling = GlotPooling(
-        width=config.states.width,
-        **settings,
-        scorer=_scorer_width(pooler, config.states.width),
-        token_position=pooler.token_position,
-        hidden_before=hidden_before,
-        hidden_behind=hidden_behind,
-        num_texts=task.num_texts,
-        classes=list(task.classes),
-        score_range=score_range,
-        projection=None if projection is None else len(projection),
-    )
+    with kept_randomness():  # new weights are drawn, though these are replaced
+        pooling = GlotPooling(
+            width=config.states.width,
+            **settings,
+            scorer=_scorer_width(pooler, config.states.width),
+            token_position=pooler.token_position,
+            hidden_before=hidden_before,
+            hidden_behind=hidden_behind,
+            num_texts=task.num_texts,
+            classes=list(task.classes),
+            score_range=score_range,
+            projection=None if projection is None else len(projection),
+        )
     load_weights(pooling, renamed, run / HEAD_FILE)
     return pooling.eval()
 

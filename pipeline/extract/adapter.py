@@ -53,8 +53,7 @@ def merge_adapter(model: PreTrainedModel, folder: Path, name: str) -> None:
     if hasattr(config, "modules_to_save"):
         names = {part for module, _ in holder.named_modules() for part in module.split(".")}
         config.modules_to_save = [module for module in saved if module.split(".")[-1] in names] or None
-    # New weights are drawn, though these are replaced; and what peft will do otherwise one day is nothing for a user.
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with warnings.catch_warnings():  # what peft will do otherwise one day is nothing for a user
         warnings.simplefilter("ignore")
         adapted = PeftModel(holder, config)
     _check_fit(adapted, weights, name)

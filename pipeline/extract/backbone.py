@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,14 @@ from pipeline.extract.adapter import check_peft, merge_adapter
 from pipeline.extract.folders import ModelFolders, find_folders
 from pipeline.extract.foreign_code import check_code, code_files, declared_code
 from pipeline.extract.identity import Loader, identify_loader, tokenizer_sha256, weights_sha256
+from pipeline.extract.probe import probe
 from pipeline.extract.quiet import without_bars
 from pipeline.extract.source import ModelSource
+from pipeline.randomness import kept_randomness
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -28,9 +32,13 @@ class Backbone:
     Attributes:
         source: what finds it again, see `ModelSource.spec`.
         kind: "encoder" or "decoder".
-        width: d. num_layers: n. max_positions: the longest input the model takes, None where it has no limit.
-        vocabulary_size: rows of the embedding table. device: where its input goes.
+        num_layers: n. vocabulary_size: rows of the embedding table. device: where its input goes.
         loader: what was read beside weights and tokenizer.
+        layer_widths: (n + 1) numbers, d of each layer; None for a layer of which the model does not say for sure
+            which it is.
+        max_positions: the longest input the model takes, None where it has no limit.
+        pads: whether texts may be padded; else only texts of equal length are forwarded together.
+        tried: the most tokens of a text that was forwarded to see that it works. See `probe` for these four.
     """
 
     name: str
@@ -39,22 +47,43 @@ class Backbone:
     weights_sha256: str
     tokenizer_sha256: str
     kind: str
-    width: int
     num_layers: int
-    max_positions: int | None
     vocabulary_size: int
     compute_dtype: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     loader: Loader
+    layer_widths: tuple[int | None, ...] = ()
+    max_positions: int | None = None
+    pads: bool = True
+    tried: int = 0
 
     @property
     def loader_sha256(self) -> str:
         """Hash of what was read beside weights and tokenizer."""
         return self.loader.sha256
 
+    @property
+    def width(self) -> int:
+        """d of the last layer."""
+        return self.layer_widths[-1]
+
+    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) int64 ids of B texts, padded on the right, and their (B, L) int64 mask."""
+        length = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(int(length.max())) < length[:, None]
+        ids = torch.full(mask.shape, self.tokenizer.pad_token_id or 0)
+        ids[mask] = torch.tensor([number for row in rows for number in row])
+        return ids, mask.long()
+
     @torch.inference_mode()
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> ModelOutput:
+        """The model's own output for (B, L) ids and mask, with the states of all layers where that is asked for."""
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        options = {"use_cache": False} if "use_cache" in inspect.signature(self.model.forward).parameters else {}
+        return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)
+
     def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
         """Forward one padded batch.
 
@@ -66,10 +95,7 @@ class Backbone:
         Returns:
             One (B, L, d) tensor a layer.
         """
-        wants_inner = any(layer < self.num_layers for layer in layers)
-        options = {"use_cache": False} if self.kind == "decoder" else {}
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        output = self.model(input_ids=ids, attention_mask=mask, output_hidden_states=wants_inner, **options)
+        output = self.forward(ids, mask, with_inner=any(layer < self.num_layers for layer in layers))
         return [
             output.last_hidden_state if layer == self.num_layers else output.hidden_states[layer] for layer in layers
         ]
@@ -95,17 +121,15 @@ def load_backbone(
     device does not exist; FaultError where memory runs out.
     """
     from accelerate import PartialState
-    from transformers.utils import logging
 
     if device is not None and device_map is not None:
         raise UsageError("--device places the whole model, --device-map spreads it: pass one of them")
 
-    logging.disable_progress_bar()
     folders = find_folders(source, trust_remote_code)
-    tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
-    code = code_files(folders.model, config, model) if trust_remote_code else {}
-    if trust_remote_code and folders.tokenizer != folders.model:
-        code |= code_files(folders.tokenizer, tokenizer)
+    with kept_randomness(), without_bars():  # weights that no checkpoint has are drawn
+        tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
+    trusted = (folders.model, folders.tokenizer) if trust_remote_code else ()
+    code = code_files(trusted, (config, model, tokenizer))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = tokenizer.truncation_side = "right"
@@ -115,23 +139,24 @@ def load_backbone(
     else:
         device = model.get_input_embeddings().weight.device
         device = torch.device("cpu") if device.type == "meta" else device  # a module on disk is loaded for its turn
-    return Backbone(
+    backbone = Backbone(
         name=source.name,
         source=source.spec,
         revision=folders.revision,
         weights_sha256=weights_sha256(folders),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         kind=backbone_kind(config),
-        width=config.hidden_size,
         num_layers=config.num_hidden_layers,
-        max_positions=_max_positions(config),
-        vocabulary_size=model.get_input_embeddings().num_embeddings,
+        vocabulary_size=_vocabulary_size(model, source),
         compute_dtype=str(model.dtype).removeprefix("torch."),
         model=model,
         tokenizer=tokenizer,
         device=device,
         loader=identify_loader(folders, tokenizer, config, code),
     )
+    with kept_randomness():  # some families draw numbers where they forward
+        probe(backbone)
+    return backbone
 
 
 def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | str) -> torch.device:
@@ -172,10 +197,9 @@ def _load(
             raise UsageError(f"{folders.name} is a {config.model_type} model; glot takes encoders and decoders of text")
         tokenizer = AutoTokenizer.from_pretrained(folders.tokenizer, config=config, **options)
         placed = {"device_map": device_map} if device_map is not None else {}
-        with without_bars():
-            model, report = AutoModel.from_pretrained(
-                folders.model, config=config, dtype=dtype, output_loading_info=True, **options, **placed
-            )
+        model, report = AutoModel.from_pretrained(
+            folders.model, config=config, dtype=dtype, output_loading_info=True, **options, **placed
+        )
         # transformers fills a gap with random numbers and a warning. Of these only BERT's pooler is not used here.
         missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
         if missing:
@@ -202,8 +226,12 @@ def backbone_kind(config: PretrainedConfig) -> str:
     return "encoder" if is_encoder else "decoder"
 
 
-def _max_positions(config: PretrainedConfig) -> int | None:
-    limit = getattr(config, "max_position_embeddings", None)
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):  # their positions start after the pad id
-        return limit - config.pad_token_id - 1
-    return limit
+def _vocabulary_size(model: PreTrainedModel, source: ModelSource) -> int:
+    """Rows of the embedding table; raises UsageError for a model without one, which reads characters."""
+    try:
+        return model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):
+        raise UsageError(
+            f"{source.name} (a {model.config.model_type} model) has no table of token embeddings, as models of "
+            "characters do not: pass a model of tokens"
+        ) from None

@@ -9,12 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from pipeline.corpus.examples import Corpus
 from pipeline.extract.backbone import Backbone
 from pipeline.extract.forward import length_batches, token_budget
-from pipeline.extract.planning import check_length_limit, number_texts, tokenize_filled
+from pipeline.extract.planning import number_texts, tokenize_filled
 from pipeline.store.files import nearest_there
 from pipeline.store.layout import StatesIdentity
 
@@ -48,11 +47,7 @@ class Estimate:
 def estimate_extraction(
     corpus: Corpus, backbone: Backbone, identity: StatesIdentity, folder: Path, budget: int | None = None
 ) -> Estimate:
-    """Tokenize a sample of the texts, forward some of it for a few seconds, and multiply. Nothing is written.
-
-    Raises UsageError where `max_tokens` does not fit the backbone.
-    """
-    check_length_limit(backbone, identity.max_tokens, identity.template)
+    """Tokenize a sample of the texts, forward some of it for a few seconds, and multiply. Nothing is written."""
     numbered = number_texts(corpus, None, 0)
     sample = list(islice(numbered.texts(), SAMPLE_TEXTS))  # texts are numbered in random order: these are a sample
     ids = tokenize_filled(sample, identity.template, backbone, identity.max_tokens).ids
@@ -78,7 +73,7 @@ def _measure(
     backbone: Backbone, ids: list[list[int]], length: np.ndarray, identity: StatesIdentity, budget: int
 ) -> float:
     """Tokens/s over batches spread over all lengths, after one that warms up."""
-    batches = list(length_batches(length, budget))
+    batches = list(length_batches(length, budget, backbone.pads))
     order = np.random.default_rng(0).permutation(len(batches))
     _forward(backbone, [ids[place] for place in batches[order[0]]], identity)
     tokens, started = 0, time.perf_counter()
@@ -91,8 +86,5 @@ def _measure(
 
 
 def _forward(backbone: Backbone, texts: list[list[int]], identity: StatesIdentity) -> None:
-    longest = max(map(len, texts))
-    ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
-    mask = torch.tensor([[1] * len(text) + [0] * (longest - len(text)) for text in texts])
-    for hidden in backbone.hidden_states(ids, mask, identity.layers):
+    for hidden in backbone.hidden_states(*backbone.pad(texts), identity.layers):
         hidden[:, -1].cpu()  # waits for the device

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UsageError
-from pipeline.extract.source import ModelSource, fetch_model
+from pipeline.extract.source import ModelSource, check_model_access, fetch_model
 
 ADAPTER_CONFIG = "adapter_config.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model")
@@ -38,6 +38,7 @@ def find_folders(source: ModelSource, trust_remote_code: bool = False) -> ModelF
     Raises UsageError where it cannot be had, or an adapter lies beside a model or names no base that can.
     """
     folder, revision = fetch_model(source, trust_remote_code)
+    check_model_access(folder, source.gguf_file)
     adapter = folder / ADAPTER_CONFIG
     if source.gguf_file or not adapter.is_file():
         return ModelFolders(source.location, revision, folder, folder, source.gguf_file)
@@ -50,6 +51,7 @@ def find_folders(source: ModelSource, trust_remote_code: bool = False) -> ModelF
         model, _ = fetch_model(base, trust_remote_code, commit)
     except UsageError as error:
         raise UsageError(f"{source.location} is an adapter, and its base cannot be had: {error}") from None
+    check_model_access(model)
     if not (model / "config.json").is_file():
         raise UsageError(f"{source.location} is an adapter, and its base {base.location} is no model: it has no config")
     own = any((folder / name).exists() for name in TOKENIZER_FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.errors import UsageError
@@ -41,14 +42,19 @@ def check_code(folder: Path, name: str, trust_remote_code: bool) -> None:
             )
 
 
-def code_files(folder: Path, *loaded: object) -> dict[str, Path]:
-    """The files of the code that a trusted folder runs, by name: its own, and what it names in other repositories.
+def code_files(folders: Iterable[Path], loaded: Iterable[object]) -> dict[str, Path]:
+    """The files of the code that trusted folders run, by name: their own, and what they name in other repositories.
 
     Args:
         loaded: what was made by it: the modules of these objects' classes lie where transformers put them.
     """
-    references = declared_code(folder)
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.py")} if references else {}
+    files: dict[str, Path] = {}
+    references: list[str] = []
+    for number, folder in enumerate(dict.fromkeys(folders)):
+        named = declared_code(folder)
+        found = folder.rglob("*.py") if named else ()
+        files |= {f"{number}/{path.relative_to(folder).as_posix()}": path for path in found}
+        references += named
     if any("--" in reference for reference in references):
         kinds = [type(item) for item in loaded if type(item).__module__.startswith("transformers_modules.")]
         for place in {Path(inspect.getfile(kind)).parent for kind in kinds}:

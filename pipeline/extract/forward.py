@@ -66,14 +66,20 @@ def token_budget(device: torch.device, identity: StatesIdentity) -> int:
     return max(256, min(most, BATCH_BYTES // identity.bytes_per_token))
 
 
-def length_batches(length: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Cut positions, longest text first, into batches of at most `budget` padded tokens (at least one text each)."""
+def length_batches(length: np.ndarray, budget: int, pads: bool = True) -> Iterator[np.ndarray]:
+    """Cut positions, longest text first, into batches of at most `budget` padded tokens (at least one text each).
+
+    With `pads` False, for a backbone whose states would change with it, only texts of equal length go together.
+    """
     order = np.argsort(-length.astype(np.int64), kind="stable")
+    falling = -length[order].astype(np.int64)
     start = 0
     while start < len(order):
-        count = max(1, budget // int(length[order[start]]))
-        yield order[start : start + count]
-        start += count
+        stop = start + max(1, budget // -int(falling[start]))
+        if not pads:
+            stop = min(stop, int(np.searchsorted(falling, falling[start], side="right")))
+        yield order[start:stop]
+        start = stop
 
 
 class ShardTexts:

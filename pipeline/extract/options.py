@@ -13,7 +13,8 @@ class ExtractOptions:
     """How states are made and kept.
 
     Attributes:
-        max_tokens: longer texts are cut here.
+        max_tokens: longer texts are cut here; None cuts at `usual_tokens`.
+        usual_tokens: where texts are cut that nobody gave a length for, or earlier where the backbone takes fewer.
         template: what stands around each text, "{text}" in its place; see `check_template`.
         layers: kept layers; negative numbers count from the last (-1: after the final norm).
         dtype: "auto" (bfloat16 where the backbone computes in it, else float16), or a name of `STORED_AS`.
@@ -32,7 +33,8 @@ class ExtractOptions:
         request: stands for the corpus asked for; a plan made for the same request is taken as it is.
     """
 
-    max_tokens: int = 128
+    max_tokens: int | None = None
+    usual_tokens: int = 128
     template: str = TEXT
     layers: tuple[int, ...] = (-1,)
     dtype: str = "auto"

@@ -17,6 +17,7 @@ from pipeline.corpus.examples import Corpus, Split
 from pipeline.errors import UsageError
 from pipeline.extract.backbone import Backbone
 from pipeline.extract.options import TEXT
+from pipeline.extract.probe import longest_that_works
 from pipeline.store.example_set import NO_TEXT, ExampleSet
 from pipeline.store.files import nameless_file
 from pipeline.store.layout import StatesIdentity
@@ -280,15 +281,24 @@ def _encode(
     return ids, truncated, spans
 
 
-def check_length_limit(backbone: Backbone, max_tokens: int, template: str = TEXT) -> None:
-    """Raise UsageError where the backbone takes fewer positions, or no token of a text would be left."""
-    if backbone.max_positions is not None and max_tokens > backbone.max_positions:
-        raise UsageError(
-            f"--max-tokens {max_tokens}: {backbone.name} takes at most {backbone.max_positions} tokens a text"
-        )
+def length_limit(backbone: Backbone, asked: int | None, usual: int, template: str = TEXT) -> int:
+    """The length at which texts are cut: what was asked for, else the usual one, or what the backbone takes of it.
+
+    The length is tried: a text of so many tokens goes through the backbone once.
+
+    Raises UsageError where the backbone takes fewer tokens than were asked for, or no token of a text would be left.
+    """
+    wanted = usual if asked is None else asked
+    most = wanted if backbone.max_positions is None else min(wanted, backbone.max_positions)
+    most = longest_that_works(backbone, most)
+    if asked is not None and most < asked:
+        raise UsageError(f"--max-tokens {asked}: {backbone.name} takes at most {most} tokens a text")
     # A space before the text may become one token with its first word.
     before = template[: template.index(TEXT)].rstrip()
     least = len(backbone.tokenizer(before, add_special_tokens=False)["input_ids"]) if before else 0
     least += backbone.tokenizer.num_special_tokens_to_add() + 1
-    if max_tokens < least:
-        raise UsageError(f"--max-tokens {max_tokens} leaves no token of the text: pass at least {least}")
+    if most < least:
+        if asked is None:
+            raise UsageError(f"{backbone.name} takes at most {most} tokens, and {least} are needed for one of the text")
+        raise UsageError(f"--max-tokens {asked} leaves no token of the text: pass at least {least}")
+    return most

@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import __version__
@@ -16,8 +16,10 @@ from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone
 from pipeline.extract.old_caches import check_old_loader, check_old_tokens
 from pipeline.extract.options import ExtractOptions
-from pipeline.extract.planning import NumberedTexts, check_template, number_texts, tokenize_into
+from pipeline.extract.planning import NumberedTexts, check_template, length_limit, number_texts, tokenize_into
+from pipeline.extract.probe import describe
 from pipeline.store.claims import Claims
+from pipeline.store.columns import NO_FILE
 from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
 from pipeline.store.files import nearest_there
 from pipeline.store.layout import (
@@ -30,6 +32,7 @@ from pipeline.store.layout import (
     PlanEntry,
     StatesIdentity,
     next_name,
+    plan_about,
 )
 from pipeline.store.plan import Plan, PlanWriter
 from pipeline.store.recover import recover_manifest
@@ -61,13 +64,14 @@ def check_folder(folder: Path) -> None:
 
 
 def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdentity:
-    """All that the states will depend on; raises UsageError for an unfit template, or no such layer or dtype."""
+    """All that the states will depend on; raises UsageError for an unfit template, length, layer or dtype."""
     count = backbone.num_layers
     layers = sorted({layer if layer >= 0 else count + 1 + layer for layer in options.layers})
     if not layers or layers[0] < 0 or layers[-1] > count:
         raise UsageError(
             f"--layers {options.layers}: {backbone.name} has the layers 0 to {count} (or -1 to -{count + 1})"
         )
+    template = check_template(options.template, backbone)
     if options.dtype not in ("auto", *STORED_AS):
         raise UsageError(f"unknown --dtype {options.dtype!r}: choose auto, {', '.join(STORED_AS)}")
     automatic = "bfloat16" if backbone.compute_dtype == "bfloat16" else "float16"
@@ -77,16 +81,31 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
         weights_sha256=backbone.weights_sha256,
         tokenizer_sha256=backbone.tokenizer_sha256,
         kind=backbone.kind,
-        width=backbone.width,
+        width=_common_width(backbone, layers),
         num_layers=count,
-        template=check_template(options.template, backbone),
-        max_tokens=options.max_tokens,
+        template=template,
+        max_tokens=length_limit(backbone, options.max_tokens, options.usual_tokens, template),
         layers=tuple(layers),
         dtype=automatic if options.dtype == "auto" else options.dtype,
         compute_dtype=backbone.compute_dtype,
         source=backbone.source,
         loader_sha256=backbone.loader_sha256,
     )
+
+
+def _common_width(backbone: Backbone, layers: list[int]) -> int:
+    """d of the layers; raises UsageError where they differ, or it is not sure which layers the model's own are."""
+    widths = {layer: backbone.layer_widths[layer] for layer in layers}
+    unsure = [layer for layer, width in widths.items() if width is None]
+    if unsure:
+        raise UsageError(
+            f"--layers {unsure[0]}: {describe(backbone)} does not list its states from the embeddings on, so its "
+            "inner layers have no sure number: leave --layers out, for the last"
+        )
+    if len(set(widths.values())) > 1:
+        told = ", ".join(f"layer {layer} has {width}" for layer, width in widths.items())
+        raise UsageError(f"--layers: {backbone.name} has layers of several widths ({told}): extract them one by one")
+    return next(iter(widths.values()))
 
 
 def hold_plan(claims: Claims, say: Say) -> None:
@@ -182,18 +201,31 @@ class Preparation:
         return manifest, plan
 
     def _open_manifest(self) -> Manifest | None:
-        """The manifest; where it is torn, or missing beside shards, what can be rebuilt from the other files."""
-        path = self.folder / MANIFEST_FILE
+        """The manifest; where it is torn, or missing beside shards, what can be rebuilt from the other files.
+
+        Raises FaultError where shards are there and nothing says what they are: they might be replaced by fewer.
+        """
+        path, damage = self.folder / MANIFEST_FILE, None
         if path.exists():
             try:
                 return Manifest.load(self.folder)
             except FaultError as error:
-                self.say(f"{error}: rebuilding it from the files beside it")
-                path.replace(path.with_name(f"{MANIFEST_FILE}.damaged"))
-        elif not any(self.folder.glob("shard-*.h5")):
+                damage = error
+        has_shards = any(self.folder.glob("shard-*.h5"))
+        if damage is None and not has_shards:
             return None
+        rebuilt = recover_manifest(self.folder, PROGRAM)
+        if rebuilt is None and has_shards:
+            raise FaultError(
+                f"{self.folder} holds states, its {MANIFEST_FILE} is {'damaged' if damage else 'lost'}, and no plan "
+                f"beside it says what they are: take {MANIFEST_FILE} or the plan from a copy, or choose another folder "
+                "with --out; nothing was changed"
+            )
+        if damage is not None:
+            self.say(f"{damage}: rebuilding it from the files beside it")
+            path.replace(path.with_name(f"{MANIFEST_FILE}.damaged"))
         self._distrust_shards()
-        return recover_manifest(self.folder, PROGRAM)
+        return rebuilt
 
     def _distrust_shards(self) -> None:
         """Without a manifest shards are taken up only after a look at each: nothing may vouch for them."""
@@ -242,7 +274,7 @@ class Preparation:
                 "order_seed": order_seed,
             }
             # The name by which the backbone was called first: a plan made again must come to the same bytes.
-            about = {"states": asdict(known.states if known else self.identity), "plan": counts}
+            about = plan_about(known.states if known else self.identity, **counts)
             shard_tokens = max(1, self.options.shard_bytes // self.identity.bytes_per_token)
             data = writer.finish(self.folder / file, shard_tokens, about)
             totals = {"texts": len(writer), "tokens": writer.tokens, "shards": len(writer.shard_start) - 1}
@@ -271,15 +303,16 @@ class Preparation:
         if is_same and verify_file(self.folder, old.data) is None:
             return
         file = next_name(old.data.file) if old else f"{EXAMPLES_FOLDER}/{name}.h5"
-        values = {
-            "fingerprint": fingerprint,
-            "examples": len(examples),
-            "skipped": split.skipped,
-            "labelled": examples.label is not None,
-            "source": split.source,
-        }
-        data = examples.save(self.folder / file, {**values, "name": name, "task": corpus.spec.to_json()})
-        manifest.examples[name] = ExamplesEntry(**values, task=corpus.spec, data=data)
+        entry = ExamplesEntry(
+            fingerprint=fingerprint,
+            examples=len(examples),
+            skipped=split.skipped,
+            labelled=examples.label is not None,
+            source=split.provenance,
+            task=corpus.spec,
+            data=NO_FILE,
+        )
+        manifest.examples[name] = replace(entry, data=examples.save(self.folder / file, entry.about(name)))
 
 
 def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples: ExampleSet, task: TaskSpec) -> None:

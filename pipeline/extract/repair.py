@@ -7,7 +7,7 @@ import numpy as np
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.forward import ShardTexts, check_numbers, forward_batch, length_batches, token_budget
-from pipeline.extract.source import ModelSource, resolve_model
+from pipeline.extract.source import ModelSource, find_source
 from pipeline.store.claims import Claims
 from pipeline.store.layout import ShardEntry
 from pipeline.store.reader import Cache
@@ -26,7 +26,7 @@ def repair_cache(
 
     Args:
         damages: what `verify_cache` found.
-        model: the backbone, where the cache's own name for it does not find it. device: where it runs.
+        model: the backbone, where it no longer lies where the cache says. device: where it runs.
         trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
 
     Raises UsageError where the backbone is not the one that made the cache, FaultError where plan or example sets
@@ -38,7 +38,7 @@ def repair_cache(
     needs_backbone = any(damage.texts for damage in damages)
     backbone = None
     if needs_backbone:
-        source = resolve_model(model or cache.manifest.states.backbone)
+        source = find_source(cache.manifest.states, f"that made {cache.folder}", model)
         backbone = _load(cache, source, device, trust_remote_code)
     forwarded = 0
     with Claims(cache.folder) as claims:
@@ -96,7 +96,7 @@ def _copy_good(reader: ShardReader, writer: ShardWriter, start: np.ndarray, dama
 def _forward_texts(cache: Cache, number: int, text_ids: np.ndarray, backbone: Backbone, writer: ShardWriter) -> None:
     identity = cache.manifest.states
     texts = ShardTexts(cache.plan, number, only=text_ids)
-    for places in length_batches(texts.length, token_budget(backbone.device, identity)):
+    for places in length_batches(texts.length, token_budget(backbone.device, identity), backbone.pads):
         batch = forward_batch(backbone, texts, places, identity, writer.dtype)
         batch.wait()
         check_numbers(batch, cache.plan, identity, writer.dtype)

@@ -14,14 +14,13 @@ from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.forward import token_budget
 from pipeline.extract.options import ON_OVERFLOW, ExtractOptions
-from pipeline.extract.planning import check_length_limit
 from pipeline.extract.prepare import Preparation, Progress, Say, check_folder, hold_plan, states_identity
 from pipeline.extract.source import ModelSource
 from pipeline.extract.worker import Busy, Worker
 from pipeline.store.claims import Claims
 from pipeline.store.example_set import group_of, split_of
 from pipeline.store.files import folder_bytes, make_folder
-from pipeline.store.layout import EXAMPLES_FOLDER, Manifest
+from pipeline.store.layout import EXAMPLES_FOLDER, Manifest, StatesIdentity
 from pipeline.store.plan import Plan
 from pipeline.store.shards import list_shards, load_manifest
 
@@ -83,7 +82,7 @@ def extract_states(
     backbone = source if isinstance(source, Backbone) else load_source(source, options)
     identity = states_identity(backbone, options)
     check_folder(folder)
-    check_length_limit(backbone, identity.max_tokens, identity.template)
+    _tell_of_backbone(backbone, identity, options, say)
     with _made_folder(folder), Claims(folder) as claims:
         hold_plan(claims, say)
         manifest = Preparation(folder, backbone, identity, options, planning, say).run(corpus)
@@ -113,6 +112,20 @@ def extract_states(
 def load_source(source: ModelSource, options: ExtractOptions) -> Backbone:
     """The backbone, loaded as the options say; raises whatever `load_backbone` raises."""
     return load_backbone(source, options.compute_dtype, options.device, options.device_map, options.trust_remote_code)
+
+
+def _tell_of_backbone(backbone: Backbone, identity: StatesIdentity, options: ExtractOptions, say: Say) -> None:
+    """Say what this backbone makes other than usual."""
+    if options.max_tokens is None and identity.max_tokens < options.usual_tokens:
+        say(
+            f"texts are cut at {identity.max_tokens} tokens, the most that {backbone.name} takes "
+            f"(usually at {options.usual_tokens})"
+        )
+    if not backbone.pads:
+        say(
+            f"padding would change the states of {backbone.name}: only texts of equal length are forwarded together, "
+            "which takes longer"
+        )
 
 
 @contextmanager

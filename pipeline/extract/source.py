@@ -7,9 +7,15 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+from pipeline.store.files import check_access
 
+if TYPE_CHECKING:
+    from pipeline.store.layout import StatesIdentity
+
+MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".bin")
 HUB_ALIASES = {
     "bert": "google-bert/bert-base-uncased",
     "roberta": "FacebookAI/roberta-base",
@@ -88,6 +94,20 @@ def resolve_model(model: str) -> ModelSource:
     )
 
 
+def find_source(states: StatesIdentity, what: str, model: str | None = None) -> ModelSource:
+    """Where the backbone of some states is: as `model` says, or where the extraction found it.
+
+    Raises UsageError where it is not there any more; `what` says in words which one it is.
+    """
+    where = states.source or states.backbone
+    try:
+        return resolve_model(model or where)
+    except UsageError:
+        if model is not None or where in PACKAGED_ALIASES:  # said already, with the package to install
+            raise
+        raise UsageError(f"the backbone {what}, {where}, is not there any more: say where with --model") from None
+
+
 def _packaged(name: str, packaged: PackagedModel) -> ModelSource:
     spec = importlib.util.find_spec(packaged.package)
     if spec is None or not spec.submodule_search_locations:
@@ -128,6 +148,13 @@ def fetch_model(source: ModelSource, with_code: bool = False, revision: str | No
     except Exception as error:  # the hub client's network errors have changed their class with every major version
         folder = _downloaded_before(source, error, commit)
     return folder, folder.name  # a snapshot's folder is named by its commit
+
+
+def check_model_access(folder: Path, gguf_file: str | None = None) -> None:
+    """Raise AccessError where this user may not read a model's files; a library would call them missing or damaged."""
+    check_access(folder)
+    files = [folder / gguf_file] if gguf_file else [path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES]
+    check_access(*sorted(files))
 
 
 def _downloaded_before(source: ModelSource, error: Exception, commit: dict[str, str]) -> Path:

@@ -191,7 +191,7 @@ class Worker:
         texts = ShardTexts(self.plan, number)
         pending: deque[Future] = deque()
         try:
-            for places in length_batches(texts.length, self.budget):
+            for places in length_batches(texts.length, self.budget, self.backbone.pads):
                 started = time.perf_counter()
                 batch = forward_batch(self.backbone, texts, places, identity, dtype)
                 self.busy.forward += time.perf_counter() - started

@@ -21,9 +21,13 @@ from pipeline.fit.tokens import TokenBatch
 
 def _dgl() -> ModuleType:
     # Without a backend named, DGL prints and writes a file to the home folder when it is imported.
-    os.environ.setdefault("DGLBACKEND", "pytorch")
-    import dgl
-
+    named = os.environ.get("DGLBACKEND")
+    os.environ["DGLBACKEND"] = named or "pytorch"
+    try:
+        import dgl
+    finally:
+        if named is None:
+            del os.environ["DGLBACKEND"]
     return dgl
 
 

@@ -19,6 +19,7 @@ from pipeline.fit.read_ahead import read_ahead
 from pipeline.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
 from pipeline.fit.states import States, StoredBatch
 from pipeline.fit.tokens import TokenBatch
+from pipeline.randomness import kept_randomness
 from pipeline.store.example_set import NO_TEXT, ExampleSet
 from pipeline.store.task_spec import TaskSpec
 
@@ -175,7 +176,8 @@ def _chunks(count: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
 
 def load_head(folder: Path, config: RunConfig, backend: str, device: torch.device) -> HeadModel:
     """A trained head from its run folder; raises UsageError or FaultError where it is missing or damaged."""
-    model = HeadModel(config.pooler, config.task, config.states.width, backend, config.contrastive)
+    with kept_randomness():  # new weights are drawn, though these are replaced
+        model = HeadModel(config.pooler, config.task, config.states.width, backend, config.contrastive)
     tensors, _ = load_tensors(folder / HEAD_FILE)
     load_weights(model, tensors, folder / HEAD_FILE)
     return model.to(device).eval()

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import FaultError
-from pipeline.fit.run_folder import METRICS_FILE
-from pipeline.store.files import read_json
+from pipeline.errors import FaultError, UsageError
+from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE
+from pipeline.store.files import check_version, read_json
 from pipeline.store.task_spec import TaskSpec
+
+VERSION = 1
 
 Scores = dict[str, dict[str, float]]  # example set -> metric -> value
 
@@ -58,15 +60,19 @@ class FitResult:
     parameters: int
     seconds: float
     heads: int = 1
-    version: int = 1
+    version: int = VERSION
 
     @classmethod
     def load(cls, folder: Path) -> FitResult:
-        """Read `metrics.json`; raises UsageError where it is missing, FaultError where it is damaged."""
-        data = read_json(folder / METRICS_FILE)
+        """Read `metrics.json`; raises UsageError where it is missing or newer, FaultError where it is damaged."""
+        path = folder / METRICS_FILE
+        if not path.exists() and (folder / CONFIG_FILE).exists():
+            raise UsageError(f"{folder} is not finished: go on with `glot fit --resume {folder}`")
+        data = read_json(path)
         try:
+            check_version(path, data, VERSION)
             return cls(**{**data, "epochs": [Epoch(**epoch) for epoch in data["epochs"]]})
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise FaultError(f"{folder / METRICS_FILE} is damaged: {error!r}") from None
 
 

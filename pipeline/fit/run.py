@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,15 +15,16 @@ from pipeline.fit.graph import resolve_backend
 from pipeline.fit.poolers import PoolerConfig
 from pipeline.fit.readout import readout_width
 from pipeline.fit.result import FitResult
-from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, find_runs
+from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, clear_run, find_runs
 from pipeline.fit.states import available_memory, states_bytes
 from pipeline.fit.track import open_tracker
 from pipeline.fit.train import Progress, fit_head
-from pipeline.fit.training_data import run_config, used_text_ids
+from pipeline.fit.training_data import read_train, run_config, used_text_ids
 from pipeline.store.example_set import set_name
-from pipeline.store.files import make_folder
+from pipeline.store.files import holds_something, make_folder
+from pipeline.store.layout import StatesIdentity
 from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
+from pipeline.store.task_spec import Recipe, TaskSpec
 
 OBJECTIVES = ("labels", "contrastive")
 STREAM_WINDOW = 4  # shards shuffled together where the states do not fit in memory
@@ -40,7 +41,8 @@ class FitOptions:
         max_steps: likewise; without `epochs` there are as many as it takes.
         seeds: one run each; a seed sets initialisation and data order.
         order_seed: fixes the data order for all seeds.
-        layer: the backbone layer to train on. device: None takes a GPU where there is one.
+        layer: the backbone layer to train on; None: the last that the cache keeps.
+        device: None takes a GPU where there is one.
         backend: auto, dgl or dense.
         max_memory: bytes of states to hold in memory, else they are streamed; None takes half of what is free.
         group: train on the example sets of this name, added with other labels (`glot extract --examples`).
@@ -71,7 +73,7 @@ class FitOptions:
     max_steps: int | None = None
     seeds: tuple[int, ...] = (0,)
     order_seed: int | None = None
-    layer: int = -1
+    layer: int | None = None
     device: str | None = None
     backend: str = "auto"
     max_memory: int | None = None
@@ -91,18 +93,41 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     if options.class_weights == "balanced" and entry.task.target != "classes":
         raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
 
-    def choose(value: float | None, default: float) -> float:
-        return default if value is None else value
+    contrastive = _check_objective(cache, entry.task, options)
+    pooler = _pooler_config(options, recipe, cache.manifest.states)
+    if contrastive is not None:
+        contrastive.check_pooler(pooler)
+    budget = available_memory() // 2 if options.max_memory is None else options.max_memory
+    fits = states_bytes(cache, used_text_ids(cache, options.group, contrastive)) <= budget
+    trains = [
+        replace(
+            _train_config(options, recipe, seed, entry.examples),
+            device=str(device),
+            backend=resolve_backend(options.backend, device),
+            window=None if fits else STREAM_WINDOW,
+        )
+        for seed in seeds
+    ]
+    configs = [run_config(cache, pooler, train, options.layer, options.group, contrastive) for train in trains]
+    for train in {train.order_seed: train for train in trains}.values():
+        read_train(cache, set_name(options.group, "train"), train, contrastive)
+    return configs
 
-    layers, hidden = choose(options.layers, recipe.layers), choose(options.hidden, recipe.hidden)
-    adapool_hidden = choose(options.adapool_hidden, recipe.adapool_hidden)
+
+def _choose(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _pooler_config(options: FitOptions, recipe: Recipe, states: StatesIdentity) -> PoolerConfig:
+    layers, hidden = _choose(options.layers, recipe.layers), _choose(options.hidden, recipe.hidden)
+    adapool_hidden = _choose(options.adapool_hidden, recipe.adapool_hidden)
     if adapool_hidden == "glot":
-        adapool_hidden = readout_width(cache.manifest.states.width + layers * hidden)
-    pooler = PoolerConfig(
+        adapool_hidden = readout_width(states.width + layers * hidden)
+    return PoolerConfig(
         pooler=options.pooler,
         gnn=options.gnn,
         jk=options.jk,
-        tau=choose(options.tau, recipe.tau),
+        tau=_choose(options.tau, recipe.tau),
         graph=options.graph,
         neighbours=options.neighbours,
         readout=options.readout,
@@ -111,44 +136,50 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
         hidden=hidden,
         gin_batch_norm=options.gin_batch_norm,
         adapool_hidden=adapool_hidden,
-        token_position="first" if cache.manifest.states.kind == "encoder" else "last",
+        token_position="first" if states.kind == "encoder" else "last",
     )
-    contrastive = _check_objective(cache, entry.task, options)
-    if contrastive is not None:
-        contrastive.check_pooler(pooler)
-    budget = available_memory() // 2 if options.max_memory is None else options.max_memory
-    fits = states_bytes(cache, used_text_ids(cache, options.group, contrastive)) <= budget
-    batch_size = choose(options.batch_size, recipe.batch_size)
-    epochs = choose(options.epochs, recipe.epochs)
+
+
+def _train_config(options: FitOptions, recipe: Recipe, seed: int, examples: int) -> TrainConfig:
+    """The settings of a fit on so many examples, but for where and how it computes."""
+    batch_size, epochs = _choose(options.batch_size, recipe.batch_size), _choose(options.epochs, recipe.epochs)
     if options.max_steps is not None and options.epochs is None:
-        count = entry.examples - (max(1, entry.examples // 10) if options.select == "holdout" else 0)
+        count = max(1, examples - (max(1, examples // 10) if options.select == "holdout" else 0))
         epochs = max(1, -(-options.max_steps // -(-count // max(1, batch_size))))
-    return [
-        run_config(
-            cache,
-            pooler,
-            TrainConfig(
-                lr=choose(options.lr, recipe.lr),
-                epochs=epochs,
-                batch_size=batch_size,
-                patience=options.patience,
-                init_seed=seed,
-                order_seed=choose(options.order_seed, seed),
-                select=options.select,
-                device=str(device),
-                backend=resolve_backend(options.backend, device),
-                window=None if fits else STREAM_WINDOW,
-                precision=options.precision,
-                schedule=options.schedule,
-                max_steps=options.max_steps,
-                class_weights=options.class_weights,
-            ),
-            options.layer,
-            options.group,
-            contrastive,
-        )
-        for seed in seeds
-    ]
+    return TrainConfig(
+        lr=_choose(options.lr, recipe.lr),
+        epochs=epochs,
+        batch_size=batch_size,
+        patience=options.patience,
+        init_seed=seed,
+        order_seed=_choose(options.order_seed, seed),
+        select=options.select,
+        device="",
+        backend="",
+        window=None,
+        precision=options.precision,
+        schedule=options.schedule,
+        max_steps=options.max_steps,
+        class_weights=options.class_weights,
+    )
+
+
+def setting_difference(config: RunConfig, options: FitOptions, examples: int | None) -> str | None:
+    """The first setting in which a run differs from what one seed's options ask for, as "name old, now new".
+
+    None where there is none. Where and how it computes does not count, but for a backend that was asked for; nor does
+    what is not known without the number of training `examples`.
+    """
+    recipe, states, train = config.task.recipe, config.states, config.train
+    layer = options.layer if options.layer >= 0 else states.num_layers + 1 + options.layer
+    asked = asdict(_pooler_config(options, recipe, states))
+    asked |= asdict(_train_config(options, recipe, options.seeds[0], examples or 1)) | {"layer": layer}
+    asked |= {"device": train.device, "window": train.window}
+    asked["backend"] = train.backend if options.backend == "auto" else options.backend
+    if examples is None and options.max_steps is not None and options.epochs is None:
+        asked["epochs"] = train.epochs
+    made = {**asdict(config.pooler), **asdict(train), "layer": config.layer}
+    return next((f"{name} {made[name]}, now {asked[name]}" for name in made if made[name] != asked[name]), None)
 
 
 def _check_objective(cache: Cache, task: TaskSpec, options: FitOptions) -> ContrastiveConfig | None:
@@ -186,7 +217,7 @@ def prepare_runs(configs: list[RunConfig], folder: Path) -> None:
     """Make the run folders: `folder` itself for one seed, `folder/seed-<s>` for several, each with its config."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file: choose another place with --out")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and holds_something(folder):
         raise UsageError(f"{folder} is not empty: choose another with --out, or go on with --resume {folder}")
     for config in configs:
         run = folder if len(configs) == 1 else folder / f"seed-{config.train.init_seed}"
@@ -212,6 +243,7 @@ def finish_runs(
     for run in find_runs(folder):
         config = RunConfig.load(run)
         if (run / METRICS_FILE).exists():
+            clear_run(run)
             results[run] = FitResult.load(run)
             continue
         opened = open_cache(config, cache, run)

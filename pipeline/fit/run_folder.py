@@ -14,7 +14,7 @@ from torch import Tensor
 from pipeline.errors import FaultError, UsageError
 from pipeline.fit.contrastive import ContrastiveConfig
 from pipeline.fit.poolers import PoolerConfig
-from pipeline.store.files import atomic_path, read_json, write_json
+from pipeline.store.files import atomic_path, check_access, check_version, read_json, remove_leftovers, write_json
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
@@ -112,12 +112,11 @@ class RunConfig:
 
     @classmethod
     def load(cls, folder: Path) -> RunConfig:
-        """Read `config.json`; raises UsageError where it is missing or of another version, FaultError where damaged."""
+        """Read `config.json`; raises UsageError where it is missing or of a newer version, FaultError where damaged."""
         path = folder / CONFIG_FILE
         data = read_json(path)
         try:
-            if data["version"] != VERSION:
-                raise UsageError(f"{path} has version {data['version']}, this program reads {VERSION}: fit again")
+            check_version(path, data, VERSION)
             return cls(
                 cache=data["cache"],
                 states=StatesIdentity(**{**data["states"], "layers": tuple(data["states"]["layers"])}),
@@ -164,24 +163,29 @@ class RunConfig:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:
-    """Write tensors to safetensors atomically, with a JSON object in the file's metadata."""
+    """Write tensors to safetensors atomically, with a JSON object in the file's metadata, its version beside it."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_path(path) as temporary:
-            save_file(contiguous, temporary, {"glot": json.dumps(metadata or {})})
+            save_file(contiguous, temporary, {"glot": json.dumps({"version": VERSION, **(metadata or {})})})
     except SafetensorError as error:  # what a full disk is here
         raise FaultError(f"cannot write {path}: {error}; make room and run again") from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """Read what `save_tensors` wrote; raises UsageError where it is missing, FaultError where it is damaged."""
+    """Read what `save_tensors` wrote: the tensors, and the JSON object.
+
+    Raises UsageError where it is missing or of a newer version, FaultError where it is damaged.
+    """
     if not path.exists():
         raise UsageError(f"there is no {path}: that fit has not finished an epoch; go on with `glot fit --resume`")
+    check_access(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("glot", "{}"))
+            check_version(path, metadata, VERSION)
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 -- not a dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise FaultError(f"{path} is damaged: {error}") from None
 
 
@@ -193,6 +197,13 @@ def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path
         raise FaultError(f"{path} does not fit its config.json: {' '.join(str(error).split())[:200]}") from None
 
 
+def clear_run(folder: Path) -> None:
+    """Remove a finished run's checkpoint, and what killed processes left of the files that a fit writes."""
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    kept = (CONFIG_FILE, METRICS_FILE, HEAD_FILE, CHECKPOINT_FILE)
+    remove_leftovers(folder, [*kept, "predictions-*.npy", "labels-*.npy", "loss.png"])
+
+
 def find_runs(folder: Path) -> list[Path]:
     """The run at `folder`, or the runs of its seeds (`seed-0`, `seed-1`, ...); UsageError where there is none."""
     if (folder / CONFIG_FILE).exists():
@@ -202,6 +213,20 @@ def find_runs(folder: Path) -> list[Path]:
     if not runs:
         raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
     return runs
+
+
+def unfinished_remark(run: Path) -> str | None:
+    """What to say of a run that has not finished, and whose best head so far is used all the same; None of others."""
+    if (run / METRICS_FILE).exists() or not (run / HEAD_FILE).exists():
+        return None
+    _, metadata = load_tensors(run / HEAD_FILE)
+    config = RunConfig.load(run)
+    kept = "the last" if config.train.select == "last" else "the best"
+    text = f"{run} is not finished: its head is that of epoch {metadata.get('epoch')}, {kept} so far"
+    if (run / CHECKPOINT_FILE).exists():
+        return f"{text}; `glot fit --resume {run}` goes on"
+    sweep = run.parent.parent  # where the checkpoint of heads that train side by side lies
+    return f"{text}; `glot sweep --resume {sweep}` goes on" if any(sweep.glob("group-*")) else text
 
 
 def find_one_run(folder: Path) -> Path:

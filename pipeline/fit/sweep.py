@@ -8,18 +8,19 @@ import json
 import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Stopped, UsageError
 from pipeline.fit.run import FitOptions, make_configs, open_cache
-from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
+from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, clear_run
 from pipeline.fit.states import States
 from pipeline.fit.train import Job, Progress, batch_key, fit_heads
 from pipeline.fit.training_data import open_states, validation_names
 from pipeline.progress import stop_flag
-from pipeline.store.files import make_folder
+from pipeline.store.files import holds_something, make_folder
 from pipeline.store.reader import Cache
 
 # The settings of a token graph and its layers, by the poolers that use them.
@@ -64,7 +65,7 @@ def make_candidates(
 
 def prepare_sweep(candidates: dict[str, RunConfig], folder: Path) -> None:
     """Make the run folders, each with its config; raises UsageError where the folder is not empty."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or holds_something(folder)):
         raise UsageError(f"{folder} is there already: choose another with --out, or go on with --resume {folder}")
     for name, config in candidates.items():
         config.save(make_folder(folder / name))
@@ -136,19 +137,28 @@ def finish_jobs(
     for group in groups.values():
         for start in range(0, len(group), HEADS_AT_ONCE):
             some = group[start : start + HEADS_AT_ONCE]
+            kept = _checkpoint_folder(folder, some)
             if all((job.folder / METRICS_FILE).exists() for job in some):
+                _clear(kept, some)
                 continue
             config = some[0].config
             cache = open_cache(config, cache, some[0].folder)
             key = (config.layer, config.pooler.tokens, config.train.window)
             if key not in opened:
                 opened = {key: open_states(cache, config)}
-            kept = _checkpoint_folder(folder, some)
-            fit_heads(cache, some, kept, progress, should_stop, opened[key])
-            kept.rmdir()
+            fit_heads(cache, some, make_folder(kept), progress, should_stop, opened[key])
+            _clear(kept, some)
 
 
 def _checkpoint_folder(folder: Path, jobs: list[Job]) -> Path:
     """Where the heads of a group keep their checkpoint."""
     names = json.dumps([job.folder.relative_to(folder).as_posix() for job in jobs])
-    return make_folder(folder / f"group-{hashlib.sha256(names.encode()).hexdigest()[:12]}")
+    return folder / f"group-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+
+
+def _clear(kept: Path, jobs: list[Job]) -> None:
+    """Remove what the training of some finished heads left, killed ones too; what others put there stays."""
+    for folder in (kept, *(job.folder for job in jobs)):
+        clear_run(folder)
+    with suppress(OSError):
+        kept.rmdir()

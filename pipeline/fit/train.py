@@ -26,6 +26,7 @@ from pipeline.fit.run_folder import (
     HEAD_FILE,
     METRICS_FILE,
     RunConfig,
+    clear_run,
     load_tensors,
     load_weights,
     save_tensors,
@@ -34,6 +35,7 @@ from pipeline.fit.schedule import lr_factor
 from pipeline.fit.stack import make_units
 from pipeline.fit.states import States, epoch_order
 from pipeline.fit.training_data import TrainingData, graph_density, open_data, open_source, open_states
+from pipeline.randomness import kept_randomness
 from pipeline.store.files import make_folder, save_array, write_json
 from pipeline.store.reader import Cache
 
@@ -98,7 +100,8 @@ def fit_heads(
     results = [replace(result, heads=len(jobs)) for result in trainer.results()]
     for job, result in zip(jobs, results, strict=True):
         write_json(job.folder / METRICS_FILE, asdict(result))
-    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    for used in {folder, *(job.folder for job in jobs)}:
+        clear_run(used)
     return results
 
 
@@ -174,9 +177,9 @@ class HeadInTraining:
     def __init__(self, job: Job, data: TrainingData) -> None:
         self.config, self.folder, self.on_epoch, self.data = job.config, job.folder, job.on_epoch, data
         self.device = torch.device(self.config.train.device)
-        torch.manual_seed(self.config.train.init_seed)
         width, backend = self.config.states.width, self.config.train.backend
-        model = HeadModel(self.config.pooler, self.config.task, width, backend, self.config.contrastive)
+        with kept_randomness(self.config.train.init_seed):
+            model = HeadModel(self.config.pooler, self.config.task, width, backend, self.config.contrastive)
         if self.config.train.class_weights == "balanced":
             model.head.class_weights = balanced_weights(data.train.label, len(self.config.task.classes))
         self.model = model.to(self.device)
@@ -379,8 +382,8 @@ class _Trainer:
         ]
 
     def save_checkpoint(self) -> None:
-        """Write all heads, generator state and position to one file."""
-        tensors = {"generator": torch.get_rng_state()}
+        """Write all heads and the position to one file; training draws no random number, so there is no more to it."""
+        tensors: dict[str, Tensor] = {}
         for number, head in enumerate(self.heads):
             tensors |= {f"{number}.{name}": tensor for name, tensor in head.tensors().items()}
         losses, histories = zip(*((head.loss_sum, head.history) for head in self.heads), strict=True)
@@ -403,5 +406,4 @@ class _Trainer:
             head.load(own, path)
             head.history = [Epoch(**epoch) for epoch in values["history"][number]]
             head.loss_sum = values["loss_sum"][number]
-        torch.set_rng_state(tensors["generator"])
         self.position = _Position(**values["position"])

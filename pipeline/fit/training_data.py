@@ -25,14 +25,14 @@ def run_config(
     cache: Cache,
     pooler: PoolerConfig,
     train: TrainConfig,
-    layer: int = -1,
+    layer: int | None = None,
     group: str = "",
     contrastive: ContrastiveConfig | None = None,
 ) -> RunConfig:
     """The `RunConfig` of a fit on a cache's example sets; raises UsageError where the cache cannot be trained on.
 
-    `group` names sets that were added with other labels (`glot extract --examples`); `contrastive` is for pairs that
-    have none.
+    `layer` is one that the cache keeps, None the last of them; `group` names sets that were added with other labels
+    (`glot extract --examples`); `contrastive` is for pairs that have none.
     """
     entries = cache.manifest.examples
     training = set_name(group, "train")
@@ -85,6 +85,27 @@ def _train_examples(cache: Cache, name: str, contrastive: ContrastiveConfig | No
     return replace(examples, negatives=negatives if negatives.shape[1] else None)
 
 
+def read_train(
+    cache: Cache, name: str, train: TrainConfig, contrastive: ContrastiveConfig | None
+) -> tuple[ExampleSet, ExampleSet | None]:
+    """What is trained on, and what of the set `name` is kept aside to choose the epoch by (None: nothing).
+
+    Raises UsageError where too little is left to learn from.
+    """
+    examples, holdout = _train_examples(cache, name, contrastive), None
+    whose = f"the {name} examples of {cache.folder}"
+    if train.select == "holdout":
+        count = max(1, len(examples) // 10)
+        if count >= len(examples):
+            raise UsageError(f"{whose} are too few for --select holdout: pass --select last, or extract more")
+        order = np.random.default_rng([train.order_seed, 0]).permutation(len(examples))
+        holdout, examples = examples.subset(np.sort(order[:count])), examples.subset(np.sort(order[count:]))
+        whose += f" less the {count} that --select holdout keeps aside"
+    if cache.examples_entry(name).task.target == "classes" and (examples.label == examples.label[:1]).all():
+        raise UsageError(f"{whose} are all of one class: there is nothing to learn")
+    return examples, holdout
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The example sets of a fit.
@@ -115,13 +136,7 @@ class TrainingData:
 def open_data(cache: Cache, config: RunConfig, states: States) -> TrainingData:
     """The example sets that a config names; raises UsageError where there is nothing to learn."""
     training = _training_set(config)
-    train, holdout = _train_examples(cache, training, config.contrastive), None
-    if config.task.target == "classes" and len(np.unique(train.label)) < 2:
-        raise UsageError(f"the train examples of {cache.folder} are all of one class: there is nothing to learn")
-    if config.train.select == "holdout":
-        order = np.random.default_rng([config.train.order_seed, 0]).permutation(len(train))
-        count = max(1, len(train) // 10)
-        holdout, train = train.subset(np.sort(order[:count])), train.subset(np.sort(order[count:]))
+    train, holdout = read_train(cache, training, config.train, config.contrastive)
     validation = {name: cache.examples(name) for name in config.data if name != training}
     return TrainingData(train, holdout, validation, states.lengths, cache.plan.shard_of(train.text_id))
 

@@ -14,7 +14,7 @@ from mteb.models.abs_encoder import AbsEncoder
 
 from pipeline.errors import FaultError
 from pipeline.extract.backbone import Backbone
-from pipeline.extract.planning import check_length_limit, clean
+from pipeline.extract.planning import clean, length_limit
 from pipeline.fit.states import available_memory
 from pipeline.model import WINDOW, forward_texts, load_run_backbone
 from pipeline.mteb_eval.columns import Column, Comparison
@@ -58,10 +58,9 @@ class TextVectors:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone, loaded, with the columns' weights beside it; raises UsageError where it does not fit."""
-        backbone = load_run_backbone(
-            self.comparison.config.states, self.comparison.run, self._model, self._device, self._trust_remote_code
-        )
-        check_length_limit(backbone, self.max_tokens)
+        states = self.comparison.config.states
+        backbone = load_run_backbone(states, self.comparison.run, self._model, self._device, self._trust_remote_code)
+        length_limit(backbone, self.max_tokens, self.max_tokens, states.template)
         for column in self.comparison.columns:
             column.module.to(backbone.device)
         return backbone

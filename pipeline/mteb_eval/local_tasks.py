@@ -5,13 +5,13 @@ What mteb wants to know of a task's data and is not known of a file (language, l
 
 from __future__ import annotations
 
-import json
-import math
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -20,7 +20,11 @@ from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.sts import AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 
-from pipeline.corpus.glue_folder import read_rows
+from pipeline.corpus import labels
+from pipeline.corpus.dialect import FIND_OUT, TableFormat
+from pipeline.corpus.examples import BadRows, Reading, UnfitRow
+from pipeline.corpus.formats import read_json_lines
+from pipeline.corpus.lines import readable
 from pipeline.corpus.tables import Row, Table
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
@@ -29,23 +33,66 @@ from pipeline.store.files import file_sha256
 GRAMMAR = "sts:FILE[:TEXT,TEXT,SCORE], classification:FILE[+TESTFILE][:TEXT,LABEL] or retrieval:FOLDER"
 _TEST_SHARE = 5  # one in five rows of a class is for the test, where there is no file for it
 _SPLIT_SEED = 0
-_TABS = (".tsv", ".tab")
 
 
-def local_task(where: str) -> AbsTask:
+Fit = TypeVar("Fit")
+
+
+@dataclass(frozen=True)
+class LocalReader:
+    """Reads tables of a task.
+
+    Attributes:
+        form: how they are written. bad_rows: what becomes of unfit rows, "stop" or "skip".
+        tell: told how each was read.
+    """
+
+    form: TableFormat = FIND_OUT
+    bad_rows: str = "stop"
+    tell: Callable[[str], None] = lambda line: None
+
+    def read(self, path: Path, columns: Columns, fit: Callable[[Row], Fit]) -> list[tuple[Row, Fit]]:
+        """The fit rows of a table, each with what `fit` makes of it, which may raise UnfitRow.
+
+        Raises UsageError where there are none, or the file or a column is missing or damaged.
+        """
+        table, bad = Table(path, columns, bad_rows=self.bad_rows, form=self.form), BadRows(self.bad_rows)
+        found = []
+        for row in table.rows(bad):
+            try:
+                found.append((row, fit(row)))
+            except UnfitRow as error:
+                bad.meet(error)
+        first = f", the first: {bad.first}" if bad.count else ""
+        if not found:
+            raise UsageError(f"{path} has no fit row{first}")
+        reading = Reading(table.source, table.described, len(found) + bad.count, bad.count, table.spanning)
+        self.tell(f"{reading.source}: {reading.facts}{first}")
+        return found
+
+    def revision(self, files: Sequence[Path]) -> str:
+        """Stands for the content of files, and for how they were read."""
+        how = repr((self.form, self.bad_rows)).encode()
+        return hashlib.sha256(file_sha256(*files).encode() + how).hexdigest()
+
+
+PLAIN_READER = LocalReader()
+
+
+def local_task(where: str, reader: LocalReader = PLAIN_READER) -> AbsTask:
     """The task that "sts:file.tsv" or another word of `GRAMMAR` names, its data loaded.
 
     Similarity: two texts and a number a row, in the columns sentence1, sentence2, score unless named. Classification: a
     text and a label a row, in text, label unless named; one file is split by class, a fifth for the test. Retrieval: a
     folder in BEIR's layout, queries.jsonl, corpus.jsonl and qrels.tsv or qrels/test.tsv; or the qrels file itself.
-    In a TSV a quote character is text, as in GLUE's files; a CSV obeys its quotes; JSON lines and Parquet do, too.
+    Tables are read as `--data` is (see `pipeline.corpus.tables`).
 
     Raises UsageError where the word is not of the grammar, or a file or a column is missing, damaged, or unfit.
     """
     kind, _, rest = where.partition(":")
     if kind not in _KINDS or not rest:
         raise UsageError(f"--mteb-local {where!r}: write {GRAMMAR}")
-    return _KINDS[kind](_Place.parse(where, rest))
+    return _KINDS[kind](_Place.parse(where, rest), reader)
 
 
 @dataclass(frozen=True)
@@ -110,47 +157,40 @@ class LocalRetrieval(AbsTaskRetrieval):
         self.dataset, self.data_loaded = {"default": {"test": data}}, True
 
 
-def _sts(place: _Place) -> AbsTask:
+def _sts(place: _Place, reader: LocalReader) -> AbsTask:
     text, text_b, score = place.named("sentence1", "sentence2", "score")
     path = place.one()
-    rows = list(_rows(path, Columns(text, text_b, score)))
-    scores = [_score(row) for row in rows]
+    rows, scores = zip(*reader.read(path, Columns(text, text_b, score), labels.score), strict=True)
     if len(set(scores)) < 2:
         raise UsageError(f"{path}: every score is {scores[0]:g}: there is nothing to correlate with")
-    pairs = {"sentence1": [row.text for row in rows], "sentence2": [row.text_b for row in rows], "score": scores}
-    metadata = _metadata("STS", path.stem, "Pairs of texts with a score", "t2t", "cosine_spearman", path)
+    pairs = {"sentence1": [row.text for row in rows], "sentence2": [row.text_b for row in rows], "score": list(scores)}
+    metadata = _metadata(reader, "STS", path.stem, "Pairs of texts with a score", "t2t", "cosine_spearman", path)
     return LocalSTS(metadata, Dataset.from_dict(pairs))
 
 
-def _score(row: Row) -> float:
-    try:
-        score = float(row.label)
-    except (TypeError, ValueError):
-        score = math.nan
-    if not math.isfinite(score):
-        raise UsageError(f"{row.where}: score {row.label!r} is not a finite number")
-    return score
-
-
-def _classification(place: _Place) -> AbsTask:
+def _classification(place: _Place, reader: LocalReader) -> AbsTask:
     if len(place.paths) > 2:
         raise UsageError(f"--mteb-local {place.option!r}: write {GRAMMAR}")
     text, label = place.named("text", "label")
-    parts = [list(_rows(path, Columns(text, None, label))) for path in place.paths]
+    parts = [reader.read(path, Columns(text, None, label), labels.class_name) for path in place.paths]
     train, test = parts if len(parts) == 2 else _split(parts[0], place.paths[0])
-    classes = sorted({str(row.label) for row in train})
+    classes = sorted({name for _, name in train})
     if len(classes) < 2:
         raise UsageError(f"{place.paths[0]}: every label is {classes[0]!r}: there is nothing to tell apart")
-    for row in test:
-        if str(row.label) not in classes:
-            raise UsageError(f"{row.where}: label {str(row.label)!r} is not among the training labels")
-    metadata = _metadata("Classification", place.paths[0].stem, "Texts with a class", "t2c", "accuracy", *place.paths)
+    for row, name in test:
+        if name not in classes:
+            raise UsageError(f"{row.where}: label {name!r} is not among the training labels")
+    name = place.paths[0].stem
+    metadata = _metadata(reader, "Classification", name, "Texts with a class", "t2c", "accuracy", *place.paths)
     return LocalClassification(metadata, *(_labelled(rows, classes) for rows in (train, test)))
 
 
-def _split(rows: list[Row], path: Path) -> tuple[list[Row], list[Row]]:
+Labelled = list[tuple[Row, str]]  # rows with the names of their classes
+
+
+def _split(rows: Labelled, path: Path) -> tuple[Labelled, Labelled]:
     """Train and test part: of each class a fifth of the rows, at least one, goes to the test."""
-    counts = Counter(str(row.label) for row in rows)
+    counts = Counter(name for _, name in rows)
     rare = [name for name, count in counts.items() if count < 2]
     if rare:
         raise UsageError(
@@ -159,51 +199,24 @@ def _split(rows: list[Row], path: Path) -> tuple[list[Row], list[Row]]:
     left = {name: max(1, count // _TEST_SHARE) for name, count in counts.items()}
     is_test = np.zeros(len(rows), dtype=bool)
     for place in np.random.default_rng(_SPLIT_SEED).permutation(len(rows)).tolist():
-        name = str(rows[place].label)
+        _, name = rows[place]
         is_test[place] = left[name] > 0
         left[name] -= 1
     return tuple([row for row, here in zip(rows, is_test, strict=True) if here == wanted] for wanted in (False, True))
 
 
-def _labelled(rows: list[Row], classes: list[str]) -> Dataset:
-    labels = [classes.index(str(row.label)) for row in rows]
-    return Dataset.from_dict({"text": [row.text for row in rows], "label": labels})
+def _labelled(rows: Labelled, classes: list[str]) -> Dataset:
+    indices = [classes.index(name) for _, name in rows]
+    return Dataset.from_dict({"text": [row.text for row, _ in rows], "label": indices})
 
 
-def _rows(path: Path, columns: Columns) -> Iterator[Row]:
-    """The rows of a table, all fit; raises UsageError where there are none, or one is not."""
-    if path.suffix.lower() not in _TABS:
-        yield from Table(path, columns)
-        return
-    if not path.is_file():
-        raise UsageError(f"no file {path}: name one with --mteb-local")
-    names, wanted = [], [name for name in (columns.text, columns.text_b, columns.label) if name]
-    index = -1
-    try:
-        names, lines = read_rows(path, has_header=True)
-        for name in wanted:
-            if name not in names:
-                raise UsageError(f"{path}: no column {name!r}; the columns are: {', '.join(names)}")
-        for index, (number, cells) in enumerate(lines):
-            where = f"{path.name} line {number}"
-            if len(cells) != len(names):
-                raise UsageError(f"{where}: {len(cells)} columns where the first line has {len(names)}")
-            row = dict(zip(names, cells, strict=True))
-            text_b = row[columns.text_b] if columns.text_b else None
-            yield Row(index, where, row[columns.text], text_b, row[columns.label])
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
-    if index < 0:
-        raise UsageError(f"{path} has no rows: pass a file that has some")
-
-
-def _retrieval(place: _Place) -> AbsTask:
+def _retrieval(place: _Place, reader: LocalReader) -> AbsTask:
     place.named()
     qrels = _qrels_file(place.one())
     folder = qrels.parent if (qrels.parent / "queries.jsonl").is_file() else qrels.parent.parent
-    queries = _documents(folder / "queries.jsonl", with_title=False)
-    corpus = _documents(folder / "corpus.jsonl", with_title=True)
-    relevant = _relevant(qrels, set(queries["id"]))
+    queries = _documents(folder / "queries.jsonl", with_title=False, reader=reader)
+    corpus = _documents(folder / "corpus.jsonl", with_title=True, reader=reader)
+    relevant = _relevant(qrels, set(queries["id"]), reader)
     there = set(corpus["id"])
     if not any(document in there for documents in relevant.values() for document in documents):
         raise UsageError(f"{qrels} names none of the documents in {folder / 'corpus.jsonl'}")
@@ -211,7 +224,9 @@ def _retrieval(place: _Place) -> AbsTask:
     data = RetrievalSplitData(corpus=corpus, queries=asked, relevant_docs=relevant, top_ranked=None)
     name = folder.resolve().name + ("" if qrels.stem in ("qrels", "test") else f"-{qrels.stem}")
     files = (folder / "queries.jsonl", folder / "corpus.jsonl", qrels)
-    return LocalRetrieval(_metadata("Retrieval", name, "Queries and documents", "t2t", "ndcg_at_10", *files), data)
+    return LocalRetrieval(
+        _metadata(reader, "Retrieval", name, "Queries and documents", "t2t", "ndcg_at_10", *files), data
+    )
 
 
 def _qrels_file(path: Path) -> Path:
@@ -222,55 +237,66 @@ def _qrels_file(path: Path) -> Path:
     raise UsageError(f"no {candidates[0]}: name a folder with queries.jsonl, corpus.jsonl and qrels.tsv")
 
 
-def _documents(path: Path, with_title: bool) -> Dataset:
+def _documents(path: Path, with_title: bool, reader: LocalReader) -> Dataset:
     """`id` and `text` (and `title`) of BEIR's JSON lines."""
     if not path.is_file():
         raise UsageError(f"no file {path}: name a folder with queries.jsonl, corpus.jsonl and qrels.tsv")
     rows: dict[str, dict[str, str]] = {}
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-            if line.strip():
-                row = _document(line, f"{path.name} line {number}", with_title)
+    bad, encoding = BadRows(reader.bad_rows), reader.form.encoding
+    with readable(path, encoding):
+        for where, cells in read_json_lines(path, encoding):
+            try:
+                row = _document(cells, where, with_title)
+            except UnfitRow as error:
+                bad.meet(error)
+            else:
                 rows[row["id"]] = row
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error.reason}): save it as UTF-8") from error
     if not rows:
         raise UsageError(f"{path} has no rows: pass a file that has some")
+    if bad.count:
+        reader.tell(f"{path.name}: {bad.count:,} rows skipped, the first: {bad.first}")
     return Dataset.from_list(list(rows.values()))
 
 
-def _document(line: str, where: str, with_title: bool) -> dict[str, str]:
-    try:
-        cells = json.loads(line)
-        row = {"id": str(cells["_id"]), "text": cells["text"]}
-        if with_title:
-            row["title"] = cells.get("title") or ""
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f'{where}: a JSON object with "_id" and "text" is expected ({error!r})') from None
+def _document(cells: dict[str, Any] | UnfitRow, where: str, with_title: bool) -> dict[str, str]:
+    if isinstance(cells, UnfitRow):
+        raise cells
+    if not {"_id", "text"} <= set(cells):
+        raise UnfitRow(f'{where}: a JSON object with "_id" and "text" is expected; it has {", ".join(cells)}')
+    row = {"id": str(cells["_id"]), "text": cells["text"]}
+    if with_title:
+        row["title"] = cells.get("title") or ""
     if not all(isinstance(value, str) for value in row.values()):
-        raise UsageError(f"{where}: text and title must be texts")
+        raise UnfitRow(f"{where}: text and title must be texts")
     return row
 
 
-def _relevant(path: Path, queries: set[str]) -> dict[str, dict[str, int]]:
-    """Query -> document -> how relevant it is, of BEIR's qrels with their header line."""
+def _relevant(path: Path, queries: set[str], reader: LocalReader) -> dict[str, dict[str, int]]:
+    """Query -> document -> how relevant it is, of BEIR's qrels; without a header line by the order of their columns."""
+    columns = Columns(*(("query-id", "corpus-id", "score") if reader.form.header else ("1", "2", "3")))
     relevant: dict[str, dict[str, int]] = {}
-    for row in _rows(path, Columns("query-id", "corpus-id", "score")):
+    for row, grade in reader.read(path, columns, _grade):
         if row.text not in queries:
             raise UsageError(f"{row.where}: no query {row.text!r} in queries.jsonl")
-        score = _score(row)
-        if not score.is_integer():
-            raise UsageError(f"{row.where}: score {row.label!r} is no whole number")
-        relevant.setdefault(row.text, {})[row.text_b or ""] = int(score)
+        relevant.setdefault(row.text, {})[row.text_b or ""] = grade
     return relevant
 
 
-def _metadata(kind: str, named: str, what: str, category: str, main_score: str, *files: Path) -> TaskMetadata:
+def _grade(row: Row) -> int:
+    score = labels.score(row)
+    if not score.is_integer():
+        raise UnfitRow(f"{row.where}: score {row.label!r} is no whole number")
+    return int(score)
+
+
+def _metadata(
+    reader: LocalReader, kind: str, named: str, what: str, category: str, main_score: str, *files: Path
+) -> TaskMetadata:
     paths = ", ".join(map(str, files))
     return TaskMetadata(
         name=f"Local{kind}-" + re.sub(r"[^\w.-]+", "-", named),
         description=f"{what}, of files on the machine that evaluated: {paths}",
-        dataset={"path": paths, "revision": file_sha256(*files)},
+        dataset={"path": paths, "revision": reader.revision(files)},
         type=kind,
         category=category,
         eval_splits=["test"],

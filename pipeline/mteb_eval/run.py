@@ -17,10 +17,13 @@ from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.cache import ResultCache
 from mteb.results import TaskResult
 
+from pipeline.corpus.dialect import FIND_OUT, TableFormat
 from pipeline.errors import FaultError
 from pipeline.mteb_eval.columns import open_comparison
 from pipeline.mteb_eval.encoder import ColumnEncoder, Report, TextVectors
+from pipeline.mteb_eval.local_tasks import LocalReader
 from pipeline.mteb_eval.tasks import find_tasks, leaves, read_prompts
+from pipeline.randomness import kept_randomness
 from pipeline.report.cells import NOTHING, markdown_table
 from pipeline.store.files import make_folder, write_text
 
@@ -34,6 +37,7 @@ class MtebOptions:
     Attributes:
         runs: trained heads, a column each; at least one.
         tasks: names of mteb's tasks and benchmarks between commas. local: words of `local_tasks.GRAMMAR`.
+        form: how local tables are written. bad_rows: what becomes of their unfit rows, "stop" or "skip".
         out: where mteb's results and the table go; inside the first run's folder unless said.
         max_tokens: the length at which texts are cut, instead of that of the first run's training.
         prompts: "NAME=TEXT", see `ColumnEncoder`.
@@ -44,6 +48,8 @@ class MtebOptions:
     runs: Sequence[Path]
     tasks: str = ""
     local: Sequence[str] = ()
+    form: TableFormat = FIND_OUT
+    bad_rows: str = "stop"
     out: Path | None = None
     max_tokens: int | None = None
     prompts: Sequence[str] = ()
@@ -70,7 +76,7 @@ class Scores:
         folder: where it lies, with mteb's results.
         columns: titles.
         rows: of the tasks that could be evaluated.
-        notes: what the columns have in common, and where each has its weights.
+        notes: what the columns have in common, where each has its weights, and how local files were read.
     """
 
     folder: Path
@@ -96,6 +102,7 @@ def _percent(score: float) -> str:
     return NOTHING if score != score else f"{100 * score:.2f}"
 
 
+@kept_randomness()  # mteb's tasks seed all generators
 def evaluate_mteb(
     options: MtebOptions, report: Report = lambda done: None, tell: Callable[[str], None] = lambda line: None
 ) -> Scores:
@@ -107,7 +114,8 @@ def evaluate_mteb(
     Raises UsageError for runs, tasks or settings that do not fit; FaultError where the data of some tasks could not be
     loaded, when all others are done and the table of those is written.
     """
-    tasks = find_tasks(options.tasks, options.local)
+    read: list[str] = []
+    tasks = find_tasks(options.tasks, options.local, LocalReader(options.form, options.bad_rows, read.append))
     prompts = read_prompts(options.prompts, tasks)
     comparison = open_comparison(options.runs, options.backend)
     max_tokens = options.max_tokens or comparison.config.states.max_tokens
@@ -129,6 +137,7 @@ def evaluate_mteb(
     notes = [
         f"{config.states.backbone}, layer {config.layer}, texts cut at {max_tokens} tokens; mteb {mteb.__version__}",
         *(f"{column.title}: {column.source}" for column in comparison.columns),
+        *read,
         *(f"before texts of {name}: {prompt!r}" for name, prompt in prompts.items()),
     ]
     found = Scores(folder, [column.title for column in comparison.columns], rows, notes)

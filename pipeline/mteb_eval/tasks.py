@@ -15,10 +15,10 @@ from mteb.abstasks.task_metadata import TaskType
 from mteb.types import PromptType
 
 from pipeline.errors import UsageError
-from pipeline.mteb_eval.local_tasks import local_task
+from pipeline.mteb_eval.local_tasks import PLAIN_READER, LocalReader, local_task
 
 
-def find_tasks(names: str, local: Sequence[str]) -> list[AbsTask]:
+def find_tasks(names: str, local: Sequence[str], reader: LocalReader = PLAIN_READER) -> list[AbsTask]:
     """The tasks of "STSBenchmark,MTEB(eng, v2)" and of local files (see `local_task`), in that order, each once.
 
     A name is a task's, else a benchmark's. Raises UsageError for unknown names (naming close ones), tasks that are not
@@ -26,7 +26,7 @@ def find_tasks(names: str, local: Sequence[str]) -> list[AbsTask]:
     """
     tasks = {task.metadata.name: task for name in split_names(names) for task in _named(name)}
     for where in local:
-        task = local_task(where)
+        task = local_task(where, reader)
         if task.metadata.name in tasks:
             raise UsageError(f"two tasks are called {task.metadata.name}: rename the file of --mteb-local {where}")
         tasks[task.metadata.name] = task

@@ -10,6 +10,7 @@ import numpy as np
 from pipeline.store.claims import read_owner
 from pipeline.store.files import folder_bytes
 from pipeline.store.reader import Cache
+from pipeline.store.task_spec import describe_labels
 
 TAUS = (0.1, 0.3, 0.6, 0.8)
 BINS = 8
@@ -20,11 +21,11 @@ class CacheSummary:
     """A cache in numbers.
 
     Attributes:
-        examples: example set -> its task, size, labelled or not, skipped rows, and source.
+        examples: example set -> its task, size, labelled or not, its labels in words, skipped rows, and source.
         histogram: (first length, last length, texts) a bin of token counts.
         bytes: of all files. bytes_per_token: those over the distinct tokens; states_bytes_per_token: of states alone.
         density: τ -> share of token pairs joined in the token graphs of a sample, self-loops apart; empty while the
-            cache is unfinished.
+            cache is unfinished. density_layer: the layer whose states they join.
         workers: who is working in the folder.
     """
 
@@ -52,6 +53,7 @@ class CacheSummary:
     bytes_per_token: float
     states_bytes_per_token: int
     density: dict[str, float]
+    density_layer: int
     workers: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -59,11 +61,12 @@ class CacheSummary:
         return asdict(self)
 
 
-def summarize_cache(cache: Cache, layer: int = -1) -> CacheSummary:
-    """Summarize a cache, an unfinished one too; the density is that of one layer.
+def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
+    """Summarize a cache, an unfinished one too; the density is that of one layer (None: the last that it keeps).
 
-    Raises FaultError where the plan or a sampled text is damaged.
+    Raises UsageError where it does not keep that layer, FaultError where the plan or a sampled text is damaged.
     """
+    layer = cache.resolve_layer(layer)
     manifest = cache.manifest
     states, plan = manifest.states, manifest.plan
     size = folder_bytes(cache.folder)
@@ -84,16 +87,7 @@ def summarize_cache(cache: Cache, layer: int = -1) -> CacheSummary:
         shards=len(manifest.shards),
         shards_planned=plan.shards,
         float32_shards=sum(entry.dtype != states.dtype for entry in manifest.shards.values()),
-        examples={
-            name: {
-                "task": entry.task.name,
-                "examples": entry.examples,
-                "labelled": entry.labelled,
-                "skipped": entry.skipped,
-                "source": entry.source,
-            }
-            for name, entry in manifest.examples.items()
-        },
+        examples={name: _describe_set(cache, name) for name in manifest.examples},
         texts=plan.texts,
         tokens=plan.tokens,
         truncated=plan.truncated,
@@ -103,8 +97,21 @@ def summarize_cache(cache: Cache, layer: int = -1) -> CacheSummary:
         bytes_per_token=size / max(1, plan.tokens),
         states_bytes_per_token=states.bytes_per_token,
         density=_density(cache, layer) if manifest.complete and plan.texts else {},
+        density_layer=layer,
         workers=[f"{name}: {owner}" for name, owner in owners if owner],
     )
+
+
+def _describe_set(cache: Cache, name: str) -> dict[str, Any]:
+    entry = cache.manifest.examples[name]
+    return {
+        "task": entry.task.name,
+        "examples": entry.examples,
+        "labelled": entry.labelled,
+        "label": describe_labels(entry.task, cache.examples(name).label),
+        "skipped": entry.skipped,
+        "source": entry.source,
+    }
 
 
 def length_histogram(length: np.ndarray) -> list[tuple[int, int, int]]:
@@ -124,6 +131,6 @@ def _density(cache: Cache, layer: int) -> dict[str, float]:
     from pipeline.fit.states import StreamedStates
     from pipeline.fit.training_data import graph_density
 
-    states = StreamedStates(cache, cache.resolve_layer(layer), torch.device("cpu"))
+    states = StreamedStates(cache, layer, torch.device("cpu"))
     ids = np.arange(len(cache.plan))
     return {f"{tau:g}": graph_density(states, ids, EdgeRule(tau)) for tau in TAUS}

@@ -12,6 +12,7 @@ from pipeline.errors import FaultError, UsageError
 from pipeline.report.cells import Cell
 from pipeline.report.results import YARDSTICK
 from pipeline.report.statistics import Difference, paired_bootstrap
+from pipeline.store.files import no_access
 
 OURS = "glot"
 Predictions = Callable[[Path, str], "np.ndarray | None"]  # (run folder, example set) -> (m,) predictions, or None
@@ -48,6 +49,8 @@ def _read(path: Path) -> np.ndarray | None:
         values = np.load(path, allow_pickle=False)
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise no_access(error, path) from None
     except (OSError, ValueError, EOFError) as error:
         raise FaultError(f"{path} is damaged: {error}; remove it, or predict again") from None
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf":

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline.errors import FaultError
 from pipeline.report.cells import NOTHING, markdown_table
 from pipeline.report.figures import COLOURS, OTHER_COLOUR, picture_line, save_picture
-from pipeline.store.files import read_json, write_text
+from pipeline.report.results import VERSION
+from pipeline.store.files import check_version, read_json, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,6 +77,7 @@ def find_costs(folders: Sequence[Path]) -> list[CostTable]:
     tables = [CostTable(path, read_json(path)) for path in paths]
     for table in tables:
         try:
+            check_version(table.path, table.data, VERSION)
             table.title, table.rows()
         except (KeyError, TypeError, IndexError, ZeroDivisionError, AttributeError) as error:
             raise FaultError(f"{table.path} is damaged: {error!r}; remove it and run again") from None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pipeline.errors import FaultError, GlotError, UsageError
 from pipeline.report.cells import METHODS
-from pipeline.report.results import OWN, YARDSTICK, Result, Scores, read_run, read_yardstick
+from pipeline.report.results import OWN, YARDSTICK, Result, Scores, read_record, read_run, read_yardstick
 from pipeline.store.files import read_json
 
 # The settings that shape each pooler; the others are ignored by it.
@@ -59,7 +59,7 @@ def collect_own(folders: Sequence[Path]) -> tuple[list[Result], list[tuple[str, 
     run with the settings and seeds of another is left out.
 
     Raises:
-        UsageError: a folder is missing, or no finished run was found. FaultError: runs are damaged; it names them.
+        UsageError: a folder is missing, no finished run was found, or one is of a newer version. FaultError: runs are damaged; it names them.
     """
     finished, unfinished, yardsticks = _find(folders)
     damaged: list[str] = []
@@ -102,7 +102,7 @@ def _is_ours(config: Path) -> bool:
     """Whether a `config.json` is a run's; a backbone's folder has one too."""
     try:
         data = read_json(config)
-    except GlotError:
+    except (UsageError, FaultError):  # not an AccessError: what may not be read is not left out in silence
         return False
     return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
 
@@ -124,12 +124,12 @@ T = TypeVar("T")
 
 
 def _read_all(read: Callable[[Path], T], paths: Sequence[Path], damaged: list[str]) -> list[T]:
-    """Read what can be read; what is wrong with the others goes into `damaged`."""
+    """Read what can be read; what is damaged in the others goes into `damaged`. UsageError for a newer version."""
     found = []
     for path in paths:
         try:
             found.append(read(path))
-        except GlotError as error:
+        except FaultError as error:
             damaged.append(str(error))
     return found
 
@@ -154,8 +154,8 @@ def _check_scores(best: Scores, published: Scores, last: Scores) -> None:
 
 
 def _read_own(path: Path) -> _OwnRun:
-    metrics, config = read_json(path), read_json(path.with_name("config.json"))
     try:
+        metrics, config = read_record(path), read_record(path.with_name("config.json"))
         name, states = config["pooler"]["pooler"], config["states"]
         # A run made before there was a setting has what is its default now.
         from pipeline.fit.poolers import PoolerConfig  # with torch, which no other report needs

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import FaultError
-from pipeline.store.files import read_json
+from pipeline.store.files import check_version, read_json
 
 Scores = dict[str, dict[str, float]]  # example set -> metric -> fraction
+VERSION = 1  # of config.json, metrics.json, and the files of yardsticks and costs
 YARDSTICK = "yardstick"
 OWN = "own"  # the setting of runs that do not lie in the layout of `glot reproduce`
 
@@ -51,7 +53,7 @@ def collect(folder: Path) -> list[Result]:
     A folder that is missing or empty gives no results.
 
     Raises:
-        FaultError: a file is damaged. UsageError: a run has no `config.json`.
+        FaultError: a file is damaged. UsageError: a run has no `config.json`, or a file is of a newer version.
     """
     runs = [path for path in folder.glob("*/*/*/seed-*/metrics.json") if _seed(path.parent) is not None]
     yardsticks = folder.glob(f"*/{YARDSTICK}/*.json")
@@ -80,8 +82,15 @@ def _checked(read: Callable[[Path], Result], path: Path) -> Result:
         raise FaultError(f"{path} or the config.json beside it is damaged: {error!r}") from None
 
 
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON file of a run, as it is: its version is looked at, the rest when it is used; raises as `collect`."""
+    data = read_json(path)
+    check_version(path, data, VERSION)
+    return data
+
+
 def _read_run(path: Path) -> Result:
-    metrics, config = read_json(path), read_json(path.with_name("config.json"))
+    metrics, config = read_record(path), read_record(path.with_name("config.json"))
     return Result(
         task=config["task"]["name"],
         model=config["states"]["backbone"],
@@ -99,7 +108,7 @@ def _read_run(path: Path) -> Result:
 
 
 def _read_yardstick(path: Path) -> Result:
-    data = read_json(path)
+    data = read_record(path)
     scores = data["scores"]
     return Result(
         task=data["task"],

@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.errors import FaultError
-from pipeline.store.files import one_line, publish, read_plain, temporary_name
+from pipeline.errors import AccessError, FaultError
+from pipeline.store.files import publish, read_plain, temporary_name, write_error
 
 REFRESH_SECONDS = 60.0
 STALE_SECONDS = 300.0
@@ -127,7 +127,7 @@ class Claims:
                 return False
             raise FaultError(f"{self.folder} is gone: run again") from None
         except OSError as error:
-            raise FaultError(f"cannot write {path}: {one_line(error)}; make room and run again") from None
+            raise write_error(path, error) from None
         finally:
             temporary.unlink(missing_ok=True)
         self.held.add(name)
@@ -191,7 +191,7 @@ def read_owner(path: Path) -> Owner | None:
     """What a claim's file says; None where it is gone or cannot be read."""
     try:
         owner = Owner(**json.loads(read_plain(path)))
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (AccessError, OSError, ValueError, TypeError, RecursionError):
         return None
     fits = all(type(number) is int for number in (owner.pid, owner.started))
     return owner if fits and all(type(word) is str for word in (owner.host, owner.machine, owner.since)) else None

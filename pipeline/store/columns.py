@@ -19,9 +19,9 @@ import h5py
 import numpy as np
 import xxhash
 
-from pipeline.errors import FaultError
+from pipeline.errors import FaultError, GlotError
 from pipeline.store.checked import checked
-from pipeline.store.files import fsync_folder, one_line, open_inside, publish, temporary_name
+from pipeline.store.files import fsync_folder, one_line, open_inside, publish, temporary_name, write_error
 
 ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
@@ -81,6 +81,9 @@ class ColumnFile:
         if entry.size >= 2**63:
             raise ValueError(f"a file of {entry.size} bytes")
         return entry
+
+
+NO_FILE = ColumnFile("", 0, "", {})  # of what lies in no file, or not yet
 
 
 class ColumnWriter:
@@ -186,7 +189,9 @@ class ColumnWriter:
     def __exit__(self, *_: object) -> None:
         self.abandon()
 
-    def _fault(self, error: Exception) -> FaultError:
+    def _fault(self, error: Exception) -> GlotError:
+        if isinstance(error, PermissionError):
+            return write_error(self.path, error)
         return FaultError(
             f"cannot write {self.path}: {one_line(error)}; finished shards are whole: make room and run again"
         )

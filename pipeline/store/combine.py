@@ -19,7 +19,15 @@ from pipeline.errors import FaultError, UsageError
 from pipeline.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
 from pipeline.store.example_set import NO_TEXT, ExampleSet
 from pipeline.store.files import atomic_folder, make_folder
-from pipeline.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from pipeline.store.layout import (
+    EXAMPLES_FOLDER,
+    PLAN_FILE,
+    ExamplesEntry,
+    Manifest,
+    PlanEntry,
+    StatesIdentity,
+    plan_about,
+)
 from pipeline.store.plan import Plan, PlanWriter, first_uses
 from pipeline.store.reader import Cache
 from pipeline.store.shards import ShardWriter
@@ -188,28 +196,26 @@ def _build(
     """Write a cache of the parts' texts, one part after the other."""
     keep_texts = all(part.cache.plan.has_texts for part in parts)
     writer = PlanWriter(folder, keep_texts)
-    truncated = 0
+    counts = {"truncated": 0, "empty": 0, "order_seed": parts[0].cache.manifest.plan.order_seed}
     try:
         for part in parts:
             for first, stop in _runs(part.text_ids):
                 writer.copy_texts(part.cache.plan, first, stop)
+                counts["empty"] += _count_empty(part.cache.plan, first, stop)
             writer.take_vocabulary(part.cache.plan)
-        truncated = sum(writer.truncated)
-        data = writer.finish(folder / PLAN_FILE, max(1, shard_bytes // identity.bytes_per_token))
+        counts["truncated"] = sum(writer.truncated)
+        shard_tokens = max(1, shard_bytes // identity.bytes_per_token)
+        data = writer.finish(folder / PLAN_FILE, shard_tokens, plan_about(identity, **counts))
     finally:
         writer.close()
     plan = Plan(folder, data)
-    empty = _count_empty(plan)
-    seed = parts[0].cache.manifest.plan.order_seed
-    entry = PlanEntry(len(plan), plan.tokens, truncated, empty, plan.num_shards, seed, "", data)
+    entry = PlanEntry(len(plan), plan.tokens, shards=plan.num_shards, request="", data=data, **counts)
     manifest = Manifest(f"glot {__version__}", identity, entry)
     for name, examples in sets.items():
-        manifest.examples[name] = replace(
-            entries[name],
-            fingerprint=examples.fingerprint(plan.hashes()),
-            examples=len(examples),
-            data=examples.save(folder / EXAMPLES_FOLDER / f"{name}.h5"),
-        )
+        fingerprint = examples.fingerprint(plan.hashes())
+        new = replace(entries[name], fingerprint=fingerprint, examples=len(examples))
+        saved = examples.save(folder / EXAMPLES_FOLDER / f"{name}.h5", new.about(name))
+        manifest.examples[name] = replace(new, data=saved)
     for number in range(plan.num_shards):
         _write_shard(folder, number, plan, identity, parts, manifest)
     manifest.save(folder)
@@ -245,11 +251,11 @@ def _copy_texts(writer: ShardWriter, part: _Part, ids: np.ndarray, start: int, p
             place = end
 
 
-def _count_empty(plan: Plan) -> int:
-    """Texts without a token of their own."""
+def _count_empty(plan: Plan, start: int, end: int) -> int:
+    """How many of the texts [start, end) have no token of their own."""
     count = 0
-    for first in range(0, len(plan), COPY_TOKENS):
-        stop = min(first + COPY_TOKENS, len(plan))
+    for first in range(start, end, COPY_TOKENS):
+        stop = min(first + COPY_TOKENS, end)
         starts = plan.token_start[first:stop] - plan.token_start[first]
         count += int((np.minimum.reduceat(plan.token_kinds(first, stop), starts) > 0).sum())
     return count

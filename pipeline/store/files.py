@@ -12,14 +12,14 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from pipeline.errors import FaultError, UsageError
+from pipeline.errors import AccessError, FaultError, GlotError, UsageError
 
 
 def make_folder(path: Path) -> Path:
@@ -43,37 +43,62 @@ def worker_name() -> str:
     return f"{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())}-{os.getpid()}"
 
 
+UNFINISHED = ".tmp-"  # in the names of files that are not finished
 MAX_TEXT = 2**30  # bytes of a text file that is read whole
 _names = itertools.count()
 
 
 def temporary_name(path: Path) -> Path:
     """A new name beside `path` for a file that is not finished; no other worker's."""
-    return path.with_name(f"{path.name}.tmp-{worker_name()}-{next(_names)}")
+    return path.with_name(f"{path.name}{UNFINISHED}{worker_name()}-{next(_names)}")
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a name is one of `temporary_name`: of a file that is being written, or that a killed process left."""
+    return UNFINISHED in path.name
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether a folder holds anything but what a killed process left unfinished."""
+    return any(not is_unfinished(path) for path in folder.iterdir())
+
+
+def remove_leftovers(folder: Path, files: Iterable[str]) -> None:
+    """Remove what a killed process left unfinished of files (patterns of names) that nobody else writes in a folder."""
+    for file in files:
+        for path in folder.glob(f"{file}{UNFINISHED}*"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success it is fsynced and renamed, else removed.
 
-    Raises FaultError naming the file when the disk is full or the write fails.
+    The file gets the permissions of any new file, whatever writes it: some libraries leave 0600.
+
+    Raises FaultError naming the file when the disk is full or the write fails, AccessError where that is not allowed.
     """
     temporary = temporary_name(path)
     try:
+        mode = _new_file(temporary)
         yield temporary
+        _open_to_others(temporary, mode)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
-        raise FaultError(f"cannot write {path}: {one_line(error)}; make room and run again") from error
+        raise write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(PermissionError):  # where the folder may not be entered there is no file either
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Give a new folder beside `target`, which may be there if it is empty; on success it is renamed, else removed.
+
+    Its files get permissions as `atomic_path` gives them.
 
     Raises UsageError where the target cannot be made or holds something, FaultError where writing fails.
     """
@@ -84,13 +109,46 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield make_folder(folder)
+        probe = temporary_name(folder / "mode")
+        mode = _new_file(probe)
+        probe.unlink()
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                _open_to_others(path, mode)
         fsync_folder(folder)
         os.replace(folder, target)
         fsync_folder(target.parent)
     except OSError as error:
-        raise FaultError(f"cannot write {target}: {one_line(error)}; make room and run again") from None
+        raise write_error(target, error) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_file(path: Path) -> int:
+    """Make an empty file; returns its permissions, which follow the umask (asking for that would change it)."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def _open_to_others(path: Path, mode: int) -> None:
+    """Give a file the permissions `mode`, unless it has them."""
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
+
+
+def write_error(path: Path, error: Exception) -> GlotError:
+    """What to raise where `path` could not be written: no permission is another matter than no room.
+
+    Nor is it `path` that fails where another file may not be read on the way.
+    """
+    if isinstance(error, PermissionError):
+        if error.filename and not str(error.filename).startswith(str(path)):  # its temporary name begins so too
+            return no_access(error)
+        return AccessError(f"cannot write {path}: {one_line(error)}; ask its owner for access, or write elsewhere")
+    return FaultError(f"cannot write {path}: {one_line(error)}; make room and run again")
 
 
 def one_line(error: Exception) -> str:
@@ -165,18 +223,43 @@ def nameless_file(folder: Path | None, size: int = 0) -> IO[bytes]:
             if hasattr(os, "posix_fallocate"):  # elsewhere the room is not kept
                 os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
-        where = folder or tempfile.gettempdir()
-        raise FaultError(f"cannot write to {where}: {one_line(error)}; make room and run again") from None
+        raise write_error(folder or Path(tempfile.gettempdir()), error) from None
     return file
 
 
 def open_plain(path: Path) -> int:
-    """Open a plain file for reading; raises OSError for a link (it could lead anywhere), a pipe or a device."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    """Open a plain file for reading; raises OSError for a link (it could lead anywhere), a pipe or a device.
+
+    Raises AccessError for a file that is there and may not be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except PermissionError as error:
+        raise no_access(error) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no plain file")
     return descriptor
+
+
+def no_access(error: PermissionError, path: Path | str = "") -> AccessError:
+    """What to raise where a file or folder may not be read."""
+    where = path or error.filename or "a file"
+    return AccessError(f"cannot read {where}: {one_line(error)}; ask its owner for access")
+
+
+def check_access(*paths: Path) -> None:
+    """Raise AccessError for the first of some files that is there and may not be read, before a library meets it.
+
+    Libraries hide it: safetensors says that there is no such file.
+    """
+    for path in paths:
+        try:
+            os.close(os.open(path, os.O_RDONLY))
+        except PermissionError as error:
+            raise no_access(error, path) from None
+        except OSError:  # missing or strange: whoever reads it says so
+            continue
 
 
 def open_inside(folder: Path, file: str) -> int:
@@ -205,6 +288,20 @@ def read_json(path: Path) -> Any:
         raise FaultError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise FaultError(f"{path} is damaged: {error}") from None
+
+
+def check_version(path: Path, data: dict[str, Any], newest: int) -> None:
+    """Refuse a file of a version that this program does not know; one without a version is of the first.
+
+    Raises UsageError for a newer version, TypeError or AttributeError for what is none.
+    """
+    version = data.get("version", 1)
+    if type(version) is not int or version < 1:
+        raise TypeError(f"its version is {version!r:.20}")
+    if version > newest:
+        raise UsageError(
+            f"{path} has version {version}, this program reads version {newest}: use the version of glot that wrote it"
+        )
 
 
 def file_sha256(*paths: Path) -> str:

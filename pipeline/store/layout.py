@@ -168,6 +168,12 @@ class PlanEntry:
     data: ColumnFile
 
 
+def plan_about(states: StatesIdentity, truncated: int, empty: int, order_seed: int) -> dict[str, Any]:
+    """What a plan's file says of itself beside its columns, for the day when the manifest is lost."""
+    counts = {"truncated": truncated, "empty": empty, "order_seed": order_seed}
+    return {"states": asdict(states), "plan": counts}
+
+
 @dataclass(frozen=True)
 class ExamplesEntry:
     """An example set: its size, the task that its labels belong to, and its file. `skipped` rows were unreadable."""
@@ -184,6 +190,11 @@ class ExamplesEntry:
     def is_trainable(self) -> bool:
         """Whether a head can be trained or scored on it: it has labels, or its task needs none."""
         return self.labelled or self.task.target == "contrastive"
+
+    def about(self, name: str) -> dict[str, Any]:
+        """What the set's file says of itself beside its columns, for the day when the manifest is lost."""
+        kept = ("fingerprint", "examples", "skipped", "labelled", "source")
+        return {**{key: getattr(self, key) for key in kept}, "name": name, "task": self.task.to_json()}
 
     @property
     def texts_each(self) -> int:

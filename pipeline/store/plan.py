@@ -12,7 +12,6 @@ from typing import IO, Any
 
 import numpy as np
 
-from pipeline.errors import FaultError
 from pipeline.store.columns import (
     CHUNK_BYTES,
     STRINGS,
@@ -21,7 +20,7 @@ from pipeline.store.columns import (
     ColumnWriter,
     strings_columns,
 )
-from pipeline.store.files import nameless_file, one_line
+from pipeline.store.files import nameless_file, write_error
 
 CONTENT, SPECIAL, TEMPLATE = 0, 1, 2  # values of `token_kind`
 PIECE = 2**16  # texts copied at a time
@@ -315,7 +314,7 @@ class PlanWriter:
         try:
             self._spools[name].write(data)
         except OSError as error:
-            raise FaultError(f"cannot write to {self.folder}: {one_line(error)}; make room and run again") from None
+            raise write_error(self.folder, error) from None
 
     def _pieces(self, name: str, dtype: str) -> Iterator[np.ndarray]:
         spooled = {"token_ids": "<u4"}.get(name, dtype)

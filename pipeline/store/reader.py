@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.store.columns import CHUNK_BYTES, ColumnFile
+from pipeline.store.columns import CHUNK_BYTES, NO_FILE
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.layout import MANIFEST_FILE, STORED_AS, ExamplesEntry
 from pipeline.store.plan import Plan
@@ -101,7 +101,7 @@ class Cache:
             labelled=examples.label is not None,
             source="memory",
             task=task,
-            data=ColumnFile("", 0, "", {}),
+            data=NO_FILE,
         )
 
     def examples_entry(self, name: str) -> ExamplesEntry:
@@ -111,9 +111,14 @@ class Cache:
             raise UsageError(f"{self.folder} has no example set {name!r} (it has {there}); extract it with --split")
         return self.manifest.examples[name]
 
-    def resolve_layer(self, layer: int) -> int:
-        """A kept layer by its number; negative numbers count from the last. Raises UsageError naming those kept."""
+    def resolve_layer(self, layer: int | None) -> int:
+        """A kept layer by its number; negative numbers count from the last, None is the last that is kept.
+
+        Raises UsageError naming those kept.
+        """
         states = self.manifest.states
+        if layer is None:
+            return max(states.layers)
         number = layer if layer >= 0 else states.num_layers + 1 + layer
         if number not in states.layers:
             kept = ", ".join(map(str, states.layers))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Literal, get_args
 
+import numpy as np
+
 Target = Literal["classes", "score", "contrastive"]
 TARGETS = get_args(Target)
+_CLASSES_SHOWN, _NAME_CHARACTERS = 6, 40
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,33 @@ class TaskSpec:
             metrics=tuple(data["metrics"]),
             recipe=Recipe(**data["recipe"]),
         )
+
+
+def describe_labels(spec: TaskSpec, labels: np.ndarray | None) -> str:
+    """What (n,) labels of a task are, for people: "4 classes (eng 12, deu 8, …)" or "scores 0 to 5".
+
+    The commonest classes come first. NaN is no label. None: there are none.
+    """
+    found = np.empty(0) if labels is None else np.asarray(labels, dtype=np.float64)
+    missing = int(np.isnan(found).sum())
+    found = found[~np.isnan(found)]
+    if not len(found):
+        return "none"
+    if spec.target == "score":
+        what = f"scores {found.min():g} to {found.max():g}"
+    else:
+        what = f"{len(spec.classes):,} classes ({_counts(spec.classes, found)})"
+    return f"{what}, {missing:,} without" if missing else what
+
+
+def _counts(classes: tuple[str, ...], labels: np.ndarray) -> str:
+    counts = np.bincount(labels.astype(np.int64), minlength=len(classes))
+    order = np.argsort(-counts, kind="stable")[:_CLASSES_SHOWN].tolist()
+    shown = [f"{_quoted(classes[place])} {counts[place]:,}" for place in order]
+    return ", ".join([*shown, "…"] if len(classes) > len(shown) else shown)
+
+
+def _quoted(name: str) -> str:
+    """A class's name as people read it: in quotes where blanks would not be seen, and cut where it is long."""
+    cut = name if len(name) <= _NAME_CHARACTERS else name[: _NAME_CHARACTERS - 1] + "…"
+    return repr(cut) if cut != cut.strip() or not cut else cut

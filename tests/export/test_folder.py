@@ -160,6 +160,23 @@ def test_nothing_stays_of_an_export_that_failed(
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
+def test_a_backbone_that_padding_changes_is_not_exported(
+    make_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sentence-transformers pads every batch, so its vectors would be others."""
+    run, load = make_run("bert"), GlotModel.load.__func__
+
+    def loaded(cls: type[GlotModel], *arguments: object, **options: object) -> GlotModel:
+        model = load(cls, *arguments, **options)
+        model.backbone.pads = False
+        return model
+
+    monkeypatch.setattr(GlotModel, "load", classmethod(loaded))
+    with pytest.raises(UsageError, match=r"padding changes the states of .*sentence-transformers pads"):
+        export_folder(run, tmp_path / "made")
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
 def test_a_folder_that_is_there_stays(make_run: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "mine.txt").write_text("mine")

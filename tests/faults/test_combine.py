@@ -17,7 +17,9 @@ from pipeline.errors import FaultError, UsageError
 from pipeline.store import combine
 from pipeline.store.combine import copy_cache, merge_caches, subset_cache
 from pipeline.store.layout import Manifest
+from pipeline.store.plan import PlanWriter
 from pipeline.store.reader import Cache
+from pipeline.store.recover import recover_manifest
 from pipeline.store.verify import verify_cache
 from tests.faults import runs
 
@@ -206,6 +208,58 @@ def test_another_task_is_refused(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="train examples of these caches belong to different tasks"):
         merge_caches([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
     assert not (tmp_path / "both").exists()
+
+
+# A lost manifest
+
+
+@pytest.mark.parametrize("way", ["copy", "subset", "merge"])
+def test_a_lost_manifest_is_rebuilt_whatever_made_the_cache(
+    way: str, bert: Path, whole: Path, tmp_path: Path, forwarded: list
+) -> None:
+    """A smaller extraction into the same folder then meets what is there: it never takes its place."""
+    out, options = tmp_path / "out", {**OPTIONS, "shard_bytes": runs.SHARD_BYTES}
+    {
+        "copy": lambda: copy_cache(whole, out),
+        "subset": lambda: subset_cache(whole, out, ["train"], 30, shard_bytes=runs.SHARD_BYTES),
+        "merge": lambda: merge_caches([whole, subset_of(whole, tmp_path / "less")], out, runs.SHARD_BYTES),
+    }[way]()
+    before = Manifest.load(out)
+    (out / "manifest.json").unlink()
+    states = runs.published(out)
+    with pytest.raises(UsageError, match=f"already holds {before.examples['train'].examples} examples of train"):
+        runs.extract(bert, out, rows=8, **options)
+    assert runs.published(out) == states
+    assert recover_manifest(out, before.created_by) == replace(before, shards={}, plan=replace(before.plan, request=""))
+    if way == "copy":
+        runs.extract(bert, out, **OPTIONS)
+        assert (runs.contents(out), forwarded) == (runs.contents(whole), [])
+
+
+def subset_of(whole: Path, target: Path) -> Path:
+    subset_cache(whole, target, ["validation"], 5)
+    return target
+
+
+def test_a_cache_that_cannot_be_rebuilt_is_refused_and_left_as_it_is(
+    bert: Path, whole: Path, tmp_path: Path, glot: Callable
+) -> None:
+    """What merge and subset wrote before their files said what they are, without its manifest."""
+    out = tmp_path / "old"
+    subset_cache(whole, out)
+    plan = Cache(out).plan
+    writer = PlanWriter(out, keep_texts=True)
+    writer.copy(plan)
+    writer.finish(out / "plan.h5", 10**6)  # with no word of the states
+    writer.close()
+    (out / "manifest.json").unlink()
+    before = runs.contents(out)
+    data = ["--data", runs.write_csv(tmp_path / "less.csv", 8), "--max-tokens", runs.WIDTH, "--layers", "0..2"]
+    code, printed, err = glot("extract", "--model", bert, *data, "--out", out)
+    assert (code, printed, len(err.splitlines())) == (1, "", 1)
+    assert "holds states, its manifest.json is lost" in err
+    assert "--out" in err
+    assert runs.contents(out) == before
 
 
 # What may go wrong with any of them

@@ -325,6 +325,27 @@ def test_another_backbone_repairs_nothing(copy_of: Callable, make_backbone_folde
     assert runs.differences(out, before) == []
 
 
+def test_repair_finds_the_backbone_by_what_the_cache_says(
+    bert: Path, tmp_path: Path, glot: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was extracted from a folder, and no alias is called like that; then the folder goes."""
+    model, out = tmp_path / "models/mine", tmp_path / "cache"
+    shutil.copytree(bert, model)
+    runs.extract(model, out, **OPTIONS)
+    spoil_text(out, 3)
+    monkeypatch.chdir(tmp_path / "models")
+    code, said, wrong = glot("inspect", out, "--repair", "--device", "cpu")
+    assert (code, wrong) == (0, "")
+    assert "1 texts forwarded again" in said
+    spoil_text(out, 3)
+    model.rename(tmp_path / "moved")
+    code, _, wrong = glot("inspect", out, "--repair", "--device", "cpu")
+    assert (code, len(wrong.splitlines())) == (2, 1)
+    assert f"the backbone that made {out}, {model}, is not there any more" in wrong
+    assert "--model" in wrong
+    assert glot("inspect", out, "--repair", "--device", "cpu", "--model", tmp_path / "moved")[0] == 0
+
+
 @pytest.mark.parametrize("file", ["plan.h5", "examples/train.h5"])
 def test_a_damaged_plan_or_set_is_made_again_by_extract(file: str, copy_of: Callable, bert: Path) -> None:
     out = copy_of(**OPTIONS)
