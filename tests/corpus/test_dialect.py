@@ -64,7 +64,18 @@ def test_a_comma_in_a_letter_is_no_row(tmp_path: Path) -> None:
     assert said == "comma-separated, CSV quotes, UTF-8"
 
 
-SHORT_MESSAGES = ["ok lar, see u", 'he said "no" twice', '"quoted', 'end"', '"whole"', "it's £5", "", "a,b;c|d", '""', '"']
+SHORT_MESSAGES = [
+    "ok lar, see u",
+    'he said "no" twice',
+    '"quoted',
+    'end"',
+    '"whole"',
+    "it's £5",
+    "",
+    "a,b;c|d",
+    '""',
+    '"',
+]
 
 
 def test_thousands_of_messages_without_a_header(tmp_path: Path) -> None:
@@ -254,9 +265,7 @@ def test_what_pandas_writes_comes_back(sep: str, tmp_path: Path) -> None:
         assert [row.text for row in Table(path, COLUMNS)] == texts
 
 
-def test_a_quote_that_nothing_closes_does_not_fill_the_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_quote_that_nothing_closes_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.corpus.delimited.CELL_LIMIT", 1000)
     path = tmp_path / "a.tsv"
     content = "text\tlabel\n" + '"open\tx\n' + "b\ty\n" * 2000

@@ -134,7 +134,10 @@ def test_a_task_of_the_hub_is_loaded_once_and_let_go(
         (["--mteb-local", "sts:dev.tsv:a,b,c"], "no column 'a'; the columns are: sentence1, sentence2, score"),
         (["--mteb-local", "sts:dev.tsv:a,b"], "name 3 columns"),
         (["--mteb-local", "sts:dev.tsv+dev.tsv"], "one file is needed"),
-        (["--mteb-local", "sts:dev.tsv:sentence1,score,sentence2"], "dev.tsv line 2: label 'the dog' is not a finite number"),
+        (
+            ["--mteb-local", "sts:dev.tsv:sentence1,score,sentence2"],
+            "dev.tsv line 2: label 'the dog' is not a finite number",
+        ),
         (["--mteb-local", "sts:short.tsv"], "short.tsv line 2: 2 columns where the header has 3"),
         (["--mteb-local", "sts:header.tsv"], "has no rows"),
         (["--mteb-local", "sts:same.tsv"], "every score is 3"),
