@@ -170,7 +170,7 @@ def _in_words(result: FitResult) -> str:
 
 def _run_cost(step: Step, path: Path, data_dir: Path | None) -> str:
     from pipeline.cost import measure_task, write_cost_record
-    from pipeline.fit.poolers import PoolerConfig
+    from pipeline.fit.configs import PoolerConfig
     from pipeline.fit.run import check_device
 
     device, config = check_device(None), PoolerConfig(hidden=128)  # h as in the paper's table of costs

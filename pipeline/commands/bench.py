@@ -40,7 +40,7 @@ def cost(
 ) -> None:
     """Full fine-tuning, LoRA, a frozen backbone in every step, and GLOT over a cache: parameters, memory, time."""
     from pipeline.cost import measure_cost, measure_task, write_cost_record
-    from pipeline.fit.poolers import PoolerConfig
+    from pipeline.fit.configs import PoolerConfig
     from pipeline.fit.run import check_device
 
     place = check_device(device)

@@ -24,7 +24,7 @@ from pipeline.errors import UsageError
 from pipeline.progress import epoch_bar, stop_flag
 
 if TYPE_CHECKING:
-    from pipeline.fit.contrastive import ContrastiveConfig
+    from pipeline.fit.configs import ContrastiveConfig
     from pipeline.fit.result import FitResult
     from pipeline.fit.run_folder import RunConfig
 
@@ -178,7 +178,7 @@ def note_layer(config: RunConfig) -> None:
 
 def _contrastive(**given: object) -> ContrastiveConfig | None:
     """The settings for pairs; None where none is given."""
-    from pipeline.fit.contrastive import ContrastiveConfig
+    from pipeline.fit.configs import ContrastiveConfig
 
     settings = {name: value for name, value in given.items() if value is not None}
     return ContrastiveConfig(**settings) if settings else None

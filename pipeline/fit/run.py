@@ -3,169 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from pipeline.errors import UsageError
-from pipeline.fit.contrastive import ContrastiveConfig
 from pipeline.fit.graph import resolve_backend
-from pipeline.fit.poolers import PoolerConfig
-from pipeline.fit.readout import readout_width
+from pipeline.fit.options import FitOptions, draft_configs
 from pipeline.fit.result import FitResult
-from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, TrainConfig, clear_run, find_runs
+from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, check_new_folder, clear_run, find_runs
 from pipeline.fit.states import available_memory, states_bytes
 from pipeline.fit.track import open_tracker
 from pipeline.fit.train import Progress, fit_head
-from pipeline.fit.training_data import run_config, used_text_ids
-from pipeline.store.example_set import set_name
-from pipeline.store.files import holds_something, make_folder
+from pipeline.fit.training_data import used_text_ids
+from pipeline.store.files import make_folder
 from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
 
-OBJECTIVES = ("labels", "contrastive")
 STREAM_WINDOW = 4  # shards shuffled together where the states do not fit in memory
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What the user asked of a fit; None means the default of the cache's task (its `Recipe`).
-
-    Attributes:
-        pooler, gnn, jk, tau, graph, neighbours, readout, tokens, layers, hidden, gin_batch_norm: see `PoolerConfig`.
-        adapool_hidden: likewise; "glot": as wide as the scorer in glot's readout would be.
-        lr, epochs, batch_size, patience, select, precision, schedule, class_weights: see `TrainConfig`.
-        max_steps: likewise; without `epochs` there are as many as it takes.
-        seeds: one run each; a seed sets initialisation and data order.
-        order_seed: fixes the data order for all seeds.
-        layer: the backbone layer to train on; None: the last that the cache keeps.
-        device: None takes a GPU where there is one.
-        backend: auto, dgl or dense.
-        max_memory: bytes of states to hold in memory, else they are streamed; None takes half of what is free.
-        group: train on the example sets of this name, added with other labels (`glot extract --examples`).
-        objective: labels or contrastive; None: what the cache is for.
-        contrastive: settings for pairs without labels; None: their defaults.
-    """
-
-    pooler: str = "glot"
-    gnn: str = "gat"
-    jk: str = "cat"
-    tau: float | None = None
-    graph: str = "cosine"
-    neighbours: int = 5
-    readout: str = "attention"
-    tokens: str = "all"
-    layers: int | None = None
-    hidden: int | None = None
-    gin_batch_norm: bool = False
-    adapool_hidden: int | Literal["glot"] | None = None
-    lr: float | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    patience: int | None = None
-    select: str = "validation"
-    precision: str = "float32"
-    schedule: str = "constant"
-    class_weights: str = "none"
-    max_steps: int | None = None
-    seeds: tuple[int, ...] = (0,)
-    order_seed: int | None = None
-    layer: int | None = None
-    device: str | None = None
-    backend: str = "auto"
-    max_memory: int | None = None
-    group: str = ""
-    objective: str | None = None
-    contrastive: ContrastiveConfig | None = None
 
 
 def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     """The config of each seed's run; raises UsageError for options out of range, or a cache that is unfit."""
-    seeds = options.seeds
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
-        raise UsageError(f"--seeds must be different numbers from 0 up; got {','.join(map(str, seeds))}")
+    configs = draft_configs(cache, options)
     device = check_device(options.device)
-    entry = cache.examples_entry(set_name(options.group, "train"))
-    recipe = entry.task.recipe
-    if options.class_weights == "balanced" and entry.task.target != "classes":
-        raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
-
-    def choose(value: float | None, default: float) -> float:
-        return default if value is None else value
-
-    layers, hidden = choose(options.layers, recipe.layers), choose(options.hidden, recipe.hidden)
-    adapool_hidden = choose(options.adapool_hidden, recipe.adapool_hidden)
-    if adapool_hidden == "glot":
-        adapool_hidden = readout_width(cache.manifest.states.width + layers * hidden)
-    pooler = PoolerConfig(
-        pooler=options.pooler,
-        gnn=options.gnn,
-        jk=options.jk,
-        tau=choose(options.tau, recipe.tau),
-        graph=options.graph,
-        neighbours=options.neighbours,
-        readout=options.readout,
-        tokens=options.tokens,
-        layers=layers,
-        hidden=hidden,
-        gin_batch_norm=options.gin_batch_norm,
-        adapool_hidden=adapool_hidden,
-        token_position="first" if cache.manifest.states.kind == "encoder" else "last",
-    )
-    contrastive = _check_objective(cache, entry.task, options)
-    if contrastive is not None:
-        contrastive.check_pooler(pooler)
+    backend = resolve_backend(options.backend, device)
     budget = available_memory() // 2 if options.max_memory is None else options.max_memory
-    fits = states_bytes(cache, used_text_ids(cache, options.group, contrastive)) <= budget
-    batch_size = choose(options.batch_size, recipe.batch_size)
-    epochs = choose(options.epochs, recipe.epochs)
-    if options.max_steps is not None and options.epochs is None:
-        count = entry.examples - (max(1, entry.examples // 10) if options.select == "holdout" else 0)
-        epochs = max(1, -(-options.max_steps // -(-count // max(1, batch_size))))
-    return [
-        run_config(
-            cache,
-            pooler,
-            TrainConfig(
-                lr=choose(options.lr, recipe.lr),
-                epochs=epochs,
-                batch_size=batch_size,
-                patience=options.patience,
-                init_seed=seed,
-                order_seed=choose(options.order_seed, seed),
-                select=options.select,
-                device=str(device),
-                backend=resolve_backend(options.backend, device),
-                window=None if fits else STREAM_WINDOW,
-                precision=options.precision,
-                schedule=options.schedule,
-                max_steps=options.max_steps,
-                class_weights=options.class_weights,
-            ),
-            options.layer,
-            options.group,
-            contrastive,
-        )
-        for seed in seeds
-    ]
-
-
-def _check_objective(cache: Cache, task: TaskSpec, options: FitOptions) -> ContrastiveConfig | None:
-    """The settings for pairs without labels, None for labels; raises UsageError where the cache holds the other."""
-    if options.objective not in (None, *OBJECTIVES):
-        raise UsageError(f"--objective must be one of {', '.join(OBJECTIVES)}; got {options.objective!r}")
-    if task.target == "contrastive":
-        if options.objective == "labels":
-            raise UsageError(f"{cache.folder} holds pairs without labels: train on them with --objective contrastive")
-        return options.contrastive or ContrastiveConfig()
-    if options.objective == "contrastive" or options.contrastive is not None:
-        raise UsageError(
-            f"{cache.folder} holds labelled examples: --objective contrastive and its settings "
-            "need a cache of pairs, made by `glot extract --pairs`"
-        )
-    return None
+    fits = states_bytes(cache, used_text_ids(cache, options.group, configs[0].contrastive)) <= budget
+    place = {"device": str(device), "backend": backend, "window": None if fits else STREAM_WINDOW}
+    return [replace(config, train=replace(config.train, **place)) for config in configs]
 
 
 def check_device(device: str | None) -> torch.device:
@@ -185,10 +51,7 @@ def _gpus() -> str:
 
 def prepare_runs(configs: list[RunConfig], folder: Path) -> None:
     """Make the run folders: `folder` itself for one seed, `folder/seed-<s>` for several, each with its config."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file: choose another place with --out")
-    if folder.exists() and holds_something(folder):
-        raise UsageError(f"{folder} is not empty: choose another with --out, or go on with --resume {folder}")
+    check_new_folder(folder)
     for config in configs:
         run = folder if len(configs) == 1 else folder / f"seed-{config.train.init_seed}"
         config.save(make_folder(run))

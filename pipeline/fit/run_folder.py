@@ -1,23 +1,36 @@
-"""Run folders: what a fit leaves behind, and how a trained head is built again from it. No pickles."""
+"""Run folders: what a fit leaves behind, and how a trained head is built again from it. No pickles.
+
+Torch is imported where tensors are read or written: what is wrong with a run is told before it is loaded.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.fit.contrastive import ContrastiveConfig
-from pipeline.fit.poolers import PoolerConfig
-from pipeline.store.files import atomic_path, check_access, read_json, remove_leftovers, write_json
+from pipeline.fit.configs import ContrastiveConfig, PoolerConfig
+from pipeline.store.files import (
+    atomic_path,
+    check_access,
+    check_parent,
+    check_readable_folder,
+    holds_something,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
 
 VERSION = 1
 PRECISIONS = ("float32", "bfloat16")
@@ -26,6 +39,7 @@ SELECTS = ("validation", "holdout", "last")
 CLASS_WEIGHTS = ("none", "balanced")
 CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+NAMED_RUNS = 8  # in the line that says that one is to be named
 
 
 @dataclass(frozen=True)
@@ -164,6 +178,8 @@ class RunConfig:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:
     """Write tensors to safetensors atomically, with a JSON object in the file's metadata."""
+    from safetensors.torch import save_file
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_path(path) as temporary:
@@ -185,7 +201,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise FaultError(f"{path} is damaged: {error}") from None
 
 
-def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def load_weights(module: Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Load a state dict; raises FaultError where its names or shapes do not fit the config beside it."""
     try:
         module.load_state_dict(tensors)
@@ -201,19 +217,61 @@ def clear_run(folder: Path) -> None:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run at `folder`, or the runs of its seeds (`seed-0`, `seed-1`, ...); UsageError where there is none."""
+    """The run at `folder`, or the runs of its seeds (`seed-0`, `seed-1`, ...).
+
+    Raises UsageError where there is none, naming the runs that lie deeper, as a sweep's do.
+    """
     if (folder / CONFIG_FILE).exists():
         return [folder]
     runs = [path.parent for path in folder.glob(f"seed-*/{CONFIG_FILE}")]
     runs.sort(key=lambda run: (len(run.name), run.name))  # seed-2 before seed-10
     if not runs:
+        check_readable_folder(folder)
+        deeper = find_sweep_runs(folder) or _find_deeper(folder)
+        if deeper:
+            raise UsageError(_name_one(folder, deeper))
         raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
     return runs
 
 
 def find_one_run(folder: Path) -> Path:
-    """The run at `folder`, or of its only seed; UsageError where there is none, or several."""
+    """The run at `folder`, or of its only seed; UsageError where there is none, or several, naming them."""
     runs = find_runs(folder)
     if len(runs) > 1:
-        raise UsageError(f"{folder} holds {len(runs)} runs: name one, as in --run {runs[0]}")
+        raise UsageError(_name_one(folder, runs))
     return runs[0]
+
+
+def find_sweep_runs(folder: Path) -> list[Path]:
+    """The runs of a sweep, `<settings>/seed-<s>` in its folder, in the order of their names."""
+    return sorted(path.parent for path in folder.glob(f"*/seed-*/{CONFIG_FILE}"))
+
+
+def _find_deeper(folder: Path) -> list[Path]:
+    """Runs in the folders of a folder, such as `runs` itself; a backbone has a config.json too, but no task in it."""
+    found = [*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"*/*/{CONFIG_FILE}")]
+    return sorted(path.parent for path in found if _is_run(path))
+
+
+def _is_run(config: Path) -> bool:
+    try:
+        data = read_json(config)
+    except (UsageError, FaultError):
+        return False
+    return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
+
+
+def _name_one(folder: Path, runs: list[Path]) -> str:
+    """The line for a folder of several runs: which there are, and how to name one."""
+    names = [run.relative_to(folder).as_posix() for run in runs[:NAMED_RUNS]]
+    more = f" and {len(runs) - NAMED_RUNS} more" if len(runs) > NAMED_RUNS else ""
+    return f"{folder} holds {len(runs)} runs ({', '.join(names)}{more}): name one, as in --run {runs[0]}"
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise UsageError where runs cannot be put into a folder: it is a file, or holds something already."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: choose another place with --out")
+    if folder.exists() and holds_something(folder):
+        raise UsageError(f"{folder} is not empty: choose another with --out, or go on with --resume {folder}")
+    check_parent(folder)
