@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def evaluate(
     run: Annotated[list[Path], typer.Option("--run", help="A run's folder; again for more heads, a column each.")],
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one right below it.")
+        Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="The example set of the cache to score on; default: validation.")

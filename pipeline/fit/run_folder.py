@@ -190,15 +190,24 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None =
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Read what `save_tensors` wrote; raises UsageError where it is missing, FaultError where it is damaged."""
-    if not path.exists():
-        raise UsageError(f"there is no {path}: that fit has not finished an epoch; go on with `glot fit --resume`")
-    check_access(path)
+    _check_there(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("glot", "{}"))
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 -- not a dict
     except (SafetensorError, OSError, ValueError) as error:
         raise FaultError(f"{path} is damaged: {error}") from None
+
+
+def check_trained(folder: Path) -> None:
+    """Raise UsageError where a run has no head yet, AccessError where it may not be read."""
+    _check_there(folder / HEAD_FILE)
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise UsageError(f"there is no {path}: that fit has not finished an epoch; go on with `glot fit --resume`")
+    check_access(path)
 
 
 def load_weights(module: Module, tensors: dict[str, Tensor], path: Path) -> None:
