@@ -10,12 +10,13 @@ import torch
 
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract.identity import tokenizer_sha256, weights_sha256
+from pipeline.extract.options import COMPUTE_DTYPES
 from pipeline.extract.source import ModelSource, check_model_access, fetch_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {name: getattr(torch, name) for name in COMPUTE_DTYPES}
 
 
 @dataclass

@@ -12,7 +12,15 @@ from pipeline.errors import UsageError
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.options import FitOptions, draft_configs
 from pipeline.fit.result import FitResult
-from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, check_new_folder, clear_run, find_runs
+from pipeline.fit.run_folder import (
+    CONFIG_FILE,
+    METRICS_FILE,
+    RunConfig,
+    check_new_folder,
+    clear_run,
+    find_run_cache,
+    find_runs,
+)
 from pipeline.fit.states import available_memory, states_bytes
 from pipeline.fit.track import open_tracker
 from pipeline.fit.train import Progress, fit_head
@@ -95,9 +103,7 @@ def open_cache(config: RunConfig, cache: Cache | None, run: Path) -> Cache:
     Raises UsageError where the cache no longer holds the examples that the run began with, or the device is not there.
     """
     resolve_backend(config.train.backend, check_device(config.train.device))
-    if cache is None and not Path(config.cache).exists():
-        raise UsageError(f"{run} was trained on {config.cache}, which is not there: name its cache with --cache")
-    opened = cache or Cache(config.cache)
+    opened = find_run_cache(config, cache, run)
     config.check_cache(opened)
     for name, fingerprint in config.data.items():
         if opened.examples_entry(name).fingerprint != fingerprint:

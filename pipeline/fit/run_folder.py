@@ -277,6 +277,24 @@ def _name_one(folder: Path, runs: list[Path]) -> str:
     return f"{folder} holds {len(runs)} runs ({', '.join(names)}{more}): name one, as in --run {runs[0]}"
 
 
+def check_resumable(folder: Path, cache: Cache | None) -> None:
+    """Raise UsageError where `glot fit --resume` finds no runs in a folder, or not the cache that they need."""
+    is_run = any(any(folder.glob(pattern)) for pattern in (CONFIG_FILE, f"seed-*/{CONFIG_FILE}"))
+    if not is_run and find_sweep_runs(folder):
+        raise UsageError(f"{folder} is a sweep: go on with `glot sweep --resume {folder}`")
+    for run in find_runs(folder):
+        config = RunConfig.load(run)
+        if not (run / METRICS_FILE).exists():
+            config.check_cache(find_run_cache(config, cache, run))
+
+
+def find_run_cache(config: RunConfig, cache: Cache | None, run: Path) -> Cache:
+    """The cache given, or the one that a run's config names; UsageError where that is not there."""
+    if cache is None and not Path(config.cache).exists():
+        raise UsageError(f"{run} was trained on {config.cache}, which is not there: name its cache with --cache")
+    return cache or Cache(config.cache)
+
+
 def check_new_folder(folder: Path) -> None:
     """Raise UsageError where runs cannot be put into a folder: it is a file, or holds something already."""
     if folder.exists() and not folder.is_dir():
