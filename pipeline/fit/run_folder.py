@@ -236,7 +236,7 @@ def find_runs(folder: Path) -> list[Path]:
     runs.sort(key=lambda run: (len(run.name), run.name))  # seed-2 before seed-10
     if not runs:
         check_readable_folder(folder)
-        deeper = find_sweep_runs(folder) or _find_deeper(folder)
+        deeper = _find_deeper(folder)
         if deeper:
             raise UsageError(_name_one(folder, deeper))
         raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
@@ -257,8 +257,8 @@ def find_sweep_runs(folder: Path) -> list[Path]:
 
 
 def _find_deeper(folder: Path) -> list[Path]:
-    """Runs in the folders of a folder, such as `runs` itself; a backbone has a config.json too, but no task in it."""
-    found = [*folder.glob(f"*/{CONFIG_FILE}"), *folder.glob(f"*/*/{CONFIG_FILE}")]
+    """Runs up to three folders below one: of a sweep, or of `runs` itself. A backbone's config.json is none."""
+    found = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG_FILE)]
     return sorted(path.parent for path in found if _is_run(path))
 
 
