@@ -286,5 +286,5 @@ def save_model(family: Family, folder: Path) -> None:
         model = AutoModel.from_config(config)
         for parameter in model.parameters():  # far from 0, so that a wrong mask or position shows
             if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.15)
+                torch.nn.init.normal_(parameter, std=0.2)
         model.save_pretrained(folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import random
 import tempfile
 from dataclasses import dataclass
@@ -208,7 +207,6 @@ def _row(family: Family, folder: Path) -> str:
 if __name__ == "__main__":
     from transformers.utils import logging
 
-    os.environ["HF_HUB_OFFLINE"] = "1"
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     write_page()
