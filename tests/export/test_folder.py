@@ -78,7 +78,7 @@ def test_a_backbones_own_code_goes_along_where_it_is_trusted(
     config = json.loads((folder / "config.json").read_text())
     (folder / "own.py").write_text("from transformers import BertModel\nclass BertModel(BertModel):\n    own = True\n")
     (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "own.BertModel"}}))
-    for name, trusted in (("plain", False), ("own", True)):
+    for name, trusted in (("plain", False), ("trusted", True)):
         loaded = load_backbone(resolve_model(str(folder)), device="cpu", trust_remote_code=trusted)
         settings = json.loads((run / "config.json").read_text())
         hashes = {key: getattr(loaded, key) for key in ("weights_sha256", "tokenizer_sha256", "loader_sha256")}
