@@ -74,7 +74,7 @@ def main() -> None:
     manners.set()
     start = time.perf_counter()
     try:
-        code = command_tree()(sys.argv[1:] or ["--help"], prog_name="glot", standalone_mode=False) or 0
+        code = _run(sys.argv[1:] or ["--help"])
     except GlotError as error:
         _fail(str(error), error.exit_code, error)
     except BrokenPipeError:  # the reader of our output went away
@@ -97,6 +97,16 @@ def main() -> None:
     if manners.verbose:
         say(f"took {time.perf_counter() - start:.1f} s, {time.process_time():.1f} s of the processor", errors)
     sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return command_tree()(arguments, prog_name="glot", standalone_mode=False) or 0
+    except Exception as error:
+        if type(error).__name__ != "NoArgsIsHelpError":
+            raise
+        print(error.ctx.get_help())  # a group alone: its help, as `glot` alone prints its own
+        return 0
 
 
 def _fail(message: str, code: int, error: BaseException | None = None) -> NoReturn:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UsageError
+from pipeline.fit.configs import PoolerConfig
 from pipeline.fit.graph import resolve_backend
-from pipeline.fit.poolers import Glot, PoolerConfig, make_pooler
+from pipeline.fit.poolers import Glot, make_pooler
 from pipeline.fit.tokens import TokenBatch
 from pipeline.randomness import kept_randomness
 from pipeline.store.files import write_json

@@ -83,7 +83,8 @@ def _trial() -> Finding:
         import numpy as np
         import torch
 
-        from pipeline.fit.poolers import PoolerConfig, make_pooler
+        from pipeline.fit.configs import PoolerConfig
+        from pipeline.fit.poolers import make_pooler
         from pipeline.fit.tokens import TokenBatch
 
         with tempfile.TemporaryDirectory() as folder:

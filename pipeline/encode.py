@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,11 +18,16 @@ from pipeline.corpus.lines import bare, read_file, read_stdin, readable
 from pipeline.corpus.tables import Table
 from pipeline.corpus.tasks import Columns
 from pipeline.errors import UsageError
-from pipeline.model import WINDOW, GlotModel
-from pipeline.store.files import atomic_path, make_folder
+from pipeline.fit.checks import answer_columns
+from pipeline.store.files import atomic_path, check_output, make_folder
+from pipeline.store.rows import JSON_LINES, PARQUET, Row, check_parquet, rows_file
+
+if TYPE_CHECKING:
+    from pipeline.model import GlotModel
 
 STDIN = "-"
-VECTOR_FORMATS = (".npy", ".parquet", ".jsonl")
+PAIRS = "pairs come in a table: pass a CSV, TSV, JSON lines or Parquet file with --input"
+VECTOR_FORMATS = (".npy", PARQUET, *JSON_LINES)
 Report = Callable[[int], None]  # texts done
 Window = tuple[list[str], list[str] | None]  # first texts, and the second ones of pairs
 
@@ -49,8 +53,14 @@ class Input:
         return self.path != STDIN and is_table(Path(self.path), self.form)
 
     def describe(self) -> str:
-        """How a table is written, "" for lines; raises UsageError where the table or its columns are missing."""
+        """How a table is written, "" for lines; stdin stays untouched.
+
+        Raises UsageError where the file or a column is missing.
+        """
         if not self.is_table:
+            if self.text_b is not None:
+                raise UsageError(PAIRS)
+            self._check_lines()
             return ""
         table = self._open_table()
         table.check()
@@ -58,6 +68,8 @@ class Input:
 
     def windows(self) -> Iterator[Window]:
         """The texts, `WINDOW` at a time; raises UsageError where the file or a column is missing or damaged."""
+        from pipeline.model import WINDOW
+
         rows = self._table() if self.is_table else ((line, None) for line in self._lines())
         while window := list(islice(rows, WINDOW)):
             texts, seconds = zip(*window, strict=True)
@@ -71,30 +83,40 @@ class Input:
 
     def _lines(self) -> Iterator[str]:
         if self.text_b is not None:
-            raise UsageError("pairs come in a table: pass a CSV, TSV, JSON lines or Parquet file with --input")
+            raise UsageError(PAIRS)
+        self._check_lines()
+        encoding = self.form.encoding
+        with readable("standard input" if self.path == STDIN else self.path, encoding):
+            yield from map(bare, read_stdin(encoding) if self.path == STDIN else read_file(Path(self.path), encoding))
+
+    def _check_lines(self) -> None:
         if self.form.asked:
             raise UsageError(f"{self.form.asked} is for a table, and {self.path} has a text a line: leave it out")
         if self.path != STDIN and not Path(self.path).is_file():
             raise UsageError(f"no file {self.path}: pass a file of texts, or - for stdin, with --input")
-        encoding = self.form.encoding
-        with readable("standard input" if self.path == STDIN else self.path, encoding):
-            yield from map(bare, read_stdin(encoding) if self.path == STDIN else read_file(Path(self.path), encoding))
+
+
+def check_vectors_file(out: Path) -> None:
+    """Raise UsageError where vectors cannot be written to `out`: before anything slow, and without making it."""
+    check_output(out, VECTOR_FORMATS)
+    if out.suffix.lower() == PARQUET:
+        check_parquet()
 
 
 def encode_file(model: GlotModel, texts: Input, out: Path, report: Report = lambda done: None) -> int:
     """Write the vectors of all texts, in their order, as (n, D) float32; returns n.
 
-    `.npy` holds the array; `.parquet` a column `vector` of lists of D numbers; `.jsonl` an object a line with `index`
-    and `vector`. The file is there whole or not at all; memory is that of one window.
+    `.npy` holds the array; `.parquet` a column `vector` of lists of D numbers; `.jsonl` (or `.ndjson`) an object a line
+    with `index` and `vector`. The file is there whole or not at all; memory is that of one window.
 
     Raises UsageError for another suffix, pairs, or texts that cannot be read; FaultError where it cannot be written.
     """
-    if out.suffix not in VECTOR_FORMATS:
-        raise UsageError(f"--output {out}: the suffix must be one of {', '.join(VECTOR_FORMATS)}")
+    check_vectors_file(out)
     if texts.text_b is not None:
         raise UsageError("a vector is one text's: leave out --text-b")
     done = 0
-    with _new_file(out) as temporary, _WRITERS[out.suffix](temporary, model.width) as write:
+    make_folder(out.parent)
+    with atomic_path(out) as temporary, _WRITERS[out.suffix.lower()](temporary, model.width) as write:
         for window, _ in texts.windows():
             write(model.encode(window))
             done += len(window)
@@ -102,31 +124,32 @@ def encode_file(model: GlotModel, texts: Input, out: Path, report: Report = lamb
     return done
 
 
-def predict_file(model: GlotModel, texts: Input, out: Path | None, report: Report = lambda done: None) -> int:
-    """Write a JSON object a line: `index`, and `label` with its `probability`, or `score`; returns how many.
+def predict_file(model: GlotModel, texts: Input, out: Path, report: Report = lambda done: None) -> int:
+    """Write a row a text: `index`, and `label` with its `probability`, or `score`; returns how many.
 
-    None as `out` writes to stdout as the lines come; a file is there whole or not at all.
+    The suffix says how (see `pipeline.store.rows`). The file is there whole or not at all.
 
-    Raises UsageError where the texts cannot be read or are not what the head was trained on.
+    Raises UsageError where the texts cannot be read or are not what the head was trained on, or the suffix is unknown.
     """
-    if out is None:
-        return _predict_lines(model, texts, sys.stdout, report)
-    with _new_file(out) as temporary, open(temporary, "w", encoding="utf-8", errors="replace") as file:
-        return _predict_lines(model, texts, file, report)
-
-
-def _predict_lines(model: GlotModel, texts: Input, file: IO[str], report: Report) -> int:
     done = 0
-    for window, seconds in texts.windows():
-        for answer in _answers(model, window, seconds):
-            file.write(json.dumps({"index": done, **answer}, ensure_ascii=False) + "\n")
-            done += 1
-        file.flush()
-        report(done)
+    with rows_file(out, answer_columns(model.config.task, with_probability=True)) as write:
+        for rows in predict_rows(model, texts, report):
+            write(rows)
+            done += len(rows)
     return done
 
 
-def _answers(model: GlotModel, texts: list[str], seconds: list[str] | None) -> Iterator[dict[str, Any]]:
+def predict_rows(model: GlotModel, texts: Input, report: Report = lambda done: None) -> Iterator[list[Row]]:
+    """The rows of `predict_file`, as they come: those of a window of texts at a time."""
+    done = 0
+    for window, seconds in texts.windows():
+        answers = list(_answers(model, window, seconds))
+        yield [{"index": done + place, **answer} for place, answer in enumerate(answers)]
+        done += len(answers)
+        report(done)
+
+
+def _answers(model: GlotModel, texts: list[str], seconds: list[str] | None) -> Iterator[Row]:
     task = model.config.task
     if task.target != "classes":
         yield from ({"score": round(float(value), 6)} for value in model.predict(texts, seconds))
@@ -134,15 +157,6 @@ def _answers(model: GlotModel, texts: list[str], seconds: list[str] | None) -> I
     for row in model.predict_proba(texts, seconds):
         best = int(row.argmax())
         yield {"label": task.classes[best], "probability": round(float(row[best]), 6)}
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder: name a file with --output")
-    make_folder(path.parent)
-    with atomic_path(path) as temporary:
-        yield temporary
 
 
 Write = Callable[[np.ndarray], None]
@@ -187,11 +201,9 @@ def _jsonl(path: Path, width: int) -> Iterator[Write]:
 
 @contextmanager
 def _parquet(path: Path, width: int) -> Iterator[Write]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UsageError("writing Parquet needs pyarrow: pip install 'glot-pipeline[parquet]'") from error
+    import pyarrow
+    from pyarrow import parquet
+
     kind = pyarrow.list_(pyarrow.float32(), width)
     with parquet.ParquetWriter(path, pyarrow.schema([("vector", kind)])) as file:
 
@@ -202,4 +214,4 @@ def _parquet(path: Path, width: int) -> Iterator[Write]:
         yield write
 
 
-_WRITERS = {".npy": _npy, ".jsonl": _jsonl, ".parquet": _parquet}
+_WRITERS = {".npy": _npy, **dict.fromkeys(JSON_LINES, _jsonl), PARQUET: _parquet}

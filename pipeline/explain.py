@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.fit.explain import Example, Explanation, Run, TextStates, cache_example, check_texts, explain, open_runs
+from pipeline.extract.source import find_source
+from pipeline.fit.run_folder import RunConfig, check_trained, find_one_run
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.reader import Cache
 
 if TYPE_CHECKING:
     from pipeline.extract.backbone import Backbone
+    from pipeline.fit.explain import Example, Explanation, Run, TextStates
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> Explanatio
 
     Raises UsageError for options that do not go together, runs that do not, an unknown index, or another backbone.
     """
-    _check_options(options)
+    from pipeline.fit.explain import cache_example, check_texts, explain, open_runs
+
+    check_explainable(folders, options)
     runs = open_runs(folders)
     if options.cache is not None:
         example = cache_example(Cache(options.cache), options.split or "validation", options.index, runs)
@@ -53,6 +57,20 @@ def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> Explanatio
         check_texts(runs, len(texts))
         example = _new_example(texts, runs, options)
     return explain(example, runs, options.tau)
+
+
+def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> None:
+    """Raise UsageError where options do not go together, or a run, cache or backbone is not there; needs no torch."""
+    _check_options(options)
+    for folder in map(find_one_run, folders):
+        config = RunConfig.load(folder)
+        check_trained(folder)
+        if options.cache is None:
+            find_source(config.states, f"that {folder} was trained on", options.model)
+        else:
+            cache = Cache(options.cache)
+            config.check_cache(cache)
+            cache.examples_entry(options.split or "validation")
 
 
 def _check_options(options: ExplainOptions) -> None:
@@ -68,6 +86,7 @@ def _check_options(options: ExplainOptions) -> None:
 
 
 def _new_example(texts: list[str], runs: list[Run], options: ExplainOptions) -> Example:
+    from pipeline.fit.explain import Example
     from pipeline.model import load_run_backbone
 
     states = runs[0].config.states
@@ -84,6 +103,7 @@ def _forward(texts: list[str], backbone: Backbone, states: StatesIdentity, layer
 
     from pipeline.extract.forward import quantize
     from pipeline.extract.planning import clean, tokenize_filled
+    from pipeline.fit.explain import TextStates
 
     tokens = tokenize_filled([clean(text) for text in texts], states.template, backbone, states.max_tokens)
     forwarded = []

@@ -15,9 +15,9 @@ from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.forward import length_batches, token_budget
 from pipeline.extract.planning import clean, length_limit, tokenize_filled
 from pipeline.extract.source import find_source
+from pipeline.fit.configs import TokenChoice
 from pipeline.fit.graph import resolve_backend
 from pipeline.fit.head_model import HeadModel, load_head
-from pipeline.fit.poolers import TokenChoice
 from pipeline.fit.run_folder import RunConfig, find_one_run
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.layout import StatesIdentity

@@ -191,7 +191,7 @@ def _check_runs(steps: list[Step], runs: Path) -> None:
     there = [step for step in steps if step.setting not in ALONE and step.place(runs).with_name("config.json").exists()]
     if not there:
         return
-    from pipeline.fit.run import setting_difference
+    from pipeline.fit.options import setting_difference
     from pipeline.fit.run_folder import RunConfig
 
     for step in there:
@@ -210,7 +210,7 @@ def _in_words(result: FitResult) -> str:
 
 def _run_cost(step: Step, path: Path, data_dir: Path | None) -> str:
     from pipeline.cost import measure_task, write_cost_record
-    from pipeline.fit.poolers import PoolerConfig
+    from pipeline.fit.configs import PoolerConfig
     from pipeline.fit.run import check_device
 
     device, config = check_device(None), PoolerConfig(hidden=128)  # h as in the paper's table of costs

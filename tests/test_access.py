@@ -16,10 +16,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from pipeline.errors import AccessError
-from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from pipeline.store.files import atomic_folder, atomic_path, write_text
-from pipeline.store.reader import Cache
 from tests.faults import runs
+from tests.work import make_work
 
 Glot = Callable[..., tuple[int, str, str]]
 BEYOND_PERMISSIONS = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: what lets root read any file
@@ -64,15 +63,7 @@ def without_permission(path: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def work(backbone_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, a cache, a run and a table."""
-    folder = tmp_path_factory.mktemp("work")
-    shutil.copytree(backbone_folders["bert"], folder / "model")
-    runs.extract(folder / "model", folder / "cache", layers=(2,))
-    configs = make_configs(Cache(folder / "cache"), FitOptions(epochs=1, hidden=8, device="cpu"))
-    prepare_runs(configs, folder / "run")
-    finish_runs(folder / "run")
-    runs.write_csv(folder / "data.csv")
-    (folder / "texts.txt").write_text("rain falls\n")
-    return folder
+    return make_work(tmp_path_factory.mktemp("work"), backbone_folders["bert"])
 
 
 def contents(folder: Path) -> dict[str, tuple[int, int]]:

@@ -40,14 +40,23 @@ def cost(
     out: Annotated[Path | None, typer.Option(help="Also write the numbers to this JSON file.")] = None,
 ) -> None:
     """Full fine-tuning, LoRA, a frozen backbone in every step, and GLOT over a cache: parameters, memory, time."""
+    from pipeline.corpus.tasks import find_task
+    from pipeline.extract.source import resolve_model
+    from pipeline.fit.configs import PoolerConfig
+    from pipeline.store.files import check_output
+
+    if (model is None) == (random_init is None):
+        raise UsageError("pass --model, or --random-init with the name of a model's shape")
+    if out is not None:
+        check_output(out, (".json",), "--out")
+    config = PoolerConfig(layers=2, hidden=hidden, tau=tau)
+    if model is not None:
+        resolve_model(model)
+        find_task(task)
     from pipeline.cost import measure_cost, measure_task, write_cost_record
-    from pipeline.fit.poolers import PoolerConfig
     from pipeline.fit.run import check_device
 
     place = check_device(device)
-    if (model is None) == (random_init is None):
-        raise UsageError("pass --model, or --random-init with the name of a model's shape")
-    config = PoolerConfig(layers=2, hidden=hidden, tau=tau)
     if model is not None:
         work, costs = measure_task(model, task, data_dir, batch_size, steps, config, place, trust_remote_code)
     else:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Copy, cut and join caches.", no_args_is_help=True)
 NAMED_TEXTS = 20  # damaged texts that are named one by one
 
-CacheArgument = Annotated[Path, typer.Argument(help="A cache, or a folder with one cache right below it.")]
+CacheArgument = Annotated[Path, typer.Argument(help="A cache, or a folder with one cache below it.")]
 TargetArgument = Annotated[Path, typer.Argument(help="The new cache's folder.")]
 VerifyOption = Annotated[bool, typer.Option("--verify", help="Read the result back and compare every checksum.")]
 

@@ -74,7 +74,7 @@ LinksOption = Annotated[
 ModelOption = Annotated[
     str, typer.Option("--model", help="An alias (minilm, mistral-7b, ...), hub id, folder or GGUF file.")
 ]
-CacheOption = Annotated[Path, typer.Option("--cache", help="A cache, or a folder with one cache right below it.")]
+CacheOption = Annotated[Path, typer.Option("--cache", help="A cache, or a folder with one cache below it.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
 ]

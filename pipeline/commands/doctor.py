@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import typer
 
 from pipeline.commands.console import answer, say
+
+NAME_WIDTH = 18  # of the first column, where no name is longer
 
 
 def doctor() -> None:
@@ -12,14 +16,16 @@ def doctor() -> None:
     from pipeline.doctor import Finding, examine
 
     findings: list[Finding] = []
-    for finding in examine():
-        if not findings or findings[-1].area != finding.area:
-            say(finding.area)
-        mark = "x" if finding.broken else "!" if finding.advice else " "
-        say(f"{mark} {finding.name:<18}{finding.value}")
-        if finding.advice:
-            say(f"{'':<20}-> {finding.advice}")
-        findings.append(finding)
+    for area, some in groupby(examine(), key=lambda finding: finding.area):  # said an area at a time, as it is found
+        found = list(some)
+        findings += found
+        say(area)
+        width = max(NAME_WIDTH, *(len(finding.name) + 2 for finding in found))
+        for finding in found:
+            mark = "x" if finding.broken else "!" if finding.advice else " "
+            say(f"{mark} {finding.name:<{width}}{finding.value}")
+            if finding.advice:
+                say(f"{'':<{width + 2}}-> {finding.advice}")
     broken = [finding.name for finding in findings if finding.broken]
     say(f"glot cannot work here: see {', '.join(broken)}" if broken else "glot works here")
     answer({"works": not broken, "findings": findings})

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 def evaluate(
     run: Annotated[list[Path], typer.Option("--run", help="A run's folder; again for more heads, a column each.")],
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one right below it.")
+        Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="The example set of the cache to score on; default: validation.")
@@ -97,11 +97,20 @@ def evaluate(
         return
     _refuse({"--split": split}, "--mteb")
     form = table_format(delimiter, quoting, encoding, no_header)
+    from pipeline.extract.source import find_source
+    from pipeline.fit.run_folder import RunConfig, check_trained, find_one_run
+    from pipeline.mteb_eval import check_installed
+    from pipeline.store.files import check_parent
+
+    for folder in map(find_one_run, run):
+        check_trained(folder)
+        find_source(RunConfig.load(folder).states, f"that {folder} was trained on", model)
+    if out is not None:
+        check_parent(out / "results")
+    check_installed()
     from pipeline.fit.graph import resolve_backend
     from pipeline.fit.run import check_device
-    from pipeline.mteb_eval import check_installed
 
-    check_installed()
     place = check_device(device)
     from pipeline.mteb_eval.run import MtebOptions, evaluate_mteb, quiet_libraries
 
@@ -133,16 +142,21 @@ def _refuse(given: dict[str, object], beside: str) -> None:
 
 
 def _evaluate_cache(runs: list[Path], cache: Path, split: str, backend: str, device: str | None) -> None:
-    from pipeline.fit.graph import resolve_backend
-    from pipeline.fit.predictions import evaluate_head
-    from pipeline.fit.run import check_device
+    from pipeline.fit.checks import check_scorable
     from pipeline.fit.run_folder import find_runs
     from pipeline.store.reader import Cache
 
+    folders, opened = [folder for run in runs for folder in find_runs(run)], Cache(cache)
+    for folder in folders:
+        check_scorable(folder, opened, split)
+    from pipeline.fit.graph import resolve_backend
+    from pipeline.fit.predictions import evaluate_head
+    from pipeline.fit.run import check_device
+
     place = check_device(device)
     found = []
-    for folder in [folder for run in runs for folder in find_runs(run)]:
-        scores = evaluate_head(folder, Cache(cache), split, str(place), resolve_backend(backend, place))
+    for folder in folders:
+        scores = evaluate_head(folder, opened, split, str(place), resolve_backend(backend, place))
         line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
         say(f"{folder} on {split}: {line}")
         note_unfinished(folder)

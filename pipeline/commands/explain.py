@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from pipeline.fit.explain import Explanation
 
 
+PAGES = (".html", ".htm")
+
+
 def explain(
     run: Annotated[
         list[Path], typer.Option("--run", help="A run's folder; again for more runs over the same layer, to compare.")
@@ -34,27 +37,30 @@ def explain(
     device: DeviceOption = None,
 ) -> None:
     """Show one example as its heads see it: the token graph, each pooler's weights, the cosines; one HTML page."""
-    from pipeline.explain import ExplainOptions, explain_runs
-    from pipeline.report.explain import check_out, write_page
-    from pipeline.report.explain_picture import check_drawing, draw_explanation
+    from pipeline.explain import ExplainOptions, check_explainable
+    from pipeline.report.figures import check_drawing
+    from pipeline.store.files import check_output
 
-    check_out(out)
+    check_output(out, PAGES, "--out")
     if png:
         check_drawing(out.with_suffix(".png"))
-    explanation = explain_runs(
-        run,
-        ExplainOptions(
-            text=text,
-            text_b=text_b,
-            model=model,
-            device=device,
-            trust_remote_code=trust_remote_code or None,
-            cache=cache,
-            index=index,
-            split=split,
-            tau=tau,
-        ),
+    options = ExplainOptions(
+        text=text,
+        text_b=text_b,
+        model=model,
+        device=device,
+        trust_remote_code=trust_remote_code or None,
+        cache=cache,
+        index=index,
+        split=split,
+        tau=tau,
     )
+    check_explainable(run, options)
+    from pipeline.explain import explain_runs
+    from pipeline.report.explain import write_page
+    from pipeline.report.explain_picture import draw_explanation
+
+    explanation = explain_runs(run, options)
     note_unfinished(*run)
     write_page(explanation, out)
     if png:

@@ -37,6 +37,10 @@ def export(
         for name, value in given.items():
             if value is not None:
                 raise UsageError(f"{name} does not go with --to onnx, which needs no backbone: leave it out")
+    from pipeline.export.checks import check_export
+
+    check_export(run, out, to, model)
+    if to == "onnx":
         _to_onnx(run, out)
     else:
         _to_folder(run, out, model, device, licence, push, trust_remote_code)

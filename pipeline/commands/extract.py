@@ -110,10 +110,10 @@ def extract(
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from pipeline.corpus.load import load_corpus
     from pipeline.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
+    from pipeline.extract.checks import check_folder, check_options, is_planned
     from pipeline.extract.folders import check_source
     from pipeline.extract.options import TEXT, ExtractOptions
     from pipeline.extract.processes import leave, this_process
-    from pipeline.extract.run import extract_states, is_planned
     from pipeline.extract.source import resolve_model
 
     source = resolve_model(model)
@@ -163,6 +163,8 @@ def extract(
     folder = out or Path("cache") / name / source.name
     if examples is not None:
         folder, options = _for_examples(out, task, source.name, prompt, replace(options, group=name))
+    check_options(options)
+    check_folder(folder)
     if estimate:
         corpus = load_corpus(request)
         _tell_understood(corpus)
@@ -173,6 +175,8 @@ def extract(
     corpus = None if may_share_plan and is_planned(folder, options.request) else load_corpus(request)
     if corpus is not None and process.is_main:
         _tell_understood(corpus)
+    from pipeline.extract.run import extract_states  # with torch, after all that is wrong is told
+
     with extract_bars(notes, f"{name}, {source.name}", shown=process.is_main) as (tokens, texts):
         turn = (process.index, process.count)
         remark = note if process.is_main else lambda line: None
@@ -262,5 +266,11 @@ def _print_summary(summary: ExtractSummary, corpus: Corpus | None, options: Extr
     if not options.plan_only:
         tell(f"forwarded {summary.forwarded:,} texts in {summary.seconds:.1f} s{rate}")
     if summary.missing:
-        left = f"{summary.missing:,} of {summary.shards:,} shards are still to be made"
-        tell(f"{left}: run the other parts, or the same command without --part")
+        tell(f"{summary.missing:,} of {summary.shards:,} shards are still to be made: {_next_step(options)}")
+
+
+def _next_step(options: ExtractOptions) -> str:
+    """What makes the shards that are missing after a plan alone, or a part."""
+    if options.part is None:
+        return "run the same command without --plan; or on each of n machines with --part 1/n to n/n in its place"
+    return f"run the other parts of {options.part[1]}, or the same command without --part"

@@ -25,7 +25,7 @@ from pipeline.errors import UsageError
 from pipeline.progress import epoch_bar, stop_flag
 
 if TYPE_CHECKING:
-    from pipeline.fit.contrastive import ContrastiveConfig
+    from pipeline.fit.configs import ContrastiveConfig
     from pipeline.fit.result import FitResult
     from pipeline.fit.run_folder import RunConfig
 
@@ -108,9 +108,9 @@ def fit(
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run; its own settings hold.")] = None,
 ) -> None:
     """Stage two: train the token graph's GNN, readout and head over a cache. Unset options take the task's defaults."""
-    from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+    from pipeline.fit.options import FitOptions, draft_configs
+    from pipeline.fit.run_folder import check_new_folder, check_resumable
     from pipeline.fit.track import check_tracker
-    from pipeline.report.loss import draw_loss
     from pipeline.store.reader import Cache
 
     if resume is not None:
@@ -119,6 +119,7 @@ def fit(
         check_tracker(track)
     if resume is not None:
         folder, opened = resume, Cache(cache) if cache else None
+        check_resumable(resume, opened)
     elif cache is None:
         raise UsageError("pass --cache (made by `glot extract`), or --resume with a run's folder")
     else:
@@ -161,11 +162,16 @@ def fit(
             max_memory=None if max_memory is None else int(max_memory * 2**30),
         )
         opened = Cache(cache)
-        configs = make_configs(opened, options)
+        configs = draft_configs(opened, options)
         if layer is None:
             note_layer(configs[0])
         folder = out or _run_folder(configs[0])
-        prepare_runs(configs, folder)
+        check_new_folder(folder)
+    from pipeline.fit.run import finish_runs, make_configs, prepare_runs  # with torch, after all that is wrong is told
+    from pipeline.report.loss import draw_loss
+
+    if resume is None:
+        prepare_runs(make_configs(opened, options), folder)
     with stop_flag() as should_stop, epoch_bar(notes) as report:
         results = finish_runs(folder, opened, report, should_stop, track)
     if not all([draw_loss(run) for run in results]):
@@ -182,7 +188,7 @@ def note_layer(config: RunConfig) -> None:
 
 def _contrastive(**given: object) -> ContrastiveConfig | None:
     """The settings for pairs; None where none is given."""
-    from pipeline.fit.contrastive import ContrastiveConfig
+    from pipeline.fit.configs import ContrastiveConfig
 
     settings = {name: value for name, value in given.items() if value is not None}
     return ContrastiveConfig(**settings) if settings else None

@@ -20,6 +20,7 @@ Written by `make docs` from the commands themselves; do not edit it. `glot <comm
 - `--json`: standard output is what was found, one JSON object on one line, and nothing else (`inspect --list-texts`
   prints one a text). Scores are shares of 1 there, not percent.
 - All three stand before the command's name or after it: `glot --json fit ...` is `glot fit ... --json`.
+- `glot`, `glot cache` and `glot bench` alone print their help.
 - Progress bars and colours are for terminals; a pipe gets neither. `NO_COLOR=1` switches colours off on terminals too.
 - `glot --install-completion` completes commands and options in bash, zsh, fish and PowerShell.
 

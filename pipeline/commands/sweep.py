@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,8 +63,8 @@ def sweep(
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted sweep.")] = None,
 ) -> None:
     """Stage two many times: train every combination of the settings given, and compare them."""
-    from pipeline.fit.run import FitOptions, check_device
-    from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+    from pipeline.fit.options import FitOptions, check_comparable, draft_configs, grid_options
+    from pipeline.fit.run_folder import check_new_folder, find_sweep_runs
     from pipeline.store.reader import Cache
 
     if resume is not None:
@@ -72,7 +73,6 @@ def sweep(
     if resume is None:
         if opened is None:
             raise UsageError("pass --cache (made by `glot extract`), or --resume with a sweep's folder")
-        places = tuple(str(check_device(device)) for device in words(devices))
         options = FitOptions(
             seeds=numbers(seeds, "--seeds"),
             order_seed=order_seed,
@@ -84,7 +84,6 @@ def sweep(
             precision=precision,
             select=select,
             backend=backend,
-            device=places[0] if places else None,
             group=examples,
             max_memory=None if max_memory is None else int(max_memory * 2**30),
         )
@@ -94,11 +93,20 @@ def sweep(
         given |= {"hidden": list(numbers(hidden, "--hidden")), "lr": floats(lr, "--lr")}
         given |= {"layer": list(numbers(layer, "--layer")), "class_weights": words(class_weights)}
         grid = {name: tuple(dict.fromkeys(values)) for name, values in given.items() if values}
-        candidates = make_candidates(opened, options, grid, places)
-        first = next(iter(candidates.values()))
+        check_comparable(opened, options)
+        first, *_ = (config for _, some in grid_options(options, grid) for config in draft_configs(opened, some))
         if not layer:
             note_layer(first)
         folder = out or _sweep_folder(first.task.name, first.states.backbone)
+        check_new_folder(folder)
+    elif not find_sweep_runs(resume):
+        raise UsageError(f"{resume} holds no sweep: make one with `glot sweep`")
+    from pipeline.fit.run import check_device  # with torch, after all that is wrong is told
+    from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+
+    if resume is None:
+        places = tuple(str(check_device(device)) for device in words(devices))
+        candidates = make_candidates(opened, replace(options, device=places[0] if places else None), grid, places)
         prepare_sweep(candidates, folder)
         tell(f"{folder}: {len(candidates)} heads")
     with stop_flag() as should_stop, epoch_bar(notes) as report:
@@ -123,7 +131,8 @@ def _print_sweep(folder: Path) -> None:
     chat.print(table)
     written = write_sweep(folder)
     tell(f"written: {', '.join(path.name for path in written)}")
-    if not any(path.suffix == ".png" for path in written):
+    is_varied = any(trial.settings for trial in trials)
+    if is_varied and not any(path.suffix == ".png" for path in written):
         note("no pictures without matplotlib: pip install 'glot-pipeline[plots]'")
     found = [
         {"settings": trial.settings, "metric": trial.results[0].metric, "scores": [x / 100 for x in trial.scores]}

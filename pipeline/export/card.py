@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from pipeline.extract.source import HUB_ALIASES
-from pipeline.fit.poolers import PoolerConfig
+from pipeline.fit.configs import PoolerConfig
 from pipeline.fit.result import FitResult
 from pipeline.fit.run_folder import RunConfig
 from pipeline.store.files import write_text

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.fit.poolers import PoolerConfig
-from pipeline.fit.readout import readout_width
+from pipeline.fit.configs import PoolerConfig, readout_width
 from pipeline.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
 from pipeline.randomness import kept_randomness
 

@@ -13,6 +13,7 @@ from pipeline.extract.adapter import merge_adapter
 from pipeline.extract.folders import ModelFolders, check_peft, find_folders
 from pipeline.extract.foreign_code import check_code, code_files, declared_code
 from pipeline.extract.identity import Loader, identify_loader, tokenizer_sha256, weights_sha256
+from pipeline.extract.options import COMPUTE_DTYPES
 from pipeline.extract.probe import probe
 from pipeline.extract.quiet import without_bars
 from pipeline.extract.source import ModelSource
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from transformers.utils import ModelOutput
 
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {name: getattr(torch, name) for name in COMPUTE_DTYPES}
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TEXT = "{text}"  # the text's place in a template; alone it is the template of no template
+COMPUTE_DTYPES = ("float16", "bfloat16", "float32")  # of a backbone's arithmetic, beside "auto"
 ON_OVERFLOW = ("stop", "float32-shard")
 
 

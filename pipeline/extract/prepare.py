@@ -21,7 +21,6 @@ from pipeline.extract.probe import describe
 from pipeline.store.claims import Claims
 from pipeline.store.columns import NO_FILE
 from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
-from pipeline.store.files import nearest_there
 from pipeline.store.layout import (
     EXAMPLES_FOLDER,
     MANIFEST_FILE,
@@ -42,25 +41,8 @@ from pipeline.store.verify import verify_file
 
 PROGRAM = f"glot {__version__}"
 POLL_SECONDS = 0.25
-# The names that a cache's folder may hold before it has a manifest.
-OURS = re.compile(
-    r"((manifest\.json|plan(-\d+)?\.h5|shard-\d{5,}\.(h5|json)|(plan|shard-\d{5,})\.claim(\.takeover)?|clock)(\.tmp-.+)?"
-    r"|manifest\.json\.damaged|examples)"
-)
 Progress = Callable[[int, int], None]  # (done, in all)
 Say = Callable[[str], None]
-
-
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds anything but a cache: what killed runs left is cleaned up in it."""
-    there = nearest_there(folder)
-    if not there.is_dir():
-        raise UsageError(f"cannot make the folder {folder}: {there} is a file; choose another with --out")
-    if there != folder or (folder / MANIFEST_FILE).exists():
-        return
-    strange = [path.name for path in folder.iterdir() if not OURS.fullmatch(path.name)]
-    if strange:
-        raise UsageError(f"{folder} is no cache and not empty ({strange[0]} is in it): choose another with --out")
 
 
 def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdentity:

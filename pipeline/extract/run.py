@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.corpus.examples import Corpus
-from pipeline.errors import FaultError, UsageError
 from pipeline.extract.backbone import Backbone, load_backbone
+from pipeline.extract.checks import check_folder, check_options
 from pipeline.extract.forward import token_budget
-from pipeline.extract.options import ON_OVERFLOW, ExtractOptions
-from pipeline.extract.prepare import Preparation, Progress, Say, check_folder, hold_plan, states_identity
+from pipeline.extract.options import ExtractOptions
+from pipeline.extract.prepare import Preparation, Progress, Say, hold_plan, states_identity
 from pipeline.extract.source import ModelSource
 from pipeline.extract.worker import Busy, Worker
 from pipeline.store.claims import Claims
@@ -73,12 +72,7 @@ def extract_states(
     Raises UsageError (settings that do not fit, a folder that cannot be written) and FaultError
     (no room, a failed write, states that are not finite). Finished shards are whole in every case.
     """
-    if options.on_overflow not in ON_OVERFLOW:
-        raise UsageError(f"unknown --on-overflow {options.on_overflow!r}: choose {' or '.join(ON_OVERFLOW)}")
-    if not re.fullmatch(r"(\w[\w.-]*)?", options.group):  # it names files
-        raise UsageError(
-            f"--examples {options.group!r}: use letters, digits, '.', '_' and '-', a letter or digit first"
-        )
+    check_options(options)
     backbone = source if isinstance(source, Backbone) else load_source(source, options)
     identity = states_identity(backbone, options)
     check_folder(folder)
@@ -138,14 +132,6 @@ def _made_folder(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             (folder / EXAMPLES_FOLDER).rmdir()
             folder.rmdir()
-
-
-def is_planned(folder: Path, request: str) -> bool:
-    """Whether a plan for this very request is there, so that a worker need not read the corpus."""
-    try:
-        return bool(request) and Manifest.load(folder).plan.request == request
-    except (UsageError, FaultError):
-        return False
 
 
 def _finish(folder: Path, claims: Claims, say: Say) -> Manifest:

@@ -10,79 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import UsageError
+from pipeline.fit.configs import ContrastiveConfig, Similarity
 from pipeline.fit.heads import Head
-from pipeline.fit.poolers import WEIGHTLESS, PoolerConfig
 from pipeline.fit.tokens import TokenBatch
-
-Similarity = Literal["cos", "dot"]
-
-
-@dataclass(frozen=True)
-class ContrastiveConfig:
-    """How vectors are trained from pairs.
-
-    Attributes:
-        temperature: similarities are divided by it.
-        similarity: "cos", or "dot" as in the published run.
-        negatives: how many hard negatives of an example to use; None: all that the cache has.
-        proj_dim: P, the width of a learned linear projection of z, the vector that is then given out; None: z itself.
-        matryoshka: widths of the projection, beside P itself, at which its first numbers are trained to do as well.
-        chunk_size: texts pooled at a time (gradient caching); None: a batch as a whole.
-
-    Raises UsageError for values out of range.
-    """
-
-    temperature: float = 0.07
-    similarity: Similarity = "cos"
-    negatives: int | None = None
-    proj_dim: int | None = None
-    matryoshka: tuple[int, ...] = ()
-    chunk_size: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature <= 100:
-            raise UsageError(f"--temperature must be above 0, and at most 100; got {self.temperature}")
-        if self.similarity not in get_args(Similarity):
-            raise UsageError(f"--similarity must be one of {', '.join(get_args(Similarity))}; got {self.similarity!r}")
-        for name, least in (("negatives", 0), ("proj_dim", 1), ("chunk_size", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}; got {value}")
-        if self.matryoshka and self.proj_dim is None:
-            raise UsageError("--matryoshka trains widths of a projection: pass --proj-dim too")
-        if not all(1 <= width <= (self.proj_dim or 0) for width in self.matryoshka):
-            raise UsageError(f"--matryoshka takes widths from 1 to --proj-dim ({self.proj_dim}); got {self.matryoshka}")
-
-    def check_pooler(self, pooler: PoolerConfig) -> None:
-        """Raise UsageError where nothing would train, or where chunks would not add up to the batch."""
-        is_fixed = pooler.pooler in WEIGHTLESS or (
-            pooler.layers == 0 and (pooler.pooler == "mlp" or (pooler.pooler, pooler.readout) == ("glot", "mean"))
-        )
-        if is_fixed and self.proj_dim is None:
-            raise UsageError(
-                f"--pooler {pooler.pooler} has no weights to train: pass --proj-dim, or choose --pooler glot or adapool"
-            )
-        if self.chunk_size is not None and pooler.gin_batch_norm:
-            raise UsageError("--gin-batch-norm looks at a whole batch: leave --chunk-size out")
-
-    @property
-    def widths(self) -> tuple[int | None, ...]:
-        """The widths that are trained; None is the whole vector."""
-        if self.proj_dim is None:
-            return (None,)
-        return tuple(sorted({*self.matryoshka, self.proj_dim}))
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any] | None) -> ContrastiveConfig | None:
-        """Rebuild a config from a run's JSON; None where there is none."""
-        return None if data is None else cls(**{**data, "matryoshka": tuple(data["matryoshka"])})
 
 
 class ContrastiveHead(Head):

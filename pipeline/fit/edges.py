@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.fit.configs import EdgeKind
 from pipeline.fit.tokens import TokenBatch
-
-EdgeKind = Literal["cosine", "random", "chain", "knn"]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UsageError
+from pipeline.fit.configs import PoolerConfig
 from pipeline.fit.edges import cosines
 from pipeline.fit.head_model import HeadModel, load_head
 from pipeline.fit.heads import ClassHead
-from pipeline.fit.poolers import AdaPooler, Glot, PoolerConfig
-from pipeline.fit.run_folder import RunConfig, find_runs
+from pipeline.fit.poolers import AdaPooler, Glot
+from pipeline.fit.run_folder import RunConfig, find_one_run
 from pipeline.fit.states import StoredBatch, as_tensors
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.plan import CONTENT, SPECIAL
@@ -144,10 +145,8 @@ def open_runs(folders: Sequence[Path]) -> list[Run]:
     """
     runs = []
     for folder in folders:
-        found = find_runs(folder)
-        if len(found) > 1:
-            raise UsageError(f"{folder} holds {len(found)} runs: name one, as in --run {found[0]}")
-        runs.append(Run(found[0], RunConfig.load(found[0])))
+        found = find_one_run(folder)
+        runs.append(Run(found, RunConfig.load(found)))
     first = runs[0]
     for run in runs[1:]:
         first.config.check_states(run.config.states, str(run.folder))

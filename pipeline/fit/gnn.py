@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.fit.configs import JumpingKnowledge, LayerKind
 from pipeline.fit.graph import TokenGraph
-
-LayerKind = Literal["gat", "gcn", "gin", "gine"]
-JumpingKnowledge = Literal["cat", "max", "mean"]
 
 
 class GatLayer(nn.Module):

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.fit.contrastive import ContrastiveConfig, ContrastiveHead, Pairs, backward_in_chunks
+from pipeline.fit.configs import ContrastiveConfig, PoolerConfig
+from pipeline.fit.contrastive import ContrastiveHead, Pairs, backward_in_chunks
 from pipeline.fit.heads import make_head
-from pipeline.fit.poolers import Pooler, PoolerConfig, make_pooler
+from pipeline.fit.poolers import Pooler, make_pooler
 from pipeline.fit.read_ahead import read_ahead
 from pipeline.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
 from pipeline.fit.states import States, StoredBatch

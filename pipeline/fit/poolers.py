@@ -2,93 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.errors import UsageError
-from pipeline.fit.edges import EdgeKind, EdgeRule
-from pipeline.fit.gnn import JumpingKnowledge, LayerKind, TokenGNN
+from pipeline.fit.configs import PoolerConfig, TokenPosition
+from pipeline.fit.gnn import TokenGNN
 from pipeline.fit.graph import Backend, build_graph
 from pipeline.fit.readout import AttentionReadout, MeanReadout, compute_dtype
 from pipeline.fit.tokens import TokenBatch
-
-PoolerName = Literal["glot", "mean", "max", "cls", "adapool", "mlp"]
-WEIGHTLESS = ("mean", "max", "cls")  # poolers that nothing trains
-TokenPosition = Literal["first", "last"]
-ReadoutKind = Literal["attention", "mean"]
-TokenChoice = Literal["all", "content"]
-
-
-@dataclass(frozen=True)
-class PoolerConfig:
-    """All that shapes a pooler beside the width of its input; settings that a pooler does not use are ignored.
-
-    Attributes:
-        pooler: glot, mean, max, cls, adapool or mlp.
-        gnn: the layers of glot: gat, gcn, gin or gine.
-        jk: what the readout of glot sees: cat, max or mean over the layers.
-        tau: the cosine threshold of the token graph, -1 to 1 (strict: an edge iff cosine > tau).
-        graph: cosine as in the paper; or, to see what the graph is worth, random, chain or knn (see `EdgeRule`).
-        neighbours: of each token in a knn graph, at least 1.
-        readout: how glot sums up its tokens: attention, or mean.
-        tokens: what any pooler sees of a text: all its tokens, or content alone, without special ones and a template's.
-        layers: K, 0 to 16: layers of glot or mlp.
-        hidden: h, at least 1: width of those layers.
-        gin_batch_norm: a BatchNorm inside the MLPs of gin and gine, only to redo published runs.
-        adapool_hidden: width of AdaPool's scorer, at least 1.
-        token_position: the token that cls takes: first (encoders) or last (decoders).
-
-    Raises:
-        UsageError: a value outside these, named together with what is allowed.
-    """
-
-    pooler: PoolerName = "glot"
-    gnn: LayerKind = "gat"
-    jk: JumpingKnowledge = "cat"
-    tau: float = 0.6
-    graph: EdgeKind = "cosine"
-    neighbours: int = 5
-    readout: ReadoutKind = "attention"
-    tokens: TokenChoice = "all"
-    layers: int = 2
-    hidden: int = 256
-    gin_batch_norm: bool = False
-    adapool_hidden: int = 128
-    token_position: TokenPosition = "first"
-
-    def __post_init__(self) -> None:
-        _check_choice("pooler", self.pooler, get_args(PoolerName))
-        _check_choice("gnn", self.gnn, get_args(LayerKind))
-        _check_choice("jk", self.jk, get_args(JumpingKnowledge))
-        _check_choice("graph", self.graph, get_args(EdgeKind))
-        _check_choice("readout", self.readout, get_args(ReadoutKind))
-        _check_choice("tokens", self.tokens, get_args(TokenChoice))
-        _check_choice("token_position", self.token_position, get_args(TokenPosition))
-        if not -1 <= self.tau <= 1:  # also refuses NaN
-            raise UsageError(f"tau is a cosine and must lie in [-1, 1]; got {self.tau}")
-        if not 0 <= self.layers <= 16:
-            raise UsageError(f"layers must lie in 0..16; got {self.layers}")
-        for name in ("hidden", "adapool_hidden", "neighbours"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}")
-
-    @property
-    def edge_rule(self) -> EdgeRule:
-        """Which tokens glot joins."""
-        return EdgeRule(self.tau, self.graph, self.neighbours)
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict that `from_json` turns back into an equal config."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> PoolerConfig:
-        """Rebuild a config from `to_json`'s dict."""
-        return cls(**data)
 
 
 class Pooler(nn.Module):
@@ -217,8 +139,3 @@ def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:
 def _mean(batch: TokenBatch, values: Tensor) -> Tensor:
     """(B, w): the mean of values (N, w) over each text's tokens."""
     return batch.weighted_sums([values], values.new_ones(len(values)))[0] / batch.lengths.to(values.device)[:, None]
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")

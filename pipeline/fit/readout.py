@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from pipeline.fit.configs import readout_width
+
 
 class Weighing(Protocol):
     """What turns scores into weights and sums: a `TokenGraph`, or a `TokenBatch` where there is no graph."""
@@ -44,11 +46,6 @@ class AttentionReadout(nn.Module):
         """Parts (N, w_k) to z (B, D) and the weights π (N,), which sum to 1 over each text."""
         weights, sums = graph.readout(self.scores(parts), parts)
         return torch.cat(sums, dim=1), weights
-
-
-def readout_width(width: int) -> int:
-    """Rows of the scorer's first weight for token vectors of `width` numbers: D // 2, and at least 128."""
-    return max(128, width // 2)
 
 
 class MeanReadout(nn.Module):

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.fit.contrastive import Pairs, Similarity
+from pipeline.fit.configs import Similarity
+from pipeline.fit.contrastive import Pairs
 from pipeline.fit.head_model import HeadModel, PooledTexts, pool_texts
 from pipeline.fit.states import States
 from pipeline.store.example_set import NO_TEXT, ExampleSet

@@ -1,23 +1,37 @@
-"""Run folders: what a fit leaves behind, and how a trained head is built again from it. No pickles."""
+"""Run folders: what a fit leaves behind, and how a trained head is built again from it. No pickles.
+
+Torch is imported where tensors are read or written: what is wrong with a run is told before it is loaded.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.fit.contrastive import ContrastiveConfig
-from pipeline.fit.poolers import PoolerConfig
-from pipeline.store.files import atomic_path, check_access, check_version, read_json, remove_leftovers, write_json
+from pipeline.fit.configs import ContrastiveConfig, PoolerConfig
+from pipeline.store.files import (
+    atomic_path,
+    check_access,
+    check_parent,
+    check_readable_folder,
+    check_version,
+    holds_something,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
 
 VERSION = 1
 PRECISIONS = ("float32", "bfloat16")
@@ -26,6 +40,7 @@ SELECTS = ("validation", "holdout", "last")
 CLASS_WEIGHTS = ("none", "balanced")
 CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+NAMED_RUNS = 8  # in the line that says that one is to be named
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,8 @@ class RunConfig:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:
     """Write tensors to safetensors atomically, with a JSON object in the file's metadata, its version beside it."""
+    from safetensors.torch import save_file
+
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         with atomic_path(path) as temporary:
@@ -177,9 +194,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
     Raises UsageError where it is missing or of a newer version, FaultError where it is damaged.
     """
-    if not path.exists():
-        raise UsageError(f"there is no {path}: that fit has not finished an epoch; go on with `glot fit --resume`")
-    check_access(path)
+    _check_there(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("glot", "{}"))
@@ -189,7 +204,18 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         raise FaultError(f"{path} is damaged: {error}") from None
 
 
-def load_weights(module: torch.nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def check_trained(folder: Path) -> None:
+    """Raise UsageError where a run has no head yet, AccessError where it may not be read."""
+    _check_there(folder / HEAD_FILE)
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise UsageError(f"there is no {path}: that fit has not finished an epoch; go on with `glot fit --resume`")
+    check_access(path)
+
+
+def load_weights(module: Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Load a state dict; raises FaultError where its names or shapes do not fit the config beside it."""
     try:
         module.load_state_dict(tensors)
@@ -205,12 +231,19 @@ def clear_run(folder: Path) -> None:
 
 
 def find_runs(folder: Path) -> list[Path]:
-    """The run at `folder`, or the runs of its seeds (`seed-0`, `seed-1`, ...); UsageError where there is none."""
+    """The run at `folder`, or the runs of its seeds (`seed-0`, `seed-1`, ...).
+
+    Raises UsageError where there is none, naming the runs that lie deeper, as a sweep's do.
+    """
     if (folder / CONFIG_FILE).exists():
         return [folder]
     runs = [path.parent for path in folder.glob(f"seed-*/{CONFIG_FILE}")]
     runs.sort(key=lambda run: (len(run.name), run.name))  # seed-2 before seed-10
     if not runs:
+        check_readable_folder(folder)
+        deeper = _find_deeper(folder)
+        if deeper:
+            raise UsageError(_name_one(folder, deeper))
         raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
     return runs
 
@@ -230,8 +263,61 @@ def unfinished_remark(run: Path) -> str | None:
 
 
 def find_one_run(folder: Path) -> Path:
-    """The run at `folder`, or of its only seed; UsageError where there is none, or several."""
+    """The run at `folder`, or of its only seed; UsageError where there is none, or several, naming them."""
     runs = find_runs(folder)
     if len(runs) > 1:
-        raise UsageError(f"{folder} holds {len(runs)} runs: name one, as in --run {runs[0]}")
+        raise UsageError(_name_one(folder, runs))
     return runs[0]
+
+
+def find_sweep_runs(folder: Path) -> list[Path]:
+    """The runs of a sweep, `<settings>/seed-<s>` in its folder, in the order of their names."""
+    return sorted(path.parent for path in folder.glob(f"*/seed-*/{CONFIG_FILE}"))
+
+
+def _find_deeper(folder: Path) -> list[Path]:
+    """Runs up to three folders below one: of a sweep, or of `runs` itself. A backbone's config.json is none."""
+    found = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG_FILE)]
+    return sorted(path.parent for path in found if _is_run(path))
+
+
+def _is_run(config: Path) -> bool:
+    try:
+        data = read_json(config)
+    except (UsageError, FaultError):
+        return False
+    return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
+
+
+def _name_one(folder: Path, runs: list[Path]) -> str:
+    """The line for a folder of several runs: which there are, and how to name one."""
+    names = [run.relative_to(folder).as_posix() for run in runs[:NAMED_RUNS]]
+    more = f" and {len(runs) - NAMED_RUNS} more" if len(runs) > NAMED_RUNS else ""
+    return f"{folder} holds {len(runs)} runs ({', '.join(names)}{more}): name one, as in --run {runs[0]}"
+
+
+def check_resumable(folder: Path, cache: Cache | None) -> None:
+    """Raise UsageError where `glot fit --resume` finds no runs in a folder, or not the cache that they need."""
+    is_run = any(any(folder.glob(pattern)) for pattern in (CONFIG_FILE, f"seed-*/{CONFIG_FILE}"))
+    if not is_run and find_sweep_runs(folder):
+        raise UsageError(f"{folder} is a sweep: go on with `glot sweep --resume {folder}`")
+    for run in find_runs(folder):
+        config = RunConfig.load(run)
+        if not (run / METRICS_FILE).exists():
+            config.check_cache(find_run_cache(config, cache, run))
+
+
+def find_run_cache(config: RunConfig, cache: Cache | None, run: Path) -> Cache:
+    """The cache given, or the one that a run's config names; UsageError where that is not there."""
+    if cache is None and not Path(config.cache).exists():
+        raise UsageError(f"{run} was trained on {config.cache}, which is not there: name its cache with --cache")
+    return cache or Cache(config.cache)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise UsageError where runs cannot be put into a folder: it is a file, or holds something already."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: choose another place with --out")
+    if folder.exists() and holds_something(folder):
+        raise UsageError(f"{folder} is not empty: choose another with --out, or go on with --resume {folder}")
+    check_parent(folder)

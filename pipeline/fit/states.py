@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.fit.poolers import TokenChoice
+from pipeline.fit.configs import TokenChoice
 from pipeline.fit.tokens import TokenBatch
 from pipeline.store.plan import CONTENT
 from pipeline.store.reader import Cache, StoredStates

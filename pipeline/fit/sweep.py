@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import multiprocessing
 from collections.abc import Callable
@@ -14,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Stopped, UsageError
-from pipeline.fit.run import FitOptions, make_configs, open_cache
-from pipeline.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, clear_run
+from pipeline.fit.options import FitOptions, check_comparable, grid_options
+from pipeline.fit.run import make_configs, open_cache
+from pipeline.fit.run_folder import METRICS_FILE, RunConfig, check_new_folder, clear_run, find_sweep_runs
 from pipeline.fit.states import States
 from pipeline.fit.train import Job, Progress, batch_key, fit_heads
-from pipeline.fit.training_data import open_states, validation_names
+from pipeline.fit.training_data import open_states
 from pipeline.progress import stop_flag
-from pipeline.store.files import holds_something, make_folder
+from pipeline.store.files import make_folder
 from pipeline.store.reader import Cache
 
-# The settings of a token graph and its layers, by the poolers that use them.
-USED_BY = {name: ("glot",) for name in ("gnn", "jk", "tau", "graph", "readout")}
-USED_BY |= {"layers": ("glot", "mlp"), "hidden": ("glot", "mlp")}
 HEADS_AT_ONCE = 64  # that train side by side; more are trained after them
 
 
@@ -41,20 +38,10 @@ def make_candidates(
 
     Raises UsageError for settings out of range, or where there would be no scores to compare.
     """
-    if options.select == "last" and not validation_names(cache, options.group):
-        raise UsageError(
-            f"{cache.folder} has no labelled validation examples to compare heads on: pass --select holdout"
-        )
+    check_comparable(cache, options)
     made: dict[str, RunConfig] = {}
-    for values in itertools.product(*grid.values()):
-        given = dict(zip(grid, values, strict=True))
-        pooler = given.get("pooler", options.pooler)
-        given = {name: value for name, value in given.items() if pooler in USED_BY.get(name, (pooler,))}
-        if given.get("graph", options.graph) in ("chain", "knn"):
-            given.pop("tau", None)
-        varied = {name: value for name, value in given.items() if len(grid[name]) > 1}
-        folder = ",".join(f"{name}={value}" for name, value in varied.items()) or "default"
-        for config in make_configs(cache, replace(options, **given)):
+    for folder, some in grid_options(options, grid):
+        for config in make_configs(cache, some):
             name = f"{folder}/seed-{config.train.init_seed}"
             if devices and name not in made:
                 train = replace(config.train, device=devices[len(made) % len(devices)])
@@ -65,15 +52,14 @@ def make_candidates(
 
 def prepare_sweep(candidates: dict[str, RunConfig], folder: Path) -> None:
     """Make the run folders, each with its config; raises UsageError where the folder is not empty."""
-    if folder.exists() and (not folder.is_dir() or holds_something(folder)):
-        raise UsageError(f"{folder} is there already: choose another with --out, or go on with --resume {folder}")
+    check_new_folder(folder)
     for name, config in candidates.items():
         config.save(make_folder(folder / name))
 
 
 def find_jobs(folder: Path) -> list[Job]:
     """The runs of a sweep, in the order of their names; raises UsageError where there are none."""
-    paths = sorted(path.parent for path in folder.glob(f"*/seed-*/{CONFIG_FILE}"))
+    paths = find_sweep_runs(folder)
     if not paths:
         raise UsageError(f"{folder} holds no sweep: make one with `glot sweep`")
     return [Job(RunConfig.load(path), path) for path in paths]

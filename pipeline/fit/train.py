@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import FaultError, Stopped, UsageError
+from pipeline.fit.configs import WEIGHTLESS
 from pipeline.fit.head_model import HeadModel, Inputs, PooledTexts, each_batch, predict
 from pipeline.fit.heads import balanced_weights
 from pipeline.fit.metrics import compute_metrics
-from pipeline.fit.poolers import WEIGHTLESS
 from pipeline.fit.result import Epoch, FitResult, Scores, argmax, best_published
 from pipeline.fit.retrieval import score_pairs
 from pipeline.fit.run_folder import (

@@ -7,66 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline import __version__
 from pipeline.errors import UsageError
-from pipeline.fit.contrastive import ContrastiveConfig
+from pipeline.fit.configs import WEIGHTLESS, ContrastiveConfig
 from pipeline.fit.edges import EdgeRule, edge_density
 from pipeline.fit.head_model import HeadModel, PooledTexts
-from pipeline.fit.poolers import WEIGHTLESS, PoolerConfig
+from pipeline.fit.options import validation_names
 from pipeline.fit.run_folder import RunConfig, TrainConfig
 from pipeline.fit.states import MemoryStates, States, StreamedStates
 from pipeline.store.example_set import ExampleSet, group_of, set_name, split_of
 from pipeline.store.reader import Cache
 
 DENSITY_TEXTS = 512
-
-
-def run_config(
-    cache: Cache,
-    pooler: PoolerConfig,
-    train: TrainConfig,
-    layer: int | None = None,
-    group: str = "",
-    contrastive: ContrastiveConfig | None = None,
-) -> RunConfig:
-    """The `RunConfig` of a fit on a cache's example sets; raises UsageError where the cache cannot be trained on.
-
-    `layer` is one that the cache keeps, None the last of them; `group` names sets that were added with other labels
-    (`glot extract --examples`); `contrastive` is for pairs that have none.
-    """
-    entries = cache.manifest.examples
-    training = set_name(group, "train")
-    if training not in entries or not entries[training].is_trainable:
-        raise UsageError(
-            f"{cache.folder} has no labelled examples {training!r} (it has {', '.join(entries)}): "
-            "extract them with --split train"
-        )
-    names = [training, *validation_names(cache, group)]
-    if len(names) == 1 and train.select == "validation":
-        raise UsageError(
-            f"{cache.folder} has no labelled validation examples: extract some, or pass --select holdout or last"
-        )
-    return RunConfig(
-        cache=str(cache.folder),
-        states=cache.manifest.states,
-        layer=cache.resolve_layer(layer),
-        data={name: entries[name].fingerprint for name in names},
-        task=entries[training].task,
-        pooler=pooler,
-        train=train,
-        created_by=f"glot {__version__}",
-        contrastive=contrastive,
-    )
-
-
-def validation_names(cache: Cache, group: str = "") -> list[str]:
-    """The cache's validation sets that have labels, or need none; the first is the one that chooses the best epoch."""
-    entries = cache.manifest.examples.items()
-    return sorted(
-        name
-        for name, entry in entries
-        if group_of(name) == group and split_of(name).startswith("validation") and entry.is_trainable
-    )
 
 
 def used_text_ids(cache: Cache, group: str = "", contrastive: ContrastiveConfig | None = None) -> np.ndarray:

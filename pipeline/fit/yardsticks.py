@@ -13,9 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.errors import UsageError
+from pipeline.fit.configs import PoolerConfig
 from pipeline.fit.head_model import pool_texts
 from pipeline.fit.metrics import compute_metrics
-from pipeline.fit.poolers import PoolerConfig, make_pooler
+from pipeline.fit.poolers import make_pooler
 from pipeline.fit.result import Scores
 from pipeline.fit.states import MemoryStates
 from pipeline.fit.training_data import used_text_ids, validation_names

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UsageError
+from pipeline.fit.configs import PoolerConfig, TokenChoice, TokenPosition
 from pipeline.fit.head_model import HeadModel, load_head
-from pipeline.fit.poolers import Pooler, PoolerConfig, TokenChoice, TokenPosition, make_pooler
+from pipeline.fit.poolers import Pooler, make_pooler
 from pipeline.fit.run_folder import HEAD_FILE, RunConfig, find_one_run
 from pipeline.fit.tokens import TokenBatch
 from pipeline.report.cells import METHODS

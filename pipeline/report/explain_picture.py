@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import UsageError
 from pipeline.fit.explain import Explanation, TokenPicture
 from pipeline.report.explain import is_stress, one_line, pooler_name, roles
 from pipeline.report.figures import COLOURS, OTHER_COLOUR, save_picture
@@ -25,14 +23,6 @@ ROW = 5.0  # height of a line, in characters' widths
 MAP_INCHES = 6.5
 LABELLED = 80  # tokens up to which the heat map's axes are labelled
 SIGNAL = "#9c3d78"
-
-
-def check_drawing(out: Path) -> None:
-    """Refuse a picture before anything is computed: where matplotlib is missing, or `out` is a folder."""
-    if find_spec("matplotlib") is None:
-        raise UsageError("--png draws with matplotlib, which is missing: pip install 'glot-pipeline[plots]'")
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder: name another file with --out")
 
 
 def draw_explanation(explanation: Explanation, out: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.errors import UsageError
 from pipeline.store.files import atomic_path
 
 if TYPE_CHECKING:
@@ -23,6 +25,14 @@ COLOURS = {
 }
 OTHER_COLOUR = "#777777"
 _DASHES = {"length": (0, (5, 2)), "bag-of-words": (0, (2, 1.5))}
+
+
+def check_drawing(out: Path) -> None:
+    """Refuse a picture before anything is computed: where matplotlib is missing, or `out` is a folder."""
+    if find_spec("matplotlib") is None:
+        raise UsageError("--png draws with matplotlib, which is missing: pip install 'glot-pipeline[plots]'")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder: name another file with --out")
 
 
 def save_picture(path: Path, size: tuple[float, float], draw: Callable[[Figure], None]) -> bool:

@@ -158,7 +158,7 @@ def _read_own(path: Path) -> _OwnRun:
         metrics, config = read_record(path), read_record(path.with_name("config.json"))
         name, states = config["pooler"]["pooler"], config["states"]
         # A run made before there was a setting has what is its default now.
-        from pipeline.fit.poolers import PoolerConfig  # with torch, which no other report needs
+        from pipeline.fit.configs import PoolerConfig
         from pipeline.fit.run_folder import TrainConfig
 
         train = {**_defaults(TrainConfig), **config["train"]}

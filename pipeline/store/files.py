@@ -12,7 +12,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -36,6 +36,31 @@ def make_folder(path: Path) -> Path:
 def nearest_there(folder: Path) -> Path:
     """The folder, or the nearest of its parents that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+
+
+def check_parent(path: Path, option: str = "--out") -> None:
+    """Raise UsageError where a file or folder cannot be made at `path`: before anything slow, and without making it."""
+    parent = nearest_there(path.absolute().parent)
+    if not parent.is_dir():
+        raise UsageError(f"cannot make {path}: {parent} is a file; choose another with {option}")
+    if not os.access(parent, os.W_OK):
+        raise UsageError(f"cannot make {path}: {parent} cannot be written to; choose another with {option}")
+
+
+def check_output(path: Path, suffixes: Sequence[str], option: str = "--output") -> None:
+    """Raise UsageError where a file cannot be made at `path`, or its suffix is none of these; nothing is made."""
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{option} {path}: the suffix must be one of {', '.join(suffixes)}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name a file with {option}")
+    check_parent(path, option)
+
+
+def check_readable_folder(folder: Path) -> None:
+    """Raise UsageError where there is no such folder, AccessError where it may not be looked into."""
+    if not folder.exists():
+        raise UsageError(f"there is no folder {folder}")
+    check_access(folder)
 
 
 def worker_name() -> str:

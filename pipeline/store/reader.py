@@ -23,21 +23,32 @@ from pipeline.store.shards import ShardReader, load_manifest
 from pipeline.store.task_spec import TaskSpec
 
 MAX_OPEN_FILES = 256  # shards kept open; the limit of a process is often 1,024
+DEPTH = 3  # folders below the one named in which a cache is looked for: cache/<task>/<model> lies 2 below cache
 NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux: read what lies in memory, and say so where something does not
 
 
 def find_cache(path: Path) -> Path:
-    """The cache at `path`, or the only one right below it; UsageError where there is none or several."""
+    """The cache at `path`, or the only one below it; UsageError where there is none or several, naming them."""
     if (path / MANIFEST_FILE).exists():
         return path
     if not path.is_dir():
         raise UsageError(f"there is no cache at {path}; make one with `glot extract`")
-    found = sorted(child.name for child in path.iterdir() if (child / MANIFEST_FILE).exists())
-    if len(found) > 1:
-        raise UsageError(f"{path} holds several caches ({', '.join(found)}): name one, as in --cache {path / found[0]}")
+    found = sorted(_caches_below(path, DEPTH))
     if not found:
         raise UsageError(f"{path} holds no cache; make one with `glot extract`")
-    return path / found[0]
+    if len(found) > 1:
+        names = [cache.relative_to(path).as_posix() for cache in found]
+        raise UsageError(f"{path} holds several caches ({', '.join(names)}): name one, as in --cache {found[0]}")
+    return found[0]
+
+
+def _caches_below(path: Path, depth: int) -> Iterator[Path]:
+    """The caches in the folders below `path`; what lies in a cache is looked at no more."""
+    for folder in path.iterdir():
+        if (folder / MANIFEST_FILE).exists():
+            yield folder
+        elif depth > 1 and folder.is_dir():
+            yield from _caches_below(folder, depth - 1)
 
 
 @dataclass(frozen=True)

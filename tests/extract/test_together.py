@@ -19,8 +19,9 @@ from pipeline.corpus.examples import Corpus
 from pipeline.errors import FaultError, UsageError
 from pipeline.extract import worker
 from pipeline.extract.backbone import Backbone
+from pipeline.extract.checks import is_planned
 from pipeline.extract.options import ExtractOptions
-from pipeline.extract.run import extract_states, is_planned
+from pipeline.extract.run import extract_states
 from pipeline.extract.source import ModelSource
 from pipeline.store.layout import Manifest
 from pipeline.store.reader import Cache

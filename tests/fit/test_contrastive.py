@@ -364,7 +364,9 @@ def test_there_is_nothing_to_predict(pairs_cache: Cache, tmp_path: Path) -> None
     fit(pairs_cache, tmp_path / "run", epochs=1)
     for use in (
         lambda: evaluate_head(tmp_path / "run", pairs_cache, "validation", "cpu", "dense"),
-        lambda: write_predictions(tmp_path / "run", pairs_cache, "validation", "jsonl", tmp_path / "x", "cpu", "dense"),
+        lambda: write_predictions(
+            tmp_path / "run", pairs_cache, "validation", "jsonl", tmp_path / "x.jsonl", "cpu", "dense"
+        ),
     ):
         with pytest.raises(UsageError, match="use `glot encode`"):
             use()

@@ -91,5 +91,5 @@ def test_a_folder_with_files_of_others_is_still_refused(make_fit_cache: MakeCach
     (out / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not empty"):
         prepare_runs(make_configs(cache, OPTIONS), out)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="is not empty"):
         prepare_sweep(make_candidates(cache, OPTIONS, {"tau": (0.3, 0.6)}), out)

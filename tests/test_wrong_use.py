@@ -1,0 +1,147 @@
+"""Wrong use is told in one line before torch, transformers or a model is loaded, by every command."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.work import make_work
+
+REPOSITORY = Path(__file__).parents[1]
+# The words of a command -> what its line must hold.
+WRONG = {
+    "extract --model nothing --data data.csv": "unknown model 'nothing'",
+    "extract --model model --data nothing.csv": "nothing.csv",
+    "extract --model model --data data.xyz": "data.xyz",
+    "extract --model model --data data.csv --text body": "body",
+    "extract --model model --data data.csv --layers a": "--layers takes whole numbers",
+    "extract --model model --data data.csv --dtype float8": "unknown --dtype 'float8'",
+    "extract --model model --data data.csv --compute-dtype float8": "unknown compute dtype 'float8'",
+    "extract --model model --data data.csv --prompt classify": "must hold {text} once",
+    "extract --model model --data data.csv --part 3/2": "as in 3/8",
+    "extract --model model --data data.csv --out data.csv": "data.csv is a file",
+    "extract --model model --task colla": "colla",
+    "fit": "pass --cache",
+    "fit --cache nowhere": "there is no cache at nowhere",
+    "fit --cache cache --pooler glott": "pooler must be one of",
+    "fit --cache cache --tau 2": "tau is a cosine",
+    "fit --cache cache --select best": "--select must be one of",
+    "fit --cache cache --epochs 0": "--epochs must be at least 1",
+    "fit --cache cache --layer 1": "has no layer 1: it keeps 2",
+    "fit --cache cache --examples topics": "no example set 'topics.train'",
+    "fit --cache cache --out run": "run is not empty",
+    "fit --cache cache --out data.csv/run": "data.csv is a file",
+    "fit --cache cache --backend tensorflow": "--backend must be one of auto, dgl, dense",
+    "fit --cache cache --track paper": "--track must be one of",
+    "fit --resume nowhere": "there is no folder nowhere",
+    "fit --resume sweep": "go on with `glot sweep --resume sweep`",
+    "sweep --cache cache --tau a": "--tau takes numbers",
+    "sweep --cache cache --gnn gat,gatt": "gnn must be one of",
+    "sweep --cache cache --out run": "run is not empty",
+    "sweep --resume run": "run holds no sweep",
+    "evaluate --run nowhere --cache cache": "there is no folder nowhere",
+    "evaluate --run run --cache nowhere": "there is no cache at nowhere",
+    "evaluate --run run --cache cache --split test": "no example set 'test'",
+    "evaluate --run sweep --cache cache": "sweep holds 2 runs (tau=0.3/seed-0, tau=0.6/seed-0): name one",
+    "encode --run run --input texts.txt --output new.csv": "the suffix must be one of .npy, .parquet, .jsonl, .ndjson",
+    "encode --run run --input texts.txt --output cache": "--output cache: the suffix must be",
+    "encode --run run --input texts.txt --output texts.txt/new.npy": "texts.txt is a file",
+    "encode --run run --input nothing.txt --output new.npy": "no file nothing.txt",
+    "encode --run run --input data.csv --text body --output new.npy": "body",
+    "encode --run seeds --input texts.txt --output new.npy": "seeds holds 2 runs (seed-0, seed-1): name one",
+    "encode --run sweep --input texts.txt --output new.npy": "sweep holds 2 runs",
+    "encode --run seeds/seed-0 --input texts.txt --output new.npy": "that fit has not finished an epoch",
+    "encode --run run --model nothing --input texts.txt --output new.npy": "unknown model 'nothing'",
+    "predict --run run --input texts.txt --output new.xlsx": "one of .jsonl, .ndjson, .csv, .tsv, .parquet",
+    "predict --run run --input texts.txt --output new": "one of .jsonl, .ndjson, .csv, .tsv, .parquet",
+    "predict --run run --input texts.txt --format glue": "leave it out",
+    "predict --run run --input data.csv --text-b label": "leave out --text-b",
+    "predict --run run --input nothing.csv": "no file nothing.csv",
+    "predict --run run --cache cache --split test": "no example set 'test'",
+    "predict --run run --cache cache --split validation --format glue --output new.csv": "one of .tsv, .txt",
+    "predict --run sweep --cache cache": "sweep holds 2 runs",
+    "export --run sweep --to onnx new.onnx": "sweep holds 2 runs",
+    "export --run run --to onnx new.pt": "the suffix must be one of .onnx",
+    "export --run run --to sentence-transformers cache": "cache is there already",
+    "explain --run run": 'pass a text with --text "..."',
+    "explain --run run --text rain --out new.png": "one of .html, .htm",
+    "explain --run sweep --text rain": "sweep holds 2 runs",
+    "explain --run run --cache cache --index 1 --split test": "no example set 'test'",
+    "report nowhere": "there is no folder nowhere",
+    "inspect nowhere": "there is no cache at nowhere",
+    "inspect cache --layer 1": "has no layer 1",
+    "cache copy cache run": "run is there already",
+    "cache subset cache new --layers 1": "has no layer 1",
+    "bench cost": "pass --model, or --random-init",
+    "bench cost --model minilm --out new.csv": "one of .json",
+    "bench cost --model model --tau 2": "tau is a cosine",
+    "stress --generator nothing": "unknown generator",
+    "reproduce --profile nothing": "nothing",
+}
+RUNNER = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "accelerate", "datasets", "mteb"):
+            raise AssertionError(f"{name} was imported before the wrong use was told")
+
+sys.meta_path.insert(0, Blocked())
+import cli
+from pipeline.commands import console
+found = []
+for words in json.load(sys.stdin):
+    sys.argv = ["glot", *words]
+    out, err = io.StringIO(), io.StringIO()
+    for name, file in (("screen", out), ("chat", out), ("notes", err), ("errors", err)):
+        getattr(console, name).file = file
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            cli.main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException as error:
+        code = repr(error)
+    found.append([code, out.getvalue(), err.getvalue()])
+json.dump(found, sys.stdout)
+"""
+
+
+@pytest.fixture(scope="module")
+def told(
+    backbone_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, tuple[int, str, str]], set[str], set[str]]:
+    """What each command came to in a process that may not import torch; and the files before and after."""
+    work = make_work(tmp_path_factory.mktemp("work"), backbone_folders["bert"])
+    before = {str(path) for path in work.rglob("*")}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps([words.split() for words in WRONG]),
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(WRONG, map(tuple, json.loads(done.stdout)), strict=True)), before, {str(p) for p in work.rglob("*")}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_wrong_use_is_told_before_torch_is_loaded(words: str, told: tuple) -> None:
+    code, out, err = told[0][words]
+    assert (code, out, len(err.splitlines())) == (2, "", 1), (code, out, err)
+    assert WRONG[words] in err
+
+
+def test_wrong_use_makes_nothing(told: tuple) -> None:
+    _, before, after = told
+    assert after == before

@@ -1,0 +1,27 @@
+"""What commands work with, made once for many tests through the functions behind them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.faults import runs
+
+
+def make_work(folder: Path, backbone: Path) -> Path:
+    """Put a model, a cache, a run, two seeds, a sweep and small files into a folder."""
+    from pipeline.fit.options import FitOptions
+    from pipeline.fit.run import finish_runs, make_configs, prepare_runs
+    from pipeline.fit.sweep import make_candidates, prepare_sweep
+    from pipeline.store.reader import Cache
+
+    shutil.copytree(backbone, folder / "model")
+    runs.extract(folder / "model", folder / "cache", layers=(2,))
+    cache, options = Cache(folder / "cache"), FitOptions(epochs=1, hidden=8, device="cpu")
+    prepare_runs(make_configs(cache, options), folder / "run")
+    finish_runs(folder / "run")
+    prepare_runs(make_configs(cache, FitOptions(epochs=1, hidden=8, device="cpu", seeds=(0, 1))), folder / "seeds")
+    prepare_sweep(make_candidates(cache, options, {"tau": (0.3, 0.6)}), folder / "sweep")
+    runs.write_csv(folder / "data.csv")
+    (folder / "texts.txt").write_text("rain falls\n")
+    return folder
