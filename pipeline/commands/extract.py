@@ -111,11 +111,13 @@ def extract(
     from pipeline.corpus.load import load_corpus
     from pipeline.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
     from pipeline.extract.checks import check_folder, check_options, is_planned
+    from pipeline.extract.folders import check_source
     from pipeline.extract.options import TEXT, ExtractOptions
     from pipeline.extract.processes import leave, this_process
     from pipeline.extract.source import resolve_model
 
     source = resolve_model(model)
+    check_source(source, trust_remote_code)
     request = CorpusRequest(
         task if examples is None else None,
         _own_data(data, examples, pairs),

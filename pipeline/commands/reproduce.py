@@ -45,9 +45,12 @@ def stress(
 ) -> None:
     """The stress test: is a short signal found among distractors? Makes data, states, heads and a table."""
     from pipeline.agenda import stress_steps
+    from pipeline.extract.folders import check_source
+    from pipeline.extract.source import resolve_model
     from pipeline.report.write import write_report
     from pipeline.reproduce import Watch, run_steps
 
+    check_source(resolve_model(model), trust_remote_code)
     steps = stress_steps(
         model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
     )

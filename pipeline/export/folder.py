@@ -70,6 +70,8 @@ def export_folder(
                 f"padding changes the states of {glot.backbone.name}, and sentence-transformers pads: use glot encode"
             )
         pooling = load_pooling(run, glot.config, added_tokens(glot.backbone.tokenizer))
+        if not trust_remote_code:
+            _leave_code_out(glot)
         _write_backbone(glot, folder)
         contrastive = glot.config.contrastive
         _write_pooling(pooling, folder, "dot" if contrastive and contrastive.similarity == "dot" else "cosine")
@@ -77,8 +79,14 @@ def export_folder(
         expected = np.concatenate([glot.encode([text]) for text in PROBES])
         device = str(glot.device)
         del glot  # a large backbone fits once
-        difference = _compare(folder, expected, device)
+        difference = _compare(folder, expected, device, trust_remote_code)
     return ExportedFolder(out, folder_bytes(out), pooling.out_width, difference)
+
+
+def _leave_code_out(glot: GlotModel) -> None:
+    """Code that did not run is not named in the folder: who loads that has to trust the code that lies in it."""
+    vars(glot.backbone.model.config).pop("auto_map", None)
+    glot.backbone.tokenizer.init_kwargs.pop("auto_map", None)
 
 
 def _write_backbone(glot: GlotModel, folder: Path) -> None:
@@ -133,17 +141,19 @@ def _write_pooling(pooling: GlotPooling, folder: Path, similarity: str) -> None:
     )
 
 
-def _compare(folder: Path, expected: np.ndarray, device: str) -> float:
+def _compare(folder: Path, expected: np.ndarray, device: str, trust_remote_code: bool) -> float:
     """The largest difference between the folder's vectors of the probes and these, (n, D); FaultError for a large one.
 
-    The code is that of this program, of which the folder has a copy, so that nothing is run from the folder.
+    The code is that of this program, of which the folder has a copy, so that nothing is run from the folder, but for a
+    backbone's own code that is trusted.
     """
     from sentence_transformers import SentenceTransformer
 
     from pipeline.export.pooling_module import GlotBackbone, GlotPooling
 
     with kept_randomness():  # as in `load_pooling`
-        modules = [GlotBackbone.load(str(folder)), GlotPooling.load(str(folder), subfolder=POOLING_FOLDER)]
+        backbone = GlotBackbone.load(str(folder), trust_remote_code=trust_remote_code)
+    modules = [backbone, GlotPooling.load(str(folder), subfolder=POOLING_FOLDER)]
     vectors = SentenceTransformer(modules=modules, device=device).encode(
         list(PROBES), batch_size=1, show_progress_bar=False
     )

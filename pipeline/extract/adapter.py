@@ -25,14 +25,6 @@ class _InItsPlace(nn.Module):
         setattr(self, model.base_model_prefix, model)
 
 
-def check_peft(name: str) -> None:
-    """Raise UsageError where peft is missing."""
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        raise UsageError(f"{name} is an adapter, which takes peft: pip install 'glot-pipeline[peft]'") from None
-
-
 def merge_adapter(model: PreTrainedModel, folder: Path, name: str) -> None:
     """Add the adapter in a folder to a backbone's weights, in place; what it has for a task's head is left out.
 

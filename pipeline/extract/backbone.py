@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from pipeline.errors import FaultError, UsageError
-from pipeline.extract.adapter import check_peft, merge_adapter
-from pipeline.extract.folders import ModelFolders, find_folders
+from pipeline.extract.adapter import merge_adapter
+from pipeline.extract.folders import ModelFolders, check_peft, find_folders
 from pipeline.extract.foreign_code import check_code, code_files, declared_code
 from pipeline.extract.identity import Loader, identify_loader, tokenizer_sha256, weights_sha256
 from pipeline.extract.options import COMPUTE_DTYPES

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UsageError
+from pipeline.extract.foreign_code import check_code
 from pipeline.extract.source import ModelSource, check_model_access, fetch_model
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -77,3 +78,19 @@ def _base(path: Path, source: ModelSource) -> tuple[ModelSource, str | None]:
         )
     revision = settings.get("revision")
     return ModelSource(name.rpartition("/")[2], name), revision if isinstance(revision, str) else None
+
+
+def check_peft(name: str) -> None:
+    """Raise UsageError where peft is missing."""
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        raise UsageError(f"{name} is an adapter, which takes peft: pip install 'glot-pipeline[peft]'") from None
+
+
+def check_source(source: ModelSource, trust_remote_code: bool) -> None:
+    """Raise UsageError early for what a folder on this machine lacks: trust in its code, or peft for an adapter."""
+    folder = Path(source.location)
+    if source.gguf_file is None and (folder / ADAPTER_CONFIG).is_file():
+        check_peft(source.location)
+    check_code(folder, source.location, trust_remote_code)

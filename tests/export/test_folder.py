@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from sentence_transformers.sentence_transformer.losses import CosineSimilarityLo
 from pipeline import GlotModel
 from pipeline.errors import FaultError, UsageError
 from pipeline.export.folder import export_folder
+from pipeline.extract.backbone import load_backbone
+from pipeline.extract.source import resolve_model
 from pipeline.store.task_spec import TaskSpec
 from tests.export.conftest import TEXTS
 
@@ -64,6 +67,27 @@ def test_content_is_what_somebody_wrote_there_too(family: str, make_run: Callabl
     made, expected = export_folder(run, tmp_path / "made"), GlotModel.load(run).encode(texts)
     np.testing.assert_allclose(load(made.path).encode(texts), expected, rtol=1e-5, atol=1e-5)
     assert np.abs(expected[0] - GlotModel.load(run).encode(["the cat"])[0]).max() > 0.01
+
+
+def test_a_backbones_own_code_goes_along_where_it_is_trusted(
+    make_run: Callable[..., Path], backbone_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    run, folder = make_run("bert"), Path(shutil.copytree(backbone_folders["bert"], tmp_path / "own"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "own.py").write_text("from transformers import BertModel\nclass BertModel(BertModel):\n    own = True\n")
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "own.BertModel"}}))
+    for name, trusted in (("plain", False), ("trusted", True)):
+        loaded = load_backbone(resolve_model(str(folder)), device="cpu", trust_remote_code=trusted)
+        settings = json.loads((run / "config.json").read_text())
+        hashes = {key: getattr(loaded, key) for key in ("weights_sha256", "tokenizer_sha256", "loader_sha256")}
+        settings["states"] |= hashes | {"source": str(folder)}
+        (run / "config.json").write_text(json.dumps(settings))
+        path = export_folder(run, tmp_path / name, trust_remote_code=trusted).path
+        # The code is named where it lies beside; whoever loads the pooling says that the folder is trusted.
+        assert [(path / "own.py").exists(), "auto_map" in (path / "config.json").read_text()] == [trusted, trusted]
+        assert load(path).encode(TEXTS).shape[0] == len(TEXTS)
 
 
 ALONE = """
