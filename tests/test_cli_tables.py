@@ -1,4 +1,4 @@
-"""Tables through the `glot` command: what was understood is said, labels keep their names, no row is lost in silence."""
+"""Tables through the `glot` command: what was understood is said, labels keep their names, no row is lost."""
 
 from __future__ import annotations
 

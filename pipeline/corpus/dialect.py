@@ -254,16 +254,20 @@ class _Look:
 
     @property
     def quoted(self) -> bool:
-        """Whether quotes are CSV's: the rule by which fewer lines are unfit. Where both fit alike:
+        """Whether quotes are CSV's: the rule by which fewer lines are unfit; they stay so where more cells need them.
 
+        Where both fit alike:
         a CSV writer leaves no quote in a bare cell, and puts no cell in quotes that would do without, or all in the
         header line, too. Tab-separated text is CSV only where this holds; other text where quoted cells are more than
         stray quotes, for people write `"a",1` by hand.
         """
         if not self.quotes:
             return False
-        if self.csv.unfit != self.plain.unfit:
-            return self.csv.unfit < self.plain.unfit
+        more_unfit = self.csv.unfit - self.plain.unfit
+        if more_unfit > 0 and self._delimiter != "\t":  # a CSV file that was cut, or where a hand broke a row
+            return self.tidy - self.needless > more_unfit
+        if more_unfit:
+            return more_unfit < 0
         if self._delimiter != "\t":
             return self.tidy >= self.strays
         return not self.strays and (self._first_in_quotes or not self.needless)

@@ -115,7 +115,7 @@ def readable(
         byte = f"byte 0x{error.object[error.start]:02x}, " if isinstance(error, UnicodeDecodeError) else ""
         reason = getattr(error, "reason", str(error))
         what = encoding or "UTF-8"
-        if encoding is None and "name its encoding" in advice:
+        if encoding is None and "name its encoding" in advice and "--encoding" not in reason:
             advice += ", as in --encoding latin-1"
         raise UsageError(f"{name} is not {what} text ({byte}{reason}): {advice}") from error
     except OSError as error:

@@ -152,6 +152,14 @@ def test_quotes_in_comma_separated_text(content: str, expected: list, said: str,
     assert read(tmp_path / "a.csv", content) == (expected, f"comma-separated, {said}, UTF-8")
 
 
+def test_a_csv_file_that_was_cut_is_csv(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + '"a, b\nc",x\n' * 9 + '"a, b\nc')
+    bad = BadRows("skip")
+    assert [row.text for row in Table(path, COLUMNS, bad_rows="skip").rows(bad)] == ["a, b\nc"] * 9
+    assert (bad.count, "line 20: a quote opens a cell that nothing closes, and so 2 lines" in bad.first) == (1, True)
+
+
 def test_what_the_user_says_goes_before_what_is_found(tmp_path: Path) -> None:
     content = 'text\tlabel\n"a"\tx\n"d\ty\n'
     assert read(tmp_path / "a.tsv", content, quoting="none")[0] == [('"a"', "x"), ('"d', "y")]
