@@ -20,7 +20,11 @@ ALONE = ("yardstick", "cost")  # settings whose steps are no run folders, but on
 VECTOR_YARDSTICKS, DUMB_YARDSTICKS = ("mean", "cls"), ("length", "bag-of-words")
 CONVERGED_EPOCHS, CONVERGED_PATIENCE = 30, 5  # of `glot stress --converged`
 # What each profile redoes. The paper's asks for a GPU and the hub.
-PROFILE_RECIPES = {"quick": ("table1", "stress"), "cpu": tuple(recipe_names()), "paper": tuple(recipe_names())}
+PROFILE_RECIPES = {
+    "quick": ("table1", "backends", "stress"),
+    "cpu": tuple(recipe_names()),
+    "paper": tuple(recipe_names()),
+}
 
 
 @dataclass(frozen=True)

@@ -185,13 +185,13 @@ def _check_runs(steps: list[Step], runs: Path) -> None:
         difference = setting_difference(RunConfig.load(folder), _fit_options(step), None)
         if difference is not None:
             raise UsageError(
-                f"{folder} was made with other settings ({difference}): remove it to train it anew, or pass another --runs"
+                f"{folder} was made with other settings ({difference}): remove it to train anew, or pass other --runs"
             )
 
 
 def _in_words(result: FitResult) -> str:
     value = next(iter(result.best.values()))[result.metric]
-    return f"{result.metric} {100 * value:.2f} ({len(result.epochs)} epochs, {result.seconds:.0f} s)"
+    return f"{result.metric} {100 * value:.2f} ({len(result.epochs)} epochs, {result.own_seconds:.0f} s)"
 
 
 def _run_cost(step: Step, path: Path, data_dir: Path | None) -> str:
@@ -217,6 +217,7 @@ def _run_yardstick(step: Step, cache: Cache, path: Path) -> str:
         scores = yardsticks.vector_yardstick(cache, step.method.split("-")[1])
     make_folder(path.parent)
     record = {"version": 1, "task": step.task, "model": step.model, "method": step.method, "scores": scores}
+    record |= {"kind": cache.manifest.states.kind}
     write_json(path, {**record, "seconds": time.monotonic() - started})
     metric, value = next(iter(next(iter(scores.values())).items()))
     return f"{metric} {100 * value:.2f}"

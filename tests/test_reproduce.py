@@ -131,7 +131,7 @@ def test_runs_of_other_settings_are_neither_taken_nor_gone_on_with(tiny: str, tm
         step.place(runs).unlink()
     for options, told in (({"epochs": 5}, "epochs 3, now 5"), ({"layer": 0, "tau": 0.1}, "tau 0.6, now 0.1")):
         changed = replace(step, options=(*step.options, *options.items()))
-        with pytest.raises(UsageError, match=f"was made with other settings .{told}.: remove it to train it anew"):
+        with pytest.raises(UsageError, match=f"was made with other settings .{told}.: remove it to train anew"):
             run_steps([changed], cache, runs, None, _watch([]))
     lines: list[str] = []
     assert run_steps([replace(step, options=(*step.options, ("epochs", 3)))], cache, runs, None, _watch(lines)) == []

@@ -93,6 +93,7 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
         raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
 
     contrastive = _check_objective(cache, entry.task, options)
+    options = _for_objective(options, contrastive)
     pooler = _pooler_config(options, recipe, cache.manifest.states)
     if contrastive is not None:
         contrastive.check_pooler(pooler)
@@ -111,6 +112,12 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     for train in {train.order_seed: train for train in trains}.values():
         read_train(cache, set_name(options.group, "train"), train, contrastive)
     return configs
+
+
+def _for_objective(options: FitOptions, contrastive: ContrastiveConfig | None) -> FitOptions:
+    """On pairs a plateau is one of steps, as in the published runs: an epoch of millions of pairs is long."""
+    by_steps = contrastive is not None and options.schedule == "plateau"
+    return replace(options, schedule="plateau-steps") if by_steps else options
 
 
 def _choose(value: float | None, default: float) -> float:
@@ -170,6 +177,7 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
     what is not known without the number of training `examples`.
     """
     recipe, states, train = config.task.recipe, config.states, config.train
+    options = _for_objective(options, config.contrastive)
     layer = options.layer if options.layer >= 0 else states.num_layers + 1 + options.layer
     asked = asdict(_pooler_config(options, recipe, states))
     asked |= asdict(_train_config(options, recipe, options.seeds[0], examples or 1)) | {"layer": layer}

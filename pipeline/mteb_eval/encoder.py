@@ -14,7 +14,8 @@ from mteb.models.abs_encoder import AbsEncoder
 
 from pipeline.errors import FaultError
 from pipeline.extract.backbone import Backbone
-from pipeline.extract.planning import check_length_limit, clean
+from pipeline.extract.options import TEXT
+from pipeline.extract.planning import check_length_limit, clean, fill
 from pipeline.fit.states import available_memory
 from pipeline.model import WINDOW, forward_texts, load_run_backbone
 from pipeline.mteb_eval.columns import Column, Comparison
@@ -34,6 +35,7 @@ class TextVectors:
         max_tokens: the length at which texts are cut.
         model: the backbone, where it no longer lies where the runs found it. device: where all is computed.
         report: told how many texts were forwarded.
+        prompts: that will stand before texts: they must leave room for these.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class TextVectors:
         model: str | None = None,
         device: str | None = None,
         report: Report = lambda done: None,
+        prompts: Iterable[str] = (),
     ) -> None:
-        self.comparison, self.max_tokens = comparison, max_tokens
+        self.comparison, self.max_tokens, self.prompts = comparison, max_tokens, tuple(prompts)
         self._model, self._device, self._report = model, device, report
         ends = np.cumsum([column.width for column in comparison.columns]).tolist()
         self._parts = [slice(end - column.width, end) for column, end in zip(comparison.columns, ends, strict=True)]
@@ -54,9 +57,14 @@ class TextVectors:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The backbone, loaded, with the columns' weights beside it; raises UsageError where it does not fit."""
+        """The backbone, loaded, with the columns' weights beside it.
+
+        Raises UsageError where it does not fit, or the run's template or a prompt leaves no room for a text.
+        """
         backbone = load_run_backbone(self.comparison.config.states, self.comparison.run, self._model, self._device)
-        check_length_limit(backbone, self.max_tokens)
+        template = self.comparison.config.states.template
+        for prompt in sorted({"", *self.prompts}, key=len, reverse=True):
+            check_length_limit(backbone, self.max_tokens, fill(template, prompt + TEXT))
         for column in self.comparison.columns:
             column.module.to(backbone.device)
         return backbone

@@ -10,6 +10,7 @@
                         "beyond" `generator`, `distractors` (percent), `words` and `gap`
     runs                every run and yardstick: `path`, `task`, `model`, `method`, `setting`, `seed`, `best`,
                         `best_published`, `last` (example set -> metric -> fraction), `epochs`, `density`, `seconds`
+                        (of several heads that trained side by side each its share), `kind` of the backbone
     comparisons         GLOT less the best baseline: `model`, `setting`, `task`, `metric`, `set_name`, `baseline`,
                         `difference`, `low`, `high` (points), `above` (share), `examples`, `resamples`, `seeds` (of
                         GLOT's and of the baseline's runs)
@@ -151,7 +152,12 @@ def contents_json(contents: Contents, out: Path) -> dict[str, Any]:
 
 def _cell(cell: Cell, out: Path) -> dict[str, Any]:
     values = {name: getattr(cell, name) for name in cell_values()}
-    return {**values, "difference": cell.difference, "runs": [relative(run, out) for run in cell.runs]}
+    return {
+        **values,
+        "kind": cell.kind,
+        "difference": cell.difference,
+        "runs": [relative(run, out) for run in cell.runs],
+    }
 
 
 def _comparison(found: Comparison) -> dict[str, Any]:
