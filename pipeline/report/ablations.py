@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from pipeline.report.backends import BACKENDS
 from pipeline.report.cells import (
     NOTHING,
     Cell,
@@ -71,7 +72,7 @@ def find_questions(results: Sequence[Result]) -> list[Question]:
     """All groups of runs that are in no table of the paper."""
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
-        if result.setting not in TABLE_SETTINGS:
+        if result.setting not in (*TABLE_SETTINGS, BACKENDS):
             groups[result.setting, result.model].append(result)
     return [_question(*key, group) for key, group in sorted(groups.items())]
 

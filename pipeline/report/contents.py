@@ -17,6 +17,9 @@
     graph               GLOT less itself with self-loops only: as `comparisons`
     choices             the fields of `pipeline.report.choices.Choice`, in points
     costs               the fields of `pipeline.cost.CostRecord`, and `path`
+    backends            of each head that was judged with both backends: `model`, `task`, `seed`, `trained` (with which
+                        one), `scores` (backend -> example set -> metric -> fraction), `largest` (difference, points)
+                        and `path`
     skipped             what is not there: `step` and `reason`
 
 Paths are relative to the file's folder, with "/", and lead nowhere where the report was moved without its runs. Scores
@@ -33,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.ablations import TABLE_SETTINGS, Question, find_questions
+from pipeline.report.backends import BothScores, find_both
 from pipeline.report.beyond import COLUMNS as BEYOND_COLUMNS
 from pipeline.report.beyond import Sweep, beyond_cells, find_sweeps, place_columns
 from pipeline.report.cells import Cell, cell_values
@@ -57,7 +61,7 @@ class Contents:
         sweeps: the stress test beyond the paper. questions: ablations. costs: measurements of `glot bench cost`.
         comparisons: GLOT less the best baseline, of runs that kept their predictions. graph: less itself without edges.
         choices: what our known differences from the paper's procedure are worth.
-        environment: what it was made with.
+        backends: heads judged with DGL and with plain torch. environment: what it was made with.
         skipped: (step, reason) of what is not there. source: where the runs were looked for, in words.
     """
 
@@ -71,6 +75,7 @@ class Contents:
     comparisons: list[Comparison]
     graph: list[Comparison]
     choices: list[Choice]
+    backends: list[BothScores]
     environment: Environment
     skipped: list[tuple[str, str]]
     source: str
@@ -107,6 +112,7 @@ def make_contents(
         comparisons=compared,
         graph=graph,
         choices=find_choices(results, table1),
+        backends=find_both(results),
         environment=environment,
         skipped=list(skipped),
         source=source,
@@ -146,6 +152,9 @@ def contents_json(contents: Contents, out: Path) -> dict[str, Any]:
         "graph": list(map(_comparison, contents.graph)),
         "choices": [asdict(choice) for choice in contents.choices],
         "costs": [{**table.data, "path": relative(table.path, out)} for table in contents.costs],
+        "backends": [
+            {**asdict(both), "largest": both.largest, "path": relative(both.path, out)} for both in contents.backends
+        ],
         "skipped": [{"step": step, "reason": reason} for step, reason in contents.skipped],
     }
 

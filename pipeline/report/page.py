@@ -16,7 +16,7 @@ from pipeline.report.comparison import Comparison
 from pipeline.report.contents import Contents, relative
 from pipeline.report.other import EXPLANATION as OTHER_EXPLANATION
 from pipeline.report.other import other_columns
-from pipeline.report.page_ablations import MOST_DOTS, ablations_html, costs_html
+from pipeline.report.page_ablations import MOST_DOTS, ablations_html, backends_html, costs_html
 from pipeline.report.page_stress import beyond_html, stress_html
 from pipeline.report.page_tables import (
     cell_of,
@@ -73,6 +73,7 @@ def make_page(contents: Contents, folder: Path, written: Sequence[Path], links: 
         ("Is it the graph?", _comparisons(contents.graph, out, "itself without edges")),
         ("What each part is worth", ablations_html(contents.questions, out)),
         ("What a choice is worth", _choices(contents)),
+        ("DGL and plain torch", backends_html(contents.backends)),
         ("What a label costs", costs_html(contents.costs)),
         ("The runs", _runs(contents)),
         ("Environment", _environment(contents)),

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from pipeline.report.ablations import EXPLANATION as ABLATIONS_EXPLANATION
 from pipeline.report.ablations import Question, curves
+from pipeline.report.backends import EXPLANATION as BACKENDS_EXPLANATION
+from pipeline.report.backends import HEADER as BACKENDS_HEADER
+from pipeline.report.backends import BothScores, groups_of, summary
 from pipeline.report.cells import method_name, number_of, ours_text, score_bounds
 from pipeline.report.costs import EXPLANATION as COSTS_EXPLANATION
 from pipeline.report.costs import PAPER_HEADER, PAPER_TITLE, CostTable, published_costs, published_rows
@@ -65,6 +68,15 @@ def _plot(question: Question, task: str) -> str:
         Dot(method_name(c.method, c.kind), styles[c.method], c.mean, c.std, ours_text(c), None, c.bounds) for c in cells
     ]
     return dot_plot(title, metric, dots) if len(dots) <= MOST_DOTS else ""
+
+
+def backends_html(found: Sequence[BothScores]) -> str:
+    """A table for each pair of heads that were judged with both backends."""
+    parts = [prose(BACKENDS_EXPLANATION)] if found else []
+    for title, group in groups_of(found).items():
+        rows = [(row[0], [cell_of(text) for text in row[1:]]) for both in group for row in both.rows()]
+        parts += [f"<h3>{escape(title)}</h3>", table(title, BACKENDS_HEADER, rows), prose(summary(group))]
+    return "".join(parts)
 
 
 def costs_html(tables: Sequence[CostTable]) -> str:
