@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pipeline.corpus.stress import GENERATORS
 from pipeline.corpus.tasks import find_task
 from pipeline.errors import UsageError
 from pipeline.recipe import METHODS, PROFILES, Block, load_recipe, recipe_names
+from pipeline.report.backends import BACKENDS, BOTH_FILE
 from pipeline.store.layout import MANIFEST_FILE
 from pipeline.store.reader import Cache
 
@@ -20,7 +22,11 @@ ALONE = ("yardstick", "cost")  # settings whose steps are no run folders, but on
 VECTOR_YARDSTICKS, DUMB_YARDSTICKS = ("mean", "cls"), ("length", "bag-of-words")
 CONVERGED_EPOCHS, CONVERGED_PATIENCE = 30, 5  # of `glot stress --converged`
 # What each profile redoes. The paper's asks for a GPU and the hub.
-PROFILE_RECIPES = {"quick": ("table1", "stress"), "cpu": tuple(recipe_names()), "paper": tuple(recipe_names())}
+PROFILE_RECIPES = {
+    "quick": ("table1", "backends", "stress"),
+    "cpu": tuple(recipe_names()),
+    "paper": tuple(recipe_names()),
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Step:
         folder = runs / f"{self.task}-{self.model}" / self.setting
         if self.setting in ALONE:
             return folder / f"{self.method}.json"
-        return folder / self.method / f"seed-{self.seed}" / "metrics.json"
+        done = BOTH_FILE if self.setting == BACKENDS else "metrics.json"
+        return folder / self.method / f"seed-{self.seed}" / done
 
 
 @dataclass(frozen=True)
@@ -134,11 +141,26 @@ def make_agenda(profile: str, data_dir: Path | None, recipes: Sequence[str] = ()
         steps |= {step.place(Path()): step for step in found}
     for step in steps.values():
         reason = None if profile == "paper" or step.task.startswith("stress") else _missing(step.task, data_dir)
-        if reason is None:
-            kept.append(step)
-        else:
+        if reason is not None:
             skipped[f"{step.task} with {step.model}"] = reason
+        elif step.setting == BACKENDS and (reason := missing_dgl()) is not None:
+            skipped[f"{step.task} with {step.model}, DGL beside plain torch"] = reason
+        else:
+            kept.append(step)
     return Agenda(kept, list(skipped.items()))
+
+
+@functools.cache
+def missing_dgl() -> str | None:
+    """Why DGL cannot be run here; None where it can. On a GPU it has no wheels, on Python 3.12 and newer neither."""
+    from pipeline.fit.graph import resolve_backend
+    from pipeline.fit.run import check_device
+
+    try:
+        resolve_backend("dgl", check_device(None))
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def _missing(task: str, data_dir: Path | None) -> str | None:

@@ -17,6 +17,8 @@ from pipeline.corpus.load import load_stress, load_task
 from pipeline.corpus.request import parse_stress_name
 from pipeline.corpus.tasks import find_task
 from pipeline.errors import GlotError, Stopped, UsageError
+from pipeline.report.backends import BACKENDS, BOTH_FILE
+from pipeline.store.example_set import split_of
 from pipeline.store.files import make_folder, write_json
 from pipeline.store.layout import MANIFEST_FILE
 from pipeline.store.reader import Cache
@@ -24,6 +26,7 @@ from pipeline.store.reader import Cache
 if TYPE_CHECKING:
     from pipeline.fit.result import FitResult
     from pipeline.fit.run import FitOptions
+    from pipeline.fit.train import Job
 
 COMPUTE_DTYPE = "float32"  # as the published runs
 
@@ -163,6 +166,9 @@ def _run_together(steps: list[Step], cache: Cache, runs: Path, should_stop: Call
     # A run that was stopped goes on with the settings that it began with.
     jobs = [Job(RunConfig.load(folder), folder) for folder in folders]
     finish_jobs(jobs, folders[0].parents[1], cache, should_stop=should_stop)
+    if steps[0].setting == BACKENDS:
+        for job in jobs:
+            _judge_with_both(job, cache)
     return [_in_words(FitResult.load(folder)) for folder in folders]
 
 
@@ -199,13 +205,25 @@ def _check_runs(steps: list[Step], runs: Path) -> None:
         difference = setting_difference(RunConfig.load(folder), _fit_options(step), None)
         if difference is not None:
             raise UsageError(
-                f"{folder} was made with other settings ({difference}): remove it to train it anew, or pass another --runs"
+                f"{folder} was made with other settings ({difference}): remove it to train anew, or pass other --runs"
             )
+
+
+def _judge_with_both(job: Job, cache: Cache) -> None:
+    """Leave the scores of a head by each backend beside it."""
+    from pipeline.fit.predictions import evaluate_head
+
+    train, sets = job.config.train, [name for name in job.config.data if split_of(name) != "train"]
+    scores = {
+        backend: {name: evaluate_head(job.folder, cache, name, train.device, backend) for name in sets}
+        for backend in ("dense", "dgl")
+    }
+    write_json(job.folder / BOTH_FILE, {"version": 1, "trained": train.backend, "scores": scores})
 
 
 def _in_words(result: FitResult) -> str:
     value = next(iter(result.best.values()))[result.metric]
-    return f"{result.metric} {100 * value:.2f} ({len(result.epochs)} epochs, {result.seconds:.0f} s)"
+    return f"{result.metric} {100 * value:.2f} ({len(result.epochs)} epochs, {result.own_seconds:.0f} s)"
 
 
 def _run_cost(step: Step, path: Path, data_dir: Path | None) -> str:
@@ -231,6 +249,7 @@ def _run_yardstick(step: Step, cache: Cache, path: Path) -> str:
         scores = yardsticks.vector_yardstick(cache, step.method.split("-")[1])
     make_folder(path.parent)
     record = {"version": 1, "task": step.task, "model": step.model, "method": step.method, "scores": scores}
+    record |= {"kind": cache.manifest.states.kind}
     write_json(path, {**record, "seconds": time.monotonic() - started})
     metric, value = next(iter(next(iter(scores.values())).items()))
     return f"{metric} {100 * value:.2f}"

@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.fit.run import FitOptions
 from pipeline.recipe import Block, load_recipe, recipe_names
 
-TABLES = {"table1", "stress", "stress-beyond", "layers", "imdb", "embedding", "cost"}
+TABLES = {"table1", "stress", "stress-beyond", "layers", "imdb", "embedding", "cost", "backends"}
 ABLATIONS = {f"ablation-{name}" for name in ("tau", "layers", "gnn", "jk", "width", "readout", "graph")}
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from pipeline import reproduce
-from pipeline.agenda import BACKBONES, Step, describe_agenda, make_agenda, stress_steps
+from pipeline.agenda import BACKBONES, Step, describe_agenda, make_agenda, missing_dgl, stress_steps
 from pipeline.corpus.load import load_stress
 from pipeline.errors import Stopped, UsageError
+from pipeline.fit.dgl_backend import dgl_available, dgl_import_error
+from pipeline.report.backends import BACKENDS
 from pipeline.report.write import write_report
 from pipeline.reproduce import Watch, run_steps
 
@@ -131,8 +133,56 @@ def test_runs_of_other_settings_are_neither_taken_nor_gone_on_with(tiny: str, tm
         step.place(runs).unlink()
     for options, told in (({"epochs": 5}, "epochs 3, now 5"), ({"layer": 0, "tau": 0.1}, "tau 0.6, now 0.1")):
         changed = replace(step, options=(*step.options, *options.items()))
-        with pytest.raises(UsageError, match=f"was made with other settings .{told}.: remove it to train it anew"):
+        with pytest.raises(UsageError, match=f"was made with other settings .{told}.: remove it to train anew"):
             run_steps([changed], cache, runs, None, _watch([]))
     lines: list[str] = []
     assert run_steps([replace(step, options=(*step.options, ("epochs", 3)))], cache, runs, None, _watch(lines)) == []
     assert step.place(runs).exists()
+
+
+def backend_steps(tiny: str) -> list[Step]:
+    options = {"dense": (("backend", "dense"), ("epochs", 1)), "dgl": (("backend", "dgl"), ("epochs", 1))}
+    return [
+        Step("stress-paired-0.2", "tiny-bert", BACKENDS, f"glot,backend={name}", options=given, location=tiny)
+        for name, given in options.items()
+    ]
+
+
+def test_dgl_and_plain_torch_give_a_head_the_same_scores(tiny: str, tmp_path: Path) -> None:
+    if not dgl_available():
+        pytest.skip(f"DGL cannot be imported: {dgl_import_error()}")
+    steps = backend_steps(tiny)
+    assert run_steps(steps, tmp_path / "cache", tmp_path / "runs", None, _watch([])) == []
+    for step in steps:
+        record = json.loads(step.place(tmp_path / "runs").read_text())
+        assert record["trained"] == step.method.rpartition("=")[2]
+        dense, dgl = (record["scores"][name]["validation"]["accuracy"] for name in ("dense", "dgl"))
+        assert abs(dense - dgl) < 1.5 / 20  # of twenty examples at most one, whose logits are equal but for rounding
+    steps[0].place(tmp_path / "runs").unlink()  # stopped before the head was judged
+    lines: list[str] = []
+    run_steps(steps, tmp_path / "cache", tmp_path / "runs", None, _watch(lines))
+    assert lines[0] == "2 runs, 1 done before"
+    assert steps[0].place(tmp_path / "runs").exists()
+    written = write_report(tmp_path / "runs", tmp_path / "results")
+    assert tmp_path / "results/backends.md" in written
+
+
+def test_without_dgl_its_step_is_left_out_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "CoLA").mkdir()
+    whole = make_agenda("quick", tmp_path)
+    if dgl_available():
+        steps = [step for step in whole.steps if step.setting == BACKENDS]
+        assert [(step.task, step.model, step.method) for step in steps] == [
+            ("cola", "minilm", "glot,backend=dense"),
+            ("cola", "minilm", "glot,backend=dgl"),
+        ]
+    monkeypatch.setattr("pipeline.fit.graph.dgl_available", lambda: False)
+    monkeypatch.setattr("pipeline.fit.graph.dgl_import_error", lambda: "no wheel")
+    missing_dgl.cache_clear()
+    try:
+        plan = make_agenda("quick", tmp_path)
+    finally:
+        missing_dgl.cache_clear()
+    assert not [step for step in plan.steps if step.setting == BACKENDS]
+    assert "DGL cannot be imported (no wheel)" in dict(plan.skipped)["cola with minilm, DGL beside plain torch"]
+    assert {step.task for step in plan.steps} == {step.task for step in whole.steps}

@@ -54,7 +54,11 @@ def fit(
     max_steps: Annotated[int | None, typer.Option(help="Steps at most, over all epochs.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better score.")] = None,
     schedule: Annotated[
-        str, typer.Option(help="Of the learning rate: constant, linear, cosine, or plateau (halved when stuck).")
+        str,
+        typer.Option(
+            help="Of the learning rate: constant, linear, cosine, plateau (halved after 2 epochs without a better "
+            "score), or plateau-steps (a tenth after 50 steps without a lower loss; on pairs plateau is this)."
+        ),
     ] = "constant",
     precision: Annotated[
         str, typer.Option(help="float32, or bfloat16 autocast: faster on GPUs, and on CPUs that have AMX.")
@@ -201,7 +205,8 @@ def _run_folder(config: RunConfig) -> Path:
 
 def _summary(result: FitResult) -> dict[str, Any]:
     """What `metrics.json` says of a run, but for its epochs one by one."""
-    return {name: value for name, value in vars(result).items() if name not in ("epochs", "heads", "version")}
+    left_out = ("epochs", "heads", "own_seconds", "version")
+    return {name: value for name, value in vars(result).items() if name not in left_out}
 
 
 def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
@@ -230,7 +235,7 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
     for name in first.epochs[0].losses:
         losses = [result.epochs[result.best_epoch - 1].losses[name] for result in results.values()]
         tell(f"{name} loss at the best epoch: {mean(losses):.4f}")
-    seconds = sum(result.seconds for result in results.values())
+    seconds = sum(result.seconds for result in results.values())  # of the runs as they trained, one after the other
     waited = sum(epoch.waited for result in results.values() for epoch in result.epochs)
     bound = "reading" if waited > seconds / 2 else "arithmetic"
     tell(

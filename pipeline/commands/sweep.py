@@ -52,7 +52,7 @@ def sweep(
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Steps at most, over all epochs.")] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without a better score.")] = None,
-    schedule: Annotated[str, typer.Option(help="constant, linear, cosine or plateau.")] = "constant",
+    schedule: Annotated[str, typer.Option(help="constant, linear, cosine, plateau or plateau-steps.")] = "constant",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     select: Annotated[str, typer.Option(help="Choose the epoch by validation or holdout.")] = "validation",
     backend: BackendOption = "auto",

@@ -97,11 +97,18 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
         raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
 
     contrastive = _check_objective(cache, entry.task, options)
+    options = _for_objective(options, contrastive)
     pooler = _pooler_config(options, recipe, cache.manifest.states)
     if contrastive is not None:
         contrastive.check_pooler(pooler)
     trains = [_train_config(options, recipe, seed, entry.examples) for seed in seeds]
     return [run_config(cache, pooler, train, options.layer, options.group, contrastive) for train in trains]
+
+
+def _for_objective(options: FitOptions, contrastive: ContrastiveConfig | None) -> FitOptions:
+    """On pairs a plateau is one of steps, as in the published runs: an epoch of millions of pairs is long."""
+    by_steps = contrastive is not None and options.schedule == "plateau"
+    return replace(options, schedule="plateau-steps") if by_steps else options
 
 
 def _choose(value: float | None, default: float) -> float:
@@ -161,6 +168,7 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
     what is not known without the number of training `examples`.
     """
     recipe, states, train = config.task.recipe, config.states, config.train
+    options = _for_objective(options, config.contrastive)
     layer = options.layer
     if layer is None:
         layer = config.layer

@@ -22,7 +22,7 @@ class Epoch:
     """One pass over the training set: its mean loss, and the scores after it.
 
     `waited` are the seconds of it in which the model waited for states to be read, `losses` those of the scored sets
-    where pairs without labels are trained on.
+    where pairs without labels are trained on. `heads`: how many trained side by side in its seconds; 0: not recorded.
     """
 
     epoch: int
@@ -31,6 +31,7 @@ class Epoch:
     scores: Scores
     waited: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
+    heads: int = 0
 
 
 @dataclass
@@ -46,7 +47,8 @@ class FitResult:
         last: the last epoch's scores.
         density: mean edge density of the token graphs, self-loops apart; None where there is no graph.
         parameters: how many numbers were trained.
-        seconds: of training. heads: how many trained side by side in that time.
+        seconds: of training. heads: how many trained side by side in that time; some may have stopped before others.
+        own_seconds: what of them falls to this head; in files of before there is none, and all heads count alike.
     """
 
     select: str
@@ -61,6 +63,11 @@ class FitResult:
     seconds: float
     heads: int = 1
     version: int = VERSION
+    own_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.own_seconds is None:
+            self.own_seconds = sum(epoch.seconds / (epoch.heads or self.heads) for epoch in self.epochs)
 
     @classmethod
     def load(cls, folder: Path) -> FitResult:

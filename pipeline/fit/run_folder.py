@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 PRECISIONS = ("float32", "bfloat16")
-SCHEDULES = ("constant", "linear", "cosine", "plateau")
+SCHEDULES = ("constant", "linear", "cosine", "plateau", "plateau-steps")
 SELECTS = ("validation", "holdout", "last")
 CLASS_WEIGHTS = ("none", "balanced")
 CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
@@ -57,7 +57,8 @@ class TrainConfig:
         window: None holds all states in memory; a number streams them, shuffling so many shards together.
         precision: "float32", or "bfloat16": autocast, with the weights and the token graph in float32 still.
         schedule: of the learning rate: "constant"; "linear" or "cosine", which end at 0; "plateau", which halves it
-            after every two epochs without a better score.
+            after every two epochs without a better score; "plateau-steps", a tenth of it after every 50 steps without a
+            lower training loss, as the published runs on pairs have it.
         max_steps: steps at most, over all epochs; None: all.
         class_weights: in the loss: "none", or "balanced" by their frequency among the examples trained on.
     """
@@ -199,6 +200,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get("glot", "{}"))
             check_version(path, metadata, VERSION)
+            metadata.pop("version", None)
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 -- not a dict
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise FaultError(f"{path} is damaged: {error}") from None

@@ -1,10 +1,14 @@
-"""Learning rates as functions of where a fit is, so that a fit that goes on needs no state of theirs."""
+"""Learning rates as functions of where a fit is, so that a fit that goes on needs no state of theirs; but for one."""
 
 from __future__ import annotations
 
 import math
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
 PLATEAU_EPOCHS = 2
+PLATEAU_STEPS, PLATEAU_FACTOR = 50, 0.1
 
 
 def lr_factor(schedule: str, share: float, scores: list[float]) -> float:
@@ -26,3 +30,29 @@ def count_plateaus(scores: list[float]) -> int:
         if stale == PLATEAU_EPOCHS:
             count, stale = count + 1, 0
     return count
+
+
+class StepPlateau:
+    """The schedule "plateau-steps": `ReduceLROnPlateau` over the losses of single steps, which alone has a state."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+        self.scheduler = ReduceLROnPlateau(optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_STEPS)
+
+    def step(self, loss: float) -> None:
+        """Take the loss of a step into account."""
+        self.scheduler.step(loss)
+
+    def state(self) -> dict[str, float]:
+        """What a checkpoint must keep."""
+        state = self.scheduler.state_dict()
+        lr = self.optimizer.param_groups[0]["lr"]
+        return {"lr": lr, **{name: state[name] for name in ("best", "num_bad_epochs", "last_epoch")}}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Take over what `state` gave."""
+        kept = dict(state)
+        for group in self.optimizer.param_groups:
+            group["lr"] = kept["lr"]
+        del kept["lr"]
+        self.scheduler.load_state_dict(kept)

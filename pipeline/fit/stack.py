@@ -31,7 +31,7 @@ def stack_key(head: HeadInTraining) -> tuple | None:
     """
     pooler, train = head.config.pooler, head.config.train
     kind = (pooler.pooler, pooler.gnn, pooler.readout, train.backend)
-    if kind != ("glot", "gat", "attention", "dense") or train.schedule == "plateau" or head.config.contrastive:
+    if kind != ("glot", "gat", "attention", "dense") or train.schedule.startswith("plateau") or head.config.contrastive:
         return None
     shape = replace(pooler, tau=0.0, graph="cosine", neighbours=1)
     return (shape, train.lr, train.schedule, train.class_weights, head.config.task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,7 +31,7 @@ from pipeline.fit.run_folder import (
     load_weights,
     save_tensors,
 )
-from pipeline.fit.schedule import lr_factor
+from pipeline.fit.schedule import StepPlateau, lr_factor
 from pipeline.fit.stack import make_units
 from pipeline.fit.states import States, epoch_order
 from pipeline.fit.training_data import TrainingData, graph_density, open_data, open_source, open_states
@@ -97,7 +97,7 @@ def fit_heads(
     while not trainer.finished:
         trainer.train_epoch(progress or (lambda *_: None), should_stop)
         trainer.end_epoch()
-    results = [replace(result, heads=len(jobs)) for result in trainer.results()]
+    results = trainer.results()
     for job, result in zip(jobs, results, strict=True):
         write_json(job.folder / METRICS_FILE, asdict(result))
     for used in {folder, *(job.folder for job in jobs)}:
@@ -139,6 +139,7 @@ class _Position:
     seconds: float = 0.0
     waited: float = 0.0
     steps_before: int = 0  # of the epochs before
+    heads: int = 0  # that trained in this epoch, when it is over
 
 
 class _Clock:
@@ -184,6 +185,7 @@ class HeadInTraining:
             model.head.class_weights = balanced_weights(data.train.label, len(self.config.task.classes))
         self.model = model.to(self.device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=self.config.train.lr, fused=True)
+        self.plateau = StepPlateau(self.optimizer) if self.config.train.schedule == "plateau-steps" else None
         self.history: list[Epoch] = []
         self.loss_sum = 0.0
         # Read seldom, so that a GPU need not be waited for at every step.
@@ -192,14 +194,17 @@ class HeadInTraining:
     def step(self, inputs: Inputs, labels: Tensor | None, share: float) -> None:
         """Forward, backward and optimizer; `share` of all steps are done."""
         train = self.config.train
-        for group in self.optimizer.param_groups:
-            group["lr"] = train.lr * lr_factor(train.schedule, share, self._judged())
+        if self.plateau is None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = train.lr * lr_factor(train.schedule, share, self._judged())
         self.optimizer.zero_grad(set_to_none=True)
         enabled = train.precision == "bfloat16"
         loss = self.model.backward(
             inputs, labels, lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
         )
         self.optimizer.step()
+        if self.plateau is not None:
+            self.plateau.step(loss.item())
         self.lost += loss.double() * len(inputs.rows[0])
 
     def take_stock(self, epoch: int) -> None:
@@ -234,7 +239,8 @@ class HeadInTraining:
     def _record(self, position: _Position, scores: Scores, losses: dict[str, float] | None = None) -> bool:
         """Add the epoch to the history; where it is the best so far, save the weights and return True."""
         loss = self.loss_sum / position.examples_seen
-        self.history.append(Epoch(position.epoch, loss, position.seconds, scores, position.waited, losses or {}))
+        timing = {"seconds": position.seconds, "waited": position.waited, "heads": position.heads}
+        self.history.append(Epoch(position.epoch, loss, scores=scores, losses=losses or {}, **timing))
         self.loss_sum = 0.0
         is_best = self.best_epoch == position.epoch
         if is_best:
@@ -258,8 +264,8 @@ class HeadInTraining:
             return []
         return [epoch.scores[self.data.judge][self.config.task.metrics[0]] for epoch in self.history]
 
-    def result(self, density: float | None) -> FitResult:
-        """The record of a finished fit."""
+    def result(self, density: float | None, heads: int) -> FitResult:
+        """The record of a finished fit, of so many heads side by side."""
         history, best = self.history, self.best_epoch
         return FitResult(
             select=self.config.train.select,
@@ -272,6 +278,7 @@ class HeadInTraining:
             density=density,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             seconds=sum(epoch.seconds for epoch in history),
+            heads=heads,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -367,7 +374,9 @@ class _Trainer:
 
     def end_epoch(self) -> None:
         """Score all heads, and move on."""
-        for head in self._at_work:
+        at_work = self._at_work
+        self.position.heads = len(at_work)
+        for head in at_work:
             head.end_epoch(self.position, self.source)
             head.on_epoch(head.history[-1])
         steps = self.position.steps_before + self.position.step
@@ -376,10 +385,11 @@ class _Trainer:
 
     def results(self) -> list[FitResult]:
         """The records of all heads."""
-        return [
-            head.result(self.density[head.config.pooler.edge_rule] if head.config.pooler.pooler == "glot" else None)
-            for head in self.heads
-        ]
+        return [head.result(self._density(head), len(self.heads)) for head in self.heads]
+
+    def _density(self, head: HeadInTraining) -> float | None:
+        pooler = head.config.pooler
+        return self.density[pooler.edge_rule] if pooler.pooler == "glot" else None
 
     def save_checkpoint(self) -> None:
         """Write all heads and the position to one file; training draws no random number, so there is no more to it."""
@@ -389,6 +399,7 @@ class _Trainer:
         losses, histories = zip(*((head.loss_sum, head.history) for head in self.heads), strict=True)
         records = [[asdict(epoch) for epoch in history] for history in histories]
         values = {"position": asdict(self.position), "loss_sum": losses, "history": records}
+        values["plateau"] = [head.plateau.state() if head.plateau else None for head in self.heads]
         save_tensors(self.folder / CHECKPOINT_FILE, tensors, values)
         self.saved_at = time.monotonic()
 
@@ -406,4 +417,6 @@ class _Trainer:
             head.load(own, path)
             head.history = [Epoch(**epoch) for epoch in values["history"][number]]
             head.loss_sum = values["loss_sum"][number]
+            if head.plateau is not None:
+                head.plateau.restore(values["plateau"][number])
         self.position = _Position(**values["position"])

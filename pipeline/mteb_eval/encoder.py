@@ -14,7 +14,8 @@ from mteb.models.abs_encoder import AbsEncoder
 
 from pipeline.errors import FaultError
 from pipeline.extract.backbone import Backbone
-from pipeline.extract.planning import clean, length_limit
+from pipeline.extract.options import TEXT
+from pipeline.extract.planning import clean, fill, length_limit
 from pipeline.fit.states import available_memory
 from pipeline.model import WINDOW, forward_texts, load_run_backbone
 from pipeline.mteb_eval.columns import Column, Comparison
@@ -35,6 +36,7 @@ class TextVectors:
         model: the backbone, where it no longer lies where the runs found it. device: where all is computed.
         report: told how many texts were forwarded.
         trust_remote_code: run the code that the backbone's folder brings along.
+        prompts: that will stand before texts: they must leave room for these.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class TextVectors:
         device: str | None = None,
         report: Report = lambda done: None,
         trust_remote_code: bool = False,
+        prompts: Iterable[str] = (),
     ) -> None:
-        self.comparison, self.max_tokens = comparison, max_tokens
+        self.comparison, self.max_tokens, self.prompts = comparison, max_tokens, tuple(prompts)
         self._model, self._device, self._report = model, device, report
         self._trust_remote_code = trust_remote_code
         ends = np.cumsum([column.width for column in comparison.columns]).tolist()
@@ -57,10 +60,14 @@ class TextVectors:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The backbone, loaded, with the columns' weights beside it; raises UsageError where it does not fit."""
+        """The backbone, loaded, with the columns' weights beside it.
+
+        Raises UsageError where it does not fit, or the run's template or a prompt leaves no room for a text.
+        """
         states = self.comparison.config.states
         backbone = load_run_backbone(states, self.comparison.run, self._model, self._device, self._trust_remote_code)
-        length_limit(backbone, self.max_tokens, self.max_tokens, states.template)
+        for prompt in sorted({"", *self.prompts}, key=len, reverse=True):
+            length_limit(backbone, self.max_tokens, self.max_tokens, fill(states.template, prompt + TEXT))
         for column in self.comparison.columns:
             column.module.to(backbone.device)
         return backbone

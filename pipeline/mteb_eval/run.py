@@ -119,7 +119,15 @@ def evaluate_mteb(
     prompts = read_prompts(options.prompts, tasks)
     comparison = open_comparison(options.runs, options.backend)
     max_tokens = options.max_tokens or comparison.config.states.max_tokens
-    vectors = TextVectors(comparison, max_tokens, options.model, options.device, report, options.trust_remote_code)
+    vectors = TextVectors(
+        comparison,
+        max_tokens,
+        options.model,
+        options.device,
+        report,
+        options.trust_remote_code,
+        prompts.values(),
+    )
     encoders = [ColumnEncoder(vectors, place, prompts) for place in range(len(comparison.columns))]
     folder = make_folder(options.out or comparison.run / "mteb")
     evaluation = _Evaluation(ResultCache(folder), encoders, vectors)

@@ -9,20 +9,24 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from pipeline.report.backends import BACKENDS
 from pipeline.report.cells import (
     NOTHING,
     Cell,
     cell_text,
     cells_csv,
+    kind_of,
     make_cells,
     markdown_table,
     method_name,
     method_order,
     number_of,
+    score_bounds,
     sections,
 )
-from pipeline.report.figures import COLOURS, OTHER_COLOUR, draw_line, legend_below, picture_line, save_picture
+from pipeline.report.figures import draw_line, legend_below, picture_line, save_picture, whiskers
 from pipeline.report.results import OWN, YARDSTICK, Result
+from pipeline.report.styles import styles_for
 from pipeline.store.files import write_text
 
 if TYPE_CHECKING:
@@ -54,6 +58,11 @@ class Question:
         return next((cell.metric for (name, _), cell in self.cells.items() if name == task), NOTHING)
 
     @property
+    def kind(self) -> str | None:
+        """Of the backbone, see `Cell`."""
+        return kind_of(self.cells.values())
+
+    @property
     def methods(self) -> list[str]:
         """The methods in the order of the tables; those whose names end in a number by that."""
         return sorted({method for _, method in self.cells}, key=method_order)
@@ -63,7 +72,7 @@ def find_questions(results: Sequence[Result]) -> list[Question]:
     """All groups of runs that are in no table of the paper."""
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
-        if result.setting not in TABLE_SETTINGS:
+        if result.setting not in (*TABLE_SETTINGS, BACKENDS):
             groups[result.setting, result.model].append(result)
     return [_question(*key, group) for key, group in sorted(groups.items())]
 
@@ -108,7 +117,7 @@ pairs that the graph joins. Every setting has the same number of trials; none wa
 
 def _table(question: Question) -> str:
     rows = [
-        [method_name(method, question.model), *(_entry(question, task, method) for task in question.tasks)]
+        [method_name(method, question.kind), *(_entry(question, task, method) for task in question.tasks)]
         for method in question.methods
     ]
     header = ["", *(f"{task} ({question.metric(task)})" for task in question.tasks)]
@@ -139,8 +148,9 @@ def _draw(figure: Figure, question: Question) -> None:
 
 
 def _draw_lines(panel: Axes, question: Question, task: str, methods: list[str]) -> None:
+    bounds = score_bounds(question.metric(task))
     for base, points in curves(question, task, methods):
-        draw_line(panel, base.partition(",")[0], method_name(base, question.model), points)
+        draw_line(panel, base.partition(",")[0], method_name(base, question.kind), points, bounds)
     panel.set_xlabel(methods[0].rpartition("=")[0].rpartition(",")[2])
     panel.set_ylabel(f"{question.metric(task)} (%)")
 
@@ -158,9 +168,10 @@ def curves(question: Question, task: str, methods: list[str]) -> Iterator[tuple[
 def _draw_points(panel: Axes, question: Question, task: str, methods: list[str]) -> None:
     cells = [question.cells[task, method] for method in methods]
     places = range(len(methods))
-    colours = [COLOURS.get(method, OTHER_COLOUR) for method in methods]
-    for place, cell, colour in zip(places, cells, colours, strict=True):
-        panel.errorbar(cell.mean, place, xerr=cell.std or 0.0, color=colour, marker="o", markersize=5, capsize=2)
-    panel.set_yticks(list(places), [method_name(method, question.model) for method in methods], fontsize=7)
+    styles = styles_for(methods)
+    for place, cell in zip(places, cells, strict=True):
+        ends, colour = whiskers([(place, cell.mean, cell.std)], cell.bounds), styles[cell.method].colour
+        panel.errorbar(cell.mean, place, xerr=ends, color=colour, marker="o", markersize=5, capsize=2)
+    panel.set_yticks(list(places), [method_name(method, question.kind) for method in methods], fontsize=7)
     panel.invert_yaxis()
     panel.set_xlabel(f"{question.metric(task)} (%)")

@@ -15,10 +15,12 @@ from pipeline.report.cells import (
     Section,
     cell_text,
     cells_csv,
+    kind_of,
     make_cells,
     markdown_table,
     method_name,
     methods_of,
+    score_bounds,
 )
 from pipeline.report.figures import draw_line, legend_below, picture_line, save_picture
 from pipeline.report.results import YARDSTICK, Result
@@ -57,6 +59,11 @@ class Sweep:
     axis: str
     held: str
     cells: dict[tuple[float, str], Cell]
+
+    @property
+    def kind(self) -> str | None:
+        """Of the backbone, see `Cell`."""
+        return kind_of(self.cells.values())
 
     @property
     def title(self) -> str:
@@ -171,24 +178,26 @@ def _markdown(sweep: Sweep) -> str:
         ]
         for value in sweep.values
     ]
-    header = [sweep.axis, *(method_name(method, sweep.model) for method in sweep.methods)]
+    header = [sweep.axis, *(method_name(method, sweep.kind) for method in sweep.methods)]
     return f"## {sweep.title}\n\n{markdown_table(header, rows)}"
 
 
 def _draw(figure: Figure, sweeps: Sequence[Sweep], rows: int) -> None:
-    panels = figure.subplots(rows, PANELS_A_ROW, squeeze=False, sharey=True).flat
+    grid = figure.subplots(rows, PANELS_A_ROW, squeeze=False, sharey=True)
+    panels = grid.flat
     for sweep, panel in zip(sweeps, panels, strict=False):  # a last row may have panels to spare
         _draw_panel(panel, sweep)
     for panel in panels:
         panel.set_axis_off()
+    for panel in grid[:, 0]:
+        panel.set_ylabel("accuracy (%)")
     legend_below(figure, columns=6)
 
 
 def _draw_panel(panel: Axes, sweep: Sweep) -> None:
     for method in sweep.methods:
-        draw_line(panel, method, method_name(method, sweep.model), sweep.points(method))
+        draw_line(panel, method, method_name(method, sweep.kind), sweep.points(method), score_bounds("accuracy"))
     panel.axhline(50, color="black", lw=0.6, alpha=0.5)
     panel.set_title(sweep.title, fontsize=9)
     panel.set_xlabel(sweep.axis)
-    panel.set_ylabel("accuracy (%)")
     panel.grid(alpha=0.3)

@@ -38,7 +38,7 @@ METHODS = {
 }
 _ORDER = {name: place for place, name in enumerate(METHODS)}
 _PAPER_SETTINGS = ("published", YARDSTICK)
-_OTHER_DECODERS = ("tinyllama", "llama-3b", "mistral-7b")
+_CORRELATIONS = ("mcc", "spearman", "pearson")  # from -1 to 1; the other metrics from 0
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Cell:
         mean: of the best epochs. std: their sample standard deviation; None for one seed.
         best_published, last: means by the published script's rule and of the last epochs.
         paper_model: the paper's backbone beside it. paper: the paper's number. None where the paper has none.
-        set_name: the example set that was scored.
+        set_name: the example set that was scored. kind: of the backbone, "encoder" or "decoder"; None: not known.
         runs: the folders of the runs that are averaged, or the file of a yardstick.
     """
 
@@ -70,6 +70,17 @@ class Cell:
     paper: float | None
     set_name: str = "validation"
     runs: tuple[Path, ...] = ()
+    kind: str | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which the score lies, whatever its deviation over seeds."""
+        return score_bounds(self.metric)
+
+    @property
+    def title(self) -> str:
+        """What was scored, in words, as the heading of a score: a task may be named as an example set is."""
+        return f"{self.task.removesuffix(f' ({self.set_name})')}: {self.set_name} {self.metric}"
 
     @property
     def difference(self) -> float | None:
@@ -111,6 +122,7 @@ def _average(results: list[Result], set_name: str, metric: str, paper: PaperNumb
         paper=None if paper_model is None else paper(paper_model, first.method),
         set_name=set_name,
         runs=tuple(result.path for result in results),
+        kind=first.kind,
     )
 
 
@@ -121,6 +133,11 @@ class Section:
     model: str
     setting: str
     cells: list[Cell]
+
+    @property
+    def kind(self) -> str | None:
+        """Of the backbone, see `Cell`."""
+        return kind_of(self.cells)
 
     @property
     def title(self) -> str:
@@ -175,12 +192,21 @@ def number_of(method: str) -> float | None:
         return None
 
 
-def method_name(method: str, model: str) -> str:
-    """A method's name for people; decoders read their last token, so there CLS is printed as EOS."""
+def kind_of(cells: Iterable[Cell]) -> str | None:
+    """The kind of the backbone that cells share; None where none of them knows it."""
+    return next((cell.kind for cell in cells if cell.kind is not None), None)
+
+
+def score_bounds(metric: str) -> tuple[float, float]:
+    """Between which a metric's scores lie, in percent."""
+    return (-100.0 if metric in _CORRELATIONS else 0.0, 100.0)
+
+
+def method_name(method: str, kind: str | None) -> str:
+    """A method's name for people; backbones of the kind decoder read their last token, so there CLS is EOS."""
     method, *settings = (part.strip() for part in method.split(","))
     name = ", ".join([METHODS.get(method, method), *settings])
-    is_decoder = model.startswith("smollm2") or model in _OTHER_DECODERS
-    return name.replace("CLS", "EOS") if is_decoder else name
+    return name.replace("CLS", "EOS") if kind == "decoder" else name
 
 
 def cell_text(cell: Cell | None, with_paper: bool) -> str:
@@ -215,8 +241,8 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def cell_values() -> list[str]:
-    """The names of a cell's fields that are single values: all but its runs."""
-    return [field.name for field in fields(Cell) if field.name != "runs"]
+    """The names of a cell's fields that are single values and no property of its backbone."""
+    return [field.name for field in fields(Cell) if field.name not in ("runs", "kind")]
 
 
 def cells_csv(

@@ -40,6 +40,7 @@ class Choice:
     seed: float | None
     tau: float | None = None
     best_tau: float | None = None
+    kind: str | None = None
 
     def row(self) -> list[str]:
         """The choice as `HEADER` has it."""
@@ -47,7 +48,7 @@ class Choice:
         texts = [NOTHING if value is None else signed(value) for value in points]
         if self.best_tau is not None:
             texts[-1] += f" ({self.best_tau:g})"
-        return [f"{self.task} ({self.metric})", self.model, method_name(self.method, self.model), *texts]
+        return [f"{self.task} ({self.metric})", self.model, method_name(self.method, self.kind), *texts]
 
 
 def find_choices(results: Sequence[Result], table1: Sequence[Cell]) -> list[Choice]:
@@ -75,6 +76,7 @@ def _choice(cell: Cell, scores: dict[Path, dict], holdout: Cell | None, results:
         seed=max(best) - mean(best) if len(best) > 1 else None,
         tau=tau[0] if tau else None,
         best_tau=tau[1] if tau else None,
+        kind=cell.kind,
     )
 
 

@@ -10,12 +10,16 @@
                         "beyond" `generator`, `distractors` (percent), `words` and `gap`
     runs                every run and yardstick: `path`, `task`, `model`, `method`, `setting`, `seed`, `best`,
                         `best_published`, `last` (example set -> metric -> fraction), `epochs`, `density`, `seconds`
+                        (of several heads that trained side by side each its share), `kind` of the backbone
     comparisons         GLOT less the best baseline: `model`, `setting`, `task`, `metric`, `set_name`, `baseline`,
                         `difference`, `low`, `high` (points), `above` (share), `examples`, `resamples`, `seeds` (of
                         GLOT's and of the baseline's runs)
     graph               GLOT less itself with self-loops only: as `comparisons`
     choices             the fields of `pipeline.report.choices.Choice`, in points
     costs               the fields of `pipeline.cost.CostRecord`, and `path`
+    backends            of each head that was judged with both backends: `model`, `task`, `seed`, `trained` (with which
+                        one), `scores` (backend -> example set -> metric -> fraction), `largest` (difference, points)
+                        and `path`
     skipped             what is not there: `step` and `reason`
 
 Paths are relative to the file's folder, with "/", and lead nowhere where the report was moved without its runs. Scores
@@ -32,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.report.ablations import TABLE_SETTINGS, Question, find_questions
+from pipeline.report.backends import BothScores, find_both
 from pipeline.report.beyond import COLUMNS as BEYOND_COLUMNS
 from pipeline.report.beyond import Sweep, beyond_cells, find_sweeps, place_columns
 from pipeline.report.cells import Cell, cell_values
@@ -56,7 +61,7 @@ class Contents:
         sweeps: the stress test beyond the paper. questions: ablations. costs: measurements of `glot bench cost`.
         comparisons: GLOT less the best baseline, of runs that kept their predictions. graph: less itself without edges.
         choices: what our known differences from the paper's procedure are worth.
-        environment: what it was made with.
+        backends: heads judged with DGL and with plain torch. environment: what it was made with.
         skipped: (step, reason) of what is not there. source: where the runs were looked for, in words.
     """
 
@@ -70,6 +75,7 @@ class Contents:
     comparisons: list[Comparison]
     graph: list[Comparison]
     choices: list[Choice]
+    backends: list[BothScores]
     environment: Environment
     skipped: list[tuple[str, str]]
     source: str
@@ -106,6 +112,7 @@ def make_contents(
         comparisons=compared,
         graph=graph,
         choices=find_choices(results, table1),
+        backends=find_both(results),
         environment=environment,
         skipped=list(skipped),
         source=source,
@@ -145,13 +152,21 @@ def contents_json(contents: Contents, out: Path) -> dict[str, Any]:
         "graph": list(map(_comparison, contents.graph)),
         "choices": [asdict(choice) for choice in contents.choices],
         "costs": [{**table.data, "path": relative(table.path, out)} for table in contents.costs],
+        "backends": [
+            {**asdict(both), "largest": both.largest, "path": relative(both.path, out)} for both in contents.backends
+        ],
         "skipped": [{"step": step, "reason": reason} for step, reason in contents.skipped],
     }
 
 
 def _cell(cell: Cell, out: Path) -> dict[str, Any]:
     values = {name: getattr(cell, name) for name in cell_values()}
-    return {**values, "difference": cell.difference, "runs": [relative(run, out) for run in cell.runs]}
+    return {
+        **values,
+        "kind": cell.kind,
+        "difference": cell.difference,
+        "runs": [relative(run, out) for run in cell.runs],
+    }
 
 
 def _comparison(found: Comparison) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import FaultError
 from pipeline.report.cells import NOTHING, markdown_table
-from pipeline.report.figures import COLOURS, OTHER_COLOUR, picture_line, save_picture
+from pipeline.report.figures import picture_line, save_picture
 from pipeline.report.results import VERSION
+from pipeline.report.styles import GREY, colour_of
 from pipeline.store.files import check_version, read_json, write_text
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _draw(figure: Figure, tables: Sequence[CostTable]) -> None:
     panels = figure.subplots(len(bars), 1, squeeze=False)[:, 0]
     for panel, (title, values) in zip(panels, bars, strict=True):
         names, heights = zip(*values, strict=True)
-        colours = [COLOURS["glot"] if name.startswith("GLOT") else OTHER_COLOUR for name in names]
+        colours = [colour_of("glot") if name.startswith("GLOT") else GREY for name in names]
         drawn = panel.barh(range(len(names)), heights, color=colours)
         panel.bar_label(drawn, [f"{height:,.1f} ms" for height in heights], fontsize=7, padding=2)
         panel.set_yticks(range(len(names)), names, fontsize=7)

@@ -14,8 +14,8 @@ from pipeline.corpus.stress import signal_roles
 from pipeline.errors import UsageError
 from pipeline.fit.explain import Explanation, Run, TokenPicture, Weighing
 from pipeline.report.cells import METHODS
-from pipeline.report.figures import COLOURS, OTHER_COLOUR
 from pipeline.report.pieces import Piece, readable_pieces, words_of
+from pipeline.report.styles import colour_of
 from pipeline.store.files import make_folder, write_text
 
 NAMES = {**METHODS, "mlp": "MLP"}
@@ -76,7 +76,7 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
             {
                 "name": pooler_name(weighing, config.states.kind),
                 "run": weighing.run,
-                "colour": COLOURS.get(weighing.pooler, OTHER_COLOUR),
+                "colour": colour_of(weighing.pooler),
             }
             for weighing in explanation.weighings
         ],

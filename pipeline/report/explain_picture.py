@@ -9,8 +9,9 @@ import numpy as np
 
 from pipeline.fit.explain import Explanation, TokenPicture
 from pipeline.report.explain import is_stress, one_line, pooler_name, roles
-from pipeline.report.figures import COLOURS, OTHER_COLOUR, save_picture
+from pipeline.report.figures import save_picture
 from pipeline.report.pieces import readable_pieces
+from pipeline.report.styles import colour_of
 from pipeline.store.files import make_folder
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Shown:
         )
         drawn = self.explanation.runs.index(self.explanation.drawn)  # the runs' weights come first
         size = 160 * self.weights[drawn] / self.weights[drawn].max() + 6
-        colour = COLOURS.get(self.explanation.weighings[drawn].pooler, OTHER_COLOUR)
+        colour = colour_of(self.explanation.weighings[drawn].pooler)
         axes.scatter(*self.places.T, s=size, color=colour, edgecolors="black", linewidths=0.5, zorder=3)
         for (x, y), word, role in zip(self.places, self.words, self.roles, strict=True):
             look = {"color": SIGNAL, "weight": "bold"} if role and role != "filler" else {}

@@ -8,22 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
+from pipeline.report.styles import colour_of
+from pipeline.report.svg import spread
 from pipeline.store.files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = {
-    "cls": "#009E73",
-    "mean": "#0072B2",
-    "max": "#56B4E9",
-    "adapool": "#E69F00",
-    "glot": "#D55E00",
-    "glot-loops": "#CC79A7",
-}
-OTHER_COLOUR = "#777777"
 _DASHES = {"length": (0, (5, 2)), "bag-of-words": (0, (2, 1.5))}
 
 
@@ -55,14 +47,34 @@ def picture_line(path: Path, alt: str, drawn: bool) -> str:
     return f"*{path.name} is left out: matplotlib is missing. `pip install 'glot-pipeline[plots]'` and report again.*"
 
 
-def draw_line(panel: Axes, method: str, label: str, points: Sequence[tuple[float, float, float | None]]) -> None:
-    """A method's curve of (x, mean, std) into a panel; the baselines that see no backbone are dashed and grey."""
-    values, means, stds = zip(*points, strict=True)
-    if method in _DASHES:
-        panel.plot(values, means, color=OTHER_COLOUR, ls=_DASHES[method], label=label)
+def draw_line(
+    panel: Axes,
+    method: str,
+    label: str,
+    points: Sequence[tuple[float, float, float | None]],
+    bounds: tuple[float, float],
+) -> None:
+    """A method's curve of (x, mean, std) into a panel, its whiskers within the bounds of the scores.
+
+    The baselines that see no backbone are dashed, and have neither markers nor whiskers.
+    """
+    values, means, _ = zip(*points, strict=True)
+    colour = colour_of(method)
+    if method in _DASHES and len(points) > 1:
+        panel.plot(values, means, color=colour, ls=_DASHES[method], label=label)
+    elif method in _DASHES:
+        panel.plot(values, means, "_", color=colour, markersize=12, markeredgewidth=2, label=label)
     else:
-        colour, bars = COLOURS.get(method, OTHER_COLOUR), [std or 0.0 for std in stds] if any(stds) else None
+        bars = whiskers(points, bounds) if any(std for _, _, std in points) else None
         panel.errorbar(values, means, bars, color=colour, marker="o", markersize=4, capsize=2, label=label)
+
+
+def whiskers(
+    points: Sequence[tuple[float, float, float | None]], bounds: tuple[float, float]
+) -> tuple[list[float], list[float]]:
+    """The lengths of the whiskers of (x, mean, std), downwards and upwards, as `errorbar` takes them."""
+    ends = [(mean, *spread(mean, std, bounds)) for _, mean, std in points]
+    return [mean - low for mean, low, _ in ends], [high - mean for mean, _, high in ends]
 
 
 def legend_below(figure: Figure, columns: int) -> None:
@@ -70,5 +82,5 @@ def legend_below(figure: Figure, columns: int) -> None:
     lines = {}
     for panel in figure.axes:
         handles, labels = panel.get_legend_handles_labels()
-        lines |= dict(zip(labels, handles, strict=True))
+        lines = dict(zip(labels, handles, strict=True)) | lines  # as the first panel shows it
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=columns, frameon=False)

@@ -42,9 +42,12 @@ def other_cells(results: Sequence[Result], shown: Sequence[Cell]) -> list[Cell]:
     return cells
 
 
-def other_columns(section: Section) -> list[tuple[str, str]]:
-    """(task, metric) of every column of a section."""
-    return list(dict.fromkeys((cell.task, cell.metric) for cell in section.cells))
+def other_columns(section: Section) -> list[Cell]:
+    """The first cell of every column of a section; its title is the heading."""
+    columns: dict[str, Cell] = {}
+    for cell in section.cells:
+        columns.setdefault(cell.title, cell)
+    return list(columns.values())
 
 
 def write_other(cells: Sequence[Cell], out: Path) -> list[Path]:
@@ -59,9 +62,9 @@ def write_other(cells: Sequence[Cell], out: Path) -> list[Path]:
 
 def _markdown(section: Section) -> str:
     columns = other_columns(section)
-    found = {(cell.method, cell.task, cell.metric): cell for cell in section.cells}
+    found = {(cell.method, cell.title): cell for cell in section.cells}
     rows = [
-        [method_name(method, section.model), *(cell_text(found.get((method, *column)), False) for column in columns)]
+        [method_name(method, section.kind), *(cell_text(found.get((method, c.title)), False) for c in columns)]
         for method in methods_of(section.cells)
     ]
-    return f"## {section.title}\n\n{markdown_table(['', *(f'{task}: {m}' for task, m in columns)], rows)}"
+    return f"## {section.title}\n\n{markdown_table(['', *(column.title for column in columns)], rows)}"

@@ -12,7 +12,17 @@ from typing import Any, TypeVar
 
 from pipeline.errors import FaultError, GlotError, UsageError
 from pipeline.report.cells import METHODS
-from pipeline.report.results import OWN, YARDSTICK, Result, Scores, read_record, read_run, read_yardstick
+from pipeline.report.results import (
+    OWN,
+    YARDSTICK,
+    Result,
+    Scores,
+    own_seconds,
+    read_record,
+    read_run,
+    read_yardstick,
+    with_kinds,
+)
 from pipeline.store.files import read_json
 
 # The settings that shape each pooler; the others are ignored by it.
@@ -59,7 +69,8 @@ def collect_own(folders: Sequence[Path]) -> tuple[list[Result], list[tuple[str, 
     run with the settings and seeds of another is left out.
 
     Raises:
-        UsageError: a folder is missing, no finished run was found, or one is of a newer version. FaultError: runs are damaged; it names them.
+        UsageError: a folder is missing, no finished run was found, or one is of a newer version.
+        FaultError: runs are damaged; it names them.
     """
     finished, unfinished, yardsticks = _find(folders)
     damaged: list[str] = []
@@ -78,7 +89,7 @@ def collect_own(folders: Sequence[Path]) -> tuple[list[Result], list[tuple[str, 
         )
     named, skipped = _name(runs)
     skipped += [(str(run), f"not finished: go on with `glot fit --resume {run}`") for run in unfinished]
-    return [*reproduced, *named, *judged], skipped
+    return with_kinds([*reproduced, *named, *judged]), skipped
 
 
 def _find(folders: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
@@ -175,8 +186,9 @@ def _read_own(path: Path) -> _OwnRun:
             last=metrics["last"],
             epochs=len(metrics["epochs"]),
             density=metrics["density"],
-            seconds=float(metrics["seconds"]),
+            seconds=own_seconds(metrics),
             path=path.parent,
+            kind=states.get("kind"),
         )
         _check_scores(result.best, result.best_published, result.last)
         common = {"layer": config["layer"], **{key: train.get(key) for key in _TRAINED_BY}}

@@ -16,7 +16,7 @@ from pipeline.report.comparison import Comparison
 from pipeline.report.contents import Contents, relative
 from pipeline.report.other import EXPLANATION as OTHER_EXPLANATION
 from pipeline.report.other import other_columns
-from pipeline.report.page_ablations import MOST_DOTS, ablations_html, costs_html
+from pipeline.report.page_ablations import MOST_DOTS, ablations_html, backends_html, costs_html
 from pipeline.report.page_stress import beyond_html, stress_html
 from pipeline.report.page_tables import (
     cell_of,
@@ -31,7 +31,8 @@ from pipeline.report.page_tables import (
 )
 from pipeline.report.published import PAPER_NAMES
 from pipeline.report.results import OWN
-from pipeline.report.svg import PAPER, Dot, dot_plot, styles_for, swatch
+from pipeline.report.styles import PAPER, styles_for
+from pipeline.report.svg import Dot, dot_plot, swatch
 from pipeline.report.table1 import EXPLANATION as TABLE1_EXPLANATION
 from pipeline.report.table1 import columns_of
 
@@ -72,6 +73,7 @@ def make_page(contents: Contents, folder: Path, written: Sequence[Path], links: 
         ("Is it the graph?", _comparisons(contents.graph, out, "itself without edges")),
         ("What each part is worth", ablations_html(contents.questions, out)),
         ("What a choice is worth", _choices(contents)),
+        ("DGL and plain torch", backends_html(contents.backends)),
         ("What a label costs", costs_html(contents.costs)),
         ("The runs", _runs(contents)),
         ("Environment", _environment(contents)),
@@ -145,7 +147,7 @@ def _table1_section(section: Section, out: Path | None) -> str:
     columns, methods = columns_of(section), methods_of(section.cells)
     found = {(cell.method, cell.task): cell for cell in section.cells}
     rows = [
-        (method_name(method, section.model), [found.get((method, column.name)) for column in columns])
+        (method_name(method, section.kind), [found.get((method, column.name)) for column in columns])
         for method in methods
     ]
     tables = cells_table(section.title, "method", [column.title for column in columns], rows, out, with_paper=True)
@@ -159,7 +161,8 @@ def _dots(title: str, cells: Sequence[Cell], methods: Sequence[str]) -> str:
     styles = styles_for(methods)
     ordered = sorted(cells, key=lambda cell: methods.index(cell.method))
     dots = [
-        Dot(method_name(c.method, c.model), styles[c.method], c.mean, c.std, ours_text(c), c.paper) for c in ordered
+        Dot(method_name(c.method, c.kind), styles[c.method], c.mean, c.std, ours_text(c), c.paper, c.bounds)
+        for c in ordered
     ]
     return dot_plot(title, f"{cells[0].metric}, %", dots) if len(dots) <= MOST_DOTS else ""
 
@@ -172,18 +175,19 @@ def _other(contents: Contents, out: Path | None) -> str:
 
 def _other_section(section: Section, out: Path | None) -> str:
     columns, methods = other_columns(section), methods_of(section.cells)
-    found = {(cell.method, cell.task, cell.metric): cell for cell in section.cells}
+    found = {(cell.method, cell.title): cell for cell in section.cells}
     rows = [
-        (method_name(method, section.model), [found.get((method, *column)) for column in columns]) for method in methods
+        (method_name(method, section.kind), [found.get((method, column.title)) for column in columns])
+        for method in methods
     ]
-    first: dict[str, str] = {}  # task -> the metric that chose the epoch
-    for task, metric in columns:
-        first.setdefault(task, metric)
+    first: dict[str, Cell] = {}  # of each task and set, by the metric that chose the epoch
+    for column in columns:
+        first.setdefault(column.task, column)
     plots = [
-        _dots(f"{task}: {metric}", [c for c in section.cells if (c.task, c.metric) == (task, metric)], methods)
-        for task, metric in first.items()
+        _dots(column.title, [cell for cell in section.cells if cell.title == column.title], methods)
+        for column in first.values()
     ]
-    headings = [f"{task}: {metric}" for task, metric in columns]
+    headings = [column.title for column in columns]
     tables = cells_table(section.title, "method", headings, rows, out)
     return headed(section, False) + tables + figure(plots, "Scores in percent; whiskers: ± std over seeds.")
 
@@ -195,12 +199,12 @@ def _comparisons(comparisons: Sequence[Comparison], out: Path | None, rival: str
     for found in comparisons:
         ours, theirs, difference = found.ours, found.baseline, found.difference
         low, high = (signed(100 * value) for value in (difference.low, difference.high))
-        name = link(runs_place(theirs), out, escape(method_name(theirs.method, theirs.model)))
+        name = link(runs_place(theirs), out, escape(method_name(theirs.method, theirs.kind)))
         cells = [cell_of(ours.model), cell_of("–" if ours.setting == OWN else ours.setting), f"<td>{name}</td>"]
         cells += [cell_of(signed(100 * difference.value)), cell_of(f"{low} to {high}")]
         cells += [cell_of(f"{100 * difference.above:.1f} %"), cell_of(f"{difference.examples:,}")]
         cells += [cell_of(f"{len(ours.runs)}, {len(theirs.runs)}")]
-        rows.append((f"{ours.task} ({ours.metric})", cells))
+        rows.append((ours.title, cells))
     headings = ["task", "backbone", "setting", "against", "difference, points", "95 % interval"]
     headings += ["resamples above 0", "examples", "seeds"]
     note = f"""\

@@ -9,11 +9,15 @@ from pathlib import Path
 
 from pipeline.report.ablations import EXPLANATION as ABLATIONS_EXPLANATION
 from pipeline.report.ablations import Question, curves
-from pipeline.report.cells import method_name, number_of, ours_text
+from pipeline.report.backends import EXPLANATION as BACKENDS_EXPLANATION
+from pipeline.report.backends import HEADER as BACKENDS_HEADER
+from pipeline.report.backends import BothScores, groups_of, summary
+from pipeline.report.cells import method_name, number_of, ours_text, score_bounds
 from pipeline.report.costs import EXPLANATION as COSTS_EXPLANATION
 from pipeline.report.costs import PAPER_HEADER, PAPER_TITLE, CostTable, published_costs, published_rows
 from pipeline.report.page_tables import cell_of, cells_table, figure, prose, table
-from pipeline.report.svg import Dot, Line, dot_plot, line_plot, styles_for
+from pipeline.report.styles import styles_for
+from pipeline.report.svg import Dot, Line, dot_plot, line_plot, spread
 
 MOST_DOTS = 40  # of a plot; a longer list is a table's business
 
@@ -40,7 +44,7 @@ def _question(question: Question, out: Path | None) -> str:
 
 def _with_density(question: Question, method: str) -> str:
     """A method's name, and the share of token pairs that its graphs join, over all tasks."""
-    name = method_name(method, question.model)
+    name = method_name(method, question.kind)
     known = [value for (_, other), value in question.densities.items() if other == method]
     ends = dict.fromkeys(f"{value:.0f}" for value in (min(known), max(known))) if known else ()
     return f"{name} ({'–'.join(ends)} % joined)" if known else name
@@ -52,15 +56,27 @@ def _plot(question: Question, task: str) -> str:
     if len(methods) > 1 and all(number_of(method) is not None for method in methods):
         found = list(curves(question, task, methods))
         styles = styles_for([base for base, _ in found])
-        lines = [Line(method_name(base, question.model), styles[base], points) for base, points in found]
-        reach = [y + side * (std or 0) for line in lines for _, y, std in line.points for side in (-1, 1)]
+        bounds = score_bounds(question.metric(task))
+        lines = [Line(method_name(base, question.kind), styles[base], points, bounds) for base, points in found]
+        reach = [end for line in lines for _, y, std in line.points for end in spread(y, std, bounds)]
         y_range = (math.floor(min(reach)), math.ceil(max(reach)) or 1)
         x_label = methods[0].rpartition("=")[0].rpartition(",")[2]
         return line_plot(title, x_label, metric, lines, y_range, guide=y_range[0])
     styles = styles_for(methods)
     cells = [question.cells[task, method] for method in methods]
-    dots = [Dot(method_name(c.method, c.model), styles[c.method], c.mean, c.std, ours_text(c), None) for c in cells]
+    dots = [
+        Dot(method_name(c.method, c.kind), styles[c.method], c.mean, c.std, ours_text(c), None, c.bounds) for c in cells
+    ]
     return dot_plot(title, metric, dots) if len(dots) <= MOST_DOTS else ""
+
+
+def backends_html(found: Sequence[BothScores]) -> str:
+    """A table for each pair of heads that were judged with both backends."""
+    parts = [prose(BACKENDS_EXPLANATION)] if found else []
+    for title, group in groups_of(found).items():
+        rows = [(row[0], [cell_of(text) for text in row[1:]]) for both in group for row in both.rows()]
+        parts += [f"<h3>{escape(title)}</h3>", table(title, BACKENDS_HEADER, rows), prose(summary(group))]
+    return "".join(parts)
 
 
 def costs_html(tables: Sequence[CostTable]) -> str:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 from pipeline.report.beyond import EXPLANATION as BEYOND_EXPLANATION
 from pipeline.report.beyond import Sweep
-from pipeline.report.cells import Cell, Section, method_name, methods_of, sections
+from pipeline.report.cells import Cell, Section, kind_of, method_name, methods_of, score_bounds, sections
 from pipeline.report.page_tables import cells_table, figure, headed, prose
 from pipeline.report.published import PAPER_NAMES, load_stress
 from pipeline.report.stress import EXPLANATION as STRESS_EXPLANATION
 from pipeline.report.stress import generators_of, place_of
-from pipeline.report.svg import PAPER, Line, Style, line_plot, styles_for, swatch
+from pipeline.report.styles import PAPER, Style, styles_for
+from pipeline.report.svg import Line, line_plot, spread, swatch
 
 CHANCE = 50.0  # percent, of the stress test
+BOUNDS = score_bounds("accuracy")
 
 
 def stress_html(cells: Sequence[Cell], out: Path | None) -> str:
@@ -39,13 +41,13 @@ def _stress_section(section: Section, out: Path | None) -> str:
             line_plot(f"generator {generator}", "distractors (%)", "accuracy (%)", lines, y_range, guide=CHANCE)
         )
     caption = "Accuracy over the share of distractor words; bands: ± std over seeds; chance is 50."
-    curves = figure(plots, caption, _legend(styles, section.model, paper_line))
+    curves = figure(plots, caption, _legend(styles, section.kind, paper_line))
     return headed(section) + curves + "".join(_stress_table(section, generator, out) for generator in generators)
 
 
 def _line(method: str, cells: Sequence[Cell], style: Style) -> Line:
     points = sorted((100 * place_of(cell)[1], cell.mean, cell.std) for cell in cells if cell.method == method)
-    return Line(method_name(method, cells[0].model), style, points)
+    return Line(method_name(method, kind_of(cells)), style, points, BOUNDS)
 
 
 def _paper_line(section: Section) -> Line | None:
@@ -66,7 +68,7 @@ def _stress_table(section: Section, generator: str, out: Path | None) -> str:
         (f"{100 * ratio:g} %", [found.get((ratio, method)) for method in methods])
         for ratio in sorted({ratio for ratio, _ in found})
     ]
-    names = [method_name(method, section.model) for method in methods]
+    names = [method_name(method, section.kind) for method in methods]
     caption = f"Generator {generator}: {section.title}"
     return cells_table(caption, "distractors", names, rows, out, with_paper=generator == "published")
 
@@ -86,7 +88,7 @@ def beyond_html(sweeps: Sequence[Sweep], out: Path | None) -> str:
                 sweep.held,
                 sweep.axis,
                 "accuracy (%)",
-                [Line(method_name(m, model), styles[m], sweep.points(m)) for m in sweep.methods],
+                [Line(method_name(m, sweep.kind), styles[m], sweep.points(m), BOUNDS) for m in sweep.methods],
                 y_range,
                 guide=CHANCE,
             )
@@ -94,17 +96,20 @@ def beyond_html(sweeps: Sequence[Sweep], out: Path | None) -> str:
         ]
         caption = "Accuracy; bands: ± std over seeds, where there are several; chance is 50."
         parts += [f"<h3>{escape(f'{model}, generator {generator}')}</h3>"]
-        parts += [figure(plots, caption, _legend(styles, model)), *(_beyond_table(sweep, out) for sweep in ours)]
+        parts += [
+            figure(plots, caption, _legend(styles, ours[0].kind)),
+            *(_beyond_table(sweep, out) for sweep in ours),
+        ]
     return "".join(parts)
 
 
 def _beyond_table(sweep: Sweep, out: Path | None) -> str:
     rows = [(sweep.row_name(value), [sweep.cells.get((value, m)) for m in sweep.methods]) for value in sweep.values]
-    return cells_table(sweep.title, sweep.axis, [method_name(m, sweep.model) for m in sweep.methods], rows, out)
+    return cells_table(sweep.title, sweep.axis, [method_name(m, sweep.kind) for m in sweep.methods], rows, out)
 
 
-def _legend(styles: dict[str, Style], model: str, paper_line: Line | None = None) -> str:
-    entries = [(method_name(method, model), style) for method, style in styles.items()]
+def _legend(styles: dict[str, Style], kind: str | None, paper_line: Line | None = None) -> str:
+    entries = [(method_name(method, kind), style) for method, style in styles.items()]
     entries += [(paper_line.label, PAPER)] if paper_line else []
     items = "".join(f"<li>{swatch(style)} {escape(name)}</li>" for name, style in entries)
     return f'<ul class="legend">{items}</ul>'
@@ -112,5 +117,5 @@ def _legend(styles: dict[str, Style], model: str, paper_line: Line | None = None
 
 def _y_range(scores: Iterable[tuple[float, float | None]]) -> tuple[float, float]:
     """What shows all scores (mean, std), chance and 100 %."""
-    reach = [value + side * (std or 0) for value, std in scores for side in (-1, 1)]
-    return min(5 * (min(reach) // 5), CHANCE - 5), max(100.0, max(reach))
+    reach = [end for value, std in scores for end in spread(value, std, BOUNDS)]
+    return min(5 * (min(reach) // 5), CHANCE - 5), BOUNDS[1]

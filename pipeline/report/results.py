@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Result:
         epochs: epochs trained. density: mean edge density of the token graphs; None where there is no graph.
         seconds: training time; of heads that trained side by side, each its share.
         path: the run's folder, or the yardstick's file.
+        kind: of the backbone, "encoder" or "decoder", as its states were recorded; None where it was not.
     """
 
     task: str
@@ -44,6 +45,7 @@ class Result:
     density: float | None
     seconds: float
     path: Path
+    kind: str | None = None
 
 
 def collect(folder: Path) -> list[Result]:
@@ -57,7 +59,7 @@ def collect(folder: Path) -> list[Result]:
     """
     runs = [path for path in folder.glob("*/*/*/seed-*/metrics.json") if _seed(path.parent) is not None]
     yardsticks = folder.glob(f"*/{YARDSTICK}/*.json")
-    return [*map(read_run, sorted(runs)), *map(read_yardstick, sorted(yardsticks))]
+    return with_kinds([*map(read_run, sorted(runs)), *map(read_yardstick, sorted(yardsticks))])
 
 
 def read_run(metrics: Path) -> Result:
@@ -102,9 +104,22 @@ def _read_run(path: Path) -> Result:
         last=metrics["last"],
         epochs=len(metrics["epochs"]),
         density=metrics["density"],
-        seconds=metrics["seconds"] / metrics.get("heads", 1),
+        seconds=own_seconds(metrics),
         path=path.parent,
+        kind=config["states"].get("kind"),
     )
+
+
+def own_seconds(metrics: dict[str, Any]) -> float:
+    """Of the seconds of training in a `metrics.json`, what falls to this head: others may have trained beside it."""
+    shared = metrics["seconds"] / metrics.get("heads", 1)
+    return float(metrics.get("own_seconds", shared))
+
+
+def with_kinds(results: Sequence[Result]) -> list[Result]:
+    """The results, those of yardsticks that did not record their backbone's kind with that of its runs."""
+    known = {result.model: result.kind for result in results if result.kind is not None}
+    return [replace(result, kind=result.kind or known.get(result.model)) for result in results]
 
 
 def _read_yardstick(path: Path) -> Result:
@@ -123,4 +138,5 @@ def _read_yardstick(path: Path) -> Result:
         density=None,
         seconds=data["seconds"],
         path=path,
+        kind=data.get("kind"),
     )

@@ -17,6 +17,7 @@ from pipeline.report.cells import (
     markdown_table,
     method_name,
     methods_of,
+    score_bounds,
     sections,
 )
 from pipeline.report.figures import draw_line, legend_below, picture_line, save_picture
@@ -106,32 +107,45 @@ def _table(section: Section, generator: str) -> str:
         + [cell_text(found.get((ratio, method)), with_paper=generator == "published") for method in methods]
         for ratio in sorted({ratio for ratio, _ in found})
     ]
-    header = ["distractors", *(method_name(method, section.model) for method in methods)]
+    header = ["distractors", *(method_name(method, section.kind) for method in methods)]
     return f"### Generator `{generator}`\n\n{markdown_table(header, rows)}"
 
 
 def _draw(figure: Figure, found: list[Section], generators: list[str]) -> None:
-    """A row of panels a model and setting, a panel a generator, one legend for all."""
+    """A row of panels a model and setting, a panel a generator that it was run on, one legend for all."""
     grid = figure.subplots(len(found), len(generators), squeeze=False, sharex=True, sharey=True)
     for section, row in zip(found, grid, strict=True):
-        for generator, panel in zip(generators, row, strict=True):
+        shown = generators_of(section.cells)
+        for generator, panel in zip(shown, row, strict=False):
             _draw_panel(panel, section, generator)
+            panel.tick_params(labelbottom=True)
+            panel.set_xlabel("distractors (%)")
+        for panel in row[len(shown) :]:
+            panel.set_axis_off()
         row[0].set_ylabel("accuracy (%)")
-    for panel in grid[-1]:
-        panel.set_xlabel("distractors (%)")
+    grid[0, 0].set_xticks(sorted({100 * place_of(cell)[1] for section in found for cell in section.cells}))
     legend_below(figure, columns=4)
+
+
+def _legend_name(method: str) -> str:
+    """A method's name in a legend that serves backbones of both kinds."""
+    return " / ".join(dict.fromkeys(method_name(method, kind) for kind in ("encoder", "decoder")))
 
 
 def _draw_panel(panel: Axes, section: Section, generator: str) -> None:
     cells = [cell for cell in section.cells if place_of(cell)[0] == generator]
-    for method in methods_of(cells):
-        points = sorted((100 * place_of(cell)[1], cell.mean, cell.std) for cell in cells if cell.method == method)
-        draw_line(panel, method, method_name(method, section.model), points)
+    ratios, methods = {place_of(cell)[1] for cell in cells}, methods_of(cells)
+    for place, method in enumerate(methods):
+        aside = place - (len(methods) - 1) / 2 if len(ratios) == 1 else 0.0  # else all stand on one another
+        points = [(100 * place_of(cell)[1] + aside, cell.mean, cell.std) for cell in cells if cell.method == method]
+        draw_line(panel, method, _legend_name(method), sorted(points), score_bounds("accuracy"))
     paper_model = section.cells[0].paper_model
     if generator == "published" and paper_model:
         paper = load_stress().items()
-        points = [(100 * ratio, value) for (*key, ratio), value in paper if key == [paper_model, "glot"]]
-        panel.plot(*zip(*sorted(points), strict=True), ":", color="black", lw=1.2, label="the paper's GLOT")
+        published = [(100 * r, value) for (*key, r), value in paper if key == [paper_model, "glot"] and r in ratios]
+        if published:
+            style = {"color": "black", "lw": 1.2, "marker": "D", "markersize": 4, "markerfacecolor": "none"}
+            panel.plot(*zip(*sorted(published), strict=True), ":", label="the paper's GLOT", **style)
     panel.axhline(50, color="black", lw=0.6, alpha=0.5)
     beside = f" (paper: {PAPER_NAMES[paper_model]})" if generator == "published" and paper_model else ""
     panel.set_title(f"generator {generator}{beside}\n{section.title}", fontsize=9)

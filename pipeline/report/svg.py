@@ -6,63 +6,32 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import product
 
-from pipeline.report.figures import COLOURS, OTHER_COLOUR
+from pipeline.report.styles import PAPER, Style
 
 WIDTH = 360  # user units of every plot, one CSS pixel each where the page has room
 _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 46, 350, 30, 208, 250
 _ROW, _DOTS_LEFT, _DOTS_RIGHT = 34, 12, 348
+_LETTER = 8  # at most, of a number's digit
 _LONGEST = 50  # letters of a label that have room
 
 
 @dataclass(frozen=True)
-class Style:
-    """How a method is told from the others: colour, dashes (SVG's `stroke-dasharray`) and marker."""
-
-    colour: str
-    dash: str
-    marker: str
-
-
-_KNOWN = {
-    "cls": Style(COLOURS["cls"], "8 3", "triangle"),
-    "mean": Style(COLOURS["mean"], "5 3", "square"),
-    "max": Style(COLOURS["max"], "3 3", "fall"),
-    "adapool": Style(COLOURS["adapool"], "9 3 2 3", "diamond"),
-    "glot": Style(COLOURS["glot"], "", "circle"),
-    "glot-loops": Style(COLOURS["glot-loops"], "12 3", "cross"),
-    "length": Style(OTHER_COLOUR, "2 4", "plus"),
-    "bag-of-words": Style(OTHER_COLOUR, "7 4", "ring"),
-    **dict.fromkeys(("logreg-cls", "logreg-mean", "ridge-cls", "ridge-mean"), Style(OTHER_COLOUR, "4 2", "ring")),
-}
-_OTHER_DASHES = ("", "6 3", "2 3")
-_OTHER_MARKERS = ("circle", "square", "triangle", "diamond", "cross", "fall", "plus")
-PAPER = Style("currentColor", "1 4", "hollow")
-
-
-def styles_for(methods: Sequence[str]) -> dict[str, Style]:
-    """A style a method: the fixed ones, and for other methods each its own while there are enough."""
-    free = list(product(_OTHER_DASHES, COLOURS.values()))
-    styles: dict[str, Style] = {}
-    for place, method in enumerate(method for method in methods if method not in _KNOWN):
-        dash, colour = free[place % len(free)]
-        styles[method] = Style(colour, dash, _OTHER_MARKERS[place % len(_OTHER_MARKERS)])
-    return {method: _KNOWN.get(method) or styles[method] for method in methods}
-
-
-@dataclass(frozen=True)
 class Line:
-    """One method's curve: (x, y, the deviation or None) by ascending x."""
+    """One method's curve: (x, y, the deviation or None) by ascending x; no band leaves the `bounds` of its scores."""
 
     label: str
     style: Style
     points: list[tuple[float, float, float | None]]
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One row: the value with its deviation, what is printed of them, and the number that it is compared with."""
+    """One row: the value with its deviation, what is printed of them, and the number that it is compared with.
+
+    The whisker does not leave the `bounds` of the score.
+    """
 
     label: str
     style: Style
@@ -70,6 +39,12 @@ class Dot:
     std: float | None
     text: str
     reference: float | None = None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Of the whisker."""
+        return spread(self.value, self.std, self.bounds)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -81,6 +56,26 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(number * step, 10) for number in range(first, last + 1)]
+
+
+def spread(value: float, std: float | None, bounds: tuple[float, float]) -> tuple[float, float]:
+    """The ends of value ± std, kept within the bounds (where the value itself is)."""
+    low, high = min(bounds[0], value), max(bounds[1], value)
+    return max(low, value - (std or 0.0)), min(high, value + (std or 0.0))
+
+
+def with_room(values: Sequence[float], place: Callable[[float], float]) -> list[float]:
+    """The ascending values whose labels have room beside each other: the last, the first, and what fits between."""
+    kept: list[float] = []
+    for value in [values[-1], *values[:-1]]:
+        if all(abs(place(value) - place(other)) > _room(value, other) for other in kept):
+            kept.append(value)
+    return sorted(kept)
+
+
+def _room(*values: float) -> float:
+    """Between the middles of two labels: half of each, and a gap."""
+    return _LETTER * sum(len(f"{value:g}") for value in values) / 2 + _LETTER / 2
 
 
 def line_plot(
@@ -97,7 +92,7 @@ def line_plot(
         parts.append(_text(_LEFT - 6, y_at(value) + 4, f"{value:g}", "end"))
     for x in xs:
         parts.append(f'<path class="axis" d="M{x_at(x):.1f} {_BOTTOM}v4"/>')
-        parts.append(_text(x_at(x), _BOTTOM + 17, f"{x:g}"))
+    parts += [_text(x_at(x), _BOTTOM + 17, f"{x:g}") for x in with_room(xs, x_at)]
     parts.append(f'<path class="axis" d="M{_LEFT} {_TOP}V{_BOTTOM}H{_RIGHT}"/>')
     parts.append(_text((_LEFT + _RIGHT) / 2, _HEIGHT - 6, x_label))
     parts.append(f'<path class="guide" d="M{_LEFT} {y_at(guide):.1f}H{_RIGHT}"/>')
@@ -157,8 +152,7 @@ def marker(style: Style, x: float, y: float, tip: str = "") -> str:
 
 
 def _reach(dot: Dot) -> list[float]:
-    spread = dot.std or 0.0
-    return [dot.value - spread, dot.value + spread, *([] if dot.reference is None else [dot.reference])]
+    return [*dot.ends, *([] if dot.reference is None else [dot.reference])]
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
@@ -172,15 +166,15 @@ def _dash(style: Style) -> str:
 def _band(
     line: Line, x_at: Callable[[float], float], y_at: Callable[[float], float], y_range: tuple[float, float]
 ) -> str:
-    """The area of ± one deviation, cut to the plot; nothing where there is none."""
+    """The area of ± one deviation, cut to the bounds and the plot; nothing where there is none."""
     if len(line.points) < 2 or not any(std for _, _, std in line.points):
         return ""
 
     def place(x: float, y: float) -> str:
         return f"{x_at(x):.1f} {y_at(min(max(y, y_range[0]), y_range[1])):.1f}"
 
-    above = [place(x, y + (std or 0)) for x, y, std in line.points]
-    below = [place(x, y - (std or 0)) for x, y, std in reversed(line.points)]
+    ends = [(x, *spread(y, std, line.bounds)) for x, y, std in line.points]
+    above, below = [place(x, high) for x, _, high in ends], [place(x, low) for x, low, _ in reversed(ends)]
     return f'<path class="series band" d="M{"L".join(above + below)}z" fill="{line.style.colour}"/>'
 
 
@@ -195,7 +189,7 @@ def _curve(line: Line, x_at: Callable[[float], float], y_at: Callable[[float], f
 def _dot(dot: Dot, x_at: Callable[[float], float], y: float) -> str:
     parts = [f'<path class="track" d="M{_DOTS_LEFT} {y:.1f}H{_DOTS_RIGHT}"/>']
     if dot.std:
-        left, right = x_at(dot.value - dot.std), x_at(dot.value + dot.std)
+        left, right = map(x_at, dot.ends)
         whisker = f"M{left:.1f} {y:.1f}H{right:.1f}M{left:.1f} {y - 4:.1f}v8M{right:.1f} {y - 4:.1f}v8"
         parts.append(f'<path class="series" d="{whisker}" stroke="{dot.style.colour}" stroke-width="1.5"/>')
     parts.append(marker(dot.style, x_at(dot.value), y, f"{dot.label}: {dot.text}"))

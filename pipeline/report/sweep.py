@@ -87,7 +87,7 @@ def _csv(trials: list[Trial], names: list[str]) -> str:
             settings = [trial.settings.get(name, "") for name in names]
             density = "" if result.density is None else f"{result.density:.6f}"
             writer.writerow(
-                [*settings, result.metric, f"{score:.4f}", result.best_epoch, density, f"{result.seconds:.2f}"]
+                [*settings, result.metric, f"{score:.4f}", result.best_epoch, density, f"{result.own_seconds:.2f}"]
             )
     return out.getvalue()
 

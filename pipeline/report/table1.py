@@ -19,9 +19,10 @@ from pipeline.report.cells import (
     methods_of,
     sections,
 )
-from pipeline.report.figures import COLOURS, OTHER_COLOUR, picture_line, save_picture
+from pipeline.report.figures import picture_line, save_picture, whiskers
 from pipeline.report.published import PAPER_NAMES, load_table1
 from pipeline.report.results import Result
+from pipeline.report.styles import styles_for
 from pipeline.store.files import write_text
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _markdown(section: Section) -> str:
     columns = columns_of(section)
     found = {(cell.method, cell.task): cell for cell in section.cells}
     rows = [
-        [method_name(method, section.model)]
+        [method_name(method, section.kind)]
         + [cell_text(found.get((method, column.name)), with_paper=True) for column in columns]
         for method in methods_of(section.cells)
     ]
@@ -136,7 +137,7 @@ def _draw_section(block: SubFigure, section: Section, widest: int) -> None:
         else:
             panel.set_visible(False)
     for panel in grid[:, 0]:
-        panel.set_yticks(range(len(methods)), [method_name(method, section.model) for method in methods])
+        panel.set_yticks(range(len(methods)), [method_name(method, section.kind) for method in methods])
     grid[0, 0].invert_yaxis()
     paper_model = section.cells[0].paper_model
     beside = f"   ◇ the paper's {PAPER_NAMES[paper_model]}" if paper_model else ""
@@ -144,9 +145,11 @@ def _draw_section(block: SubFigure, section: Section, widest: int) -> None:
 
 
 def _draw_panel(panel: Axes, column: Column, cells: list[Cell], methods: list[str]) -> None:
+    styles = styles_for(methods)
     for cell in cells:
-        place, colour = methods.index(cell.method), COLOURS.get(cell.method, OTHER_COLOUR)
-        panel.errorbar(cell.mean, place, xerr=cell.std, fmt="o", color=colour, markersize=6, capsize=3)
+        place, colour = methods.index(cell.method), styles[cell.method].colour
+        ends = None if cell.std is None else whiskers([(place, cell.mean, cell.std)], cell.bounds)
+        panel.errorbar(cell.mean, place, xerr=ends, fmt="o", color=colour, markersize=6, capsize=3)
         if cell.paper is not None:
             panel.plot(cell.paper, place, "D", markerfacecolor="none", markeredgecolor="black", markersize=7)
     panel.set_title(column.title, fontsize=10)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.report.ablations import write_ablations
+from pipeline.report.backends import write_backends
 from pipeline.report.beyond import write_beyond
 from pipeline.report.cells import NOTHING, demote, markdown_table
 from pipeline.report.choices import write_choices
@@ -70,7 +71,7 @@ def _write(contents: Contents, out: Path, links: bool) -> list[Path]:
     tables = [*write_table1(contents.table1, out), *write_stress(contents.stress, out)]
     tables += [*write_beyond(contents.sweeps, out), *write_other(contents.other, out)]
     tables += [*write_ablations(contents.questions, out), *write_choices(contents.choices, out)]
-    tables += write_costs(contents.costs, out)
+    tables += [*write_backends(contents.backends, out), *write_costs(contents.costs, out)]
     write_text(page, make_page(contents, out, [index, data, *tables], links))
     write_text(index, _index(contents, [page, data, *tables]))
     return [index, page, data, *tables]

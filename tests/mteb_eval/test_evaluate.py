@@ -248,3 +248,43 @@ def test_kinds_of_files_and_columns(tmp_path: Path) -> None:
     task = local_task(f"retrieval:{folder / 'qrels' / 'dev.tsv'}")
     assert task.metadata.name == "LocalRetrieval-beir-dev"
     assert task.dataset["default"]["test"]["relevant_docs"] == {"q1": {"d1": 2}}
+
+
+@pytest.mark.parametrize(
+    ("template", "prompts"),
+    [
+        (None, ["--mteb-prompt", "query=the old town in autumn over the old town: "]),
+        ("the old town in autumn over the old town: {text}", []),
+        ("the old town in: {text}", ["--mteb-prompt", "STS=autumn over the old town: "]),
+    ],
+    ids=["prompt", "template", "both"],
+)
+def test_a_prompt_must_leave_room_for_a_text(
+    glot: Callable[..., tuple], table: Path, backbone_folders: dict[str, Path], template: str | None, prompts: list
+) -> None:
+    """Else every text would have the vector of the prompt."""
+    options = ["--data", table, "--text", "sentence", "--label", "kind", "--max-tokens", 24]
+    options += ["--prompt", template] if template else []
+    code, _, err = glot("extract", "--model", backbone_folders["bert"], *options)
+    assert code == 0, err
+    fit = ["fit", "--cache", "cache/train/tiny-bert", "--hidden", 4, "--epochs", 1, "--out", "runs/glot"]
+    assert glot(*fit)[0] == 0
+    write_sts(Path("sts.tsv"))
+    arguments = ["evaluate", "--run", "runs/glot", "--mteb-local", "sts:sts.tsv", *prompts, "--device", "cpu"]
+    code, out, err = glot(*arguments, "--max-tokens", 6)
+    assert (code, out) == (2, "")
+    line = err.splitlines()[-1]
+    assert line.startswith("glot: --max-tokens 6 leaves no token of the text: pass at least "), err
+    code, _, err = glot(*arguments, "--max-tokens", line.split()[-1])
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("arguments", [["extract"], ["extract", "--estimate"]], ids=" ".join)
+def test_so_must_the_prompt_of_an_extraction(
+    glot: Callable[..., tuple], table: Path, backbone_folders: dict[str, Path], arguments: list
+) -> None:
+    options = ["--data", table, "--text", "sentence", "--label", "kind", "--prompt", "the old town in autumn: {text}"]
+    command, *switches = arguments
+    code, _, err = glot(command, "--model", backbone_folders["bert"], *options, *switches, "--max-tokens", 6)
+    assert code == 2
+    assert "leaves no token of the text" in err.splitlines()[-1]

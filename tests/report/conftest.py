@@ -25,7 +25,8 @@ def make_run(tmp_path: Path) -> MakeRun:
     ) -> Path:
         folder = tmp_path / "runs" / f"{task}-{model}" / setting / method / f"seed-{seed}"
         folder.mkdir(parents=True)
-        write_json(folder / "config.json", {"task": {"name": task}, "states": {"backbone": model}})
+        states = {"backbone": model, "kind": "decoder" if model.startswith("smollm2") else "encoder"}
+        write_json(folder / "config.json", {"version": 1, "task": {"name": task}, "states": states})
         write_json(
             folder / "metrics.json",
             {

@@ -82,8 +82,8 @@ def test_a_run_with_a_holdout_is_reported(tmp_path: Path) -> None:
     path.write_text(json.dumps(metrics))
     write_own_report([tmp_path / "runs"], tmp_path / "out")
     page = (tmp_path / "out/other.md").read_text()
-    assert "made: accuracy" in page
-    assert "made (holdout): accuracy" in page
+    assert "made: validation accuracy" in page
+    assert "made: holdout accuracy" in page
 
 
 def test_a_run_made_twice_counts_once_and_an_unfinished_one_is_told(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from pipeline.report.cells import Cell
 from pipeline.report.contents import make_contents
 from pipeline.report.page_tables import shade
 from pipeline.report.results import collect
-from pipeline.report.svg import styles_for, ticks
+from pipeline.report.styles import styles_for
+from pipeline.report.svg import ticks
 from pipeline.report.write import write_report
 
 Make = Callable[..., Path]

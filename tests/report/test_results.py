@@ -28,6 +28,7 @@ def test_a_run_is_read_from_its_files_and_its_place(tmp_path: Path, make_run: Ma
             density=None,
             seconds=60.0,
             path=tmp_path / "runs/cola-smollm2-135m/converged/glot-loops/seed-12",
+            kind="decoder",
         )
     ]
 
