@@ -100,13 +100,13 @@ def predict(
         check_predictions_file(out, format and format.value)
     texts = Input(input, text, text_b)
     folder, config = _check_run(run, model)
+    texts.check()
     config.check_predicts(folder)
     if config.task.num_texts != (1 if text_b is None else 2):
         raise UsageError(
             f"{folder} was trained on {config.task.num_texts} text(s) an example: "
             + ("leave out --text-b" if text_b is not None else "name the column of the second with --text-b")
         )
-    texts.check()
     from pipeline.model import GlotModel
 
     loaded = GlotModel.load(run, model, device)
