@@ -62,8 +62,9 @@ def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> Explanatio
 def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> None:
     """Raise UsageError where options do not go together, or a run, cache or backbone is not there; needs no torch."""
     _check_options(options)
-    for folder in map(find_one_run, folders):
-        config = RunConfig.load(folder)
+    configs = {folder: RunConfig.load(folder) for folder in map(find_one_run, folders)}
+    for folder, config in configs.items():
+        next(iter(configs.values())).check_states(config.states, str(folder))
         check_trained(folder)
         if options.cache is None:
             find_source(config.states, f"that {folder} was trained on", options.model)

@@ -115,7 +115,7 @@ def test_wrong_use_is_one_line_and_code_2(
 def test_a_picture_without_matplotlib_is_one_line(
     glot: Callable[..., tuple], run: Path, extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.report.explain_picture.find_spec", lambda name: None)
+    monkeypatch.setattr("pipeline.report.figures.find_spec", lambda name: None)
     code, _, err = glot("explain", "--run", run, "--cache", extracted, "--index", 1, "--png")
     assert (code, "pip install 'glot-pipeline[plots]'" in err) == (2, True)
     assert len(err.strip().splitlines()) == 1

@@ -105,7 +105,7 @@ def test_encode_writes_each_kind_of_file(
 ) -> None:
     texts, _ = read_texts(table)
     expected = GlotModel.load(run).encode(texts)
-    monkeypatch.setattr("pipeline.encode.WINDOW", 16)
+    monkeypatch.setattr("pipeline.model.WINDOW", 16)
     Path("texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     for output in ("v/a.npy", "a.parquet", "a.jsonl"):
         code, out, err = glot("encode", "--run", run, "--input", "texts.txt", "--output", output)

@@ -49,7 +49,7 @@ WRONG = {
     "evaluate --run run --cache cache --split test": "no example set 'test'",
     "evaluate --run sweep --cache cache": "sweep holds 2 runs (tau=0.3/seed-0, tau=0.6/seed-0): name one",
     "encode --run run --input texts.txt --output new.csv": "the suffix must be one of .npy, .parquet, .jsonl, .ndjson",
-    "encode --run run --input texts.txt --output cache": "--output cache: the suffix must be",
+    "encode --run run --input texts.txt --output cache": "cache is a folder: name a file with --output",
     "encode --run run --input texts.txt --output texts.txt/new.npy": "texts.txt is a file",
     "encode --run run --input nothing.txt --output new.npy": "no file nothing.txt",
     "encode --run run --input data.csv --text body --output new.npy": "body",

@@ -130,13 +130,13 @@ def predict(
         check_predictions_file(out, format and format.value)
     texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
     folder, config = _check_run(run, model)
+    described = texts.describe()
     config.check_predicts(folder)
     if config.task.num_texts != (1 if text_b is None else 2):
         raise UsageError(
             f"{folder} was trained on {config.task.num_texts} text(s) an example: "
             + ("leave out --text-b" if text_b is not None else "name the column of the second with --text-b")
         )
-    described = texts.describe()
     from pipeline.model import GlotModel
 
     loaded = GlotModel.load(run, model, device, trust_remote_code)

@@ -49,10 +49,10 @@ def check_parent(path: Path, option: str = "--out") -> None:
 
 def check_output(path: Path, suffixes: Sequence[str], option: str = "--output") -> None:
     """Raise UsageError where a file cannot be made at `path`, or its suffix is none of these; nothing is made."""
-    if path.suffix.lower() not in suffixes:
-        raise UsageError(f"{option} {path}: the suffix must be one of {', '.join(suffixes)}")
     if path.is_dir():
         raise UsageError(f"{path} is a folder: name a file with {option}")
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{option} {path}: the suffix must be one of {', '.join(suffixes)}")
     check_parent(path, option)
 
 
