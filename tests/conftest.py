@@ -44,7 +44,6 @@ FAMILIES = ("mistral", "llama", "bert", "roberta")
 MAX_POSITIONS = 48  # the longest input of every tiny model, special tokens included
 
 
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say at the end what a failure may hang on: the order of the tests, and the processor's instructions."""
     import torch

@@ -84,6 +84,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         yield make_folder(folder)
+        for inner in (path for path in folder.rglob("*") if path.is_dir()):
+            fsync_folder(inner)
         fsync_folder(folder)
         os.replace(folder, target)
         fsync_folder(target.parent)
