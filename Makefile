@@ -1,4 +1,5 @@
-# make setup | test | test-slow | test-all | soak | reproduce | bench | bench-long | docs | backbones | lint | clean -- each does the set-up it needs.
+# make setup | test | test-slow | test-all | test-processor | soak | reproduce | bench | bench-long | docs | backbones | lint
+# | clean -- each does the set-up it needs.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -10,13 +11,18 @@ READY := $(VENV)/.ready
 TORCH_INDEX ?=
 TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
+# The quick tests run in a random order, which they print; make test SEED=... repeats it. tests/conftest.py seeds what
+# tests draw themselves.
+SEED ?=
+ORDER := -p randomly --randomly-dont-reset-seed $(if $(SEED),--randomly-seed=$(SEED))
+
 PROFILE ?= quick
 YES ?=
 
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export DGLBACKEND := pytorch
 
-.PHONY: setup test test-slow test-all soak reproduce bench bench-long docs backbones lint clean
+.PHONY: setup test test-slow test-all test-processor soak reproduce bench bench-long docs backbones lint clean
 
 setup: $(READY)
 
@@ -28,12 +34,16 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" $(ORDER)
 
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m slow
 
 test-all: test test-slow
+
+# What computes, with the instructions of another processor: make test-processor ATEN_CPU_CAPABILITY=default (or avx2).
+test-processor: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests/fit tests/extract tests/store
 
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes 10

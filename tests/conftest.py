@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import numpy as np
 import pytest
 
@@ -21,6 +23,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# No example of hypothesis fails for being slow, and one that fails for another reason says how to get it again.
+hypothesis.settings.register_profile(
+    "glot", deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("glot")
 
 SENTENCES = [
     "the cat sat on the mat and looked at the dog",
@@ -36,11 +44,44 @@ FAMILIES = ("mistral", "llama", "bert", "roberta")
 MAX_POSITIONS = 48  # the longest input of every tiny model, special tokens included
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say at the end what a failure may hang on: the order of the tests, and the processor's instructions."""
+    import torch
+
+    seed = getattr(config.option, "randomly_seed", None)  # of pytest-randomly, where `-p randomly` asks for it
+    order = "in the order of the files" if seed is None else f"in random order, seed {seed}: `make test SEED={seed}`"
+    asked = os.environ.get("ATEN_CPU_CAPABILITY")
+    given = f" (ATEN_CPU_CAPABILITY={asked})" if asked else ""
+    terminalreporter.write_line(f"{order}; torch computes with {torch.backends.cpu.get_cpu_capability()}{given}")
+    _print_families(terminalreporter)
+
+
+def _print_families(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the backbone families that were tried (see tests/extract/test_families.py)."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    rows = [row for report in reports for name, row in report.user_properties if name == "backbone family"]
+    if rows:
+        from tests.extract.family_check import TABLE_HEAD
+
+        terminalreporter.section("backbone families")
+        terminalreporter.write_line("\n".join([TABLE_HEAD, *sorted(rows)]))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)  # the tensors are tiny, and a second thread only waits where the machine is busy
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """A test draws the same numbers whatever ran before it in this process."""
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 def _save_tokenizer(family: str, folder: Path, bos: bool = True) -> None:
@@ -169,8 +210,8 @@ def make_corpus() -> Callable[..., object]:
         row = 0 if row == 3 else row
         if row == 1:
             return ""
-        random = np.random.default_rng([row, sum(kind.encode())])
-        return " ".join(random.choice(words, 90 if row == 2 else int(random.integers(1, 12))))
+        rng = np.random.default_rng([row, sum(kind.encode())])
+        return " ".join(rng.choice(words, 90 if row == 2 else int(rng.integers(1, 12))))
 
     def make(splits: dict[str, int] | None = None, pairs: bool = False, labels: bool = True) -> Corpus:
         made = {}
@@ -313,14 +354,3 @@ def make_example() -> Callable[..., object]:
         return Example(made, "made here", "yes", task)
 
     return make
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of the backbone families that were tried (see tests/extract/test_families.py)."""
-    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
-    rows = [row for report in reports for name, row in report.user_properties if name == "backbone family"]
-    if rows:
-        from tests.extract.family_check import TABLE_HEAD
-
-        terminalreporter.section("backbone families")
-        terminalreporter.write_line("\n".join([TABLE_HEAD, *sorted(rows)]))

@@ -44,7 +44,7 @@ def test_from_the_hub_to_predictions(glot: Glot, base: list, news: dict[str, lis
     assert (
         Cache("cache/news").manifest.examples["validation"].source.startswith("hub:news train, 0.25 held out (seed 0")
     )
-    options = ["--pooler", "mean", "--lr", 0.002, "--epochs", 2, "--device", "cpu"]
+    options = ["--pooler", "mean", "--lr", 0.01, "--epochs", 6, "--device", "cpu"]
     recalled = {}
     for kind in ("none", "balanced"):
         code, _, err = glot("fit", "--cache", "cache/news", *options, "--class-weights", kind, "--out", kind)
@@ -55,7 +55,7 @@ def test_from_the_hub_to_predictions(glot: Glot, base: list, news: dict[str, lis
         assert code == 0, err
         rows = [json.loads(line) for line in Path(kind, "train.jsonl").read_text().splitlines()]
         recalled[kind] = sum(row["label"] == "water" and news["kind"][row["index"]] == 1 for row in rows)
-    assert recalled["balanced"] > recalled["none"]
+    assert recalled["balanced"] > recalled["none"]  # of twenty seeds, 2 to 13 of 15 against 0 (once 1)
 
 
 def test_a_sweep_over_class_weights(glot: Glot, base: list, table: Path) -> None:

@@ -29,11 +29,10 @@ def test_a_text_is_explained_as_the_same_text_of_a_cache(
     glot: Callable[..., tuple], run: Path, extracted: Path, backbone_folders: dict[str, Path]
 ) -> None:
     both = ["explain", "--run", run, "--run", "runs/adapool"]
-    code, out, err = glot(*both, "--cache", extracted, "--index", 3, "--out", "out/cache.html", "--png")
+    code, out, err = glot(*both, "--cache", extracted, "--index", 3, "--out", "out/cache.html")
     assert code == 0, err
     assert "example 3 of validation" in out
     assert "label: animal" in out
-    assert Path("out/cache.png").read_bytes()[:4] == b"\x89PNG"
     cache = Cache(extracted)
     examples = cache.examples("validation")
     text_id = int(examples.text_id[np.flatnonzero(examples.index == 3)[0]])
@@ -110,6 +109,13 @@ def test_wrong_use_is_one_line_and_code_2(
     assert err.startswith("glot: ")
     assert len(err.strip().splitlines()) == 1
     assert sorted(Path().rglob("*")) == before
+
+
+def test_a_picture_lies_beside_the_page(glot: Callable[..., tuple], run: Path, extracted: Path) -> None:
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: plots)")
+    code, _, err = glot("explain", "--run", run, "--cache", extracted, "--index", 3, "--out", "out/a.html", "--png")
+    assert code == 0, err
+    assert Path("out/a.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_picture_without_matplotlib_is_one_line(

@@ -22,6 +22,7 @@ def fitted(glot: Callable[..., tuple], extracted: Path) -> Path:
 
 
 def test_from_texts_to_a_folder(glot: Callable[..., tuple], fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     from sentence_transformers import SentenceTransformer
 
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(Path("modules").resolve()))
@@ -43,6 +44,8 @@ def test_from_texts_to_a_folder(glot: Callable[..., tuple], fitted: Path, monkey
 
 
 def test_the_head_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name, reason=f"{name} is not installed (extra: onnx)")
     code, out, err = glot("export", "--run", fitted, "--to", "onnx", "heads/a.onnx", "--json")
     assert code == 0, err
     found = json.loads(out)

@@ -57,7 +57,6 @@ def test_from_triplets_to_vectors(glot: Callable[..., tuple], pairs: Path, backb
     assert "validation loss at the best epoch" in out
     epochs = json.loads(Path("runs/a/metrics.json").read_text())["epochs"]
     assert epochs[-1]["loss"] < epochs[0]["loss"]
-    assert Path("runs/a/loss.png").exists()
 
     model = GlotModel.load("runs/a", str(backbone_folders["bert"]), "cpu")
     texts = ["the dog in the market", "rain over the old river", ""]
@@ -76,6 +75,7 @@ def test_from_triplets_to_vectors(glot: Callable[..., tuple], pairs: Path, backb
 def test_a_run_on_pairs_is_exported(
     glot: Callable[..., tuple], pairs: Path, backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     from sentence_transformers import SentenceTransformer
 
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(Path("modules").resolve()))

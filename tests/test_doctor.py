@@ -86,7 +86,7 @@ def test_a_hub_that_answers_and_a_token_whose_value_is_not_shown(monkeypatch: py
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     try:
-        found = _named(doctor._hub(3))
+        found = _named(doctor._hub(60))
     finally:
         server.shutdown()
         server.server_close()

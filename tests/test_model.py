@@ -21,7 +21,7 @@ from pipeline.fit.states import StreamedStates
 
 @pytest.fixture
 def run(glot: Callable[..., tuple], extracted: Path) -> Path:
-    options = ["--epochs", 8, "--hidden", 16, "--lr", "2e-3", "--device", "cpu"]
+    options = ["--epochs", 8, "--hidden", 16, "--lr", "1e-2", "--device", "cpu"]
     code, _, err = glot("fit", "--cache", extracted, *options, "--out", "runs/a")
     assert code == 0, err
     return Path("runs/a")
@@ -71,8 +71,9 @@ def test_labels_and_probabilities(run: Path, table: Path) -> None:
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert labels.tolist() == [model.config.task.classes[i] for i in probabilities.argmax(axis=1)]
     best = json.loads((run / "metrics.json").read_text())["best"]["validation"]["accuracy"]
-    assert np.mean(labels == np.asarray(truth)) == pytest.approx(best, abs=0.026)  # float16 may move one of 40
-    assert best > 0.8
+    undecided = (probabilities.max(axis=1) < 0.52).sum()  # the cache's float16 may turn these over
+    assert abs((labels == np.asarray(truth)).sum() - 40 * best) <= undecided + 1e-6
+    assert best > 0.75  # of twenty seeds the worst has 0.92
     assert model.predict([]).tolist() == []
 
 
@@ -107,15 +108,11 @@ def test_encode_writes_each_kind_of_file(
     expected = GlotModel.load(run).encode(texts)
     monkeypatch.setattr("pipeline.model.WINDOW", 16)
     Path("texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
-    for output in ("v/a.npy", "a.parquet", "a.jsonl"):
+    for output in ("v/a.npy", "a.jsonl"):
         code, out, err = glot("encode", "--run", run, "--input", "texts.txt", "--output", output)
         assert code == 0, err
         assert out.strip() == f"{output}: 40 vectors of {expected.shape[1]} numbers"
     np.testing.assert_allclose(np.load("v/a.npy", allow_pickle=False), expected, rtol=1e-4, atol=1e-5)
-    from pyarrow import parquet
-
-    column = parquet.read_table("a.parquet")["vector"].to_pylist()
-    np.testing.assert_allclose(np.asarray(column, dtype=np.float32), expected, rtol=1e-4, atol=1e-5)
     lines = [json.loads(line) for line in Path("a.jsonl").read_text().splitlines()]
     assert [line["index"] for line in lines] == list(range(40))
     np.testing.assert_allclose([line["vector"] for line in lines], expected, rtol=1e-4, atol=1e-5)
@@ -124,6 +121,28 @@ def test_encode_writes_each_kind_of_file(
     )
     assert code == 0, err
     np.testing.assert_allclose(np.load("b.npy"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_encode_writes_parquet(glot: Callable[..., tuple], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra: parquet)")
+    texts = ["a dog in the rain", "the old river", "books"]
+    expected = GlotModel.load(run).encode(texts)
+    monkeypatch.setattr("pipeline.encode.WINDOW", 2)
+    Path("texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
+    code, _, err = glot("encode", "--run", run, "--input", "texts.txt", "--output", "a.parquet")
+    assert code == 0, err
+    column = parquet.read_table("a.parquet")["vector"].to_pylist()
+    np.testing.assert_allclose(np.asarray(column, dtype=np.float32), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_parquet_without_pyarrow_is_one_line(
+    glot: Callable[..., tuple], run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("texts.txt").write_text("a dog\n", encoding="utf-8")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = glot("encode", "--run", run, "--input", "texts.txt", "--output", "a.parquet")
+    assert (code, len(err.strip().splitlines()), "pip install 'glot-pipeline[parquet]'" in err) == (2, 1, True), err
+    assert not Path("a.parquet").exists()
 
 
 def test_stdin_to_stdout(glot: Callable[..., tuple], run: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

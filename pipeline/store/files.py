@@ -140,6 +140,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         for path in folder.rglob("*"):
             if path.is_file() and not path.is_symlink():
                 _open_to_others(path, mode)
+        for inner in (path for path in folder.rglob("*") if path.is_dir()):
+            fsync_folder(inner)
         fsync_folder(folder)
         os.replace(folder, target)
         fsync_folder(target.parent)

@@ -21,14 +21,14 @@ LENGTHS = [5, 1, 17, 40, 128]
 @pytest.mark.parametrize("layers", [0, 1, 2, 3])
 def test_outputs_and_gradients_are_the_peers(way: str, tau: float, layers: int) -> None:
     torch.manual_seed(0)
-    states = torch.randn(sum(LENGTHS), 24) + 0.5
+    states = torch.randn(sum(LENGTHS), 24, dtype=torch.float64) + 0.5
     for backend in ("dense", *(["dgl"] if dgl_available() else [])):
-        ours = Glot(PoolerConfig(layers=layers, hidden=16, tau=tau), 24, backend)
-        theirs = peers.PygGlot(24, 16, layers).take(ours)
+        ours = Glot(PoolerConfig(layers=layers, hidden=16, tau=tau), 24, backend).double()
+        theirs = peers.PygGlot(24, 16, layers).double().take(ours)
         build, padded = peers.WAYS[way]
         expected = theirs(build(*peers.padded_states(states, LENGTHS, padded), tau))
         found = ours(TokenBatch(states, torch.tensor(LENGTHS)))
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
         weights = torch.randn_like(found)
         (found * weights).sum().backward()
         (expected * weights).sum().backward()
@@ -36,4 +36,4 @@ def test_outputs_and_gradients_are_the_peers(way: str, tau: float, layers: int) 
         grads = [(a.weight.grad, b.weight.grad) for a, b in pairs]
         grads += [(a.weight.grad, b.lin.weight.grad) for a, b in zip(ours.gnn.layers, theirs.layers, strict=True)]
         for own, other in grads:
-            torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-9)

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -123,12 +122,10 @@ def test_an_unreachable_hub_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nobody listens
-    start = time.monotonic()
     with pytest.raises(UsageError, match="cannot read nyu-mll/glue cola train from the hub") as raised:
         hub.read_split(find_task("cola"), "train")
-    assert time.monotonic() - start < 3
     assert "\n" not in str(raised.value)
-    assert called == []
+    assert called == []  # which would try again for half a minute
 
 
 @pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+
 from pipeline import GlotModel
 from pipeline.export.folder import export_folder
 

@@ -13,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
 from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
@@ -136,6 +139,7 @@ def test_it_loads_where_this_program_is_not(make_run: Callable[..., Path], tmp_p
 def test_its_trainer_trains_the_pooling(
     frozen: bool, loss: type, make_run: Callable[..., Path], tmp_path: Path
 ) -> None:
+    pytest.importorskip("datasets", reason="datasets is not installed")
     from datasets import Dataset
 
     export_folder(make_run("mistral"), tmp_path / "made")

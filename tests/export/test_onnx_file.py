@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import torch
+
+pytest.importorskip("onnx", reason="onnx is not installed (extra: onnx)")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra: onnx)")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: onnx)")
+
+import onnx
+import onnxruntime
 
 from pipeline.errors import FaultError, UsageError
 from pipeline.export import onnx_file

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+
 from pipeline.errors import UsageError
 from pipeline.export.pooling import load_pooling
 from pipeline.export.pooling_module import token_graph

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,14 +93,16 @@ def empty_hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_can_go_wrong_with_the_hub(
     error: Exception, message: str, monkeypatch: pytest.MonkeyPatch, empty_hub_cache: Path
 ) -> None:
+    asked = []
+
     def fail(*_: object, **__: object) -> None:
+        asked.append(1)
         raise error
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
-    started = time.monotonic()
     with pytest.raises(UsageError, match=message) as caught:
         load_backbone(resolve_model("org/name"))
-    assert time.monotonic() - started < 10
+    assert len(asked) == 1  # nobody waits for a second and third try
     assert "\n" not in str(caught.value)
 
 

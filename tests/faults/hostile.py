@@ -35,7 +35,7 @@ from pipeline.store.verify import verify_cache
 WIDTH = 2
 LENGTHS = (2, 1, 3, 1)
 CUTS = (2,)  # two shards of two texts
-SECONDS = 5  # that one input may take
+SECONDS = 60  # that one input may take: what hangs is found, not what is slow on this machine
 MEMORY = 200 * 2**20  # bytes that one input may take
 SECRET = b"the secret that lies outside of the cache"
 TASK = TaskSpec("made", 1, "classes", ("no", "yes"))

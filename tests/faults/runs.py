@@ -96,6 +96,14 @@ class Zygote:
             self.ended[event["pid"]] = event["code"]
         return self.ended.pop(pid)
 
+    def is_running(self, pid: int) -> bool:
+        """Whether a run has not ended; one that has is asked for by the process that forked it, and then gone."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def kill_after(self, pid: int, seconds: float) -> bool:
         """Kill a run with SIGKILL after so many seconds; False where it had ended by then."""
         time.sleep(seconds)

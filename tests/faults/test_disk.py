@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -121,8 +122,9 @@ def test_nothing_is_named_before_its_bytes_are_there(bert: Path, tmp_path: Path,
 def test_a_copy_is_durable_before_it_has_its_name(
     command: str, made_caches: Callable, tmp_path: Path, disk_log: Log
 ) -> None:
-    target = tmp_path / "out"
-    copy_cache(made_caches(), target) if command == "copy" else subset_cache(made_caches(), target, limit=5)
+    target, source = tmp_path / "out", made_caches()
+    disk_log.clear()  # of what making the source has left there, if it was made just now
+    copy_cache(source, target) if command == "copy" else subset_cache(source, target, limit=5)
     names = set(runs.contents(target))
     named = disk_log.index(("replace", "out.tmp", "out"))
     synced = {entry[1].removesuffix(".tmp") for entry in disk_log[:named] if entry[0] == "fsync"}
@@ -306,10 +308,12 @@ def test_the_command_on_a_full_disk(
     words = command(bert, data, disk / "out")
     pid = zygote.glot(*words)
     while not list((disk / "out").glob("shard-*.claim")):
-        assert pid not in zygote.ended, zygote.output(pid)
+        assert zygote.is_running(pid), zygote.output(pid)
         time.sleep(0.001)
+    os.kill(pid, signal.SIGSTOP)  # so that it does not end meanwhile
     with contextlib.suppress(OSError):  # a run that was quicker has less than that left: then nothing is
         (disk / "ballast").write_bytes(bytes((10_000 - kib) * 2**10))
+    os.kill(pid, signal.SIGCONT)
     assert_one_line(zygote.wait(pid), zygote.output(pid), "shard-", "No space left on device", "make room")
     before = runs.published(disk / "out")
     cache = Cache(disk / "out", allow_unfinished=True)

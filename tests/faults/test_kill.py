@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.store.claims import STALE_SECONDS
 from tests.faults import runs
 from tests.faults.runs import ROOT, Zygote
 
 GROWN = runs.ROWS + 24
-PATIENCE = 60.0  # seconds that a run may take before a test gives up on it
+PATIENCE = 120.0  # seconds that a run may take before a test gives up on it
 
 
 @dataclass
@@ -133,16 +136,23 @@ def commands(zygote: Zygote, bert: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def kill_command(commands: CommandRuns, out: Path, seed: int) -> None:
-    """Kill `glot extract` some time after its folder appeared, and go on with the same command."""
-    random = np.random.default_rng(seed)
+    """Kill `glot extract` once some of its shards are there, and go on with the same command."""
+    shards = sum(name.endswith(".h5") and name.startswith("shard-") for name in commands.files)
+    wanted = int(np.random.default_rng(seed).integers(0, shards // 2 + 1))
     program = [sys.executable, "-c", "import cli; cli.main()", *commands.words(out)]
-    process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    started = time.monotonic()
-    while not out.exists() and process.poll() is None and time.monotonic() - started < PATIENCE:
-        time.sleep(0.01)
-    time.sleep(float(random.uniform(0, 0.8)))
-    process.kill()
-    assert process.wait() == -signal.SIGKILL, f"seed {seed}: the command had ended before it was killed"
+    for _ in range(20):  # the command may end before it is killed, where this process has to wait for its turn
+        process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + PATIENCE
+        while not (out.exists() and len(runs.published(out)) >= wanted):
+            if process.poll() is not None or time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        process.kill()
+        if process.wait() == -signal.SIGKILL:
+            break
+        shutil.rmtree(out)
+    else:
+        raise AssertionError(f"seed {seed}: the command always ended before it was killed")
     before = runs.published(out)
     commands.zygote.finish(commands.zygote.glot(*commands.words(out)))
     assert_unbroken(out, commands.files, before, f"seed {seed}")
@@ -192,6 +202,14 @@ def kill_one_of_two(zygote: Zygote, bert: Path, out: Path, unbroken: Unbroken, s
     assert_unbroken(out, unbroken.files, before, f"seed {seed}")
 
 
+def freeze(pid: int) -> bool:
+    """Stop a run where it is; False where it has ended."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        return True
+    return False
+
+
 @pytest.fixture
 def stopped(zygote: Zygote, bert: Path) -> Iterator[Callable[[Path, str], int]]:
     """`stopped(out, pattern)`: start a run and freeze it once a file of that name is there; killed at the end."""
@@ -202,9 +220,10 @@ def stopped(zygote: Zygote, bert: Path) -> Iterator[Callable[[Path, str], int]]:
             folder = out.with_name(f"{out.name}-{attempt}")
             pid = zygote.extract(bert, folder)
             deadline = time.monotonic() + PATIENCE
-            while pid not in zygote.ended and not list(folder.glob(pattern)) and time.monotonic() < deadline:
+            while zygote.is_running(pid) and not list(folder.glob(pattern)) and time.monotonic() < deadline:
                 time.sleep(0.0005)
-            os.kill(pid, signal.SIGSTOP)
+            if not freeze(pid):
+                continue
             frozen.append(pid)
             if list(folder.glob(pattern)):
                 folder.rename(out)
@@ -231,7 +250,7 @@ def test_the_claim_of_a_killed_worker_is_taken_over_at_once(
     before = runs.published(out)
     started = time.monotonic()
     zygote.finish(zygote.extract(bert, out))
-    assert time.monotonic() - started < 30  # not the five minutes of a claim whose owner cannot be asked
+    assert time.monotonic() - started < STALE_SECONDS  # not the five minutes of a claim whose owner cannot be asked
     assert_unbroken(out, unbroken.files, before, pattern)
 
 
@@ -251,7 +270,9 @@ def test_a_worker_that_nobody_has_waited_for_is_dead_too(
         out.mkdir()
         (out / "plan.claim").write_text(json.dumps(owner))
         pid = zygote.extract(bert, out)
-        time.sleep(10 * unbroken.seconds)
+        deadline = time.monotonic() + PATIENCE  # less than the five minutes of a claim whose owner cannot be asked
+        while (out / "plan.claim").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
         finished = not (out / "plan.claim").exists()
     finally:
         zombie.stdout.close()

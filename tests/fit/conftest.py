@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.fit.dgl_backend import dgl_available, dgl_import_error
+from pipeline.fit.result import Scores
 from pipeline.fit.tokens import TokenBatch
+from pipeline.fit.train import HeadInTraining
 from pipeline.store.example_set import ExampleSet
 from pipeline.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
 from pipeline.store.plan import Plan
@@ -31,6 +34,41 @@ def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "dgl":
         request.getfixturevalue("needs_dgl")
     return request.param
+
+
+@pytest.fixture
+def in_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fits compute in float64, so that what differs in the order of its sums alone agrees to 1e-9 after many steps.
+
+    In float32 Adam makes steps of full length even of gradients that are rounding alone, which each processor has its
+    own of.
+    """
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture
+def put_in_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`put_in_scores(validation=[0.5, 0.9])`: what every metric of a set is after each epoch, whatever was trained.
+
+    A set that is not named keeps its own scores; after the last value the same goes on.
+    """
+
+    def put(**by_set: list[float]) -> None:
+        record = HeadInTraining._record
+
+        def recorded(head: HeadInTraining, position: Any, scores: Scores, *more: Any) -> bool:
+            for name, values in by_set.items():
+                value = values[min(position.epoch, len(values)) - 1]
+                scores = {**scores, name: dict.fromkeys(scores[name], value)}
+            return record(head, position, scores, *more)
+
+        monkeypatch.setattr(HeadInTraining, "_record", recorded)
+
+    return put
 
 
 @pytest.fixture
@@ -81,8 +119,9 @@ class MadeTask:
 def make_fit_cache(tmp_path: Path, write_plan: Callable) -> Callable[..., Path]:
     """Write a cache whose labels can be learnt: one token of a text carries +1 or -1 (its sign) in its first column.
 
-    `make(name, **fields of MadeTask)` gives the folder. Classes: the sign, or for pairs whether the signs agree.
-    Scores: 4 or 1, by the same rule.
+    `make(name, **fields of MadeTask)` gives the folder. Classes: the sign, or for pairs whether both are +1, which a
+    linear head on [a, b] can tell and one text alone cannot (chance and the best guess from one text: 0.75).
+    Scores: 4 or 1, by the sign, or for pairs by whether the signs agree.
     """
 
     def make(name: str = "cache", **settings: object) -> Path:
@@ -134,7 +173,7 @@ def make_fit_cache(tmp_path: Path, write_plan: Callable) -> Callable[..., Path]:
         for split, count in counts.items():
             ids = np.arange(start, start + count * task.num_texts).reshape(count, task.num_texts)
             start += ids.size
-            right = signs[ids].prod(axis=1) > 0
+            right = signs[ids].min(axis=1) > 0 if task.target == "classes" else signs[ids].prod(axis=1) > 0
             label = right.astype(np.int64) if task.target == "classes" else np.where(right, 4.0, 1.0)
             examples = ExampleSet(np.arange(count), ids[:, 0], ids[:, 1] if task.num_texts == 2 else None, label)
             entries[split] = ExamplesEntry(

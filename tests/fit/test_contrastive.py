@@ -23,7 +23,7 @@ from pipeline.fit.predictions import evaluate_head, write_predictions
 from pipeline.fit.result import FitResult
 from pipeline.fit.retrieval import retrieval_scores
 from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.fit.run_folder import RunConfig
+from pipeline.fit.run_folder import RunConfig, load_tensors
 from pipeline.fit.states import MemoryStates, StoredBatch
 from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 from pipeline.fit.tokens import TokenBatch
@@ -45,7 +45,7 @@ def pairs_cache(tmp_path: Path, write_plan: Callable) -> Cache:
     """Queries, positives and negatives; the topic of a text is in one of its tokens, which its first numbers mark."""
     rng = np.random.default_rng(0)
     count = sum(SETS.values())
-    topics = rng.normal(0, 1, (count, WIDTH - 2))
+    topics = rng.normal(0, 2, (count, WIDTH - 2))
     topic = np.arange(count * 3) // 3 + np.tile([0, 0, 1], count)  # query, positive, another's topic
     texts = [f"text {number}" for number in range(count * 3)]
     lengths = rng.integers(2, 7, len(texts)).astype(np.uint32)
@@ -59,7 +59,7 @@ def pairs_cache(tmp_path: Path, write_plan: Callable) -> Cache:
     for number in range(plan.num_shards):
         with ShardWriter(folder, number, plan, identity) as writer:
             for text in range(*plan.shard_range(number)):
-                states = rng.normal(0, 0.7, (int(lengths[text]), WIDTH)).astype(np.float32)
+                states = rng.normal(0, 0.4, (int(lengths[text]), WIDTH)).astype(np.float32)
                 states[rng.integers(lengths[text])] = [4, 4, *topics[topic[text] % count]]
                 writer.write(2, text, states)
             shards[number] = writer.finish()
@@ -178,13 +178,13 @@ def test_chunks_give_the_gradients_of_the_whole_batch(make_batch: Callable, pool
 
 
 @pytest.mark.parametrize("pooler", ["glot", "adapool"])
-def test_a_fit_in_chunks_is_the_fit(pairs_cache: Cache, tmp_path: Path, pooler: str) -> None:
+def test_a_fit_in_chunks_is_the_fit(pairs_cache: Cache, tmp_path: Path, pooler: str, in_float64: None) -> None:
     settings = {"pooler": pooler, "epochs": 3, "batch_size": 48}
     whole = fit(pairs_cache, tmp_path / "whole", ContrastiveConfig(proj_dim=8), **settings)
     chunked = fit(pairs_cache, tmp_path / "chunked", ContrastiveConfig(proj_dim=8, chunk_size=7), **settings)
     for one, other in zip(whole.epochs, chunked.epochs, strict=True):
-        assert one.loss == pytest.approx(other.loss, rel=1e-4)
-        assert one.losses == pytest.approx(other.losses, rel=1e-4)
+        assert one.loss == pytest.approx(other.loss, rel=1e-9)
+        assert one.losses == pytest.approx(other.losses, rel=1e-9)
 
 
 # ranking
@@ -224,26 +224,28 @@ def test_vectors_that_are_all_the_same_find_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pooler", "config", "floor"),  # by chance mrr@10 would be about 0.05
+    ("pooler", "config"),
     [
-        ("glot", ContrastiveConfig(), 0.4),
-        ("adapool", ContrastiveConfig(similarity="dot", temperature=1.0), 0.4),
-        ("mlp", ContrastiveConfig(proj_dim=8, matryoshka=(4,)), 0.15),
-        ("mean", ContrastiveConfig(proj_dim=8), 0.1),
+        ("glot", ContrastiveConfig()),
+        ("glot", ContrastiveConfig(similarity="dot", temperature=10.0)),
+        ("mlp", ContrastiveConfig(proj_dim=8, matryoshka=(4,))),
+        ("mean", ContrastiveConfig(proj_dim=8)),
     ],
 )
-def test_pairs_are_learnt(
-    pairs_cache: Cache, tmp_path: Path, pooler: str, config: ContrastiveConfig, floor: float
-) -> None:
-    result = fit(pairs_cache, tmp_path / "run", config, pooler=pooler, epochs=10, lr=5e-3)
-    first, last = result.epochs[0], result.epochs[-1]
-    assert last.loss < 0.8 * first.loss
+def test_pairs_are_learnt(pairs_cache: Cache, tmp_path: Path, pooler: str, config: ContrastiveConfig) -> None:
+    """Of twenty seeds each, the worst keeps 0.5 of its first loss and finds its positives with an mrr@10 of 0.6."""
+    result = fit(pairs_cache, tmp_path / "run", config, pooler=pooler, epochs=15, lr=1e-2)
+    assert result.epochs[-1].loss < 0.8 * result.epochs[0].loss
     assert result.metric == "mrr@10"
-    best = result.best["validation"]
-    assert best["mrr@10"] == max(epoch.scores["validation"]["mrr@10"] for epoch in result.epochs)
-    assert best["mrr@10"] >= first.scores["validation"]["mrr@10"]
-    assert best["mrr@10"] > floor
+    assert result.best["validation"]["mrr@10"] > 0.4  # chance is about 0.05
     assert FitResult.load(tmp_path / "run") == result
+
+
+def test_the_epoch_with_the_best_rank_is_kept(pairs_cache: Cache, tmp_path: Path, put_in_scores: Callable) -> None:
+    put_in_scores(validation=[0.3, 0.5, 0.4])
+    result = fit(pairs_cache, tmp_path / "run", epochs=3)
+    assert (result.best_epoch, result.best["validation"]["mrr@10"]) == (2, 0.5)
+    assert load_tensors(tmp_path / "run/head.safetensors")[1] == {"epoch": 2}
 
 
 def test_the_projection_is_what_is_given_out(pairs_cache: Cache, tmp_path: Path) -> None:
@@ -293,20 +295,20 @@ def test_pairs_can_be_held_out_of_train(pairs_cache: Cache, tmp_path: Path) -> N
 
 def test_hard_negatives_are_used_unless_told_not_to(pairs_cache: Cache, tmp_path: Path) -> None:
     losses = {
-        count: fit(pairs_cache, tmp_path / str(count), ContrastiveConfig(negatives=count), epochs=1).epochs[0].loss
+        count: fit(pairs_cache, tmp_path / str(count), ContrastiveConfig(negatives=count), max_steps=1).epochs[0].loss
         for count in (None, 0, 1)
     }
     assert losses[None] == losses[1]
-    assert losses[0] < losses[1]  # fewer candidates
+    assert losses[0] < losses[1]  # of the same weights, with fewer candidates
 
 
-def test_a_sweep_over_pairs(pairs_cache: Cache, tmp_path: Path) -> None:
+def test_a_sweep_over_pairs(pairs_cache: Cache, tmp_path: Path, in_float64: None) -> None:
     grid = {"pooler": ("glot", "adapool"), "tau": (0.1, 0.5)}
     prepare_sweep(make_candidates(pairs_cache, FitOptions(device="cpu", epochs=1), grid), tmp_path / "sweep")
     finish_sweep(tmp_path / "sweep", pairs_cache)
     alone = fit(pairs_cache, tmp_path / "alone", epochs=1, tau=0.5)
     swept = FitResult.load(tmp_path / "sweep/pooler=glot,tau=0.5/seed-0")
-    assert swept.epochs[0].loss == pytest.approx(alone.epochs[0].loss, rel=1e-6)
+    assert swept.epochs[0].loss == pytest.approx(alone.epochs[0].loss, rel=1e-9)
     assert len(list((tmp_path / "sweep").glob("*/seed-0/metrics.json"))) == 3
 
 

@@ -17,10 +17,10 @@ from pipeline.fit.tokens import TokenBatch
 from pipeline.fit.train import HeadInTraining, Job
 from pipeline.fit.training_data import open_data, open_states
 from pipeline.store.reader import Cache
-from tests.fit.test_sweep import IDLE
 
 MakeCache = Callable[..., Path]
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 
 def make_heads(cache: Cache, taus: list[float], **options: object) -> tuple[list[HeadInTraining], object, object]:
@@ -48,12 +48,12 @@ def test_vectors_and_gradients(make_fit_cache: MakeCache, taus: list[float], jk:
     expected = [{n: p.grad.clone() for n, p in h.model.pooler.named_parameters()} for h in heads]
     stack = Stack(heads)
     together = stack.pool(TokenBatch(states, lengths))
-    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, torch.stack(alone))
     (together * weights).sum().backward()
     for place, gradients in enumerate(expected):
         for name, gradient in gradients.items():
             found = stack.weights[f"pooler.{name}"].grad[place]
-            torch.testing.assert_close(found, gradient, rtol=1e-3, atol=1e-4, msg=name)
+            torch.testing.assert_close(found, gradient, rtol=1e-7, atol=1e-9, msg=name)
 
 
 @pytest.mark.parametrize(("num_texts", "target"), [(1, "classes"), (2, "classes"), (1, "score"), (2, "score")])
@@ -69,15 +69,13 @@ def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: 
         for head in alone:
             head.step(fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
     for one, other in zip(alone, heads, strict=True):
-        torch.testing.assert_close(one.lost, other.lost, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one.lost, other.lost)
         for (name, expected), found in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
-            if name != IDLE:
-                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5, msg=name)
+            torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9, msg=name)
         ours, theirs = other.tensors(), one.tensors()
         assert ours.keys() == theirs.keys()
         for name, value in theirs.items():
-            if IDLE not in name:
-                torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5, msg=name)
+            torch.testing.assert_close(ours[name], value, rtol=1e-7, atol=1e-9, msg=name)
 
 
 def test_steps_with_class_weights(make_fit_cache: MakeCache) -> None:
@@ -104,11 +102,10 @@ def test_steps_with_class_weights(make_fit_cache: MakeCache) -> None:
         for unit in (*units, *alone):
             unit.step(fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
     for one, other, unweighted in zip(alone, heads, plain, strict=True):
-        torch.testing.assert_close(one.lost, other.lost, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one.lost, other.lost)
         assert abs(one.lost - unweighted.lost) > 0.01 * one.lost
         for (name, expected), found in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
-            if name != IDLE:
-                torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5, msg=name)
+            torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9, msg=name)
 
 
 def test_what_is_stacked(make_fit_cache: MakeCache) -> None:

@@ -20,6 +20,7 @@ def fit(glot: Callable[..., tuple], extracted: Path) -> Callable[..., tuple]:
 
 def read_events(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, object]]:
     """Each curve as (step, value), and the hyper-parameters."""
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (extra: track)")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 

@@ -32,28 +32,30 @@ def fit(folder: Path, out: Path, **options: object) -> FitResult:
     return fit_head(cache, config, out)
 
 
+# What is learnt here, each of twenty seeds learnt to an accuracy (or a rank correlation) far above the floor.
+
+
 @pytest.mark.parametrize("pooler", ["glot", "mean", "max", "adapool", "mlp"])
 def test_a_learnable_task_is_learnt(make_fit_cache: MakeCache, tmp_path: Path, pooler: str) -> None:
-    result = fit(make_fit_cache(), tmp_path / "run", pooler=pooler, epochs=12)
-    assert result.best["validation"]["accuracy"] > 0.9
-    assert result.epochs[-1].loss < result.epochs[0].loss
+    result = fit(make_fit_cache(train=192), tmp_path / "run", pooler=pooler, epochs=12)
+    assert result.best["validation"]["accuracy"] > 0.8
+    assert result.epochs[-1].loss < 0.6 * result.epochs[0].loss
 
 
-@pytest.mark.parametrize(("num_texts", "target", "floor"), [(2, "classes", 0.8), (2, "score", 0.6), (1, "score", 0.6)])
+@pytest.mark.parametrize(
+    ("num_texts", "target", "floor"),
+    [(2, "classes", 0.85), (2, "score", 0.6), (1, "score", 0.6)],  # chance: 0.75, 0, 0
+)
 def test_every_kind_of_task_is_learnt(
     make_fit_cache: MakeCache, tmp_path: Path, num_texts: int, target: str, floor: float
 ) -> None:
-    # Whether two signs agree is no linear function of [a, b], so pairs of classes need the GNN's and more epochs.
-    folder = make_fit_cache(num_texts=num_texts, target=target, train=256)
-    result = (
-        fit(folder, tmp_path / "run", epochs=25, jk="mean")
-        if num_texts == 1
-        else fit(folder, tmp_path / "run", epochs=25)
-    )
-    train_loss = [epoch.loss for epoch in result.epochs]
-    assert train_loss[-1] < 0.7 * train_loss[0]
-    if (num_texts, target) != (2, "classes"):
-        assert next(iter(result.best["validation"].values())) > floor
+    """Learnt is what holds for texts and pairs that neither trained nor chose the epoch: the last one is kept."""
+    folder = make_fit_cache(num_texts=num_texts, target=target, train=160)
+    jk = "mean" if num_texts == 1 else "cat"
+    result = fit(folder, tmp_path / "run", epochs=8, jk=jk, select="last")
+    assert next(iter(result.last["validation"].values())) > floor
+    scores = evaluate_head(tmp_path / "run", Cache(folder), "validation", "cpu", "dense")
+    assert next(iter(scores.values())) > floor
 
 
 def test_the_same_seed_gives_the_same_bits(make_fit_cache: MakeCache, tmp_path: Path) -> None:
@@ -119,13 +121,11 @@ def test_no_file_of_a_run_is_a_pickle(make_fit_cache: MakeCache, tmp_path: Path)
 
 
 def test_streamed_states_train_as_those_in_memory(make_fit_cache: MakeCache, tmp_path: Path) -> None:
-    folder = make_fit_cache(train=160, shards=6)
-    memory = fit(folder, tmp_path / "memory", epochs=8)
-    streamed = fit(folder, tmp_path / "streamed", epochs=8, max_memory=0)
-    assert RunConfig.load(tmp_path / "memory").train.window is None
-    assert RunConfig.load(tmp_path / "streamed").train.window == 4
-    assert streamed.best["validation"]["accuracy"] >= memory.best["validation"]["accuracy"] - 0.05
-    assert memory.best["validation"]["accuracy"] > 0.9
+    folder = make_fit_cache(shards=6)
+    for name, max_memory, window in (("memory", None, None), ("streamed", 0, 4)):
+        result = fit(folder, tmp_path / name, epochs=6, max_memory=max_memory)
+        assert RunConfig.load(tmp_path / name).train.window == window
+        assert result.best["validation"]["accuracy"] > 0.8, name
 
 
 def test_both_sources_of_states_give_the_same_batches(make_fit_cache: MakeCache) -> None:
@@ -154,21 +154,47 @@ def test_a_window_shuffles_within_its_shards_only() -> None:
     assert sorted(len(set(window)) for window in shards.tolist()) == [2, 2, 2]
 
 
-def test_holdout_chooses_the_epoch_and_never_trains(make_fit_cache: MakeCache, tmp_path: Path) -> None:
-    result = fit(make_fit_cache(train=100), tmp_path / "run", select="holdout", epochs=6)
-    held = [epoch.scores["holdout"]["accuracy"] for epoch in result.epochs]
-    assert result.best_epoch == int(np.argmax(held)) + 1
-    assert result.best["validation"] == result.epochs[result.best_epoch - 1].scores["validation"]
+# Which epoch is kept: on scores that are put in, so that it is known which of them is the best.
 
 
-def test_the_last_epoch_is_kept_where_no_score_is_to_choose(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+def kept_epoch(run: Path) -> dict:
+    return load_tensors(run / "head.safetensors")[1]
+
+
+def test_the_epoch_with_the_best_score_is_kept(
+    make_fit_cache: MakeCache, tmp_path: Path, put_in_scores: Callable
+) -> None:
+    put_in_scores(validation=[0.5, 0.7, 0.6, 0.7])
+    result = fit(make_fit_cache(), tmp_path / "run", epochs=4)
+    assert result.best_epoch == 2  # the earliest of equals
+    assert [epoch.scores["validation"]["f1"] for epoch in result.epochs] == [0.5, 0.7, 0.6, 0.7]
+    assert result.best == result.epochs[1].scores
+    assert kept_epoch(tmp_path / "run") == {"epoch": 2}
+    assert FitResult.load(tmp_path / "run").best_epoch == 2
+
+
+def test_holdout_chooses_the_epoch_and_never_trains(
+    make_fit_cache: MakeCache, tmp_path: Path, put_in_scores: Callable
+) -> None:
+    put_in_scores(holdout=[0.2, 0.3, 0.9, 0.8], validation=[0.9, 0.8, 0.1, 0.2])
+    result = fit(make_fit_cache(train=100), tmp_path / "run", select="holdout", epochs=4)
+    assert result.best_epoch == 3
+    assert result.best == {"holdout": {"accuracy": 0.9, "f1": 0.9}, "validation": {"accuracy": 0.1, "f1": 0.1}}
+    assert kept_epoch(tmp_path / "run") == {"epoch": 3}
+    assert len(np.load(tmp_path / "run/labels-holdout.npy")) == 10  # of the 100
+
+
+def test_the_last_epoch_is_kept_where_no_score_is_to_choose(
+    make_fit_cache: MakeCache, tmp_path: Path, put_in_scores: Callable
+) -> None:
     result = fit(make_fit_cache(validation_sets=()), tmp_path / "run", select="last", epochs=3)
     assert (result.best_epoch, result.best, len(result.epochs)) == (3, {}, 3)
-    assert load_tensors(tmp_path / "run" / "head.safetensors")[1] == {"epoch": 3}
-    scored = fit(make_fit_cache("other", train=40), tmp_path / "scored", select="last", epochs=6, lr=0.5)
-    assert scored.best == scored.last == scored.epochs[5].scores
-    accuracy = [epoch.scores["validation"]["accuracy"] for epoch in scored.epochs]
-    assert accuracy[5] < max(accuracy), "no earlier epoch was better, so this showed nothing"
+    assert kept_epoch(tmp_path / "run") == {"epoch": 3}
+    put_in_scores(validation=[0.9, 0.8, 0.7])
+    scored = fit(make_fit_cache("other"), tmp_path / "scored", select="last", epochs=3)
+    assert scored.best_epoch == 3
+    assert scored.best == scored.last == {"validation": {"accuracy": 0.7, "f1": 0.7}}
+    assert kept_epoch(tmp_path / "scored") == {"epoch": 3}
 
 
 def test_the_command_says_that_nothing_was_scored(
@@ -186,9 +212,10 @@ def test_the_last_epoch_does_not_go_with_what_looks_at_scores(make_fit_cache: Ma
             fit(make_fit_cache(next(iter(settings))), tmp_path / "run", select="last", **settings)
 
 
-def test_patience_stops_early(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+def test_patience_stops_early(make_fit_cache: MakeCache, tmp_path: Path, put_in_scores: Callable) -> None:
+    put_in_scores(validation=[0.5, 0.6, 0.6, 0.5, 0.4])
     result = fit(make_fit_cache(), tmp_path / "run", epochs=40, patience=3)
-    assert len(result.epochs) == result.best_epoch + 3 < 40
+    assert (result.best_epoch, len(result.epochs)) == (2, 5)
 
 
 def test_the_three_scores_follow_their_rules() -> None:
@@ -203,18 +230,12 @@ def test_the_three_scores_follow_their_rules() -> None:
     assert published["validation_mismatched"]["accuracy"] == 0.4  # the last epoch
 
 
-def test_a_saved_head_scores_as_it_did(make_fit_cache: MakeCache, tmp_path: Path) -> None:
-    folder = make_fit_cache()
+def test_a_saved_head_scores_as_it_did(make_fit_cache: MakeCache, tmp_path: Path, backend: str) -> None:
+    """Scores of a regression: none of them turns over by rounding, as a class may."""
+    folder = make_fit_cache(target="score")
     result = fit(folder, tmp_path / "run")
-    for backend in ("dense", "dgl" if result and _has_dgl() else "dense"):
-        scores = evaluate_head(tmp_path / "run", Cache(folder), "validation", "cpu", backend)
-        assert scores == pytest.approx(result.best["validation"])
-
-
-def _has_dgl() -> bool:
-    from pipeline.fit.dgl_backend import dgl_available
-
-    return dgl_available()
+    scores = evaluate_head(tmp_path / "run", Cache(folder), "validation", "cpu", backend)
+    assert scores["pearson"] == pytest.approx(result.best["validation"]["pearson"], abs=1e-4)
 
 
 def test_predictions_come_in_the_order_of_the_source(make_fit_cache: MakeCache, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_process_that_died_is_dead_although_nobody_waited_for_it(tmp_path: Pat
     holder.stdin.write("die\n")
     holder.stdin.flush()
     assert holder.stdout.read() == ""  # its end is closed, the process is gone, and not waited for
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     with Claims(tmp_path) as claims:
         while not claims.acquire("plan"):
             assert time.monotonic() < deadline
@@ -134,7 +134,7 @@ ELSEWHERE = [{"machine": "another boot", "host": "far"}, {"machine": "another bo
 @pytest.mark.parametrize("owner", ELSEWHERE)
 def test_a_claim_of_another_machine_stands_while_it_is_touched(tmp_path: Path, owner: dict) -> None:
     path = write_claim(tmp_path, **owner)
-    for seconds in (0, 60, FIVE_MINUTES - 20):
+    for seconds in (0, 60, FIVE_MINUTES - 60):
         age(path, seconds)
         with Claims(tmp_path) as claims:
             assert not claims.acquire("plan")
@@ -171,7 +171,7 @@ def test_claims_are_kept_fresh_as_long_as_they_are_held(tmp_path: Path) -> None:
         assert claims.acquire("shard-00001")
         for name in ("plan", "shard-00001"):
             age(claims.path(name), FIVE_MINUTES + 1)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while any(time.time() - claims.path(name).stat().st_mtime > 60 for name in ("plan", "shard-00001")):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -227,13 +227,13 @@ def test_of_several_who_find_a_stale_claim_one_gets_it(tmp_path: Path, start_pyt
     for number in range(rounds):
         age(write_claim(tmp_path, f"shard-{number:05d}", **changes), FIVE_MINUTES + 1)
         (tmp_path / f"go-{number}").touch()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while len(list(tmp_path.glob(f"done-{number}-*"))) < len(takers):
             assert time.monotonic() < deadline
             assert all(taker.poll() is None for taker in takers), [taker.communicate() for taker in takers]
             time.sleep(0.0005)
         (tmp_path / f"over-{number}").touch()
-    wins = [taker.communicate(timeout=30)[0].strip() for taker in takers]
+    wins = [taker.communicate(timeout=60)[0].strip() for taker in takers]
     assert [sum(map(int, column)) for column in zip(*wins, strict=True)] == [1] * rounds
     assert not list(tmp_path.glob("*.tmp-*"))
 
