@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.extract.source import find_source
 from pipeline.fit.run_folder import RunConfig, check_trained, find_one_run
 from pipeline.store.layout import StatesIdentity
 from pipeline.store.reader import Cache
@@ -67,6 +66,8 @@ def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> None:
         next(iter(configs.values())).check_states(config.states, str(folder))
         check_trained(folder)
         if options.cache is None:
+            from pipeline.extract.source import find_source
+
             find_source(config.states, f"that {folder} was trained on", options.model)
         else:
             cache = Cache(options.cache)

@@ -118,6 +118,8 @@ def test_standard_input_is_read_as_a_file_is(glot: Glot, monkeypatch: pytest.Mon
             return np.zeros((len(texts), 4), np.float32)
 
     monkeypatch.setattr("pipeline.model.GlotModel.load", lambda *_: Model())
+    monkeypatch.setattr("pipeline.commands.encode._check_run", lambda *_: None)
+    monkeypatch.setattr("pipeline.commands.encode.note_unfinished", lambda *_: None)
     data = "the dog\r\n\r\na river\rin autumn\u2028so\nnaïve".encode(encoding)
     Path("texts.txt").write_bytes(data)
     for where in ("texts.txt", "-"):

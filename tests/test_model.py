@@ -127,7 +127,7 @@ def test_encode_writes_parquet(glot: Callable[..., tuple], run: Path, monkeypatc
     parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (extra: parquet)")
     texts = ["a dog in the rain", "the old river", "books"]
     expected = GlotModel.load(run).encode(texts)
-    monkeypatch.setattr("pipeline.encode.WINDOW", 2)
+    monkeypatch.setattr("pipeline.model.WINDOW", 2)
     Path("texts.txt").write_text("\n".join(texts) + "\n", encoding="utf-8")
     code, _, err = glot("encode", "--run", run, "--input", "texts.txt", "--output", "a.parquet")
     assert code == 0, err

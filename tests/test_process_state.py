@@ -172,7 +172,7 @@ def measure(made: Made, out: Path) -> None:
     from pipeline.fit.poolers import PoolerConfig
 
     backbone = load_backbone(ModelSource("tiny", str(made.backbone)), "float32", "cpu")
-    work = cost.task_work(made.corpus, backbone, 4, 2, max_tokens=16)
+    work = cost.task_work(made.corpus, backbone, 4, 2, usual_tokens=16)
     cost.measure_cost(backbone.model, work, PoolerConfig(layers=1, hidden=4), torch.device("cpu"))
 
 

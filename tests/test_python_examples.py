@@ -47,7 +47,7 @@ def test_the_page_of_examples_runs(
     monkeypatch.setitem(HUB_ALIASES, "minilm", str(folder))
     monkeypatch.chdir(tmp_path)
     check(run_page(PAGE))
-    assert "holds no run" in capsys.readouterr().out
+    assert "there is no folder" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from pipeline.errors import UsageError
+from pipeline.store.files import no_access
 
 UTF8 = "utf-8"
 _MARKS = (  # UTF-32's little-endian mark begins as UTF-16's does
@@ -118,5 +119,7 @@ def readable(
         if encoding is None and "name its encoding" in advice and "--encoding" not in reason:
             advice += ", as in --encoding latin-1"
         raise UsageError(f"{name} is not {what} text ({byte}{reason}): {advice}") from error
+    except PermissionError as error:
+        raise no_access(error, Path(name)) from None
     except OSError as error:
         raise UsageError(f"cannot read {name} ({error.strerror or error}): pass a file that can be read") from error

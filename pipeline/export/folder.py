@@ -153,7 +153,7 @@ def _compare(folder: Path, expected: np.ndarray, device: str, trust_remote_code:
 
     with kept_randomness():  # as in `load_pooling`
         backbone = GlotBackbone.load(str(folder), trust_remote_code=trust_remote_code)
-    modules = [backbone, GlotPooling.load(str(folder), subfolder=POOLING_FOLDER)]
+        modules = [backbone, GlotPooling.load(str(folder), subfolder=POOLING_FOLDER)]
     vectors = SentenceTransformer(modules=modules, device=device).encode(
         list(PROBES), batch_size=1, show_progress_bar=False
     )

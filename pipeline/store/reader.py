@@ -97,10 +97,18 @@ class Cache:
         return plan
 
     def examples(self, name: str) -> ExampleSet:
-        """An example set by name; raises UsageError where the cache has none of that name."""
+        """An example set by name; raises UsageError where the cache has none of that name, FaultError if damaged."""
         if name in self._added:
             return self._added[name]
-        return ExampleSet.load(self.folder, self.examples_entry(name).data, len(self.plan))
+        entry = self.examples_entry(name)
+        examples = ExampleSet.load(self.folder, entry.data, len(self.plan))
+        label, classes = examples.label, len(entry.task.classes)
+        if label is not None and label.size and classes and not (label.min() >= 0 and label.max() < classes):
+            raise FaultError(
+                f"{self.folder / entry.data.file} is damaged: it has labels beyond the {classes} classes of its task: "
+                "run the same `glot extract` again"
+            )
+        return examples
 
     def add_examples(self, name: str, examples: ExampleSet, task: TaskSpec) -> None:
         """Add an example set to this opened cache alone: nothing is written."""

@@ -13,9 +13,10 @@ import torch
 
 from pipeline.corpus.examples import Corpus, Example, Split
 from pipeline.errors import UsageError
-from pipeline.extract.backbone import Backbone, load_backbone, resolve_model
+from pipeline.extract.backbone import Backbone, load_backbone
 from pipeline.extract.options import ExtractOptions
 from pipeline.extract.run import extract_states
+from pipeline.extract.source import resolve_model
 from pipeline.store.reader import Cache
 from pipeline.store.task_spec import TaskSpec
 from tests.conftest import SENTENCES

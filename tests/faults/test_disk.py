@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import re
 import shutil
 import signal
 import subprocess
@@ -290,9 +291,10 @@ def command(bert: Path, data: Path, out: Path) -> list[str]:
 
 
 def assert_one_line(code: int, output: str, *words: str) -> None:
-    """A command that failed: exit code 1 and one line that says what is wrong and what to do."""
+    """A command that failed: exit code 1 and, after what it understood, one line that says what is wrong."""
     assert code == 1, output
     lines = output.strip().splitlines()
+    lines = [line for line in lines if not re.match(r"train\.csv: comma-separated|label: 2 classes", line)]
     assert len(lines) == 1, output
     assert lines[0].startswith("glot: "), output
     for word in words:

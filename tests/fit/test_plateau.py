@@ -12,7 +12,8 @@ import torch
 
 from pipeline.errors import Stopped
 from pipeline.fit.contrastive import ContrastiveConfig
-from pipeline.fit.run import FitOptions, make_configs, setting_difference
+from pipeline.fit.options import FitOptions, setting_difference
+from pipeline.fit.run import make_configs
 from pipeline.fit.schedule import StepPlateau
 from pipeline.fit.train import HeadInTraining, fit_head
 from pipeline.store.reader import Cache

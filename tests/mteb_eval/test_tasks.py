@@ -154,7 +154,7 @@ def test_a_task_of_the_hub_is_loaded_once_and_let_go(
         (["--mteb-local", "retrieval:beir:a"], "name 0 columns"),
         (["--mteb-local", "sts:dev.tsv", "--max-tokens", "49"], "takes at most 48 tokens"),
         (["--mteb-local", "sts:dev.tsv", "--run", "run"], "--run names the same run twice"),
-        (["--mteb-local", "sts:dev.tsv", "--run", "absent"], "absent holds no run"),
+        (["--mteb-local", "sts:dev.tsv", "--run", "absent"], "there is no folder absent"),
         (["--mteb-local", "sts:dev.tsv", "--mteb-prompt", "SciFact=a"], "--mteb-prompt 'SciFact=a'"),
         (["--mteb-local", "sts:dev.tsv", "--model", "nothing"], "unknown model"),
         (["--mteb-local", "sts:dev.tsv", "--out", "dev.tsv"], "dev.tsv"),

@@ -239,7 +239,7 @@ def test_a_disk_that_is_full_while_texts_are_collected(tmp_path: Path, monkeypat
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setitem(writer._spools, "token_ids", Full())
-    with pytest.raises(FaultError, match=rf"cannot write to {tmp_path}: No space left.*make room and run again"):
+    with pytest.raises(FaultError, match=rf"cannot write {tmp_path}: No space left.*make room and run again"):
         add(writer, [3, 2])
 
 
