@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import re
-import re
 import shutil
 import signal
 import subprocess
