@@ -20,7 +20,6 @@ def fit(glot: Callable[..., tuple], extracted: Path) -> Callable[..., tuple]:
 
 def read_events(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, object]]:
     """Each curve as (step, value), and the hyper-parameters."""
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed (extra: track)")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -36,6 +35,12 @@ def read_events(folder: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[
     return curves, parameters
 
 
+@pytest.fixture
+def needs_tensorboard() -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed (extra: track)")
+
+
+@pytest.mark.usefixtures("needs_tensorboard")
 def test_tensorboard_files_hold_the_fit(fit: Callable[..., tuple]) -> None:
     code, _, err = fit("--track", "tensorboard")
     assert code == 0, err
@@ -56,6 +61,7 @@ def test_tensorboard_files_hold_the_fit(fit: Callable[..., tuple]) -> None:
     assert parameters["task.classes"] == "animal, water"
 
 
+@pytest.mark.usefixtures("needs_tensorboard")
 def test_each_seed_is_a_run_of_its_own(fit: Callable[..., tuple]) -> None:
     code, _, err = fit("--track", "tensorboard", "--seeds", "0,1")
     assert code == 0, err
@@ -83,8 +89,9 @@ def test_wrong_uses(glot: Callable[..., tuple], fit: Callable[..., tuple], monke
     assert (code, "--track must be one of tensorboard, wandb" in err) == (2, True)
     with monkeypatch.context() as patch:
         patch.setattr("importlib.util.find_spec", lambda name: None)
-        code, _, err = fit("--track", "wandb")
-    assert (code, "--track wandb needs wandb: pip install wandb" in err) == (2, True)
+        for name, install in (("wandb", "pip install wandb"), ("tensorboard", "pip install 'glot-pipeline[track]'")):
+            code, _, err = fit("--track", name)
+            assert (code, f"--track {name} needs {name}: {install}" in err) == (2, True), err
     assert not Path("run").exists()
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(refusal=RuntimeError("api_key not configured\n(no-tty)")))
     code, _, err = fit("--track", "wandb")
