@@ -37,7 +37,7 @@ class Outcome:
         how: "padded" or "equal lengths" (which batches are forwarded), or "refused".
         refusal: the line that refused it.
         longest: tokens of the longest text. limited: whether the model takes no longer one.
-        layers: which layers may be kept: "all", "all but 0", or "the last". Layer 0 is promised to be the embeddings.
+        layers: which layers may be kept together: "all", or "the last". Layer 0 is promised to be the embeddings.
         difference: the largest between a stored state and that of the text forwarded alone, as a share of the largest
             magnitude among the text's states.
     """
@@ -79,8 +79,8 @@ def check(family: Family, folder: Path) -> Outcome:
         beyond = folder / "beyond"
         assert _is_refused(backbone, texts, beyond, limit + 1, (-1,)), f"--max-tokens {limit + 1} was taken"
         assert not beyond.exists()
-    if layers == "all" and not _has_embeddings(backbone, family, folder):
-        layers = "all but 0"
+    if layers == "all":
+        _check_embeddings(backbone, family, folder)
     return Outcome(
         "padded" if backbone.pads else "equal lengths",
         longest=longest,
@@ -128,8 +128,8 @@ def _extract_most_layers(backbone: Backbone, texts: list[str], folder: Path, lon
     return _extract(backbone, texts, folder / "last", longest, (-1,)), "the last"
 
 
-def _has_embeddings(backbone: Backbone, family: Family, folder: Path) -> bool:
-    """Whether layer 0 can be kept, and then it must be the embeddings: other tokens do not change one's.
+def _check_embeddings(backbone: Backbone, family: Family, folder: Path) -> None:
+    """Layer 0 can be kept, or is refused; it must be the embeddings: other tokens do not change one's.
 
     The next ones may: MobileBERT's embeddings are of three tokens each.
     """
@@ -137,13 +137,12 @@ def _has_embeddings(backbone: Backbone, family: Family, folder: Path) -> bool:
     space = " " if family.tokenizer == "bert" else ""
     texts = [space.join([_text(family, 1, first), middle, _text(family, 1, first + 1)]) for first in (1, 3)]
     if _is_refused(backbone, texts, folder / "embeddings", 5, (0,)):
-        return False
+        return
     cache = Cache(folder / "embeddings")
     first, second = (cache.read_texts(0, np.asarray([text_id])).values for text_id in range(2))
     assert not np.allclose(first[0], second[0])  # other tokens
     changed = np.abs(first[2] - second[2]).max() / np.abs(first).max()
     assert changed <= TOLERANCE, f"layer 0 is not the embeddings: other tokens change it by {changed:.0e}"
-    return True
 
 
 def _largest_difference(cache: Cache, model_folder: Path) -> float:
