@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from pipeline.extract.backbone import Backbone
 
 SENTENCE = "The states of a text depend on that text alone, whatever stands beside it: 7 more words follow here, or 20."
-SHORT, LONG = 5, 32  # tokens of the texts that every backbone forwards when it is loaded
+# Tokens of the texts that every backbone forwards when it is loaded: primes, for some take only multiples of a length.
+SHORT, LONG = 5, 31
 # How far a token's state may move by rounding alone, relative to its norm, when the shape of the batch changes.
 ROUNDING = {torch.float64: 3e-5, torch.float32: 3e-5, torch.float16: 1e-2, torch.bfloat16: 8e-2}
 
