@@ -84,7 +84,7 @@ def used_epoch(run: Path) -> int:
         ["predict", "--input", "new.csv", "--text", "sentence", "--model", "MODEL"],
         ["encode", "--input", "new.csv", "--text", "sentence", "--output", "v.npy", "--model", "MODEL"],
         ["explain", "--cache", "CACHE", "--index", 0],
-        ["export", "head.onnx", "--to", "onnx"],
+        pytest.param(["export", "head.onnx", "--to", "onnx"], marks=pytest.mark.slow),
     ],
     ids=lambda arguments: " ".join(map(str, arguments[:2])),
 )

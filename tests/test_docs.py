@@ -26,6 +26,7 @@ FOREIGN = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--no-deps", "-
 LEFT_OUT = ("source ", "pip install ", "make ", "cd ")  # set up before a test begins
 BEFORE = {"cache-format.md": "glot extract --model minilm --task mrpc"}
 ELSEWHERE = ("python.md",)  # run by test_python_examples.py, which looks at its results too
+LONG_PAGES = ("recipes.md",)  # a minute; among the slow tests
 WORDS = {"sport": ["goal", "match", "team", "cup"], "trade": ["market", "price", "bank", "share"]}
 FILLING = ["the", "old", "town", "rain", "about", "late", "again", "softly"]
 
@@ -219,8 +220,14 @@ def _type(glot: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch, line: str
         subprocess.run(rest, shell=True, check=True, timeout=60, input=out.encode())
 
 
-@pytest.mark.parametrize("page", _paths(runnable=True))
+@pytest.mark.parametrize("page", [page for page in _paths(runnable=True) if page.values[0].name not in LONG_PAGES])
 def test_a_page_runs(page: Path, reader: Callable[..., None]) -> None:
+    reader(page)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in _paths(runnable=True) if page.values[0].name in LONG_PAGES])
+def test_a_long_page_runs(page: Path, reader: Callable[..., None]) -> None:
     reader(page)
 
 

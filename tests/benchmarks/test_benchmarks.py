@@ -113,6 +113,7 @@ def test_int8(tmp_path: Path, backbone: Backbone, capsys: pytest.CaptureFixture[
     assert "over 2 seeds" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_memory_of_extraction(tmp_path: Path) -> None:
     seen = memory.extraction(tmp_path, 200)
     assert seen.baseline > 2**20
@@ -120,6 +121,7 @@ def test_memory_of_extraction(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_memory_of_a_fit(tmp_path: Path) -> None:
     seen = memory.fitting(tmp_path, 10**6, 2**18, width=64)
     assert seen.said["window"] == 4

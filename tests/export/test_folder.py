@@ -113,6 +113,7 @@ assert "pipeline" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_it_loads_where_this_program_is_not(make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run("llama")
     export_folder(run, tmp_path / "made")

@@ -158,6 +158,7 @@ def kill_command(commands: CommandRuns, out: Path, seed: int) -> None:
     assert_unbroken(out, commands.files, before, f"seed {seed}")
 
 
+@pytest.mark.slow
 def test_the_command_killed_once(commands: CommandRuns, tmp_path: Path) -> None:
     kill_command(commands, tmp_path / "out", 0)
 

@@ -145,6 +145,7 @@ def test_a_finished_sweep_is_left_alone(make_fit_cache: MakeCache, tmp_path: Pat
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("*.*")} == stamps
 
 
+@pytest.mark.slow
 def test_devices_share_the_heads(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     """Two names of the one processor stand for two GPUs: a process each.
 
