@@ -173,7 +173,7 @@ def test_a_killed_fit_goes_on_with_resume(glot: Callable[..., tuple], extracted:
         (["fit", "--cache", "."], "no cache"),
         (["fit", "--resume", "absent"], "absent"),
         (["evaluate", "--run", "absent", "--cache", "."], "absent"),
-        (["stress", "--model", "minilm", "--poolers", "sum"], "sum"),
+        (["stress", "--model", "BERT_FOLDER", "--poolers", "sum"], "sum"),
         (["reproduce", "--profile", "slow"], "slow"),
         (["reproduce", "--profile", "paper"], "YES=1"),
         (["fit", "--cache"], "--cache"),
@@ -185,7 +185,7 @@ def test_a_killed_fit_goes_on_with_resume(glot: Callable[..., tuple], extracted:
         (["extract", "--model", "BERT_FOLDER", "--data", "train.csv", "--task", "../up"], "task name"),
         (["extract", "--model", "BERT_FOLDER", "--task", "stress", "--max-tokens", "4000"], "at most 48"),
         (["stress", "--model", "minlm"], "did you mean minilm"),
-        (["stress", "--ratios=-0.5"], "[0, 1)"),
+        (["stress", "--model", "BERT_FOLDER", "--ratios=-0.5"], "[0, 1)"),
     ],
 )
 def test_wrong_use_is_one_line_and_code_2(

@@ -24,6 +24,7 @@ from tests import pages
 RUNNABLE = ("sh", "python")
 FOREIGN = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--no-deps", "--index-url"}  # of other programs
 LEFT_OUT = ("source ", "pip install ", "make ", "cd ")  # set up before a test begins
+NEEDS = {"recipes.md": ("pyarrow", "sentence_transformers", "onnxruntime", "onnxscript", "mteb")}  # optional packages
 BEFORE = {"cache-format.md": "glot extract --model minilm --task mrpc"}
 ELSEWHERE = ("python.md",)  # run by test_python_examples.py, which looks at its results too
 LONG_PAGES = ("recipes.md",)  # a minute; among the slow tests
@@ -153,6 +154,8 @@ def reader(
     monkeypatch.setenv("GLUE_DIR", str(tmp_path / "glue"))
 
     def follow(page: Path, slow: bool = False) -> None:
+        for package in NEEDS.get(page.name, ()):
+            pytest.importorskip(package, reason=f"{page.name} shows what needs {package}, which is not installed")
         names: dict[str, object] = {"__name__": "__main__"}
         if page.name in BEFORE:
             _type(glot, monkeypatch, BEFORE[page.name])

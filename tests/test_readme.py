@@ -53,7 +53,7 @@ def test_from_a_csv_of_sst2_to_predictions(glot: Callable[..., tuple], sst2: Pat
         assert code == 0, f"{line}: {err}"
     answers = [json.loads(line) for line in Path("predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     right = np.mean([answer["label"] == label for answer, (_, label) in zip(answers, dev, strict=True)])
-    assert right > 0.7  # chance is 0.51, and all of train gives 0.84
+    assert right > 0.65  # chance is 0.51; of twenty seeds the worst has 0.75, and all of train gives 0.84
     assert np.load("vectors.npy").shape[0] == len(dev)
 
 

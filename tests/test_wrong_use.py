@@ -80,7 +80,7 @@ WRONG = {
     "bench cost": "pass --model, or --random-init",
     "bench cost --model minilm --out new.csv": "one of .json",
     "bench cost --model model --tau 2": "tau is a cosine",
-    "stress --generator nothing": "unknown generator",
+    "stress --model model --generator nothing": "unknown generator",
     "reproduce --profile nothing": "nothing",
 }
 RUNNER = """
