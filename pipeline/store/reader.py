@@ -102,12 +102,9 @@ class Cache:
             return self._added[name]
         entry = self.examples_entry(name)
         examples = ExampleSet.load(self.folder, entry.data, len(self.plan))
-        label, classes = examples.label, len(entry.task.classes)
-        if label is not None and label.size and classes and not (label.min() >= 0 and label.max() < classes):
-            raise FaultError(
-                f"{self.folder / entry.data.file} is damaged: it has labels beyond the {classes} classes of its task: "
-                "run the same `glot extract` again"
-            )
+        wrong = _wrong_labels(examples.label, entry)
+        if wrong:
+            raise FaultError(f"{self.folder / entry.data.file} is damaged: {wrong}: run the same `glot extract` again")
         return examples
 
     def add_examples(self, name: str, examples: ExampleSet, task: TaskSpec) -> None:
@@ -236,6 +233,16 @@ class Cache:
             self._open.popitem(last=False)[1].close()
         self._open[number] = reader
         return self._open[number]
+
+
+def _wrong_labels(label: np.ndarray | None, entry: ExamplesEntry) -> str:
+    """How labels do not fit what the manifest says of them; "" where they do."""
+    if label is None:
+        return "it lacks its labels" if entry.labelled else ""
+    classes = len(entry.task.classes)
+    if classes and label.size and not (label.min() >= 0 and label.max() < classes):
+        return f"it has labels beyond the {classes} classes of its task"
+    return ""
 
 
 class _LayerIndex:
