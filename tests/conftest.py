@@ -278,6 +278,7 @@ def glot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_pat
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["glot", *map(str, arguments)])
+        capsys.readouterr()  # what the test itself printed, as a library's bars, is not the command's
         import cli
 
         try:

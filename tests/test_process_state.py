@@ -68,6 +68,7 @@ def unchanged() -> Iterator[None]:
     before = process_state()
     yield
     after = process_state()
+    transformers_logging.disable_progress_bar()
     changed = [name for name in before if before[name] != after[name]]
     assert not changed, changed
 
