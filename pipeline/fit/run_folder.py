@@ -295,7 +295,8 @@ def _name_one(folder: Path, runs: list[Path]) -> str:
     """The line for a folder of several runs: which there are, and how to name one."""
     names = [run.relative_to(folder).as_posix() for run in runs[:NAMED_RUNS]]
     more = f" and {len(runs) - NAMED_RUNS} more" if len(runs) > NAMED_RUNS else ""
-    return f"{folder} holds {len(runs)} runs ({', '.join(names)}{more}): name one, as in --run {runs[0]}"
+    count = "one run" if len(runs) == 1 else f"{len(runs)} runs"
+    return f"{folder} holds {count} ({', '.join(names)}{more}): name one, as in --run {runs[0]}"
 
 
 def check_resumable(folder: Path, cache: Cache | None) -> None:
