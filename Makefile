@@ -43,7 +43,7 @@ test-all: test test-slow
 
 # What computes, with the instructions of another processor: make test-processor ATEN_CPU_CAPABILITY=default (or avx2).
 test-processor: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests/fit tests/extract tests/store
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests/nn tests/fit tests/extract tests/store
 
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes 10
@@ -68,7 +68,7 @@ bench-long: setup
 	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
 
 docs: setup  # the reference of the command line, from the commands
-	$(BIN)/python -m pipeline.commands.reference > docs/cli.md
+	$(BIN)/python -m glot.commands.reference > docs/cli.md
 
 backbones: setup  # the table of docs/backbones.md, from a tiny model of every family (minutes)
 	$(BIN)/python -m tests.extract.family_check

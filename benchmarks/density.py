@@ -17,12 +17,12 @@ import torch
 
 from benchmarks.ratios import describe_machine
 from benchmarks.step import HIDDEN, LAYERS, Way, medians
-from pipeline.fit.dgl_backend import dgl_available
-from pipeline.fit.edges import edge_density, edge_mask
-from pipeline.fit.poolers import Glot, PoolerConfig
-from pipeline.fit.tokens import TokenBatch
-from pipeline.randomness import kept_randomness
-from pipeline.report.figures import save_picture
+from glot.nn.dgl_backend import dgl_available
+from glot.nn.edges import edge_density, edge_mask
+from glot.nn.poolers import Glot, PoolerConfig
+from glot.nn.tokens import TokenBatch
+from glot.randomness import kept_randomness
+from glot.report.figures import save_picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from benchmarks.extraction import extract, glue_folder, load_pairs, scratch
 from benchmarks.ratios import Ratio, describe_machine, speed_ratio, verdict
-from pipeline.corpus.examples import Corpus
-from pipeline.encode import Input, encode_file
-from pipeline.extract.backbone import Backbone, load_backbone
-from pipeline.extract.source import resolve_model
-from pipeline.fit.head_model import HeadModel
-from pipeline.fit.run import FitOptions, make_configs
-from pipeline.model import GlotModel
-from pipeline.store.reader import Cache
+from glot.corpus.examples import Corpus
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.source import resolve_model
+from glot.fit.head_model import HeadModel
+from glot.fit.run import FitOptions, make_configs
+from glot.inference.encode import Input, encode_file
+from glot.inference.model import GlotModel
+from glot.store.reader import Cache
 
 TARGET, REPEATS = 0.9, 5
 

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from benchmarks import peers
 from benchmarks.extraction import extract, glue_folder
 from benchmarks.ratios import describe_machine, seconds_of, verdict
-from pipeline.corpus.load import load_task
-from pipeline.extract.backbone import load_backbone
-from pipeline.extract.source import resolve_model
-from pipeline.fit.poolers import Glot, PoolerConfig
-from pipeline.fit.run import FitOptions, make_configs
-from pipeline.fit.train import fit_head
-from pipeline.fit.training_data import open_states
-from pipeline.randomness import kept_randomness
-from pipeline.store.reader import Cache
+from glot.corpus.load import load_task
+from glot.extract.backbone import load_backbone
+from glot.extract.source import resolve_model
+from glot.fit.run import FitOptions, make_configs
+from glot.fit.train import fit_head
+from glot.fit.training_data import open_states
+from glot.nn.poolers import Glot, PoolerConfig
+from glot.randomness import kept_randomness
+from glot.store.reader import Cache
 
 BATCH, HIDDEN, TAU, TARGET, FAIR_TARGET = 32, 128, 0.6, 8.0, 1.5
 Texts = tuple[Tensor, Tensor]  # (B, L, d) padded states, (B, L) mask

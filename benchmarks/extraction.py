@@ -24,14 +24,14 @@ import torch
 from transformers.utils import logging
 
 from benchmarks.ratios import Ratio, describe_machine, seconds_of, speed_ratio, verdict
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.corpus.load import load_task
-from pipeline.extract.backbone import Backbone, load_backbone
-from pipeline.extract.forward import ShardTexts, length_batches, token_budget
-from pipeline.extract.run import ExtractOptions, ExtractSummary, extract_states
-from pipeline.extract.source import ModelSource, resolve_model
-from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Corpus, Example, Split
+from glot.corpus.load import load_task
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.forward import ShardTexts, length_batches, token_budget
+from glot.extract.run import ExtractOptions, ExtractSummary, extract_states
+from glot.extract.source import ModelSource, resolve_model
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 
 MAX_TOKENS, BATCH = 128, 32
 SHARDS = 6  # a run publishes several, as a large one does
@@ -74,7 +74,7 @@ def load_pairs(data_dir: Path, task: str, count: int | None) -> Corpus:
 @contextmanager
 def loaded(backbone: Backbone) -> Iterator[None]:
     """`extract_states` takes this backbone, so that no run's time has the loading of weights in it."""
-    with mock.patch("pipeline.extract.run.load_backbone", return_value=backbone):
+    with mock.patch("glot.extract.run.load_backbone", return_value=backbone):
         yield
 
 

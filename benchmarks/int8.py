@@ -15,13 +15,13 @@ from pathlib import Path
 
 from benchmarks.extraction import extract, glue_folder
 from benchmarks.ratios import describe_machine
-from pipeline.corpus.examples import Corpus
-from pipeline.corpus.load import load_task
-from pipeline.extract.backbone import Backbone, load_backbone
-from pipeline.extract.source import resolve_model
-from pipeline.fit.run import FitOptions, make_configs
-from pipeline.fit.train import fit_head
-from pipeline.store.reader import Cache
+from glot.corpus.examples import Corpus
+from glot.corpus.load import load_task
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.source import resolve_model
+from glot.fit.run import FitOptions, make_configs
+from glot.fit.train import fit_head
+from glot.store.reader import Cache
 
 TASKS, SEEDS = ("mrpc", "cola", "stsb"), (0, 1, 2)
 DTYPES = ("float16", "int8")

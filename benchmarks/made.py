@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.files import make_folder
-from pipeline.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
-from pipeline.store.plan import CONTENT, Plan, PlanWriter
-from pipeline.store.shards import ShardWriter
-from pipeline.store.task_spec import TaskSpec
+from glot.store.example_set import ExampleSet
+from glot.store.files import make_folder
+from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.plan import CONTENT, Plan, PlanWriter
+from glot.store.shards import ShardWriter
+from glot.store.task_spec import TaskSpec
 
 LAYER = 1
 LONGEST = 128  # tokens of a text, the tasks' limit

@@ -119,7 +119,7 @@ def save_backbone(folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    from pipeline.randomness import kept_randomness
+    from glot.randomness import kept_randomness
 
     digits = [f"{prefix}{digit}" for prefix in ("", "##") for digit in range(10)]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *digits, *(f"w{number}" for number in range(WORDS))]
@@ -139,17 +139,17 @@ def child_extract(data: Path, backbone_folder: Path, out: Path) -> None:
     """Plan a table of texts, then make one part in a hundred of its states."""
     from unittest import mock
 
-    from pipeline.corpus.load import load_table
-    from pipeline.extract.backbone import load_backbone
-    from pipeline.extract.run import ExtractOptions, extract_states
-    from pipeline.extract.source import ModelSource
+    from glot.corpus.load import load_table
+    from glot.extract.backbone import load_backbone
+    from glot.extract.run import ExtractOptions, extract_states
+    from glot.extract.source import ModelSource
 
     source = ModelSource("tiny", str(backbone_folder))
     backbone = load_backbone(source)
     options = {"max_tokens": 32, "shard_bytes": 4 * 2**20, "request": "benchmark"}
     begin("ready")
     started = time.monotonic()
-    with mock.patch("pipeline.extract.run.load_backbone", return_value=backbone):
+    with mock.patch("glot.extract.run.load_backbone", return_value=backbone):
         begin("reading the table")
         corpus = load_table(data)
         begin("planning")
@@ -175,9 +175,9 @@ def extraction(folder: Path, texts: int) -> Watched:
 
 def child_fit(place: Path, run: Path) -> None:
     """Train one epoch of GLOT over a streamed cache."""
-    from pipeline.fit.run import FitOptions, make_configs
-    from pipeline.fit.train import fit_head
-    from pipeline.store.reader import Cache
+    from glot.fit.run import FitOptions, make_configs
+    from glot.fit.train import fit_head
+    from glot.store.reader import Cache
 
     cache = Cache(place)
     options = FitOptions(layers=1, hidden=HIDDEN, epochs=1, backend="dense", device="cpu", max_memory=0)

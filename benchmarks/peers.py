@@ -20,7 +20,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import GATConv, global_add_pool
 from torch_geometric.utils import softmax
 
-from pipeline.fit.poolers import Glot
+from glot.nn.poolers import Glot
 
 PADDED = 128  # tokens that the obvious script pads every text to
 

@@ -27,11 +27,11 @@ import xxhash
 
 from benchmarks.made import LAYER, files_of, forget, load, make_cache, spread_lengths
 from benchmarks.ratios import Ratio, describe_machine, interleaved, seconds_of, speed_ratio, verdict
-from pipeline.fit.run import FitOptions, make_configs
-from pipeline.fit.states import epoch_order
-from pipeline.fit.train import fit_head
-from pipeline.store.layout import shard_file
-from pipeline.store.reader import Cache
+from glot.fit.run import FitOptions, make_configs
+from glot.fit.states import epoch_order
+from glot.fit.train import fit_head
+from glot.store.layout import shard_file
+from glot.store.reader import Cache
 
 BATCH, WINDOW = 32, 4
 TURN, SHORT_TURN = 20, 5  # batches that each of the two ways reads before the other's turn

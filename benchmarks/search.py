@@ -17,9 +17,9 @@ from sklearn.model_selection import GridSearchCV
 
 from benchmarks.extraction import glue_folder
 from benchmarks.ratios import describe_machine, seconds_of
-from pipeline import GlotClassifier
-from pipeline.corpus.load import load_task
-from pipeline.extract.backbone import Backbone
+from glot import GlotClassifier
+from glot.corpus.load import load_task
+from glot.extract.backbone import Backbone
 
 TEXTS, TAUS, FOLDS = 600, (0.1, 0.3, 0.6, 0.9), 3
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.ratios import describe_machine, seconds_of, verdict
-from pipeline.cost import step_bytes
-from pipeline.fit.dgl_backend import dgl_available
-from pipeline.fit.poolers import Glot, PoolerConfig
-from pipeline.fit.tokens import TokenBatch
-from pipeline.randomness import kept_randomness
+from glot.nn.dgl_backend import dgl_available
+from glot.nn.poolers import Glot, PoolerConfig
+from glot.nn.tokens import TokenBatch
+from glot.randomness import kept_randomness
+from glot.reproduce.cost import step_bytes
 
 TEXTS, LAYERS, HIDDEN, TAU = 32, 2, 128, 0.6
 REPEATS, WARM_UP = 15, 3

@@ -18,12 +18,12 @@ import numpy as np
 
 from benchmarks.made import files_of, forget, make_cache, spread_lengths
 from benchmarks.ratios import describe_machine, seconds_of, verdict
-from pipeline.fit.head_model import fetch
-from pipeline.fit.run import FitOptions, make_configs
-from pipeline.fit.states import epoch_order
-from pipeline.fit.train import fit_head
-from pipeline.fit.training_data import open_data, open_states
-from pipeline.store.reader import Cache
+from glot.fit.head_model import fetch
+from glot.fit.run import FitOptions, make_configs
+from glot.fit.states import epoch_order
+from glot.fit.train import fit_head
+from glot.fit.training_data import open_data, open_states
+from glot.store.reader import Cache
 
 REPEATS, BATCH, TARGET = 3, 32, 0.9
 WAYS = ("training", "reading", "both")

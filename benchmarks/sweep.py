@@ -16,13 +16,13 @@ import torch
 
 from benchmarks.made import make_cache, spread_lengths
 from benchmarks.ratios import describe_machine, seconds_of, verdict
-from pipeline.fit.head_model import fetch
-from pipeline.fit.run import FitOptions
-from pipeline.fit.stack import make_units
-from pipeline.fit.sweep import make_candidates
-from pipeline.fit.train import HeadInTraining, Job
-from pipeline.fit.training_data import open_data, open_states
-from pipeline.store.reader import Cache
+from glot.fit.head_model import fetch
+from glot.fit.run import FitOptions
+from glot.fit.stack import make_units
+from glot.fit.sweep import make_candidates
+from glot.fit.train import HeadInTraining, Job
+from glot.fit.training_data import open_data, open_states
+from glot.store.reader import Cache
 
 WIDTH, MEAN, TEXTS, BATCH = 384, 27, 640, 32
 TAUS, SEEDS, HIDDEN = (0.1, 0.3, 0.6, 0.8), (0, 1, 2, 3), 128

@@ -18,7 +18,9 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.extract.backbone import Backbone
+    from glot.extract.backbone import Backbone
+
+pytest_plugins = ["tests.stage_two"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -172,7 +174,7 @@ def backbone_folders(make_backbone_folder: Callable[..., Path]) -> dict[str, Pat
 @pytest.fixture
 def forwarded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The token ids of every text that goes through the backbone, in the order of forwards, padding left out."""
-    from pipeline.extract.backbone import Backbone
+    from glot.extract.backbone import Backbone
 
     seen: list[tuple[int, ...]] = []
     forward = Backbone.hidden_states
@@ -201,8 +203,8 @@ def make_corpus() -> Callable[..., object]:
 
     Row 0 is repeated in row 3, row 1 is an empty text, row 2 is far longer than any `max_tokens` of the tests.
     """
-    from pipeline.corpus.examples import Corpus, Example, Split
-    from pipeline.store.task_spec import TaskSpec
+    from glot.corpus.examples import Corpus, Example, Split
+    from glot.store.task_spec import TaskSpec
 
     words = sorted({word for sentence in SENTENCES for word in sentence.split()})
 
@@ -233,7 +235,7 @@ def write_plan() -> Callable[..., object]:
 
     `cuts` are the texts at which a new shard begins. A text's first token is special, token ids count 0 to 6 round.
     """
-    from pipeline.store.plan import CONTENT, SPECIAL, PlanWriter, text_hash
+    from glot.store.plan import CONTENT, SPECIAL, PlanWriter, text_hash
 
     def write(folder: Path, texts: list[str], lengths: list[int], cuts: list[int], keep_texts: bool = True) -> object:
         writer = PlanWriter(folder, keep_texts)
@@ -279,7 +281,7 @@ def glot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_pat
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["glot", *map(str, arguments)])
         capsys.readouterr()  # what the test itself printed, as a library's bars, is not the command's
-        import cli
+        from glot.commands import app as cli
 
         try:
             cli.main()
@@ -307,11 +309,11 @@ def make_head_run(tmp_path: Path) -> Callable[..., Path]:
     """A run with random weights: `make(name, num_texts=1, width=8, **fields of PoolerConfig)` gives its folder."""
     import torch
 
-    from pipeline.fit.head_model import HeadModel
-    from pipeline.fit.poolers import PoolerConfig
-    from pipeline.fit.run_folder import HEAD_FILE, RunConfig, TrainConfig, save_tensors
-    from pipeline.store.layout import StatesIdentity
-    from pipeline.store.task_spec import TaskSpec
+    from glot.fit.head_model import HeadModel
+    from glot.fit.run_folder import HEAD_FILE, RunConfig, TrainConfig, save_tensors
+    from glot.nn.poolers import PoolerConfig
+    from glot.store.layout import StatesIdentity
+    from glot.store.task_spec import TaskSpec
 
     def make(name: str, num_texts: int = 1, width: int = 8, task: str = "made", **pooler: object) -> Path:
         states = StatesIdentity("tiny", "", "w", "t", "encoder", width, 2, "{text}", 16, (2,), "float32", "float32")
@@ -340,7 +342,7 @@ def make_example() -> Callable[..., object]:
     """An example of given tokens: `make(["[CLS]", "a"], ["b"])`; states are random, a token in brackets is special."""
     import torch
 
-    from pipeline.fit.explain import Example, TextStates
+    from glot.inference.attribution import Example, TextStates
 
     def make(*texts: list[str], width: int = 8, task: str = "made") -> Example:
         generator = torch.Generator().manual_seed(1)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from pipeline.errors import AccessError
-from pipeline.store.files import atomic_folder, atomic_path, write_text
+from glot.errors import AccessError
+from glot.store.files import atomic_folder, atomic_path, write_text
 from tests.faults import runs
 from tests.work import make_work
 

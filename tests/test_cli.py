@@ -72,12 +72,12 @@ def test_sorted_data_with_a_small_window_are_learnt_as_in_memory(
 ) -> None:
     from dataclasses import replace
 
-    from pipeline.corpus.load import load_table
-    from pipeline.extract.run import ExtractOptions, extract_states
-    from pipeline.extract.source import resolve_model
-    from pipeline.fit.run import FitOptions, make_configs
-    from pipeline.fit.train import fit_head
-    from pipeline.store.reader import Cache
+    from glot.corpus.load import load_table
+    from glot.extract.run import ExtractOptions, extract_states
+    from glot.extract.source import resolve_model
+    from glot.fit.run import FitOptions, make_configs
+    from glot.fit.train import fit_head
+    from glot.store.reader import Cache
 
     corpus = load_table(table, table.with_name("dev.csv"), "sentence", None, "kind")
     options = ExtractOptions(max_tokens=24, shard_bytes=64 * 200)  # about 200 tokens a shard
@@ -126,7 +126,7 @@ def test_a_graph_that_says_nothing_is_warned_of(glot: Callable[..., tuple], extr
 def test_a_killed_fit_goes_on_with_resume(glot: Callable[..., tuple], extracted: Path) -> None:
     """A real SIGKILL between two checkpoints; what is left is what an unbroken run gives."""
     code = (
-        "import os, pipeline.fit.train as t\n"
+        "import os, glot.fit.train as t\n"
         "t.CHECKPOINT_SECONDS = 0\n"
         "save = t._Trainer.save_checkpoint\n"
         "count = [0]\n"
@@ -241,7 +241,7 @@ def test_ctrl_c_says_what_to_do(glot: Callable[..., tuple], monkeypatch: pytest.
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.store.reader.Cache.__init__", interrupt)
+    monkeypatch.setattr("glot.store.reader.Cache.__init__", interrupt)
     code, _, err = glot("fit", "--cache", "x")
     assert code == 130
     assert "the same command goes on" in err

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.reader import Cache
+from glot.store.reader import Cache
 
 Glot = Callable[..., tuple[int, str, str]]
 
@@ -46,7 +46,7 @@ def test_a_part_of_a_plan_reads_no_data(glot: Glot, base: list, monkeypatch: pyt
     def unreachable(*_: object) -> None:
         raise AssertionError("the data was read")
 
-    monkeypatch.setattr("pipeline.corpus.load.load_corpus", unreachable)
+    monkeypatch.setattr("glot.corpus.load.load_corpus", unreachable)
     code, out, err = glot("extract", *base, "--out", "many", "--part", "1/1")
     assert (code, "forwarded" in out) == (0, True), err
     assert Cache("many").manifest.complete
@@ -167,8 +167,8 @@ def test_copies_and_cuts(glot: Glot, base: list) -> None:
 def test_two_launched_processes_make_what_one_makes(glot: Glot, base: list, tmp_path: Path) -> None:
     assert glot("extract", *base, "--out", "one")[0] == 0
     launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]  # which on a CPU starts two too
-    command = [sys.executable, "-m", *launcher, "-m", "cli", "extract", *map(str, base), "--out", "two"]
-    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", *launcher, "-m", "glot", "extract", *map(str, base), "--out", "two"]
+    root = Path(__file__).parents[1] / "pipeline"
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

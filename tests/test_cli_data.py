@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store.reader import Cache
+from glot.store.reader import Cache
 
 Glot = Callable[..., tuple[int, str, str]]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store.reader import Cache
+from glot.store.reader import Cache
 
 
 def read_data(page: Path) -> dict:
@@ -121,7 +121,7 @@ def test_a_picture_lies_beside_the_page(glot: Callable[..., tuple], run: Path, e
 def test_a_picture_without_matplotlib_is_one_line(
     glot: Callable[..., tuple], run: Path, extracted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.report.figures.find_spec", lambda name: None)
+    monkeypatch.setattr("glot.report.figures.find_spec", lambda name: None)
     code, _, err = glot("explain", "--run", run, "--cache", extracted, "--index", 1, "--png")
     assert (code, "pip install 'glot-pipeline[plots]'" in err) == (2, True)
     assert len(err.strip().splitlines()) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import GlotModel
+from glot import GlotModel
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_wrong_uses(glot: Callable[..., tuple], fitted: Path, monkeypatch: pytes
     (fitted / "metrics.json").rename("metrics.json")
     code, _, err = glot("export", "--run", fitted, *to)
     assert (code, "is not finished: go on with `glot fit --resume" in err) == (2, True), err
-    monkeypatch.delitem(sys.modules, "pipeline.export.pooling_module", raising=False)
+    monkeypatch.delitem(sys.modules, "glot.export.pooling_module", raising=False)
     monkeypatch.setitem(sys.modules, "sentence_transformers.base.modules", None)
     Path("metrics.json").rename(fitted / "metrics.json")
     code, _, err = glot("export", "--run", fitted, *to)

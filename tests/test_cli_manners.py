@@ -14,12 +14,13 @@ import pytest
 from rich.console import Console
 
 REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "pipeline"
 FIT = ["--epochs", 1, "--hidden", 8, "--out", "runs/a"]
 
 
 def _run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
-    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "glot", *map(str, arguments)]
     return subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
 
 
@@ -96,7 +97,7 @@ def test_verbose_lets_the_libraries_speak(
 
 
 def test_bars_of_a_quiet_run_stay_away() -> None:
-    from pipeline.progress import extract_bars
+    from glot.progress import extract_bars
 
     def written(quiet: bool) -> str:
         screen = io.StringIO()
@@ -110,11 +111,11 @@ def test_bars_of_a_quiet_run_stay_away() -> None:
 
 
 def test_colours_are_for_terminals_that_want_them() -> None:
-    code = "from pipeline.commands.console import screen; screen.print('[red]x[/red]')"
+    code = "from glot.commands.console import screen; screen.print('[red]x[/red]')"
 
     def colour(**variables: str) -> bool:
         environment = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
-        environment |= {"PYTHONPATH": str(REPOSITORY), "TERM": "xterm-256color", **variables}
+        environment |= {"PYTHONPATH": str(PACKAGE), "TERM": "xterm-256color", **variables}
         pty = pytest.importorskip("pty", reason="this system has no pseudo-terminals")
         ours, theirs = pty.openpty()
         subprocess.run([sys.executable, "-c", code], env=environment, stdout=theirs, check=True, timeout=60)
@@ -126,7 +127,10 @@ def test_colours_are_for_terminals_that_want_them() -> None:
     assert colour()
     assert not colour(NO_COLOR="1")
     piped = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, check=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
     )
     assert piped.stdout == b"x\n"
 
@@ -149,7 +153,7 @@ def test_completion_knows_commands_and_options() -> None:
 
 
 def test_every_command_takes_the_shared_options() -> None:
-    import cli
+    from glot.commands import app as cli
 
     tree = cli.command_tree()
     groups = [tree, *(command for command in tree.commands.values() if hasattr(command, "commands"))]

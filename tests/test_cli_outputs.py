@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import doctor
-from pipeline.store.rows import rows_file
+from glot import doctor
+from glot.store.rows import rows_file
 from tests.work import make_work
 
 Glot = Callable[..., tuple[int, str, str]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.model import GlotModel
+from glot.inference.model import GlotModel
 
 THINGS = ["dog", "river", "rain", "books", "market", "window", "bill", "summer"]
 WORDS = ["the", "old", "town", "softly", "over", "in", "about", "reads"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import Cache, GlotModel
-from pipeline.fit.head_model import pool_texts
-from pipeline.fit.states import StreamedStates
-from pipeline.store.plan import CONTENT
+from glot import Cache, GlotModel
+from glot.fit.head_model import pool_texts
+from glot.fit.states import StreamedStates
+from glot.store.plan import CONTENT
 from tests.test_cli_explain import read_data
 
 Glot = Callable[..., tuple[int, str, str]]

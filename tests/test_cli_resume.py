@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Stopped
-from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.fit.run_folder import load_tensors
-from pipeline.store.reader import Cache
+from glot.errors import Stopped
+from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+from glot.fit.run_folder import load_tensors
+from glot.store.reader import Cache
 
 Glot = Callable[..., tuple]
 OPTIONS = {"hidden": 4, "device": "cpu"}
@@ -118,7 +118,7 @@ def test_a_run_without_results_is_not_exported(glot: Glot, stopped: Path) -> Non
 
 
 def test_a_head_of_a_stopped_sweep_names_the_sweep(glot: Glot, extracted: Path) -> None:
-    from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+    from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 
     options = FitOptions(**OPTIONS, epochs=5)
     prepare_sweep(make_candidates(Cache(extracted), options, {"tau": (0.3, 0.6)}), Path("swept"))

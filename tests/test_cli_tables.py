@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store.reader import Cache
+from glot.store.reader import Cache
 
 Glot = Callable[..., tuple[int, str, str]]
 WORDS = {"01": "dog", "1": "river", "1E2": "rain", "nan": "books"}
@@ -117,9 +117,9 @@ def test_standard_input_is_read_as_a_file_is(glot: Glot, monkeypatch: pytest.Mon
             seen.append(texts)
             return np.zeros((len(texts), 4), np.float32)
 
-    monkeypatch.setattr("pipeline.model.GlotModel.load", lambda *_: Model())
-    monkeypatch.setattr("pipeline.commands.encode._check_run", lambda *_: None)
-    monkeypatch.setattr("pipeline.commands.encode.note_unfinished", lambda *_: None)
+    monkeypatch.setattr("glot.inference.model.GlotModel.load", lambda *_: Model())
+    monkeypatch.setattr("glot.commands.encode._check_run", lambda *_: None)
+    monkeypatch.setattr("glot.commands.encode.note_unfinished", lambda *_: None)
     data = "the dog\r\n\r\na river\rin autumn\u2028so\nnaïve".encode(encoding)
     Path("texts.txt").write_bytes(data)
     for where in ("texts.txt", "-"):

@@ -49,7 +49,7 @@ def _slow(page: Path) -> bool:
 
 @pytest.fixture(scope="session")
 def tree() -> object:
-    import cli
+    from glot.commands import app as cli
 
     return cli.command_tree()
 
@@ -72,7 +72,7 @@ def test_every_command_of_a_page_parses(page: Path, tree: object) -> None:
 
 @pytest.mark.parametrize("page", _paths())
 def test_every_option_that_a_page_names_exists(page: Path, tree: object) -> None:
-    from pipeline.commands.reference import walk
+    from glot.commands.reference import walk
 
     known = {name for _, command in walk(tree) for item in command.params for name in item.opts}
     known |= {name for item in tree.params for name in item.opts} | FOREIGN | {"--help"}
@@ -89,7 +89,7 @@ def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
 
 
 def test_the_reference_is_what_the_commands_are_now(tree: object) -> None:
-    from pipeline.commands.reference import reference
+    from glot.commands.reference import reference
 
     kept = (pages.ROOT / "docs" / pages.GENERATED).read_text(encoding="utf-8")
     assert kept == reference(tree), "run `make docs`"
@@ -98,7 +98,7 @@ def test_the_reference_is_what_the_commands_are_now(tree: object) -> None:
 def test_the_citation_names_the_paper_and_this_version() -> None:
     import yaml
 
-    from pipeline import __version__
+    from glot.version import __version__
 
     said = yaml.safe_load((pages.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= set(said)  # what the format asks for
@@ -145,7 +145,7 @@ def reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: dict[str, Path], glot: Callable[..., tuple]
 ) -> Callable[[Path], None]:
     """Does what a page says, as its reader would."""
-    from pipeline.extract.source import HUB_ALIASES, PACKAGED_ALIASES
+    from glot.extract.source import HUB_ALIASES, PACKAGED_ALIASES
 
     encoders = ("bert", "roberta", "minilm")
     for name in (*HUB_ALIASES, *PACKAGED_ALIASES):

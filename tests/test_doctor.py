@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor
+from glot import doctor
 
 
 def _named(findings: object) -> dict[str, doctor.Finding]:
@@ -54,7 +54,7 @@ def test_a_library_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_broken_dgl_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.fit.dgl_backend.dgl_import_error", lambda: "ImportError: no graphbolt")
+    monkeypatch.setattr("glot.nn.dgl_backend.dgl_import_error", lambda: "ImportError: no graphbolt")
     found = doctor._dgl()
     assert not found.broken
     assert "no graphbolt" in found.value
@@ -147,8 +147,8 @@ def test_a_real_gpu() -> None:
 
 
 def test_without_torch_it_says_so_and_looks_at_the_rest(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['torch'] = None; sys.argv = ['glot', 'doctor']; import cli; cli.main()"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['glot', 'doctor']; import glot.__main__ as m; m.main()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "pipeline")}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )

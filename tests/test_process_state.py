@@ -20,13 +20,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import GlotClassifier, GlotModel
-from pipeline.corpus.examples import Corpus
-from pipeline.extract.backbone import ModelSource, load_backbone
-from pipeline.extract.options import ExtractOptions
-from pipeline.extract.run import extract_states
-from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.store.reader import Cache
+from glot import GlotClassifier, GlotModel
+from glot.corpus.examples import Corpus
+from glot.extract.backbone import ModelSource, load_backbone
+from glot.extract.options import ExtractOptions
+from glot.extract.run import extract_states
+from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+from glot.store.reader import Cache
 
 for library in ("mteb", "sentence_transformers", "onnxruntime", "onnxscript", "peft"):
     with suppress(ImportError):  # what a library does to the process when it is imported is its own affair
@@ -110,7 +110,7 @@ def fit(made: Made, out: Path) -> None:
 
 
 def sweep(made: Made, out: Path) -> None:
-    from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+    from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 
     options = FitOptions(hidden=4, epochs=2, device="cpu", select="holdout")
     grid = {"pooler": ("glot", "mean", "adapool"), "gnn": ("gat", "gin"), "graph": ("cosine", "random")}
@@ -119,7 +119,7 @@ def sweep(made: Made, out: Path) -> None:
 
 
 def evaluate(made: Made, out: Path) -> None:
-    from pipeline.fit.predictions import evaluate_head, write_predictions
+    from glot.inference.predictions import evaluate_head, write_predictions
 
     evaluate_head(made.run, Cache(made.cache), "validation", "cpu", "dense")
     write_predictions(made.run, Cache(made.cache), "validation", "jsonl", out / "predictions.jsonl", "cpu", "dense")
@@ -146,22 +146,22 @@ def classify_over_a_cache(made: Made, out: Path) -> None:
 
 
 def explain(made: Made, out: Path) -> None:
-    from pipeline.explain import ExplainOptions, explain_runs
-    from pipeline.report.explain import write_page
+    from glot.inference.explain import ExplainOptions, explain_runs
+    from glot.report.explain_page import write_page
 
     explanation = explain_runs([made.run], ExplainOptions(text=TEXTS[0], model=str(made.backbone), device="cpu"))
     write_page(explanation, out / "explain.html")
 
 
 def export(made: Made, out: Path) -> None:
-    from pipeline.export.folder import export_folder
+    from glot.export.folder import export_folder
 
     pytest.importorskip("sentence_transformers")
     export_folder(made.run, out / "exported", str(made.backbone), "cpu")
 
 
 def export_as_onnx(made: Made, out: Path) -> None:
-    from pipeline.export.onnx_file import export_onnx
+    from glot.export.onnx_file import export_onnx
 
     for package in ("sentence_transformers", "onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(package)
@@ -169,8 +169,8 @@ def export_as_onnx(made: Made, out: Path) -> None:
 
 
 def measure(made: Made, out: Path) -> None:
-    from pipeline import cost
-    from pipeline.fit.poolers import PoolerConfig
+    from glot.nn.poolers import PoolerConfig
+    from glot.reproduce import cost
 
     backbone = load_backbone(ModelSource("tiny", str(made.backbone)), "float32", "cpu")
     work = cost.task_work(made.corpus, backbone, 4, 2, usual_tokens=16)
@@ -178,21 +178,21 @@ def measure(made: Made, out: Path) -> None:
 
 
 def yardstick(made: Made, out: Path) -> None:
-    from pipeline.fit import yardsticks
+    from glot.reproduce import baselines as yardsticks
 
     yardsticks.vector_yardstick(Cache(made.cache), "mean")
     yardsticks.bag_of_words_baseline(Cache(made.cache))
 
 
 def report(made: Made, out: Path) -> None:
-    from pipeline.report.write import write_report
+    from glot.report.write import write_report
 
     write_report(made.folder, out / "report")
 
 
 def evaluate_on_mteb(made: Made, out: Path) -> None:
     pytest.importorskip("mteb")
-    from pipeline.mteb_eval.run import MtebOptions, evaluate_mteb, quiet_libraries
+    from glot.mteb_eval.run import MtebOptions, evaluate_mteb, quiet_libraries
 
     rows = [f"{a}\t{b}\t{score}" for score, (a, b) in enumerate(pairwise(TEXTS))]
     (out / "sts.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]) + "\n")
@@ -221,9 +221,9 @@ def test_the_process_is_left_as_it_was(function: Callable[[Made, Path], None], m
 
 def test_a_seed_gives_the_weights_that_torch_gives_for_it(made: Made, tmp_path: Path) -> None:
     """So that runs of before are made again, whatever the caller has drawn meanwhile."""
-    from pipeline.fit.head_model import HeadModel
-    from pipeline.fit.train import HeadInTraining, Job
-    from pipeline.fit.training_data import open_data, open_states
+    from glot.fit.head_model import HeadModel
+    from glot.fit.train import HeadInTraining, Job
+    from glot.fit.training_data import open_data, open_states
 
     cache = Cache(made.cache)
     (config,) = make_configs(cache, FitOptions(hidden=4, epochs=1, device="cpu", seeds=(5,)))
@@ -238,11 +238,11 @@ def test_a_seed_gives_the_weights_that_torch_gives_for_it(made: Made, tmp_path: 
 
 def test_dgl_leaves_the_environment_alone() -> None:
     """In a process of its own, where DGL has not been imported yet."""
-    from pipeline.fit.dgl_backend import dgl_available
+    from glot.nn.dgl_backend import dgl_available
 
     if not dgl_available():
         pytest.skip("DGL cannot be imported")
-    code = "import os\nfrom pipeline.fit.dgl_backend import dgl_available\nbefore = dict(os.environ)\n"
+    code = "import os\nfrom glot.nn.dgl_backend import dgl_available\nbefore = dict(os.environ)\n"
     code += "assert dgl_available()\nassert before == dict(os.environ)"
     environment = {name: value for name, value in os.environ.items() if name != "DGLBACKEND"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

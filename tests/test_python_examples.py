@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import pipeline
+import glot
 from tests import pages
 
 PAGE = pages.ROOT / "docs" / "python.md"
@@ -31,15 +31,15 @@ def check(namespace: dict[str, Any]) -> None:
     assert namespace["summary"].forwarded == len(set(namespace["texts"])) == 64
     assert namespace["model"].encode(["a", "b"]).shape == (2, namespace["model"].width)
     assert Path("runs/mood/head.safetensors").exists()
-    names = set(pipeline.__all__)
+    names = set(glot.__all__)
     assert names <= set(namespace), "the page shows every public name"
-    assert not names & {path.stem for path in Path(pipeline.__file__).parent.iterdir()}, "none shadows a subpackage"
+    assert not names & {path.stem for path in Path(glot.__file__).parent.iterdir()}, "none shadows a subpackage"
 
 
 def test_the_page_of_examples_runs(
     backbone_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from pipeline.extract.source import HUB_ALIASES
+    from glot.extract.source import HUB_ALIASES
 
     folder = shutil.copytree(backbone_folders["llama"], tmp_path / "tiny")
     settings = json.loads((folder / "config.json").read_text())

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.extract.source import resolve_model
+from glot.errors import UsageError
+from glot.extract.source import resolve_model
 from tests import pages
 
 CLASSES = ("negative", "positive")

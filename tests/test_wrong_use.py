@@ -93,8 +93,8 @@ class Blocked:
             raise AssertionError(f"{name} was imported before the wrong use was told")
 
 sys.meta_path.insert(0, Blocked())
-import cli
-from pipeline.commands import console
+from glot.commands import app as cli
+from glot.commands import console
 found = []
 for words in json.load(sys.stdin):
     sys.argv = ["glot", *words]
@@ -121,7 +121,7 @@ def told(
     """What each command came to in a process that may not import torch; and the files before and after."""
     work = make_work(tmp_path_factory.mktemp("work"), backbone_folders["bert"])
     before = {str(path) for path in work.rglob("*")}
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "pipeline"), "COLUMNS": "200"}
     done = subprocess.run(
         [sys.executable, "-c", RUNNER],
         input=json.dumps([words.split() for words in WRONG]),

@@ -10,10 +10,10 @@ from tests.faults import runs
 
 def make_work(folder: Path, backbone: Path) -> Path:
     """Put a model, a cache, a run, two seeds, a sweep and small files into a folder."""
-    from pipeline.fit.options import FitOptions
-    from pipeline.fit.run import finish_runs, make_configs, prepare_runs
-    from pipeline.fit.sweep import make_candidates, prepare_sweep
-    from pipeline.store.reader import Cache
+    from glot.fit.options import FitOptions
+    from glot.fit.run import finish_runs, make_configs, prepare_runs
+    from glot.fit.sweep import make_candidates, prepare_sweep
+    from glot.store.reader import Cache
 
     shutil.copytree(backbone, folder / "model")
     runs.extract(folder / "model", folder / "cache", layers=(2,))

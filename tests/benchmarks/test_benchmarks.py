@@ -12,21 +12,21 @@ import pytest
 import torch
 
 from benchmarks import extraction, int8, made, memory, ratios, reading, streaming
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
-from pipeline.store.verify import verify_cache
+from glot.corpus.examples import Corpus, Example, Split
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
+from glot.store.verify import verify_cache
 
 if TYPE_CHECKING:
-    from pipeline.extract.backbone import Backbone
+    from glot.extract.backbone import Backbone
 
 PAIRS = TaskSpec("made", 2, "classes", ("no", "yes"))
 
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    from pipeline.extract.backbone import load_backbone
-    from pipeline.extract.source import ModelSource
+    from glot.extract.backbone import load_backbone
+    from glot.extract.source import ModelSource
 
     folder = memory.save_backbone(tmp_path_factory.mktemp("backbone"))
     return load_backbone(ModelSource("tiny", str(folder)), device="cpu")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.fit.dgl_backend import dgl_available
-from pipeline.fit.poolers import Glot, PoolerConfig
-from pipeline.fit.tokens import TokenBatch
+from glot.nn.dgl_backend import dgl_available
+from glot.nn.poolers import Glot, PoolerConfig
+from glot.nn.tokens import TokenBatch
 
 peers = pytest.importorskip(
     "benchmarks.peers", reason="torch-geometric is not installed (extra: bench)", exc_type=ImportError

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.delimited import RowParser
-from pipeline.corpus.dialect import TableFormat
-from pipeline.corpus.examples import BadRows
-from pipeline.corpus.tables import Table
-from pipeline.corpus.tasks import Columns
-from pipeline.errors import UsageError
+from glot.corpus.delimited import RowParser
+from glot.corpus.dialect import TableFormat
+from glot.corpus.examples import BadRows
+from glot.corpus.tables import Table
+from glot.corpus.tasks import Columns
+from glot.errors import UsageError
 
 COLUMNS = Columns("text", None, "label")
 NUMBERS = Columns("2", None, "1")
@@ -274,7 +274,7 @@ def test_what_pandas_writes_comes_back(sep: str, tmp_path: Path) -> None:
 
 
 def test_a_quote_that_nothing_closes_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.corpus.delimited.CELL_LIMIT", 1000)
+    monkeypatch.setattr("glot.corpus.delimited.CELL_LIMIT", 1000)
     path = tmp_path / "a.tsv"
     content = "text\tlabel\n" + '"open\tx\n' + "b\ty\n" * 2000
     assert len(read(path, content)[0]) == 2001

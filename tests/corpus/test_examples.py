@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow, labels_of, take
-from pipeline.corpus.spool import Spool
-from pipeline.errors import FaultError, UsageError
+from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow, labels_of, take
+from glot.corpus.spool import Spool
+from glot.errors import FaultError, UsageError
 
 TEXT = st.text(st.characters(exclude_categories=())) | st.sampled_from(["", "\ud800", "a\x00b", "ß" * 300])
 LABELS = {
@@ -152,9 +152,9 @@ import random, re, sys
 sys.path[:0] = sys.argv[1:]
 import numpy as np
 from pathlib import Path
-from pipeline.corpus.examples import Example, ExampleTable, Split
-from pipeline.corpus.load import _hold_out
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Example, ExampleTable, Split
+from glot.corpus.load import _hold_out
+from glot.store.task_spec import TaskSpec
 
 def held():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.glue_folder import read_split
-from pipeline.corpus.tasks import find_task
-from pipeline.errors import UsageError
+from glot.corpus.glue_folder import read_split
+from glot.corpus.tasks import find_task
+from glot.errors import UsageError
 
 PAIR_HEADER = "index\tsentence1\tsentence2\tlabel\n"
 # task -> (folder, {split: (file, content)}, {split: expected (index, text, text_b, label)})

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.corpus import hub
-from pipeline.corpus.tasks import find_task
-from pipeline.errors import UsageError
+from glot.corpus import hub
+from glot.corpus.tasks import find_task
+from glot.errors import UsageError
 
 
 @pytest.fixture
@@ -131,9 +131,9 @@ def test_an_unreachable_hub_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")
 def test_the_real_datasets_offline_is_one_line() -> None:
     code = (
-        "from pipeline.corpus.load import load_hub, load_task\n"
-        "from pipeline.corpus.request import HubDataset\n"
-        "from pipeline.errors import UsageError\n"
+        "from glot.corpus.load import load_hub, load_task\n"
+        "from glot.corpus.request import HubDataset\n"
+        "from glot.errors import UsageError\n"
         "for load, what in [(load_task, 'cola'), (load_hub, HubDataset('nobody/nothing'))]:\n"
         "    try: load(what)\n"
         "    except UsageError as error: print(error)\n"

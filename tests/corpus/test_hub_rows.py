@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.corpus import hub
-from pipeline.corpus.examples import Corpus
-from pipeline.corpus.load import load_corpus, load_hub
-from pipeline.corpus.request import CorpusRequest, HubDataset, corpus_name, parse_data, request_digest
-from pipeline.errors import UsageError
+from glot.corpus import hub
+from glot.corpus.examples import Corpus
+from glot.corpus.load import load_corpus, load_hub
+from glot.corpus.request import CorpusRequest, HubDataset, corpus_name, parse_data, request_digest
+from glot.errors import UsageError
 
 NAMES = ["World", "Sports", "Business", "Sci/Tech"]
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus.examples import UnfitRow
-from pipeline.corpus.labels import LabelTally, class_name, classes_spec, infer_spec, plain_label, remarks, score
-from pipeline.corpus.load import load_table
-from pipeline.corpus.tables import Row, Table, read_split
-from pipeline.corpus.tasks import Columns
-from pipeline.errors import UsageError
-from pipeline.store.task_spec import TaskSpec, describe_labels
+from glot.corpus.examples import UnfitRow
+from glot.corpus.labels import LabelTally, class_name, classes_spec, infer_spec, plain_label, remarks, score
+from glot.corpus.load import load_table
+from glot.corpus.tables import Row, Table, read_split
+from glot.corpus.tasks import Columns
+from glot.errors import UsageError
+from glot.store.task_spec import TaskSpec, describe_labels
 
 COLUMNS = Columns("text", None, "label")
 LONG = "7" * 5000

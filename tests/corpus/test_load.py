@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.corpus import hub
-from pipeline.corpus.examples import Example, ExampleTable, Split
-from pipeline.corpus.load import (
+from glot.corpus import hub
+from glot.corpus.examples import Example, ExampleTable, Split
+from glot.corpus.load import (
     CorpusRequest,
     _hold_out,
     _sample,
@@ -24,9 +24,9 @@ from pipeline.corpus.load import (
     load_table,
     load_task,
 )
-from pipeline.corpus.tasks import Task, find_task
-from pipeline.errors import UsageError
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.tasks import Task, find_task
+from glot.errors import UsageError
+from glot.store.task_spec import TaskSpec
 
 
 @pytest.fixture
@@ -330,7 +330,7 @@ def test_stress_refuses_what_makes_no_task() -> None:
 
 def test_the_import_is_light() -> None:
     code = (
-        "import sys; sys.path[:0] = sys.argv[1:]; import pipeline.corpus.load\n"
+        "import sys; sys.path[:0] = sys.argv[1:]; import glot.corpus.load\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'pyarrow'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, *sys.path], capture_output=True, text=True, check=True)

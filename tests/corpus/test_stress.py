@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.corpus.stress import COMMON_WORDS, CONTEXTS, GENERATORS, NEGATIONS, NOUNS, PUBLISHED, make_examples
-from pipeline.errors import UsageError
+from glot.corpus.stress import COMMON_WORDS, CONTEXTS, GENERATORS, NEGATIONS, NOUNS, PUBLISHED, make_examples
+from glot.errors import UsageError
 
 RATIOS = (0.2, 0.5, 0.8, 0.9)
 FAIR = ("balanced", "paired")

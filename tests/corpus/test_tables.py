@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpus.examples import Split
-from pipeline.corpus.labels import infer_spec
-from pipeline.corpus.tables import Table, read_split
-from pipeline.corpus.tasks import Columns
-from pipeline.errors import UsageError
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Split
+from glot.corpus.labels import infer_spec
+from glot.corpus.tables import Table, read_split
+from glot.corpus.tasks import Columns
+from glot.errors import UsageError
+from glot.store.task_spec import TaskSpec
 
 COLUMNS = Columns("text", None, "label")
 PAIR = Columns("text", "other", "label")

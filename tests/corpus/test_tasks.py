@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.corpus.tasks import TASKS, find_task
-from pipeline.errors import UsageError
-from pipeline.store.task_spec import Recipe
+from glot.corpus.tasks import TASKS, find_task
+from glot.errors import UsageError
+from glot.store.task_spec import Recipe
 
 
 def test_a_name_is_found_however_it_is_spelt() -> None:

@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 
-from pipeline.corpus import hub, triplets
-from pipeline.corpus.examples import Example, ExampleTable
-from pipeline.corpus.load import load_corpus
-from pipeline.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
-from pipeline.corpus.spool import Spool
-from pipeline.corpus.triplets import load_pairs
-from pipeline.errors import UsageError
+from glot.corpus import hub, triplets
+from glot.corpus.examples import Example, ExampleTable
+from glot.corpus.load import load_corpus
+from glot.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
+from glot.corpus.spool import Spool
+from glot.corpus.triplets import load_pairs
+from glot.errors import UsageError
 
 ROWS = [
     ({"query": "q", "pos": ["p", "p2"], "neg": ["n", "n2", "n3"]}, [("q", "p", "n"), ("q", "p2", "n")]),

@@ -31,17 +31,17 @@ def make_run(tmp_path: Path, backbone_folders: dict[str, Path]) -> Callable[...,
     """A finished run with random weights: `make(family, name="run", layer=2, template=..., task=None, **pooler)`."""
     import torch
 
-    from pipeline.extract.backbone import load_backbone
-    from pipeline.extract.options import ExtractOptions
-    from pipeline.extract.prepare import states_identity
-    from pipeline.extract.source import resolve_model
-    from pipeline.fit.head_model import HeadModel
-    from pipeline.fit.poolers import PoolerConfig
-    from pipeline.fit.result import Epoch, FitResult
-    from pipeline.fit.run_folder import HEAD_FILE, METRICS_FILE, RunConfig, TrainConfig, save_tensors
-    from pipeline.store.files import write_json
-    from pipeline.store.layout import StatesIdentity
-    from pipeline.store.task_spec import TaskSpec
+    from glot.extract.backbone import load_backbone
+    from glot.extract.options import ExtractOptions
+    from glot.extract.prepare import states_identity
+    from glot.extract.source import resolve_model
+    from glot.fit.head_model import HeadModel
+    from glot.fit.result import Epoch, FitResult
+    from glot.fit.run_folder import HEAD_FILE, METRICS_FILE, RunConfig, TrainConfig, save_tensors
+    from glot.nn.poolers import PoolerConfig
+    from glot.store.files import write_json
+    from glot.store.layout import StatesIdentity
+    from glot.store.task_spec import TaskSpec
 
     def make(
         family: str,

@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 
-from pipeline import GlotModel
-from pipeline.export.folder import export_folder
+from glot import GlotModel
+from glot.export.folder import export_folder
 
 PROGRAM = """\
 import importlib.util, json, sys
@@ -25,7 +25,7 @@ model = SentenceTransformer(sys.argv[1], trust_remote_code=True, device="cpu")
 vectors = model.encode(json.loads(sys.argv[2]), batch_size=3)
 model.save_pretrained("again")
 again = SentenceTransformer("again", trust_remote_code=True, device="cpu").encode(json.loads(sys.argv[2]))
-there = [name for name in ("pipeline", "cli", "dgl", "h5py") if importlib.util.find_spec(name)]
+there = [name for name in ("glot", "dgl", "h5py") if importlib.util.find_spec(name)]
 print(json.dumps({"vectors": vectors.tolist(), "again": again.tolist(), "there": there}))
 """
 

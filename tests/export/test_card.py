@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from pipeline.export.card import base_model, write_card
-from pipeline.fit.contrastive import ContrastiveConfig
-from pipeline.fit.result import FitResult
-from pipeline.fit.run_folder import RunConfig
-from pipeline.store.task_spec import TaskSpec
+from glot.export.card import base_model, write_card
+from glot.fit.result import FitResult
+from glot.fit.run_folder import RunConfig
+from glot.nn.contrastive import ContrastiveConfig
+from glot.store.task_spec import TaskSpec
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers import SentenceTransformerTrainingArguments as TrainingArguments
 from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss, MultipleNegativesRankingLoss
 
-from pipeline import GlotModel
-from pipeline.errors import FaultError, UsageError
-from pipeline.export.folder import export_folder
-from pipeline.extract.backbone import load_backbone
-from pipeline.extract.source import resolve_model
-from pipeline.store.task_spec import TaskSpec
+from glot import GlotModel
+from glot.errors import FaultError, UsageError
+from glot.export.folder import export_folder
+from glot.extract.backbone import load_backbone
+from glot.extract.source import resolve_model
+from glot.store.task_spec import TaskSpec
 from tests.export.conftest import TEXTS
 
 CASES = {
@@ -99,7 +99,7 @@ import numpy as np
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("pipeline", "cli", "dgl", "h5py"):
+        if name.split(".")[0] in ("glot", "dgl", "h5py"):
             raise ImportError(f"{name} is not here")
 
 sys.meta_path.insert(0, Blocked())
@@ -109,7 +109,7 @@ model = SentenceTransformer(sys.argv[1], trust_remote_code=True, device="cpu")
 vectors = model.encode(["rain", "a dog barks"])
 np.save("vectors.npy", vectors)
 print(model[1].predict(vectors))
-assert "pipeline" not in sys.modules
+assert "glot" not in sys.modules
 """
 
 

@@ -18,13 +18,13 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed (extra: on
 import onnx
 import onnxruntime
 
-from pipeline.errors import FaultError, UsageError
-from pipeline.export import onnx_file
-from pipeline.export.onnx_file import export_onnx
-from pipeline.fit.head_model import load_head
-from pipeline.fit.run_folder import RunConfig
-from pipeline.fit.tokens import TokenBatch
-from pipeline.store.task_spec import TaskSpec
+from glot.errors import FaultError, UsageError
+from glot.export import onnx_file
+from glot.export.onnx_file import export_onnx
+from glot.fit.head_model import load_head
+from glot.fit.run_folder import RunConfig
+from glot.nn.tokens import TokenBatch
+from glot.store.task_spec import TaskSpec
 
 CLASSES = TaskSpec("made", 1, "classes", ("no", "yés"))
 SCORE = TaskSpec("made", 1, "score", score_range=(1.0, 5.0))

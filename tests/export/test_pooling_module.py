@@ -12,13 +12,13 @@ import torch
 
 pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
 
-from pipeline.errors import UsageError
-from pipeline.export.pooling import load_pooling
-from pipeline.export.pooling_module import token_graph
-from pipeline.fit.head_model import load_head
-from pipeline.fit.run_folder import HEAD_FILE, RunConfig, save_tensors
-from pipeline.fit.tokens import TokenBatch
-from pipeline.store.task_spec import TaskSpec
+from glot.errors import UsageError
+from glot.export.pooling import load_pooling
+from glot.export.pooling_module import token_graph
+from glot.fit.head_model import load_head
+from glot.fit.run_folder import HEAD_FILE, RunConfig, save_tensors
+from glot.nn.tokens import TokenBatch
+from glot.store.task_spec import TaskSpec
 
 LENGTHS = (1, 7, 3, 12)
 

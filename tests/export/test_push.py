@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
-from pipeline.errors import FaultError, GlotError, UsageError
-from pipeline.export.push import check_push, push_folder
+from glot.errors import FaultError, GlotError, UsageError
+from glot.export.push import check_push, push_folder
 
 
 class FakeHub:

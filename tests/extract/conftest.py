@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.corpus.examples import Corpus
-from pipeline.extract.run import ExtractOptions, ExtractSummary, extract_states
-from pipeline.extract.source import ModelSource
+from glot.corpus.examples import Corpus
+from glot.extract.run import ExtractOptions, ExtractSummary, extract_states
+from glot.extract.source import ModelSource
 
 MAX_TOKENS = 32
 

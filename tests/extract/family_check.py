@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.errors import UsageError
-from pipeline.extract.backbone import Backbone, load_backbone
-from pipeline.extract.options import ExtractOptions
-from pipeline.extract.run import extract_states
-from pipeline.extract.source import resolve_model
-from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Corpus, Example, Split
+from glot.errors import UsageError
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.options import ExtractOptions
+from glot.extract.run import extract_states
+from glot.extract.source import resolve_model
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 from tests.conftest import SENTENCES
 from tests.extract.families import LEFT_OUT, Family, installed, save_model
 

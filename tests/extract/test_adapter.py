@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UsageError
-from pipeline.extract.backbone import Backbone, load_backbone
-from pipeline.extract.source import ModelSource, resolve_model
+from glot.errors import UsageError
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.source import ModelSource, resolve_model
 
 IDS = torch.tensor([[1, 3, 50, 60, 70, 9]])
 

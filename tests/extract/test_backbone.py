@@ -14,10 +14,10 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from pipeline.errors import UsageError
-from pipeline.extract import backbone as room
-from pipeline.extract.backbone import load_backbone
-from pipeline.extract.source import ModelSource, resolve_model
+from glot.errors import UsageError
+from glot.extract import backbone as room
+from glot.extract.backbone import load_backbone
+from glot.extract.source import ModelSource, resolve_model
 
 
 def test_aliases_folders_gguf_files_and_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

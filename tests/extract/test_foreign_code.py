@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.extract.backbone import load_backbone
-from pipeline.extract.foreign_code import check_code, declared_code
-from pipeline.extract.source import ModelSource
+from glot.errors import UsageError
+from glot.extract.backbone import load_backbone
+from glot.extract.foreign_code import check_code, declared_code
+from glot.extract.source import ModelSource
 
 CODE = """
 from pathlib import Path
@@ -41,9 +41,10 @@ class OwnTokenizer(BertTokenizer):
     pass
 """
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "pipeline"
 RUN = """
 import sys
-import cli
+from glot.commands import app as cli
 try:
     cli.main()
 finally:
@@ -87,7 +88,12 @@ def test_a_yes_on_standard_input_runs_nothing(own: Path, table: Path, tmp_path: 
         input="yes\n" * 5,
         text=True,
         capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_MODULES_CACHE": str(tmp_path / "modules"), "COLUMNS": "400"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(PACKAGE),
+            "HF_MODULES_CACHE": str(tmp_path / "modules"),
+            "COLUMNS": "400",
+        },
         timeout=300,
     )
     assert (done.returncode, done.stdout) == (2, "")

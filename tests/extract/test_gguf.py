@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.extract.backbone import load_backbone
-from pipeline.extract.source import resolve_model
-from pipeline.store.reader import Cache
+from glot.extract.backbone import load_backbone
+from glot.extract.source import resolve_model
+from glot.store.reader import Cache
 
 gguf = pytest.importorskip("gguf")
 WIDTH, LAYERS, HEADS, INNER, POSITIONS = 32, 2, 4, 48, 48

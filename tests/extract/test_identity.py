@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.errors import UsageError
-from pipeline.extract import backbone as room
-from pipeline.extract import planning
-from pipeline.extract.backbone import Backbone, load_backbone
-from pipeline.extract.identity import Loader
-from pipeline.extract.source import ModelSource
-from pipeline.store.plan import SPECIAL
-from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Corpus, Example, Split
+from glot.errors import UsageError
+from glot.extract import backbone as room
+from glot.extract import planning
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.identity import Loader
+from glot.extract.source import ModelSource
+from glot.store.plan import SPECIAL
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 
 TEXTS = ["the cat sat on the mat and looked at the dog", "the [SEP] cat", "", "a dog barks", "Ωmega rain"]
 LONG = 40 * "the cat sat on the mat "

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.extract.planning import added_tokens
-from pipeline.fit.states import MemoryStates
-from pipeline.store.plan import CONTENT, SPECIAL
-from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Corpus, Example, Split
+from glot.extract.planning import added_tokens
+from glot.fit.states import MemoryStates
+from glot.store.plan import CONTENT, SPECIAL
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 
 TEXTS = {
     "bert": ["the Ωmega cat", "Ωmega", "the [SEP] cat [CLS]", "", "the cat"],

@@ -11,16 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.errors import UsageError
-from pipeline.extract.backbone import Backbone, load_backbone
-from pipeline.extract.forward import length_batches
-from pipeline.extract.planning import length_limit
-from pipeline.extract.prepare import states_identity
-from pipeline.extract.run import ExtractOptions, extract_states
-from pipeline.extract.source import resolve_model
-from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Corpus, Example, Split
+from glot.errors import UsageError
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.forward import length_batches
+from glot.extract.planning import length_limit
+from glot.extract.prepare import states_identity
+from glot.extract.run import ExtractOptions, extract_states
+from glot.extract.source import resolve_model
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 from tests.conftest import MAX_POSITIONS, SENTENCES
 
 TEXTS = [SENTENCES[0], "the cat", "rain", " ".join(SENTENCES[:3]), "", SENTENCES[4]]
@@ -238,7 +238,7 @@ def test_models_that_cannot_work_are_refused_by_name(make_model: Callable) -> No
 
 
 def test_new_texts_are_forwarded_as_the_caches_were(fnet: Path) -> None:
-    from pipeline.model import forward_texts
+    from glot.inference.model import forward_texts
 
     backbone = load(fnet)
     states = states_identity(backbone, ExtractOptions())

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.errors import UsageError
-from pipeline.extract.backbone import load_backbone
-from pipeline.extract.planning import check_template, tokenize_filled
-from pipeline.extract.repair import repair_cache
-from pipeline.extract.source import ModelSource
-from pipeline.store.plan import CONTENT, SPECIAL, TEMPLATE
-from pipeline.store.reader import Cache
-from pipeline.store.verify import verify_cache
+from glot.corpus.examples import Corpus, Example, Split
+from glot.errors import UsageError
+from glot.extract.backbone import load_backbone
+from glot.extract.planning import check_template, tokenize_filled
+from glot.extract.repair import repair_cache
+from glot.extract.source import ModelSource
+from glot.store.plan import CONTENT, SPECIAL, TEMPLATE
+from glot.store.reader import Cache
+from glot.store.verify import verify_cache
 
 PROMPT = "the dog barks, {text} on the mat"
 
@@ -96,7 +96,7 @@ def test_content_leaves_the_prompt_out(
 ) -> None:
     import torch
 
-    from pipeline.fit.states import MemoryStates
+    from glot.fit.states import MemoryStates
 
     extract(make_corpus({"train": 8}), backbone_folders["bert"], tmp_path, template=PROMPT, dtype="float32")
     cache = Cache(tmp_path)

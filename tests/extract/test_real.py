@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.errors import UsageError
-from pipeline.extract.backbone import load_backbone
-from pipeline.extract.run import ExtractOptions, extract_states
-from pipeline.extract.source import ModelSource, resolve_model
-from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Corpus, Example, Split
+from glot.errors import UsageError
+from glot.extract.backbone import load_backbone
+from glot.extract.run import ExtractOptions, extract_states
+from glot.extract.source import ModelSource, resolve_model
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 
 TEXTS = [
     "A man is playing a guitar.",

@@ -18,19 +18,19 @@ import pytest
 import torch
 from xxhash import xxh3_64_hexdigest
 
-from pipeline.errors import FaultError, UsageError
-from pipeline.extract import repair, run, worker
-from pipeline.extract.backbone import Backbone
-from pipeline.extract.run import ExtractOptions
-from pipeline.extract.source import ModelSource
-from pipeline.store import columns
-from pipeline.store.claims import Owner
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.layout import Manifest, shard_file
-from pipeline.store.plan import CONTENT, PlanWriter
-from pipeline.store.reader import Cache
-from pipeline.store.shards import ShardWriter, write_sidecar
-from pipeline.store.verify import verify_cache
+from glot.errors import FaultError, UsageError
+from glot.extract import repair, run, worker
+from glot.extract.backbone import Backbone
+from glot.extract.run import ExtractOptions
+from glot.extract.source import ModelSource
+from glot.store import columns
+from glot.store.claims import Owner
+from glot.store.example_set import ExampleSet
+from glot.store.layout import Manifest, shard_file
+from glot.store.plan import CONTENT, PlanWriter
+from glot.store.reader import Cache
+from glot.store.shards import ShardWriter, write_sidecar
+from glot.store.verify import verify_cache
 
 SHARD_BYTES = 24 * 32 * 2  # 24 tokens of width 32 in float16
 NUM_SHARDS = 6  # of the small corpus
@@ -151,11 +151,11 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.extract.source import ModelSource
-from pipeline.extract.run import ExtractOptions, extract_states
-from pipeline.store.shards import ShardWriter
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Corpus, Example, Split
+from glot.extract.source import ModelSource
+from glot.extract.run import ExtractOptions, extract_states
+from glot.store.shards import ShardWriter
+from glot.store.task_spec import TaskSpec
 
 calls = 0
 finish = ShardWriter.finish

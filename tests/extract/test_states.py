@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.extract.backbone import load_backbone
-from pipeline.extract.forward import quantize
-from pipeline.extract.identity import tokenizer_sha256
-from pipeline.extract.source import ModelSource
-from pipeline.store.plan import CONTENT, SPECIAL, Plan
-from pipeline.store.reader import Cache
+from glot.extract.backbone import load_backbone
+from glot.extract.forward import quantize
+from glot.extract.identity import tokenizer_sha256
+from glot.extract.source import ModelSource
+from glot.store.plan import CONTENT, SPECIAL, Plan
+from glot.store.reader import Cache
 
 FAMILIES = ["mistral", "llama", "bert", "roberta", "bare"]
 

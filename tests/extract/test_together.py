@@ -14,15 +14,15 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from pipeline.corpus.examples import Corpus
-from pipeline.errors import FaultError, UsageError
-from pipeline.extract import worker
-from pipeline.extract.checks import is_planned
-from pipeline.extract.options import ExtractOptions
-from pipeline.extract.run import extract_states
-from pipeline.extract.source import ModelSource
-from pipeline.store.layout import Manifest
-from pipeline.store.reader import Cache
+from glot.corpus.examples import Corpus
+from glot.errors import FaultError, UsageError
+from glot.extract import worker
+from glot.extract.checks import is_planned
+from glot.extract.options import ExtractOptions
+from glot.extract.run import extract_states
+from glot.extract.source import ModelSource
+from glot.store.layout import Manifest
+from glot.store.reader import Cache
 
 SHARD_BYTES = 24 * 32 * 2  # 24 tokens of width 32 in float16: six shards of the small corpus
 

@@ -19,18 +19,18 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from pipeline.errors import GlotError
-from pipeline.fit.run import FitOptions, make_configs
-from pipeline.report.cache_summary import summarize_cache
-from pipeline.store.combine import copy_cache, merge_caches, subset_cache
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.layout import EXAMPLES_FOLDER, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
-from pipeline.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, text_hash
-from pipeline.store.reader import Cache
-from pipeline.store.recover import recover_manifest
-from pipeline.store.shards import ShardWriter, adopt_shard
-from pipeline.store.task_spec import TaskSpec
-from pipeline.store.verify import verify_cache
+from glot.errors import GlotError
+from glot.fit.run import FitOptions, make_configs
+from glot.report.cache_summary import summarize_cache
+from glot.store.combine import copy_cache, merge_caches, subset_cache
+from glot.store.example_set import ExampleSet
+from glot.store.layout import EXAMPLES_FOLDER, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, text_hash
+from glot.store.reader import Cache
+from glot.store.recover import recover_manifest
+from glot.store.shards import ShardWriter, adopt_shard
+from glot.store.task_spec import TaskSpec
+from glot.store.verify import verify_cache
 
 WIDTH = 2
 LENGTHS = (2, 1, 3, 1)
@@ -82,7 +82,7 @@ def make_cache(folder: Path, dtype: str = "float16") -> Path:
 
 
 def shard_dtype(dtype: str) -> str:
-    from pipeline.store.layout import STORED_AS
+    from glot.store.layout import STORED_AS
 
     return STORED_AS[dtype]
 

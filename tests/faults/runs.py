@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.corpus.examples import Corpus, Example, Split
-from pipeline.store.layout import Manifest
-from pipeline.store.task_spec import TaskSpec
+from glot.corpus.examples import Corpus, Example, Split
+from glot.store.layout import Manifest
+from glot.store.task_spec import TaskSpec
 
 ROOT = Path(__file__).parents[2]
 WIDTH = 32  # of the tiny backbones
@@ -50,8 +50,8 @@ def write_csv(path: Path, rows: int = ROWS) -> Path:
 
 def extract(backbone: Path, out: Path, rows: int = ROWS, **options: Any) -> Any:
     """`extract_states` over `make_corpus(rows)`; returns its summary."""
-    from pipeline.extract.run import ExtractOptions, extract_states
-    from pipeline.extract.source import ModelSource
+    from glot.extract.run import ExtractOptions, extract_states
+    from glot.extract.source import ModelSource
 
     options = {"max_tokens": WIDTH, "shard_bytes": SHARD_BYTES, "device": "cpu", **options}
     for name in ("layers", "part"):

@@ -133,10 +133,10 @@ class Soak:
 
     def damage(self, out: Path, rows: int) -> None:
         """Bytes of some shards change: they are named, never read, and made again."""
-        from pipeline.errors import FaultError
-        from pipeline.extract.repair import repair_cache
-        from pipeline.store.reader import Cache
-        from pipeline.store.verify import verify_cache
+        from glot.errors import FaultError
+        from glot.extract.repair import repair_cache
+        from glot.store.reader import Cache
+        from glot.store.verify import verify_cache
 
         cache = Cache(out)
         numbers = self.random.permutation(len(cache.manifest.shards))[: int(self.random.integers(1, 4))]

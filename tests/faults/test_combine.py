@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import FaultError, UsageError
-from pipeline.store import combine
-from pipeline.store.combine import copy_cache, merge_caches, subset_cache
-from pipeline.store.layout import Manifest
-from pipeline.store.plan import PlanWriter
-from pipeline.store.reader import Cache
-from pipeline.store.recover import recover_manifest
-from pipeline.store.verify import verify_cache
+from glot.errors import FaultError, UsageError
+from glot.store import combine
+from glot.store.combine import copy_cache, merge_caches, subset_cache
+from glot.store.layout import Manifest
+from glot.store.plan import PlanWriter
+from glot.store.reader import Cache
+from glot.store.recover import recover_manifest
+from glot.store.verify import verify_cache
 from tests.faults import runs
 
 OPTIONS: dict[str, Any] = {"layers": (0, 1, 2), "shard_bytes": 3 * runs.SHARD_BYTES}

@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-import cli
-from pipeline.errors import FaultError, GlotError
-from pipeline.extract.backbone import Backbone
-from pipeline.extract.repair import repair_cache
-from pipeline.fit.run import FitOptions, make_configs
-from pipeline.fit.train import fit_head
-from pipeline.store.layout import Manifest
-from pipeline.store.reader import Cache
-from pipeline.store.verify import verify_cache
+from glot.commands import app as cli
+from glot.errors import FaultError, GlotError
+from glot.extract.backbone import Backbone
+from glot.extract.repair import repair_cache
+from glot.fit.run import FitOptions, make_configs
+from glot.fit.train import fit_head
+from glot.store.layout import Manifest
+from glot.store.reader import Cache
+from glot.store.verify import verify_cache
 from tests.faults import runs
 
 ROWS = 12

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-import cli
-from pipeline.errors import FaultError
-from pipeline.store.combine import copy_cache, subset_cache
-from pipeline.store.layout import Manifest, shard_file, sidecar_file
-from pipeline.store.reader import Cache
+from glot.commands import app as cli
+from glot.errors import FaultError
+from glot.store.combine import copy_cache, subset_cache
+from glot.store.layout import Manifest, shard_file, sidecar_file
+from glot.store.reader import Cache
 from tests.faults import runs
 from tests.faults.runs import Zygote
 
@@ -140,7 +140,7 @@ def owner_of_a_dead_process() -> str:
     """What a claim says whose process is gone."""
     from dataclasses import asdict
 
-    from pipeline.store.claims import Owner
+    from glot.store.claims import Owner
 
     process = subprocess.Popen(["true"])
     process.wait()
@@ -204,7 +204,7 @@ def unlist(folder: Path, number: int) -> None:
     manifest = Manifest.load(folder)
     for other, entry in manifest.shards.items():
         if other != number:
-            from pipeline.store.shards import write_sidecar
+            from glot.store.shards import write_sidecar
 
             write_sidecar(folder, other, entry)
     manifest.shards.clear()

@@ -20,11 +20,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.store.columns import STORED_DTYPES
-from pipeline.store.layout import Manifest
-from pipeline.store.plan import Plan
-from pipeline.store.recover import recover_manifest
-from pipeline.store.shards import adopt_shard
+from glot.store.columns import STORED_DTYPES
+from glot.store.layout import Manifest
+from glot.store.plan import Plan
+from glot.store.recover import recover_manifest
+from glot.store.shards import adopt_shard
 from tests.faults import hostile
 from tests.faults.hostile import SLOW_USES, USES, Files, Guarded, TooLong, Use, confined, limits, use
 from tests.faults.runs import Zygote

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.store.claims import STALE_SECONDS
+from glot.store.claims import STALE_SECONDS
 from tests.faults import runs
 from tests.faults.runs import ROOT, Zygote
 
@@ -139,7 +139,7 @@ def kill_command(commands: CommandRuns, out: Path, seed: int) -> None:
     """Kill `glot extract` once some of its shards are there, and go on with the same command."""
     shards = sum(name.endswith(".h5") and name.startswith("shard-") for name in commands.files)
     wanted = int(np.random.default_rng(seed).integers(0, shards // 2 + 1))
-    program = [sys.executable, "-c", "import cli; cli.main()", *commands.words(out)]
+    program = [sys.executable, "-c", "from glot.commands.app import main; main()", *commands.words(out)]
     for _ in range(20):  # the command may end before it is killed, where this process has to wait for its turn
         process = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + PATIENCE
@@ -260,7 +260,7 @@ def test_a_worker_that_nobody_has_waited_for_is_dead_too(
 ) -> None:
     """A killed process stays in the process table until its parent asks for it; some launchers never ask."""
     out = tmp_path / "out"
-    script = "import json, os; from dataclasses import asdict; from pipeline.store.claims import Owner\n"
+    script = "import json, os; from dataclasses import asdict; from glot.store.claims import Owner\n"
     script += "print(json.dumps(asdict(Owner.me())), flush=True); os.kill(os.getpid(), 9)"
     zombie = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     owner = json.loads(zombie.stdout.read())

@@ -26,10 +26,10 @@ def main() -> None:
     import transformers.models.bert.modeling_bert  # noqa: F401
     from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: F401 - imported once for all children
 
-    import cli  # noqa: F401
-    import pipeline.corpus.load
-    import pipeline.extract.run
-    import pipeline.store.combine  # noqa: F401
+    import glot.corpus.load
+    import glot.extract.run
+    import glot.store.combine  # noqa: F401
+    from glot.commands import app as cli  # noqa: F401
 
     torch.set_num_threads(1)
     print(json.dumps({"ready": True}), flush=True)
@@ -71,7 +71,7 @@ def _fork(request: dict[str, Any]) -> int:
 
 def _run(request: dict[str, Any]) -> int:
     if "argv" in request:
-        import cli
+        from glot.commands import app as cli
 
         sys.argv = ["glot", *request["argv"]]
         try:
@@ -79,7 +79,7 @@ def _run(request: dict[str, Any]) -> int:
         except SystemExit as leaving:
             return int(leaving.code or 0)
         return 0
-    from pipeline.errors import GlotError
+    from glot.errors import GlotError
     from tests.faults.runs import extract
 
     values = request["extract"]

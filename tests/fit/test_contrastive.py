@@ -15,25 +15,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.errors import Stopped, UsageError
-from pipeline.fit.contrastive import ContrastiveConfig, ContrastiveHead, Pairs, backward_in_chunks, info_nce
-from pipeline.fit.head_model import HeadModel, Inputs, load_head
-from pipeline.fit.poolers import PoolerConfig
-from pipeline.fit.predictions import evaluate_head, write_predictions
-from pipeline.fit.result import FitResult
-from pipeline.fit.retrieval import retrieval_scores
-from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.fit.run_folder import RunConfig, load_tensors
-from pipeline.fit.states import MemoryStates, StoredBatch
-from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
-from pipeline.fit.tokens import TokenBatch
-from pipeline.fit.train import fit_head
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
-from pipeline.store.plan import Plan
-from pipeline.store.reader import Cache
-from pipeline.store.shards import ShardWriter
-from pipeline.store.task_spec import Recipe, TaskSpec
+from glot.errors import Stopped, UsageError
+from glot.fit.head_model import HeadModel, Inputs, load_head
+from glot.fit.result import FitResult
+from glot.fit.retrieval import retrieval_scores
+from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+from glot.fit.run_folder import RunConfig, load_tensors
+from glot.fit.states import MemoryStates, StoredBatch
+from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+from glot.fit.train import fit_head
+from glot.inference.predictions import evaluate_head, write_predictions
+from glot.nn.contrastive import ContrastiveConfig, ContrastiveHead, Pairs, backward_in_chunks, info_nce
+from glot.nn.poolers import PoolerConfig
+from glot.nn.tokens import TokenBatch
+from glot.store.example_set import ExampleSet
+from glot.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.plan import Plan
+from glot.store.reader import Cache
+from glot.store.shards import ShardWriter
+from glot.store.task_spec import Recipe, TaskSpec
 
 TASK = TaskSpec("made", 2, "contrastive", metrics=("mrr@10", "accuracy"), recipe=Recipe(hidden=8, lr=1e-2, epochs=4))
 SETS = {"train": 96, "validation": 32}
@@ -210,7 +210,7 @@ def test_ranks_are_those_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         "accuracy": np.mean(np.equal(ranks, 1)),
     }
     for cells in (1, 100, 2**24):
-        monkeypatch.setattr("pipeline.fit.retrieval.RANKED_CELLS", cells)
+        monkeypatch.setattr("glot.fit.retrieval.RANKED_CELLS", cells)
         assert retrieval_scores(vectors, pairs, "cos") == pytest.approx(expected)
     assert 0 < expected["accuracy"] < expected["mrr@10"] < 1
 

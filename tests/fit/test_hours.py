@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.fit.run import FitOptions
-from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
-from pipeline.report.own import collect_own
-from pipeline.store.files import read_json, write_json
-from pipeline.store.reader import Cache
+from glot.fit.run import FitOptions
+from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+from glot.report.own import collect_own
+from glot.store.files import read_json, write_json
+from glot.store.reader import Cache
 
 Make = Callable[..., Path]
 

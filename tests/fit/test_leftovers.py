@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import Stopped, UsageError
-from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
-from pipeline.store.reader import Cache
+from glot.errors import Stopped, UsageError
+from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
 WRITTEN = ["config.json", "metrics.json", "head.safetensors", "checkpoint.safetensors", "predictions-validation.npy"]

@@ -5,8 +5,8 @@ import warnings
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.fit.metrics import compute_metrics
+from glot.errors import UsageError
+from glot.fit.metrics import compute_metrics
 
 LABELS = [1, 1, 1, 0, 0, 0, 0, 1]
 PREDICTIONS = [1, 0, 1, 0, 0, 1, 0, 1]  # 3 true positives, 3 true negatives, 1 and 1 wrong

@@ -10,13 +10,13 @@ from unittest import mock
 import pytest
 import torch
 
-from pipeline.errors import Stopped
-from pipeline.fit.contrastive import ContrastiveConfig
-from pipeline.fit.options import FitOptions, setting_difference
-from pipeline.fit.run import make_configs
-from pipeline.fit.schedule import StepPlateau
-from pipeline.fit.train import HeadInTraining, fit_head
-from pipeline.store.reader import Cache
+from glot.errors import Stopped
+from glot.fit.options import FitOptions, setting_difference
+from glot.fit.run import make_configs
+from glot.fit.schedule import StepPlateau
+from glot.fit.train import HeadInTraining, fit_head
+from glot.nn.contrastive import ContrastiveConfig
+from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
 OPTIONS = {"device": "cpu", "hidden": 4, "lr": 1e-2, "batch_size": 4, "max_steps": 70}
@@ -57,7 +57,7 @@ def plateaus(config: object, folder: Path, cache: Cache, **options: object) -> l
         step(self, *given)
         rates.append(self.optimizer.param_groups[0]["lr"])
 
-    with mock.patch.object(HeadInTraining, "step", spied), mock.patch("pipeline.fit.schedule.PLATEAU_STEPS", 5):
+    with mock.patch.object(HeadInTraining, "step", spied), mock.patch("glot.fit.schedule.PLATEAU_STEPS", 5):
         fit_head(cache, config, folder, **options)
     return rates
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.fit.head_model import fetch
-from pipeline.fit.run import FitOptions, make_configs
-from pipeline.fit.stack import Stack, make_units, stack_key
-from pipeline.fit.tokens import TokenBatch
-from pipeline.fit.train import HeadInTraining, Job
-from pipeline.fit.training_data import open_data, open_states
-from pipeline.store.reader import Cache
+from glot.fit.head_model import fetch
+from glot.fit.run import FitOptions, make_configs
+from glot.fit.stack import Stack, make_units, stack_key
+from glot.fit.train import HeadInTraining, Job
+from glot.fit.training_data import open_data, open_states
+from glot.nn.tokens import TokenBatch
+from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
 CPU = torch.device("cpu")

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import Stopped, UsageError
-from pipeline.fit.head_model import each_batch
-from pipeline.fit.result import FitResult
-from pipeline.fit.run import FitOptions
-from pipeline.fit.run_folder import RunConfig, load_tensors
-from pipeline.fit.sweep import finish_sweep, make_candidates, prepare_sweep
-from pipeline.fit.train import fit_head
-from pipeline.report.sweep import read_sweep, write_sweep
-from pipeline.store.reader import Cache
+from glot.errors import Stopped, UsageError
+from glot.fit.head_model import each_batch
+from glot.fit.result import FitResult
+from glot.fit.run import FitOptions
+from glot.fit.run_folder import RunConfig, load_tensors
+from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+from glot.fit.train import fit_head
+from glot.report.sweep import read_sweep, write_sweep
+from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
 GRID = {"tau": (0.3, 0.6), "layers": (0, 2)}
@@ -113,7 +113,7 @@ def test_batches_are_gathered_once_for_all_heads(make_fit_cache: MakeCache, tmp_
         def counted(source: object, examples: object, chosen: Iterable[np.ndarray]) -> object:
             return each_batch(source, examples, (asked.append(some) or some for some in chosen))
 
-        with mock.patch("pipeline.fit.train.each_batch", side_effect=counted):
+        with mock.patch("glot.fit.train.each_batch", side_effect=counted):
             sweep(folder, tmp_path / out, grid, epochs=2)
         return len(asked)
 

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import FaultError, Stopped, UsageError
-from pipeline.fit.metrics import compute_metrics
-from pipeline.fit.predictions import evaluate_head, write_predictions
-from pipeline.fit.result import Epoch, FitResult, best_published
-from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.fit.run_folder import RunConfig, load_tensors
-from pipeline.fit.states import MemoryStates, StreamedStates, epoch_order
-from pipeline.fit.train import fit_head
-from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
+from glot.errors import FaultError, Stopped, UsageError
+from glot.fit.metrics import compute_metrics
+from glot.fit.result import Epoch, FitResult, best_published
+from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+from glot.fit.run_folder import RunConfig, load_tensors
+from glot.fit.states import MemoryStates, StreamedStates, epoch_order
+from glot.fit.train import fit_head
+from glot.inference.predictions import evaluate_head, write_predictions
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 
 MakeCache = Callable[..., Path]
 
@@ -325,16 +325,16 @@ class Block:
         if name.split(".")[0] in {blocked!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
 sys.meta_path.insert(0, Block())
-import pipeline, pipeline.fit
+import glot, glot.fit
 from pathlib import Path
-from pipeline.fit.run import FitOptions, make_configs, prepare_runs, finish_runs
-from pipeline.store.reader import Cache
+from glot.fit.run import FitOptions, make_configs, prepare_runs, finish_runs
+from glot.store.reader import Cache
 cache = Cache(sys.argv[1])
 configs = make_configs(cache, FitOptions(device="cpu", epochs=2))
 prepare_runs(configs, Path(sys.argv[2]))
 result = next(iter(finish_runs(Path(sys.argv[2])).values()))
 leaked = [name for name in sys.modules if name.split(".")[0] in {blocked!r}]
-leaked += [name for name in sys.modules if name.startswith(("pipeline.extract", "pipeline.corpus", "pipeline.report"))]
+leaked += [name for name in sys.modules if name.startswith(("glot.extract", "glot.corpus", "glot.report"))]
 assert not leaked, leaked
 print(configs[0].train.backend, result.best["validation"]["accuracy"])
 """

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.fit.sweep import make_candidates
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.layout import Manifest
-from pipeline.store.plan import Plan
-from pipeline.store.reader import Cache
+from glot.errors import UsageError
+from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+from glot.fit.sweep import make_candidates
+from glot.store.example_set import ExampleSet
+from glot.store.layout import Manifest
+from glot.store.plan import Plan
+from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
 FEW = {"device": "cpu", "epochs": 2, "select": "holdout"}

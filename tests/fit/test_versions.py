@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.cost import Cost, CostRecord
-from pipeline.errors import FaultError, UsageError
-from pipeline.fit.result import FitResult
-from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from pipeline.fit.run_folder import RunConfig, load_tensors, save_tensors
-from pipeline.report.costs import find_costs
-from pipeline.report.own import collect_own
-from pipeline.report.results import collect
-from pipeline.report.sweep import read_sweep
-from pipeline.store.files import read_json, write_json
-from pipeline.store.reader import Cache
+from glot.errors import FaultError, UsageError
+from glot.fit.result import FitResult
+from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+from glot.fit.run_folder import RunConfig, load_tensors, save_tensors
+from glot.report.costs import find_costs
+from glot.report.own import collect_own
+from glot.report.results import collect
+from glot.report.sweep import read_sweep
+from glot.reproduce.cost import Cost, CostRecord
+from glot.store.files import read_json, write_json
+from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
 NEWER = "has version 2, this program reads version 1: use the version of glot that wrote it"

@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 
 pytest.importorskip("mteb", reason="needs mteb")
 
-from pipeline import GlotModel
-from pipeline.mteb_eval.local_tasks import local_task
+from glot import GlotModel
+from glot.mteb_eval.local_tasks import local_task
 
 WORDS = ["rain", "falls", "softly", "over", "the", "old", "town", "in", "autumn", "books", "dog", "river", "cat", "mat"]
 COLUMNS = ["GLOT", "AdaPool", "mean", "CLS"]
@@ -150,7 +150,7 @@ def test_a_text_is_forwarded_once_and_finished_tasks_never_again(
     assert len(list(Path("scores/results").glob("*/*/LocalSTS-pairs.json"))) == 4
 
     with monkeypatch.context() as patch:  # not even the backbone is loaded
-        patch.setattr("pipeline.mteb_eval.encoder.load_run_backbone", None)
+        patch.setattr("glot.mteb_eval.encoder.load_run_backbone", None)
         Path("scores/scores.md").unlink()
         code, _, err = glot(*command)
         assert code == 0, err
@@ -185,8 +185,8 @@ def test_where_memory_ends_texts_are_forwarded_again(
     where = f"sts:{write_sts(Path('pairs.tsv'))}"
     assert glot("evaluate", *runs, "--mteb-local", where, "--out", "a")[0] == 0
     once = len(forwarded)
-    monkeypatch.setattr("pipeline.mteb_eval.encoder.available_memory", lambda: 4 * 4 * 200 * 10)
-    monkeypatch.setattr("pipeline.mteb_eval.encoder.WINDOW", 7)
+    monkeypatch.setattr("glot.mteb_eval.encoder.available_memory", lambda: 4 * 4 * 200 * 10)
+    monkeypatch.setattr("glot.mteb_eval.encoder.WINDOW", 7)
     forwarded.clear()
     assert glot("evaluate", *runs, "--mteb-local", where, "--out", "b")[0] == 0
     assert len(forwarded) > 2 * once

@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("mteb", reason="needs mteb")
 
-from pipeline.errors import UsageError
-from pipeline.extract.source import resolve_model
+from glot.errors import UsageError
+from glot.extract.source import resolve_model
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_minilm_on_stsb(glot: Callable[..., tuple], glue_folder: Path, table: Pa
     from mteb.results import TaskResult
     from sentence_transformers import SentenceTransformer
 
-    from pipeline.mteb_eval.local_tasks import local_task
+    from glot.mteb_eval.local_tasks import local_task
 
     try:
         source = resolve_model("minilm")

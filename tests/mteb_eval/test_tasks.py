@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("mteb", reason="needs mteb")
 
-from pipeline.errors import UsageError
-from pipeline.mteb_eval.tasks import find_tasks, leaves, read_prompts, split_names
+from glot.errors import UsageError
+from glot.mteb_eval.tasks import find_tasks, leaves, read_prompts, split_names
 
 PAIRS = "sentence1\tsentence2\tscore\nthe cat\tthe dog\t1\nthe mat\tthe mat\t5\na dog barks\ta dog\t4\n"
 
@@ -67,7 +67,7 @@ def test_an_average_of_tasks(glot: Callable[..., tuple], run: Path, monkeypatch:
 
     average = Average()
     assert list(leaves(average)) == parts
-    monkeypatch.setattr("pipeline.mteb_eval.run.find_tasks", lambda *_: [*parts, average])
+    monkeypatch.setattr("glot.mteb_eval.run.find_tasks", lambda *_: [*parts, average])
     for _ in range(2):  # the second time from mteb's files
         code, _, err = glot("evaluate", "--run", run, "--mteb", "any", "--device", "cpu")
         assert code == 0, err
@@ -187,12 +187,12 @@ def test_wrong_use_is_one_line(
 @pytest.fixture(scope="module")
 def shared_run(tmp_path_factory: pytest.TempPathFactory, backbone_folders: dict[str, Path]) -> Path:
     """A run of one backbone for all wrong uses."""
-    from pipeline.corpus.examples import Corpus, Example, Split
-    from pipeline.extract.run import ExtractOptions, extract_states
-    from pipeline.extract.source import ModelSource
-    from pipeline.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-    from pipeline.store.reader import Cache
-    from pipeline.store.task_spec import TaskSpec
+    from glot.corpus.examples import Corpus, Example, Split
+    from glot.extract.run import ExtractOptions, extract_states
+    from glot.extract.source import ModelSource
+    from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
+    from glot.store.reader import Cache
+    from glot.store.task_spec import TaskSpec
 
     folder = tmp_path_factory.mktemp("shared")
     examples = [Example(row, f"the dog {row}", None, row % 2) for row in range(8)]
@@ -221,7 +221,7 @@ def test_runs_of_other_states_are_refused(
 
 
 def test_without_mteb_it_is_one_line(glot: Callable[..., tuple], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.mteb_eval.find_spec", lambda name: None)
+    monkeypatch.setattr("glot.mteb_eval.find_spec", lambda name: None)
     code, _, err = glot("evaluate", "--run", run, "--mteb", "STSBenchmark")
     assert (code, err.strip()) == (
         2,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.files import write_json
+from glot.store.files import write_json
 
 MakeRun = Callable[..., Path]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.ablations import find_questions, write_ablations
-from pipeline.report.cells import number_of
-from pipeline.report.results import collect
-from pipeline.report.write import write_report
+from glot.report.ablations import find_questions, write_ablations
+from glot.report.cells import number_of
+from glot.report.results import collect
+from glot.report.write import write_report
 
 MakeRun = Callable[..., Path]
 

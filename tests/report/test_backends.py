@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FaultError
-from pipeline.report.write import write_report
-from pipeline.store.files import write_json
+from glot.errors import FaultError
+from glot.report.write import write_report
+from glot.store.files import write_json
 
 Make = Callable[..., Path]
 

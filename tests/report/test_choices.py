@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.choices import find_choices
-from pipeline.report.results import collect
-from pipeline.report.table1 import table1_cells
-from pipeline.report.write import write_report
+from glot.report.choices import find_choices
+from glot.report.results import collect
+from glot.report.table1 import table1_cells
+from glot.report.write import write_report
 
 
 def mcc(value: float) -> dict[str, dict[str, float]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FaultError
-from pipeline.report.costs import find_costs, write_costs
-from pipeline.store.files import write_json
+from glot.errors import FaultError
+from glot.report.costs import find_costs, write_costs
+from glot.store.files import write_json
 
 WAYS = (
     ("full fine-tuning", 2.0, 0.0),

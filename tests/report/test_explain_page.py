@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.corpus.stress import GENERATORS, make_examples, signal_roles
-from pipeline.errors import UsageError
-from pipeline.fit.explain import Explanation, explain, open_runs
-from pipeline.report.explain import page_data, render_page, roles, write_page
-from pipeline.report.pieces import readable_pieces
+from glot.corpus.stress import GENERATORS, make_examples, signal_roles
+from glot.errors import UsageError
+from glot.inference.attribution import Explanation, explain, open_runs
+from glot.report.explain_page import page_data, render_page, roles, write_page
+from glot.report.pieces import readable_pieces
 
 WORDS = ["[CLS]", "in", "the", "box", "are", "never", "one", "two", "three", "four", "files", "not", "[SEP]"]
 HOSTILE = [
@@ -141,7 +141,7 @@ def test_tokens_are_shown_as_words() -> None:
 
 def test_the_picture_shows_everything(explained: Callable, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: plots)")
-    from pipeline.report.explain_picture import draw_explanation
+    from glot.report.explain_picture import draw_explanation
 
     draw_explanation(explained(WORDS, HOSTILE, more=("adapool",)), tmp_path / "page.png")
     assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FaultError, UsageError
-from pipeline.report.own import collect_own
-from pipeline.report.write import write_own_report
+from glot.errors import FaultError, UsageError
+from glot.report.own import collect_own
+from glot.report.write import write_own_report
 
 Make = Callable[..., Path]
 

@@ -12,14 +12,14 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
-from pipeline.errors import FaultError
-from pipeline.report.cells import Cell
-from pipeline.report.contents import make_contents
-from pipeline.report.page_tables import shade
-from pipeline.report.results import collect
-from pipeline.report.styles import styles_for
-from pipeline.report.svg import ticks
-from pipeline.report.write import write_report
+from glot.errors import FaultError
+from glot.report.cells import Cell
+from glot.report.contents import make_contents
+from glot.report.page_tables import shade
+from glot.report.results import collect
+from glot.report.styles import styles_for
+from glot.report.svg import ticks
+from glot.report.write import write_report
 
 Make = Callable[..., Path]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -29,8 +29,8 @@ METHODS = ("cls", "mean", "max", "adapool", "glot", "glot-loops")
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are about the page; test_write.py draws."""
-    monkeypatch.setattr("pipeline.report.table1.save_picture", lambda *_: False)
-    monkeypatch.setattr("pipeline.report.stress.save_picture", lambda *_: False)
+    monkeypatch.setattr("glot.report.table1.save_picture", lambda *_: False)
+    monkeypatch.setattr("glot.report.stress.save_picture", lambda *_: False)
 
 
 class Page(HTMLParser):

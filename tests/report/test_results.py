@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import FaultError
-from pipeline.report.results import Result, collect
+from glot.errors import FaultError
+from glot.report.results import Result, collect
 
 Make = Callable[..., Path]
 SCORES = {"validation": {"mcc": 0.5, "accuracy": 0.75}}

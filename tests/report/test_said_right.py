@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.cells import METHODS
-from pipeline.report.figures import whiskers
-from pipeline.report.results import collect
-from pipeline.report.stress import stress_cells, write_stress
-from pipeline.report.styles import STYLES, styles_for
-from pipeline.report.svg import Dot, Line, dot_plot, line_plot
-from pipeline.report.write import write_own_report, write_report
-from pipeline.store.files import read_json, write_json
+from glot.report.cells import METHODS
+from glot.report.figures import whiskers
+from glot.report.results import collect
+from glot.report.stress import stress_cells, write_stress
+from glot.report.styles import STYLES, styles_for
+from glot.report.svg import Dot, Line, dot_plot, line_plot
+from glot.report.write import write_own_report, write_report
+from glot.store.files import read_json, write_json
 
 Make = Callable[..., Path]
 RATIOS = (0.2, 0.5, 0.8, 0.9)
@@ -119,7 +119,7 @@ def stress_panels(make_run: Make, tmp_path: Path) -> list:
         for method in ("cls", "glot", "mean"):
             make_run(f"stress-{generator}-0.9", "smollm2-135m", method, {"validation": {"accuracy": 0.6}})
     drawn = []
-    with mock.patch("pipeline.report.stress.save_picture", lambda path, size, draw: drawn.append(draw) or True):
+    with mock.patch("glot.report.stress.save_picture", lambda path, size, draw: drawn.append(draw) or True):
         write_stress(stress_cells(collect(tmp_path / "runs")), tmp_path)
     from matplotlib.figure import Figure
 

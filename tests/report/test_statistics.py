@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.fit.metrics import compute_metrics
-from pipeline.report.statistics import _SCORES, paired_bootstrap
+from glot.errors import UsageError
+from glot.fit.metrics import compute_metrics
+from glot.report.statistics import _SCORES, paired_bootstrap
 
 CLASS_METRICS = ("accuracy", "f1", "macro_f1", "mcc")
 

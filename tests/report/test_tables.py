@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.cells import cell_text, cells_csv, method_name, methods_of, sections, signed
-from pipeline.report.results import collect
-from pipeline.report.stress import parse_task, stress_cells, write_stress
-from pipeline.report.table1 import table1_cells, write_table1
+from glot.report.cells import cell_text, cells_csv, method_name, methods_of, sections, signed
+from glot.report.results import collect
+from glot.report.stress import parse_task, stress_cells, write_stress
+from glot.report.table1 import table1_cells, write_table1
 
 Make = Callable[..., Path]
 
@@ -18,8 +18,8 @@ Make = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are about the tables; test_write.py draws."""
-    monkeypatch.setattr("pipeline.report.table1.save_picture", lambda *_: False)
-    monkeypatch.setattr("pipeline.report.stress.save_picture", lambda *_: False)
+    monkeypatch.setattr("glot.report.table1.save_picture", lambda *_: False)
+    monkeypatch.setattr("glot.report.stress.save_picture", lambda *_: False)
 
 
 def row_of(markdown: str, first: str) -> list[str]:

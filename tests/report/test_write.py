@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UsageError
-from pipeline.report.write import write_report
+from glot.errors import UsageError
+from glot.report.write import write_report
 
 Make = Callable[..., Path]
 FIRST = ["README.md", "index.html", "results.json"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.layout import EXAMPLES_FOLDER, STORED_AS, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
-from pipeline.store.plan import Plan
-from pipeline.store.shards import ShardWriter
-from pipeline.store.task_spec import TaskSpec
+from glot.store.example_set import ExampleSet
+from glot.store.layout import EXAMPLES_FOLDER, STORED_AS, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.plan import Plan
+from glot.store.shards import ShardWriter
+from glot.store.task_spec import TaskSpec
 
 TASK = TaskSpec("made", 1, "classes", ("no", "yes"))
 IDENTITY = StatesIdentity(

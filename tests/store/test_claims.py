@@ -15,9 +15,9 @@ from threading import Barrier
 
 import pytest
 
-from pipeline.errors import FaultError
-from pipeline.store import claims as room
-from pipeline.store.claims import Claims, Owner
+from glot.errors import FaultError
+from glot.store import claims as room
+from glot.store.claims import Claims, Owner
 
 ROOT = Path(room.__file__).parents[2]
 FIVE_MINUTES = 300
@@ -54,7 +54,7 @@ def start_python() -> Callable[..., subprocess.Popen]:
 HOLD = """
 import os, sys
 from pathlib import Path
-from pipeline.store.claims import Claims
+from glot.store.claims import Claims
 
 claims = Claims(Path(sys.argv[1]))
 claims.__enter__()
@@ -202,7 +202,7 @@ def test_a_claim_that_was_taken_over_is_not_given_back(tmp_path: Path) -> None:
 RACE = """
 import os, sys, time
 from pathlib import Path
-from pipeline.store.claims import Claims
+from glot.store.claims import Claims
 
 folder, rounds = Path(sys.argv[1]), int(sys.argv[2])
 won = []

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from xxhash import xxh3_64_hexdigest
 
-from pipeline.errors import FaultError
-from pipeline.store.columns import (
+from glot.errors import FaultError
+from glot.store.columns import (
     ALIGNMENT,
     CHUNK_BYTES,
     STORED_DTYPES,
@@ -267,7 +267,7 @@ def filled(path: Path, exclusive: bool, number: int = 0) -> ColumnWriter:
 def test_who_publishes_second_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "made.h5"
     first = filled(path, True, 1)
-    monkeypatch.setattr("pipeline.store.files.worker_name", lambda: "other-1")
+    monkeypatch.setattr("glot.store.files.worker_name", lambda: "other-1")
     second = filled(path, True, 2)
     assert len(list(tmp_path.iterdir())) == 2
     entry = second.finish(unchecked=("wide",))
@@ -285,7 +285,7 @@ def test_who_publishes_second_after_the_first_tidied_up(tmp_path: Path, monkeypa
     path = tmp_path / "made.h5"
     first = filled(path, True, 1)
     first.temporary.unlink()
-    monkeypatch.setattr("pipeline.store.files.worker_name", lambda: "other-1")
+    monkeypatch.setattr("glot.store.files.worker_name", lambda: "other-1")
     filled(path, True, 2).finish()
     with pytest.raises(FileExistsError):
         first.finish()

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.errors import FaultError, GlotError, UsageError
-from pipeline.store.columns import STORED_DTYPES, ColumnReader
-from pipeline.store.layout import STORED_AS, Manifest, StatesIdentity, next_name
-from pipeline.store.reader import Cache, find_cache
-from pipeline.store.task_spec import Recipe, TaskSpec
+from glot.errors import FaultError, GlotError, UsageError
+from glot.store.columns import STORED_DTYPES, ColumnReader
+from glot.store.layout import STORED_AS, Manifest, StatesIdentity, next_name
+from glot.store.reader import Cache, find_cache
+from glot.store.task_spec import Recipe, TaskSpec
 
 MadeCache = Any  # the dataclass of conftest.py
 MakeCache = Callable[..., MadeCache]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import FaultError
-from pipeline.store.combine import merge_caches, subset_cache
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.layout import ExamplesEntry, Manifest
-from pipeline.store.reader import Cache
-from pipeline.store.task_spec import TaskSpec
+from glot.errors import FaultError
+from glot.store.combine import merge_caches, subset_cache
+from glot.store.example_set import ExampleSet
+from glot.store.layout import ExamplesEntry, Manifest
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 
 PAIRS = ExampleSet(
     np.arange(3), np.asarray([2, 0, 2]), np.asarray([1, 3, 4]), None, np.asarray([[5, 6], [-1, -1], [3, -1]])

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import FaultError
-from pipeline.store.columns import ColumnFile, ColumnReader, strings_columns, write_columns
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, text_hash
+from glot.errors import FaultError
+from glot.store.columns import ColumnFile, ColumnReader, strings_columns, write_columns
+from glot.store.example_set import ExampleSet
+from glot.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, text_hash
 
 LENGTHS, SHARDS = [3, 1, 5, 2], [0, 0, 1, 1]
 TEXTS = ["", "text 1 — naïve 文 🙂", "text 2 — naïve 文 🙂", "text 3 — naïve 文 🙂"]  # conftest's

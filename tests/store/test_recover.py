@@ -13,11 +13,11 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.store.columns import ColumnFile, describe_file, write_columns
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.layout import Manifest, PlanEntry
-from pipeline.store.plan import Plan, PlanWriter
-from pipeline.store.recover import recover_manifest
+from glot.store.columns import ColumnFile, describe_file, write_columns
+from glot.store.example_set import ExampleSet
+from glot.store.layout import Manifest, PlanEntry
+from glot.store.plan import Plan, PlanWriter
+from glot.store.recover import recover_manifest
 
 MadeCache = Any  # the dataclass of conftest.py
 

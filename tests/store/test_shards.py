@@ -19,13 +19,13 @@ import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import FaultError, UsageError
-from pipeline.store import reader as store_reader
-from pipeline.store.columns import ALIGNMENT, describe_file
-from pipeline.store.layout import STORED_AS, Manifest, StatesIdentity
-from pipeline.store.plan import Plan
-from pipeline.store.reader import Cache
-from pipeline.store.shards import (
+from glot.errors import FaultError, UsageError
+from glot.store import reader as store_reader
+from glot.store.columns import ALIGNMENT, describe_file
+from glot.store.layout import STORED_AS, Manifest, StatesIdentity
+from glot.store.plan import Plan
+from glot.store.reader import Cache
+from glot.store.shards import (
     ShardReader,
     ShardWriter,
     adopt_shard,
@@ -174,7 +174,7 @@ def test_the_other_columns_of_a_shard_are_guarded_too(made_once: MadeCache, colu
 def test_the_damaged_texts_of_a_shard_are_listed(
     make_cache: MakeCache, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.store.shards.CHUNK_BYTES", 40)  # several texts are read at a time
+    monkeypatch.setattr("glot.store.shards.CHUNK_BYTES", 40)  # several texts are read at a time
     made = make_cache(dtype=dtype, lengths=(1, 2, 1, 9, 1, 1, 3), shards=(0,) * 7)
     entry = made.manifest.shards[0]
     columns, start = entry.data.columns, made.plan.token_start
@@ -359,7 +359,7 @@ def test_of_two_who_finish_a_shard_the_first_stays(
 ) -> None:
     with ShardWriter(tmp_path, 0, plan, identity) as slow:
         fill(slow, identity)
-        monkeypatch.setattr("pipeline.store.files.worker_name", lambda: "other-1")
+        monkeypatch.setattr("glot.store.files.worker_name", lambda: "other-1")
         with ShardWriter(tmp_path, 0, plan, identity) as fast:
             fill(fast, identity)
             fast.finish()
@@ -444,11 +444,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import FaultError
-from pipeline.store.example_set import ExampleSet
-from pipeline.store.layout import StatesIdentity
-from pipeline.store.plan import Plan, PlanWriter
-from pipeline.store.shards import ShardWriter
+from glot.errors import FaultError
+from glot.store.example_set import ExampleSet
+from glot.store.layout import StatesIdentity
+from glot.store.plan import Plan, PlanWriter
+from glot.store.shards import ShardWriter
 
 folder, count = Path(sys.argv[1]), 2000
 random = np.random.default_rng(0)

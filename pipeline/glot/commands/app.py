@@ -1,0 +1,144 @@
+"""The `glot` command: joins the commands and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+from glot.commands import (
+    bench,
+    cache,
+    doctor,
+    encode,
+    evaluate,
+    explain,
+    export,
+    extract,
+    fit,
+    report,
+    reproduce,
+    sweep,
+)
+from glot.commands.console import errors, manners, say, screen
+from glot.errors import GlotError
+from glot.version import __version__
+
+app = typer.Typer(
+    help="One good vector or label a text from a frozen language model: extract token states once, fit small heads.",
+    epilog="Exit codes: 0 done, 1 a fault of the machine or its files, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (
+    extract.extract,
+    cache.inspect,
+    fit.fit,
+    sweep.sweep,
+    evaluate.evaluate,
+    encode.encode,
+    encode.predict,
+    export.export,
+    report.report,
+    explain.explain,
+    reproduce.stress,
+    reproduce.reproduce,
+    doctor.doctor,
+):
+    app.command()(command)
+app.add_typer(cache.app, name="cache")
+app.add_typer(bench.app, name="bench")
+
+
+SHARED = ("quiet", "verbose", "as_json")  # parameters of `root` that every command takes too
+
+
+def command_tree() -> typer.core.TyperGroup:
+    """All commands, each with the shared options, so that `glot --json fit` and `glot fit --json` are the same."""
+    tree = typer.main.get_command(app)
+    shared = [parameter for parameter in tree.params if parameter.name in SHARED]
+    groups = [tree]
+    for group in groups:
+        groups += [command for command in group.commands.values() if hasattr(command, "commands")]
+        for command in group.commands.values():
+            command.params += shared
+    return tree
+
+
+def main() -> None:
+    """Run the command; a foreseeable error is one line and exit code 2 (wrong use) or 1 (a fault of the machine)."""
+    manners.set()
+    start = time.perf_counter()
+    try:
+        code = _run(sys.argv[1:] or ["--help"])
+    except GlotError as error:
+        _fail(str(error), error.exit_code, error)
+    except BrokenPipeError:  # the reader of our output went away
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except PermissionError as error:
+        _fail(
+            f"{error.filename or error}: permission denied: ask its owner for access, or name another place", 1, error
+        )
+    except (OSError, MemoryError) as error:
+        _fail(f"{type(error).__name__}: {error}", 1, error)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # Typer's own: an unknown option, a value that does not parse
+            _fail(error.format_message(), error.exit_code, error)
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
+            _fail("the device is out of memory: pass a smaller --batch-size, or --device cpu", 1, error)
+        raise
+    if code == 130:  # what Typer makes of Ctrl-C
+        _fail("stopped; the same command goes on where it was", code)
+    if manners.verbose:
+        say(f"took {time.perf_counter() - start:.1f} s, {time.process_time():.1f} s of the processor", errors)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        return command_tree()(arguments, prog_name="glot", standalone_mode=False) or 0
+    except Exception as error:
+        if type(error).__name__ != "NoArgsIsHelpError":
+            raise
+        print(error.ctx.get_help())  # a group alone: its help, as `glot` alone prints its own
+        return 0
+
+
+def _fail(message: str, code: int, error: BaseException | None = None) -> NoReturn:
+    if manners.verbose and error is not None:
+        error.__suppress_context__ = False  # what the line left out is what was asked for
+        say("".join(traceback.format_exception(error)), errors)
+    say("glot: " + " ".join(message.split()), errors)
+    sys.exit(code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        screen.print(f"glot {__version__}", highlight=False)
+        raise typer.Exit
+
+
+def _shared(name: str, option: str, text: str) -> typer.models.OptionInfo:
+    def switch(on: bool) -> None:
+        manners.add(**{name: on})
+
+    return typer.Option(option, callback=switch, is_eager=True, expose_value=False, help=text)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    quiet: Annotated[bool, _shared("quiet", "--quiet", "No progress and no chatter; errors still.")] = False,
+    verbose: Annotated[
+        bool, _shared("verbose", "--verbose", "Also the libraries' logs, the time taken, tracebacks of faults.")
+    ] = False,
+    as_json: Annotated[bool, _shared("as_json", "--json", "Print what was found as one JSON object.")] = False,
+) -> None:
+    """The shared options act where they are read (`_shared`): every command takes them, before its name or after."""

@@ -1,0 +1,201 @@
+"""`glot encode` and `glot predict`: a trained head on new texts, or on an example set of a cache."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glot.commands.console import (
+    BackendOption,
+    DeviceOption,
+    TrustOption,
+    answer,
+    manners,
+    note,
+    note_unfinished,
+    notes,
+    tell,
+)
+from glot.commands.table_options import (
+    DelimiterOption,
+    EncodingOption,
+    NoHeaderOption,
+    QuotingOption,
+    table_format,
+)
+from glot.errors import UsageError
+from glot.progress import text_bar
+
+if TYPE_CHECKING:
+    from glot.fit.run_folder import RunConfig
+    from glot.store.rows import Row
+
+RunOption = Annotated[Path, typer.Option("--run", help="A run's folder.")]
+TextOption = Annotated[str, typer.Option("--text", help="Column of the text, in a table.")]
+TextBOption = Annotated[str | None, typer.Option("--text-b", help="Column of the second text of pairs, in a table.")]
+BackboneOption = Annotated[
+    str | None, typer.Option("--model", help="The run's backbone, where it no longer lies where the run found it.")
+]
+
+
+class Format(str, Enum):
+    """Formats of a predictions file that can be asked for; else its suffix says it."""
+
+    jsonl = "jsonl"
+    glue = "glue"
+
+
+def encode(
+    run: RunOption,
+    input: Annotated[str, typer.Option(help="Texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")],
+    output: Annotated[Path, typer.Option(help="The vectors: a .npy, .parquet, .jsonl or .ndjson file.")],
+    text: TextOption = "text",
+    delimiter: DelimiterOption = None,
+    quoting: QuotingOption = None,
+    encoding: EncodingOption = None,
+    no_header: NoHeaderOption = False,
+    model: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+    device: DeviceOption = None,
+) -> None:
+    """Vectors of new texts, through a run's backbone and pooler."""
+    from glot.inference.encode import Input, check_vectors_file, encode_file
+
+    check_vectors_file(output)
+    texts = Input(input, text, form=table_format(delimiter, quoting, encoding, no_header))
+    _check_run(run, model)
+    described = texts.describe()
+    from glot.inference.model import GlotModel
+
+    loaded = GlotModel.load(run, model, device, trust_remote_code)
+    note_unfinished(run)
+    with text_bar(notes, "encode") as report:
+        count = encode_file(loaded, texts, output, report)
+    if described:
+        note(described)
+    tell(f"{output}: {count:,} vectors of {loaded.width} numbers")
+    answer({"run": run, "file": output, "vectors": count, "width": loaded.width})
+
+
+def predict(
+    run: RunOption,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Predict an example set of a cache, or --input new texts.")
+    ] = None,
+    input: Annotated[
+        str | None, typer.Option(help="New texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")
+    ] = None,
+    text: TextOption = "text",
+    text_b: TextBOption = None,
+    delimiter: DelimiterOption = None,
+    quoting: QuotingOption = None,
+    encoding: EncodingOption = None,
+    no_header: NoHeaderOption = False,
+    split: Annotated[str, typer.Option(help="The example set of the cache to predict.")] = "test",
+    format: Annotated[
+        Format | None,
+        typer.Option(help="jsonl, or glue for the benchmark's submission format; default: as the file's suffix says."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "--out",
+            help="The file, .jsonl, .ndjson, .csv, .tsv or .parquet; default: JSON lines, on stdout for --input, "
+            "else in the run's folder.",
+        ),
+    ] = None,
+    model: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+    backend: BackendOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """A trained head's labels or scores, for new texts or for an example set of a cache."""
+    if (cache is None) == (input is None):
+        raise UsageError("pass new texts with --input, or an example set of a cache with --cache and --split")
+    if cache is not None:
+        _predict_cache(run, cache, split, format, out, backend, device)
+        return
+    if format is Format.glue:
+        raise UsageError("--format glue is for an example set of a cache: leave it out, or pass --cache")
+    from glot.inference.encode import Input, predict_file, predict_rows
+    from glot.inference.run_checks import check_predictions_file
+
+    if out is not None:
+        check_predictions_file(out, format and format.value)
+    texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
+    folder, config = _check_run(run, model)
+    described = texts.describe()
+    config.check_predicts(folder)
+    if config.task.num_texts != (1 if text_b is None else 2):
+        raise UsageError(
+            f"{folder} was trained on {config.task.num_texts} text(s) an example: "
+            + ("leave out --text-b" if text_b is not None else "name the column of the second with --text-b")
+        )
+    from glot.inference.model import GlotModel
+
+    loaded = GlotModel.load(run, model, device, trust_remote_code)
+    note_unfinished(run)
+    with text_bar(notes, "predict") as report:
+        if out is None:
+            _print_rows(run, predict_rows(loaded, texts, report))
+        else:
+            count = predict_file(loaded, texts, out, report)
+    if described:
+        note(described)
+    if out is not None:
+        tell(f"{out}: {count:,} predictions")
+        answer({"run": run, "file": out, "predictions": count})
+
+
+def _check_run(run: Path, model: str | None) -> tuple[Path, RunConfig]:
+    """The run's folder and config; raises UsageError where it cannot be used for new texts, before anything slow."""
+    from glot.extract.source import find_source
+    from glot.fit.run_folder import RunConfig, check_trained, find_one_run
+
+    folder = find_one_run(run)
+    config = RunConfig.load(folder)
+    check_trained(folder)
+    find_source(config.states, f"that {folder} was trained on", model)
+    return folder, config
+
+
+def _print_rows(run: Path, pieces: Iterator[list[Row]]) -> None:
+    """Predictions on standard output: a line of JSON each, as they come, or all in one object where that is asked."""
+    from glot.store.rows import json_line
+
+    if manners.as_json:
+        rows = [row for piece in pieces for row in piece]
+        answer({"run": run, "predictions": len(rows), "rows": rows})
+        return
+    for piece in pieces:
+        sys.stdout.writelines(map(json_line, piece))
+        sys.stdout.flush()
+
+
+def _predict_cache(
+    run: Path, cache: Path, split: str, format: Format | None, out: Path | None, backend: str, device: str | None
+) -> None:
+    from glot.fit.run_folder import RunConfig, find_one_run
+    from glot.inference.run_checks import check_predictable, check_predictions_file
+    from glot.store.reader import Cache
+
+    folder, name = find_one_run(run), format and format.value
+    path = out or run / f"{split}.{'tsv' if format is Format.glue else 'jsonl'}"
+    check_predictions_file(path, name)
+    opened = Cache(cache)
+    check_predictable(folder, RunConfig.load(folder), opened, split)
+    from glot.fit.run import check_device
+    from glot.inference.predictions import write_predictions
+    from glot.nn.graph import resolve_backend
+
+    place = check_device(device)
+    count = write_predictions(folder, opened, split, name, path, str(place), resolve_backend(backend, place))
+    note_unfinished(folder)
+    tell(f"{path}: {count:,} predictions")
+    answer({"run": folder, "split": split, "file": path, "predictions": count})

@@ -1,0 +1,175 @@
+"""`glot evaluate`: a saved head's score on a cache, or its vectors on mteb's tasks."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from glot.commands.console import (
+    BackendOption,
+    DeviceOption,
+    TrustOption,
+    answer,
+    manners,
+    note,
+    note_unfinished,
+    notes,
+    printable,
+    say,
+    screen,
+)
+from glot.commands.encode import BackboneOption
+from glot.commands.table_options import (
+    BadRowOption,
+    DelimiterOption,
+    EncodingOption,
+    NoHeaderOption,
+    QuotingOption,
+    table_format,
+)
+from glot.errors import UsageError
+from glot.progress import text_bar
+
+if TYPE_CHECKING:
+    from glot.mteb_eval.run import Scores
+
+
+def evaluate(
+    run: Annotated[list[Path], typer.Option("--run", help="A run's folder; again for more heads, a column each.")],
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The example set of the cache to score on; default: validation.")
+    ] = None,
+    mteb: Annotated[
+        str | None, typer.Option(help="Score the vectors on tasks and benchmarks of mteb: STSBenchmark,SciFact,...")
+    ] = None,
+    mteb_local: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Or on files as such tasks, for one each: sts:FILE[:TEXT,TEXT,SCORE] (columns sentence1, sentence2, "
+            "score unless named), classification:FILE[+TESTFILE][:TEXT,LABEL] (text, label; without a test file a "
+            "fifth of each class is the test), retrieval:FOLDER in BEIR's layout (queries.jsonl, corpus.jsonl, "
+            "qrels.tsv or qrels/test.tsv; or a qrels file). CSV, TSV, JSON lines or Parquet."
+        ),
+    ] = None,
+    on_bad_row: BadRowOption = "stop",
+    delimiter: DelimiterOption = None,
+    quoting: QuotingOption = None,
+    encoding: EncodingOption = None,
+    no_header: NoHeaderOption = False,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="For mteb: cut texts at so many tokens; default: as the run was trained.")
+    ] = None,
+    mteb_prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=TEXT, put before texts: NAME is query, document, a task, a type of tasks, or Retrieval-query."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder of mteb's results and the table; default: <first run>/mteb.")
+    ] = None,
+    model: BackboneOption = None,
+    trust_remote_code: TrustOption = False,
+    backend: BackendOption = "auto",
+    device: DeviceOption = None,
+) -> None:
+    """Score a saved head on a cache; or its vectors with mteb, beside mean and CLS (last-token) pooling.
+
+    A cache of another backbone, layer or width is refused. With --mteb or --mteb-local every text is forwarded once for
+    all columns, vectors are normalised, finished tasks are kept as mteb's JSON and not done again.
+    """
+    tables = {"--delimiter": delimiter, "--quoting": quoting, "--encoding": encoding, "--no-header": no_header}
+    on_mteb = mteb is not None or bool(mteb_local)
+    if (cache is not None) == on_mteb:
+        raise UsageError("pass --cache, or tasks with --mteb or --mteb-local")
+    if not on_mteb:
+        asked = {"--max-tokens": max_tokens, "--mteb-prompt": mteb_prompt, "--out": out, "--model": model}
+        asked |= {"--trust-remote-code": trust_remote_code, "--on-bad-row": on_bad_row != "stop"}
+        _refuse({**asked, **tables}, "--cache")
+        _evaluate_cache(run, cache, split or "validation", backend, device)
+        return
+    _refuse({"--split": split}, "--mteb")
+    form = table_format(delimiter, quoting, encoding, no_header)
+    from glot.extract.source import find_source
+    from glot.fit.run_folder import RunConfig, check_trained, find_one_run
+    from glot.mteb_eval import check_installed
+    from glot.store.files import check_parent
+
+    for folder in map(find_one_run, run):
+        check_trained(folder)
+        find_source(RunConfig.load(folder).states, f"that {folder} was trained on", model)
+    if out is not None:
+        check_parent(out / "results")
+    check_installed()
+    from glot.fit.run import check_device
+    from glot.nn.graph import resolve_backend
+
+    place = check_device(device)
+    from glot.mteb_eval.run import MtebOptions, evaluate_mteb, quiet_libraries
+
+    options = MtebOptions(
+        runs=run,
+        tasks=mteb or "",
+        local=mteb_local or (),
+        form=form,
+        bad_rows=on_bad_row,
+        out=out,
+        max_tokens=max_tokens,
+        prompts=mteb_prompt or (),
+        model=model,
+        trust_remote_code=trust_remote_code,
+        device=device,
+        backend=resolve_backend(backend, place),
+    )
+    note_unfinished(*run)
+    with nullcontext() if manners.verbose else quiet_libraries(), text_bar(notes, "forward") as report:
+        scores = evaluate_mteb(options, report, note)
+    _print_scores(scores)
+    answer(scores)
+
+
+def _refuse(given: dict[str, object], beside: str) -> None:
+    for option, value in given.items():
+        if value:
+            raise UsageError(f"{option} does not go with {beside}: leave it out")
+
+
+def _evaluate_cache(runs: list[Path], cache: Path, split: str, backend: str, device: str | None) -> None:
+    from glot.fit.run_folder import find_runs
+    from glot.inference.run_checks import check_scorable
+    from glot.store.reader import Cache
+
+    folders, opened = [folder for run in runs for folder in find_runs(run)], Cache(cache)
+    for folder in folders:
+        check_scorable(folder, opened, split)
+    from glot.fit.run import check_device
+    from glot.inference.predictions import evaluate_head
+    from glot.nn.graph import resolve_backend
+
+    place = check_device(device)
+    found = []
+    for folder in folders:
+        scores = evaluate_head(folder, opened, split, str(place), resolve_backend(backend, place))
+        line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
+        say(f"{folder} on {split}: {line}")
+        note_unfinished(folder)
+        found.append({"run": folder, "scores": scores})
+    answer({"split": split, "runs": found})
+
+
+def _print_scores(scores: Scores) -> None:
+    table = Table(title=str(scores.folder), title_justify="left")
+    for place, heading in enumerate(["task", "metric", *scores.columns]):
+        table.add_column(printable(heading), justify="left" if place < 2 else "right", no_wrap=place == 0)
+    for cells in scores.cells():
+        table.add_row(*map(printable, cells))
+    screen.print(table)
+    for line in scores.notes:
+        say(line)

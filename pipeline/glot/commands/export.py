@@ -1,0 +1,84 @@
+"""`glot export`: a trained run for other tools."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glot.commands.console import DeviceOption, TrustOption, answer, note_unfinished, tell
+from glot.errors import UsageError
+
+KINDS = ("sentence-transformers", "onnx")
+
+
+def export(
+    out: Annotated[Path, typer.Argument(help="The folder to make; for onnx the file.")],
+    run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
+    to: Annotated[str, typer.Option("--to", help="sentence-transformers, or onnx: the head alone.")],
+    model: Annotated[str | None, typer.Option(help="The backbone, where its name in the run does not find it.")] = None,
+    trust_remote_code: TrustOption = False,
+    push: Annotated[
+        str | None, typer.Option(help="Also upload the folder to the Hub, to user/name; needs a token there.")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="For the model card, as the Hub names it: apache-2.0, mit, ...")
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Export a run for use without this program: with its backbone and a model card, or its head alone as ONNX."""
+    if to not in KINDS:
+        raise UsageError(f"--to must be one of {', '.join(KINDS)}; got {to!r}")
+    if to == "onnx":
+        given = {"--model": model, "--push": push, "--license": licence, "--device": device}
+        given |= {"--trust-remote-code": trust_remote_code or None}
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(f"{name} does not go with --to onnx, which needs no backbone: leave it out")
+    from glot.export.checks import check_export
+
+    check_export(run, out, to, model)
+    if to == "onnx":
+        _to_onnx(run, out)
+    else:
+        _to_folder(run, out, model, device, licence, push, trust_remote_code)
+
+
+def _to_folder(
+    run: Path,
+    out: Path,
+    model: str | None,
+    device: str | None,
+    licence: str | None,
+    push: str | None,
+    trust_remote_code: bool,
+) -> None:
+    from glot.export.folder import export_folder
+    from glot.export.push import check_push, push_folder
+
+    if push is not None:
+        check_push(push)
+    made = export_folder(run, out, model, device, licence, push, trust_remote_code)
+    tell(
+        f"{out}: {made.bytes / 1e6:,.1f} MB, vectors of {made.width} numbers, checked: they differ from the run's by "
+        f"{made.difference:.0e} at most"
+    )
+    tell(f'SentenceTransformer("{out}", trust_remote_code=True) loads it')
+    address = push_folder(out, push) if push is not None else None
+    if address is not None:
+        tell(address)
+    answer({"address": address, **asdict(made)})
+
+
+def _to_onnx(run: Path, out: Path) -> None:
+    from glot.export.onnx_file import INPUTS, export_onnx
+
+    made = export_onnx(run, out)
+    note_unfinished(run)
+    tell(
+        f"{out}: {made.bytes / 1e6:,.1f} MB, {' and '.join(INPUTS)} to {' and '.join(made.outputs)}, checked with "
+        f"onnxruntime: they differ from torch's by {made.difference:.0e} at most"
+    )
+    answer(made)

@@ -1,0 +1,111 @@
+"""`glot stress` and `glot reproduce`: the paper's evidence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glot.commands.console import (
+    LinksOption,
+    ModelOption,
+    TrustOption,
+    answer,
+    floats,
+    notes,
+    numbers,
+    say,
+    tell,
+    words,
+)
+from glot.errors import FaultError, UsageError
+from glot.progress import extract_bars, stop_flag
+
+
+def stress(
+    model: ModelOption = "minilm",
+    trust_remote_code: TrustOption = False,
+    generator: Annotated[
+        str, typer.Option(help="published, balanced, paired, or several, as in published,paired.")
+    ] = "published",
+    ratios: Annotated[str, typer.Option(help="Shares of distractor words.")] = "0.2,0.5,0.8,0.9",
+    poolers: Annotated[
+        str, typer.Option(help="Methods: cls,mean,max,adapool,glot,glot-loops.")
+    ] = "cls,mean,max,adapool,glot",
+    seeds: Annotated[str, typer.Option(help="One run a seed.")] = "0",
+    converged: Annotated[
+        bool, typer.Option("--converged", help="Train to convergence, not for the published 3 epochs.")
+    ] = False,
+    cache: Annotated[Path, typer.Option(help="Where caches are kept.")] = Path("cache"),
+    runs: Annotated[Path, typer.Option(help="Where runs are kept; finished ones are not repeated.")] = Path(
+        "runs/stress"
+    ),
+    out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results/stress"),
+) -> None:
+    """The stress test: is a short signal found among distractors? Makes data, states, heads and a table."""
+    from glot.extract.folders import check_source
+    from glot.extract.source import resolve_model
+    from glot.report.write import write_report
+    from glot.reproduce.plan import stress_steps
+    from glot.reproduce.run import Watch, run_steps
+
+    check_source(resolve_model(model), trust_remote_code)
+    steps = stress_steps(
+        model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
+    )
+    with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
+        failed = run_steps(steps, cache, runs, None, Watch(tell, tokens, should_stop), trust_remote_code)
+    _print_written(write_report(runs, out, failed), failed)
+    _fail_where_steps_failed(failed)
+    tell((out / "stress.md").read_text(encoding="utf-8"))
+
+
+def reproduce(
+    profile: Annotated[str, typer.Option(help="quick, cpu or paper.")] = "quick",
+    recipe: Annotated[
+        str, typer.Option(help="Only these, as in table1,ablation-tau; or a .toml file of your own.")
+    ] = "",
+    data_dir: Annotated[
+        Path | None, typer.Option(envvar="GLUE_DIR", help="A folder in the official GLUE download layout.")
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Start the paper profile, which downloads and runs for long.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    cache: Annotated[Path, typer.Option(help="Where caches are kept.")] = Path("cache"),
+    runs: Annotated[Path, typer.Option(help="Where runs are kept; finished ones are not repeated.")] = Path(
+        "runs/reproduce"
+    ),
+    out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results"),
+    links: LinksOption = True,
+) -> None:
+    """The main job: redo the paper's evidence on this machine, beside the paper's numbers."""
+    from glot.report.write import write_report
+    from glot.reproduce.plan import describe_agenda, make_agenda
+    from glot.reproduce.run import Watch, run_steps
+
+    agenda = make_agenda(profile, data_dir, words(recipe))
+    plan = describe_agenda(agenda, cache, runs)
+    if dry_run:
+        say(plan)
+        answer({"plan": plan.splitlines()})
+        return
+    tell(plan)
+    if profile == "paper" and not yes:
+        raise UsageError("the paper profile downloads its backbones and runs for long: pass YES=1 (or --yes) to start")
+    with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
+        failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(tell, tokens, should_stop))
+    _print_written(write_report(runs, out, agenda.skipped + failed, links=links), failed)
+    _fail_where_steps_failed(failed)
+
+
+def _print_written(paths: list[Path], failed: list[tuple[str, str]]) -> None:
+    for path in paths:
+        tell(str(path))
+    answer({"written": paths, "failed": failed})
+
+
+def _fail_where_steps_failed(failed: list[tuple[str, str]]) -> None:
+    if failed:
+        raise FaultError(f"{len(failed)} of the planned tasks could not run; the first: {failed[0][0]}: {failed[0][1]}")

@@ -1,0 +1,39 @@
+"""The options that say how tables are written, for every command that reads some."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from glot.corpus.dialect import TableFormat
+
+DelimiterOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Between a table's cells: tab, comma, semicolon, pipe or a character; default: the suffix's (.csv, .tsv), "
+        "or the one under which the columns are found. Given, the file may have any suffix."
+    ),
+]
+QuotingOption = Annotated[
+    str | None,
+    typer.Option(
+        help="csv: a cell may stand in quotes; none: a quote is text; default: auto, whichever fits the whole file."
+    ),
+]
+EncodingOption = Annotated[
+    str | None, typer.Option(help="Of text files, as in latin-1; default: UTF-8, or what a byte-order mark says.")
+]
+NoHeaderOption = Annotated[
+    bool,
+    typer.Option("--no-header", help="A table's first line is a row; columns are numbers, as in --label 1 --text 2."),
+]
+BadRowOption = Annotated[str, typer.Option(help="Rows that cannot be read: stop, or skip them, counted.")]
+
+
+def table_format(delimiter: str | None, quoting: str | None, encoding: str | None, no_header: bool) -> TableFormat:
+    """The options together; raises UsageError for values that are none."""
+    from glot.corpus.dialect import TableFormat
+
+    return TableFormat(delimiter, quoting or "auto", encoding, not no_header)

@@ -1,0 +1,128 @@
+"""The file formats of anybody's own data: delimited text, JSON lines and Parquet, read row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from glot.corpus.delimited import read_rows
+from glot.corpus.dialect import DELIMITERS, FoundDialect, TableFormat, is_delimited
+from glot.corpus.examples import UnfitRow
+from glot.corpus.lines import read_file
+from glot.corpus.tasks import Columns
+from glot.errors import UsageError
+
+JSON_LINES = {".jsonl", ".json", ".ndjson"}
+_PARQUET = {".parquet", ".pq"}
+_PARQUET_BUFFER = 1 << 20  # without one, pyarrow reads a row group's columns whole
+_PARQUET_ROWS = 4096  # turned into Python objects at a time
+
+
+def is_table(path: Path, form: TableFormat) -> bool:
+    """Whether the suffix is one of a table, or a delimiter makes it one."""
+    return path.suffix.lower() in {*JSON_LINES, *_PARQUET} or is_delimited(path, form)
+
+
+def check_table(path: Path, form: TableFormat) -> None:
+    """Raise UsageError where there is no such file, its format is unknown, or is not one that the options are for."""
+    if not path.is_file():
+        raise UsageError(f"no file {path}: pass a CSV, TSV, JSON lines or Parquet file")
+    suffix = path.suffix.lower()
+    if not is_table(path, form):
+        known = ", ".join([*DELIMITERS, *sorted(JSON_LINES), *sorted(_PARQUET)])
+        raise UsageError(
+            f"{path}: unknown kind of table {path.suffix!r}: the suffix must be one of {known}; --delimiter makes any "
+            "file delimited text"
+        )
+    if suffix in {*JSON_LINES, *_PARQUET} and form.asked:
+        raise UsageError(f"{form.asked} is for delimited text, and {path.name} is none: leave it out")
+    if suffix in _PARQUET and form.encoding is not None:
+        raise UsageError(f"--encoding is for text, and {path.name} is none: leave it out")
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether the suffix says so."""
+    return path.suffix.lower() in _PARQUET
+
+
+def read_delimited(path: Path, found: FoundDialect) -> Iterator[tuple[str, dict[str, str] | UnfitRow]]:
+    """Pairs of (place, cells by column name or what is wrong with the row)."""
+    rows = read_rows(read_file(path, found.dialect.encoding), found.dialect, path.name)
+    if found.dialect.header:
+        next(rows, None)
+    for number, cells in rows:
+        where = f"{path.name} line {number}"
+        if isinstance(cells, UnfitRow):
+            yield where, cells
+        elif misfit := found.misfit(cells):
+            yield where, UnfitRow(f"{where}: {misfit}")
+        else:
+            yield where, dict(zip(found.header, cells, strict=False))
+
+
+def read_json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
+    """Pairs of (place, a line's object or what is wrong with it)."""
+    for where, cells in json_values(read_file(path, encoding), path.name, "object"):
+        if isinstance(cells, (dict, UnfitRow)):
+            yield where, cells
+        else:
+            kind = type(cells).__name__
+            yield where, UnfitRow(f"{where}: a {kind} where one JSON object a line is expected")
+
+
+def json_values(lines: Iterable[str], name: str, expected: str) -> Iterator[tuple[str, Any]]:
+    """Pairs of (place, the JSON value of a line or what is wrong with it) of a file `name`; empty lines are passed by.
+
+    `expected` says in messages what a line should hold, "object" or "value".
+    """
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{name} line {number}"
+        try:
+            value = _parse(line)
+        except (ValueError, RecursionError) as error:  # the last for deep nesting
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            value = UnfitRow(f"{where}: {reason}: one JSON {expected} a line is expected")
+        yield where, value
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # a whole number of more digits than Python turns into one: its digits stand for it
+        return json.loads(line, parse_int=_whole)
+
+
+def _whole(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+def read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Pairs of (place, cells by column name); raises UsageError without pyarrow, or where the file is damaged."""
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise UsageError(f"reading {path.name} needs pyarrow: pip install 'glot-pipeline[parquet]'") from error
+    number = 0
+    try:
+        with parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER) as file:
+            names = file.schema_arrow.names
+            others = dict.fromkeys(names)  # named in the message about a missing column, not read
+            wanted = [name for name in (columns.text, columns.text_b, columns.label) if name in names]
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path.name} row {number}", others | row
+    except PermissionError:
+        raise
+    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"{path.name} is no readable Parquet file ({reason})") from error

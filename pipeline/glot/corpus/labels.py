@@ -1,0 +1,290 @@
+"""What labels mean: classes under the names that are written, or scores.
+
+Whole numbers that are typed as such (JSON lines, Parquet, the hub) are classes, typed floats are scores. A column of
+text is scores only if every value is a plain decimal, as 4, -0.5 or .25 but not 01, 1E2 or 1_0, and one at least has
+digits behind its point. All else are classes, and two labels that are written differently are two of them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from glot.corpus.examples import UnfitRow
+from glot.errors import UsageError
+from glot.store.task_spec import TaskSpec
+
+if TYPE_CHECKING:
+    from glot.corpus.tables import Row, Rows
+
+OWN_TARGETS = ("classes", "score")
+ONE_LABEL = (
+    "for several labels a text, write a column of yes and no for each, and add them one by one "
+    "with `glot extract --examples`"
+)
+_PLAIN_DECIMAL = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)")
+_FRACTION = re.compile(r".*\.[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_NAMES_SHOWN, _NAME_CHARACTERS = 20, 40
+
+# "word": a class's name, "whole" and "fraction": plain decimals written in text, "integer" and "float": so typed.
+_Kind = Literal["word", "whole", "fraction", "integer", "float", "unfit"]
+
+
+def check_target(target: str | None) -> None:
+    """Raise UsageError for what is not a kind of target that a user may ask for."""
+    if target is not None and target not in OWN_TARGETS:
+        raise UsageError(f"unknown --target {target!r}: choose {' or '.join(OWN_TARGETS)}")
+
+
+def plain_label(label: Any) -> Any:
+    """A cell as a label: a NumPy number as Python's own, and None where it is missing.
+
+    Missing are an empty cell (blanks alone are none), null and a NaN; never a word, "nan" and "NA" included.
+    """
+    if isinstance(label, np.generic):
+        label = label.item()
+    if isinstance(label, str):
+        return label if label.strip() else None
+    if isinstance(label, float | Decimal) and label != label:
+        return None
+    return label
+
+
+def class_name(row: Row) -> str:
+    """The name under which a row's label is a class: as written; booleans are true and false, dates as in 2020-12-31.
+
+    Raises UnfitRow for a list, and for what is no text, number, boolean or date.
+    """
+    label = row.label
+    _refuse_several(row)
+    if isinstance(label, bool):
+        return str(label).lower()
+    if isinstance(label, Decimal):
+        return format(label, "f")
+    if isinstance(label, str | int | float):
+        return str(label)
+    if isinstance(label, datetime.date | datetime.time):
+        return label.isoformat()
+    raise UnfitRow(f"{row.where}: label {label!r} is neither a text, a number nor a boolean")
+
+
+def score(row: Row) -> float:
+    """A row's label as a score; raises UnfitRow where it is no finite number."""
+    _refuse_several(row)
+    label, number = row.label, math.nan
+    if isinstance(label, str):
+        number = float(label) if _NUMBER.fullmatch(label.strip()) else math.nan
+    elif isinstance(label, int | float | Decimal) and not isinstance(label, bool):
+        try:
+            number = float(label)
+        except OverflowError:
+            number = math.inf
+    if not math.isfinite(number):
+        raise UnfitRow(f"{row.where}: label {_short(label)!r} is not a finite number, but the labels are scores")
+    return number
+
+
+def infer_spec(name: str, table: Rows, num_texts: int, target: str | None = None) -> TaskSpec:
+    """Tell from the training labels what the task is; `target` "classes" or "score" overrides what they look like.
+
+    Whole numbers are classes in their order, others sorted; scores have the range of the training labels.
+
+    Raises:
+        UsageError: what iterating the table raises, or all labels are the same; with "stop" also a label that is
+            no finite number among scores, or no text, number, boolean or date among classes.
+    """
+    labels = LabelTally(target)
+    for row in table:
+        labels.add(row)
+    if labels.target == "classes" and labels.left_out:
+        labels = LabelTally("classes")
+        for row in table:
+            labels.add(row)
+    if labels.unfit and (table.bad_rows == "stop" or not labels.fit):
+        raise labels.unfit
+    if labels.target == "score":
+        if labels.low == labels.high:
+            raise UsageError(f"{name}: every score is {labels.low:g}: there is nothing to learn")
+        score_range = (labels.low, labels.high)
+        return TaskSpec(name, num_texts, "score", score_range=score_range, metrics=("spearman", "pearson"))
+    return classes_spec(name, in_order(labels.names), num_texts)
+
+
+def classes_spec(name: str, classes: tuple[str, ...], num_texts: int) -> TaskSpec:
+    """The task of telling classes apart; raises UsageError where there are fewer than two."""
+    if len(classes) < 2:
+        raise UsageError(f"{name}: every label is {_short(classes[0])!r}: training needs at least two classes")
+    metrics = ("accuracy", "f1") if len(classes) == 2 else ("accuracy", "macro_f1")
+    return TaskSpec(name, num_texts, "classes", classes, metrics=metrics)
+
+
+def in_order(names: set[str]) -> tuple[str, ...]:
+    """Names of classes in their order: by number where all are whole numbers, else sorted."""
+    if all(_WHOLE.fullmatch(name) for name in names):
+        return tuple(sorted(names, key=lambda name: (Decimal(name), name)))
+    return tuple(sorted(names))
+
+
+class LabelTally:
+    """What the labels seen so far can be: the range they span as scores, the names they have as classes.
+
+    Whether an unfit label is an error shows only when all were seen, so the first of either kind is kept.
+
+    Attributes:
+        low, high: the range of those that are numbers.
+        names: of classes, while classes are what labels may be.
+        left_out: names are missing, for scores may all be different: look again if these are classes after all.
+    """
+
+    def __init__(self, target: str | None = None) -> None:
+        self.low, self.high = math.inf, -math.inf
+        self.names: set[str] = set()
+        self.left_out = False
+        self._asked = target
+        self._kinds: set[_Kind] = set()
+        self._seen: set[tuple] = set()
+        self._no_score: UnfitRow | None = None
+        self._no_class: UnfitRow | None = None
+
+    @property
+    def target(self) -> str:
+        """What the labels are: "classes" or "score"."""
+        if self._asked is not None:
+            return self._asked
+        is_score = "float" in self._kinds or ("fraction" in self._kinds and "word" not in self._kinds)
+        return "score" if is_score else "classes"
+
+    @property
+    def unfit(self) -> UnfitRow | None:
+        """What is wrong with the first label that cannot be such."""
+        return self._no_score if self.target == "score" else self._no_class
+
+    @property
+    def fit(self) -> bool:
+        """Whether any label can be such."""
+        return self.low <= self.high if self.target == "score" else bool(self.names)
+
+    def add(self, row: Row) -> None:
+        """Take a row's label into account."""
+        key = _key(row.label)
+        if key in self._seen:
+            return
+        kind = _kind(row.label)
+        self._kinds.add(kind)
+        try:
+            number = score(row)
+            self.low, self.high = min(self.low, number), max(self.high, number)
+        except UnfitRow as error:
+            self._no_score = self._no_score or error
+        if self.target == "score":
+            self.left_out = True
+            self._seen.clear()
+            self.names.clear()
+            return
+        self._seen.add(key)
+        try:
+            self.names.add(class_name(row))
+        except UnfitRow as error:
+            self._no_class = self._no_class or error
+
+
+class LabelEncoder:
+    """Turns rows' labels into class indices or scores, looking at each spelling of a class once."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self._is_score = spec.target == "score"
+        self._classes = {name: i for i, name in enumerate(spec.classes)}
+        self._known: dict[tuple, int] = {}
+
+    def __call__(self, row: Row) -> int | float | None:
+        """Raises UnfitRow for a label that is none of the kind, UsageError for a class that training does not know."""
+        if row.label is None:
+            return None
+        if self._is_score:
+            return score(row)
+        key = _key(row.label)
+        if key not in self._known:
+            name = class_name(row)
+            if name not in self._classes:
+                raise UsageError(
+                    f"{row.where}: label {_short(name)!r} is not among the training labels: {_listed(self._classes)}"
+                )
+            self._known[key] = self._classes[name]
+        return self._known[key]
+
+
+def remarks(spec: TaskSpec) -> list[str]:
+    """What a user should look at: classes that are perhaps one, and numbers among which a word made classes."""
+    if spec.target != "classes":
+        return []
+    alike: dict[Any, list[str]] = defaultdict(list)
+    for name in spec.classes:
+        alike[_gist(name)].append(name)
+    found = [
+        f"label: {_listed(names, repr)} are {len(names)} classes, for they are written differently: make them one in "
+        "the file if they are"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+    decimals = [name for name in spec.classes if _kind(name) == "fraction"]
+    others = [name for name in spec.classes if _kind(name) == "word"]
+    if len(decimals) > len(others) > 0:
+        found.append(
+            f"label: classes, for {_listed(others, repr)} is no plain decimal, but {len(decimals):,} others are: "
+            "if these are scores, pass --target score"
+        )
+    return found
+
+
+def _gist(name: str) -> Any:
+    """Equal for names that differ in case and blanks alone, and for spellings of one number."""
+    number = name.strip()
+    if _NUMBER.fullmatch(number) and "e" not in number.lower():
+        return Decimal(number)
+    return " ".join(name.split()).casefold()
+
+
+def _kind(label: Any) -> _Kind:
+    if isinstance(label, str):
+        text = label.strip()
+        if not _PLAIN_DECIMAL.fullmatch(text):
+            return "word"
+        return "fraction" if _FRACTION.fullmatch(text) else "whole"
+    if isinstance(label, bool | datetime.date | datetime.time):
+        return "word"
+    if isinstance(label, Decimal):
+        return "integer" if label.is_finite() and label.as_tuple().exponent >= 0 else "float"
+    if isinstance(label, int):
+        return "integer"
+    return "float" if isinstance(label, float) else "unfit"
+
+
+def _key(label: Any) -> tuple:
+    """Equal for equal labels of the same type; 1, 1.0 and True differ, and so do Decimals of 1.0 and 1.00."""
+    return type(label), label if isinstance(label, str | int | float) else repr(label)
+
+
+def _refuse_several(row: Row) -> None:
+    if isinstance(row.label, list | tuple):
+        raise UnfitRow(f"{row.where}: label {row.label!r} is a list, and an example has one label: {ONE_LABEL}")
+
+
+def _short(label: Any) -> Any:
+    """A label as messages show it: a long text is cut."""
+    if not isinstance(label, str) or len(label) <= _NAME_CHARACTERS:
+        return label
+    return label[: _NAME_CHARACTERS - 1] + "…"
+
+
+def _listed(names: Sequence[str] | dict[str, int], show: Any = str) -> str:
+    shown = [show(_short(name)) for name in list(names)[:_NAMES_SHOWN]]
+    return ", ".join([*shown, f"and {len(names) - len(shown):,} more"] if len(names) > len(shown) else shown)

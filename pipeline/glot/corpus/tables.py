@@ -1,0 +1,243 @@
+"""Anybody's own data: CSV, TSV, JSON lines and Parquet files with a text, a second text and a label column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from glot.corpus.dialect import FIND_OUT, FoundDialect, TableFormat, find_dialect, is_delimited
+from glot.corpus.examples import BadRows, Example, ExampleTable, Reading, Split, UnfitRow
+from glot.corpus.formats import (
+    JSON_LINES,
+    check_table,
+    is_parquet,
+    read_delimited,
+    read_json_lines,
+    read_parquet,
+)
+from glot.corpus.labels import LabelEncoder, plain_label
+from glot.corpus.lines import encoding_of, readable
+from glot.corpus.tasks import Columns
+from glot.errors import UsageError
+from glot.store.task_spec import TaskSpec
+
+
+class Row(NamedTuple):
+    """A row as it was read.
+
+    Attributes:
+        index: its number among the file's rows, from 0, unfit ones included.
+        where: for messages: "a.csv line 3".
+        text, text_b: its texts.
+        label: its label as the file has it (None: none).
+    """
+
+    index: int
+    where: str
+    text: str
+    text_b: str | None
+    label: Any
+
+
+class _NoColumn(UnfitRow):
+    """A row lacks a column."""
+
+
+class Rows:
+    """Anybody's rows, read anew each time they are iterated: what a file and a split of the hub have in common.
+
+    Attributes:
+        source: where they come from, for people.
+        columns: the names of the columns.
+        label_needed: a row without a label is unfit.
+        bad_rows: what becomes of a row that is unfit on its own: "stop" or "skip".
+        same_columns: every row has the columns of the first, so one that is missing is missing for good.
+        classes: the names that the source itself gives its classes; none where only the labels can tell.
+    """
+
+    source: str
+    columns: Columns
+    label_needed: bool
+    bad_rows: str
+    same_columns: bool
+    classes: tuple[str, ...] = ()
+
+    @property
+    def described(self) -> str:
+        """How they are written, for people: "tab-separated, quotes are text, UTF-8"; "" if there is nothing to say."""
+        return ""
+
+    @property
+    def spanning(self) -> int:
+        """How many rows span several lines."""
+        return 0
+
+    def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
+        """Pairs of (place, cells by column name or what is wrong with the row)."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.rows(BadRows(self.bad_rows))
+
+    def rows(self, bad: BadRows) -> Iterator[Row]:
+        """The fit rows; unfit ones are met by `bad`."""
+        index = -1
+        for index, (where, cells) in enumerate(self.cells()):
+            try:
+                row = _row(index, where, cells, self.columns, self.label_needed)
+            except UnfitRow as error:
+                if isinstance(error, _NoColumn) and self.same_columns:
+                    raise
+                bad.meet(error)
+            else:
+                yield row
+        if index < 0:
+            raise UsageError(f"{self.source} has no rows: pass data that has some")
+        if bad.count > index:
+            raise UsageError(f"{self.source}: none of its {index + 1} rows is fit; the first: {bad.first}")
+
+
+@dataclass(frozen=True)
+class Table(Rows):
+    """A file of rows, read anew, row by row, each time it is iterated; the file's suffix says its format.
+
+    How delimited text is written is found out by a look through the file (see `glot.corpus.dialect`) but for what
+    `form` says; `.json` means one object a line, like `.jsonl`. An empty string is a text; a null is not. For labels
+    see `glot.corpus.labels`.
+
+    Attributes:
+        path: the file.
+        columns: the names of its columns.
+        label_needed: a row without a label is unfit.
+        bad_rows: what becomes of a row that is unfit on its own (too few columns, broken JSON, no text, no label):
+            "stop" or "skip".
+        form: what the user says of how it is written.
+
+    Iteration raises:
+        UsageError: the file or a column is missing, the format is unknown, the file is damaged, or it is empty or
+            without a fit row; with "stop" also the first unfit row. The message names the file and the line or row.
+    """
+
+    path: Path
+    columns: Columns
+    label_needed: bool = True
+    bad_rows: str = "stop"
+    form: TableFormat = FIND_OUT
+
+    @property
+    def source(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def same_columns(self) -> bool:
+        """Whether the file has one header for all rows."""
+        return self.path.suffix.lower() not in JSON_LINES
+
+    @property
+    def described(self) -> str:
+        """See `Rows`."""
+        check_table(self.path, self.form)
+        if is_parquet(self.path):
+            return "Parquet"
+        if self._found is None:
+            return f"JSON lines, {encoding_of(self.path, self.form.encoding)}"
+        return self._found.described
+
+    @property
+    def spanning(self) -> int:
+        """See `Rows`."""
+        return self._found.spanning if self._found else 0
+
+    def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
+        """See `Rows`."""
+        check_table(self.path, self.form)
+        if is_parquet(self.path):
+            yield from read_parquet(self.path, self.columns)
+            return
+        with readable(self.path, self.form.encoding):
+            if self._found is None:
+                yield from read_json_lines(self.path, self.form.encoding)
+            else:
+                self._check_header(self._found)
+                yield from read_delimited(self.path, self._found)
+
+    def check(self) -> None:
+        """Raise UsageError where the file, or a column in its header line, is missing; no row is read."""
+        check_table(self.path, self.form)
+        if self._found is not None:
+            self._check_header(self._found)
+
+    @cached_property
+    def _found(self) -> FoundDialect | None:
+        """How delimited text is written; None for other formats."""
+        if is_parquet(self.path) or not is_delimited(self.path, self.form) or not self.same_columns:
+            return None
+        self.form.check_columns(self.columns)
+        with readable(self.path, self.form.encoding):
+            return find_dialect(self.path, self.form, self.columns, self.label_needed)
+
+    def _check_header(self, found: FoundDialect) -> None:
+        if not found.header or not found.dialect.header:  # an empty file, or columns that go by their numbers
+            return
+        columns = self.columns
+        for name in filter(None, (columns.text, columns.text_b, columns.label)):
+            count = found.header.count(name)
+            if count > 1:
+                raise UsageError(f"{self.source}: {count} columns are called {name!r}: give each a name of its own")
+            if count or (name == columns.label and not self.label_needed):
+                continue
+            if found.headless:  # then its first line is somebody's text, and not for a message
+                raise UsageError(
+                    f"{self.source} seems to have no header line (columns are found by name, and none is {name!r}): "
+                    "pass --no-header and column numbers, as in --label 1 --text 2"
+                )
+            raise UsageError(f"{self.source}: no column {name!r}; the columns are: {', '.join(found.header)}")
+
+
+def read_split(name: str, spec: TaskSpec, table: Rows) -> Split:
+    """Read rows as a split whose labels are class indices or scores; a missing label stays None.
+
+    Raises:
+        UsageError: what iterating the table raises, or a label that is not among the task's classes; with "stop"
+            also a score that is no finite number. The message names the row.
+    """
+    bad, examples, encode = BadRows(table.bad_rows), ExampleTable(), LabelEncoder(spec)
+    for row in table.rows(bad):
+        try:
+            label = encode(row)
+        except UnfitRow as error:
+            bad.meet(error)
+        else:
+            examples.append(Example(row.index, row.text, row.text_b, label))
+    reading = Reading(table.source, table.described, len(examples) + bad.count, bad.count, table.spanning)
+    return Split(name, examples, table.source, bad.count, bad.first, reading=reading)
+
+
+def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Columns, label_needed: bool) -> Row:
+    if isinstance(cells, UnfitRow):
+        raise cells
+    text = _text_cell(where, cells, columns.text)
+    text_b = _text_cell(where, cells, columns.text_b) if columns.text_b else None
+    if columns.label not in cells and label_needed:
+        raise _no_column(where, cells, columns.label)
+    label = plain_label(cells.get(columns.label))
+    if label is None and label_needed:
+        raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in or leave the row out")
+    return Row(index, where, text, text_b, label)
+
+
+def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:
+    if column not in cells:
+        raise _no_column(where, cells, column)
+    if not isinstance(cells[column], str):
+        kind = "null" if cells[column] is None else type(cells[column]).__name__
+        raise UnfitRow(f"{where}: column {column!r} holds {kind} where a text belongs")
+    return cells[column]
+
+
+def _no_column(where: str, cells: dict[str, Any], column: str) -> _NoColumn:
+    return _NoColumn(f"{where}: no column {column!r}; the columns are: {', '.join(cells)}")

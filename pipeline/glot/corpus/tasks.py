@@ -1,0 +1,177 @@
+"""The task table: one row a known task, with its defaults and where its data lies."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from glot.errors import UsageError
+from glot.store.task_spec import Recipe, TaskSpec
+
+GLUE_HUB = "nyu-mll/glue"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of the columns that hold the text, the second text (pairs only) and the label."""
+
+    text: str
+    text_b: str | None
+    label: str
+
+
+@dataclass(frozen=True)
+class SplitPlace:
+    """Where one split lies: the hub's name for it, and its file in the GLUE folder ("" where there is none)."""
+
+    hub: str
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table.
+
+    Attributes:
+        spec: what the later rooms must know: texts, target, classes, metrics, recipe.
+        max_tokens: the default length at which texts are cut.
+        train_limit: the default cap on training rows (the published runs used the first 20,000 of the large
+            tasks); None means all.
+        hub: the hub dataset, None for made data.
+        hub_config: its configuration, None where it has only one.
+        hub_columns: the column names there.
+        folder: the task's folder in the GLUE download, None for tasks that are not GLUE's.
+        file_columns: the column names in its files' header lines.
+        labels_as_names: the files write "entailment", not "0".
+        splits: split name -> place.
+        sorted_by_label: the source lists one class after the other, so "the first N" must be a random N.
+    """
+
+    spec: TaskSpec
+    max_tokens: int = 128
+    train_limit: int | None = None
+    hub: str | None = None
+    hub_config: str | None = None
+    hub_columns: Columns | None = None
+    folder: str | None = None
+    file_columns: Columns | None = None
+    labels_as_names: bool = False
+    splits: dict[str, SplitPlace] | None = None
+    sorted_by_label: bool = False
+
+    @property
+    def default_splits(self) -> list[str]:
+        """The training split and every validation split."""
+        return [split for split in self.splits or {} if not split.startswith("test")]
+
+
+_SPLITS = {
+    "train": SplitPlace("train", "train.tsv"),
+    "validation": SplitPlace("validation", "dev.tsv"),
+    "test": SplitPlace("test", "test.tsv"),
+}
+_MNLI_SPLITS = {
+    "train": SplitPlace("train", "train.tsv"),
+    "validation": SplitPlace("validation_matched", "dev_matched.tsv"),
+    "validation_mismatched": SplitPlace("validation_mismatched", "dev_mismatched.tsv"),
+    "test": SplitPlace("test_matched", "test_matched.tsv"),
+    "test_mismatched": SplitPlace("test_mismatched", "test_mismatched.tsv"),
+}
+_LARGE = 20_000  # the published runs' cap for QQP, MNLI and QNLI
+
+
+def _glue(spec: TaskSpec, folder: str, hub_columns: Columns, file_columns: Columns | None = None, **other) -> Task:
+    """A GLUE row; most tasks name their columns alike on the hub and in the files."""
+    return Task(
+        spec=spec,
+        hub=GLUE_HUB,
+        hub_config=spec.name,
+        hub_columns=hub_columns,
+        folder=folder,
+        file_columns=file_columns or hub_columns,
+        **{"splits": _SPLITS, **other},
+    )
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_SENTENCE = Columns("sentence", None, "label")
+_SENTENCES = Columns("sentence1", "sentence2", "label")
+
+# Class names are in the label order of the hub's GLUE.
+_ROWS = [
+    _glue(
+        TaskSpec("cola", 1, "classes", ("unacceptable", "acceptable"), metrics=("mcc", "accuracy")),
+        "CoLA",
+        _SENTENCE,
+    ),
+    _glue(TaskSpec("sst2", 1, "classes", ("negative", "positive")), "SST-2", _SENTENCE),
+    _glue(
+        TaskSpec("stsb", 2, "score", score_range=(0.0, 5.0), metrics=("spearman", "pearson")),
+        "STS-B",
+        _SENTENCES,
+        Columns("sentence1", "sentence2", "score"),
+    ),
+    _glue(
+        TaskSpec("mrpc", 2, "classes", ("not_equivalent", "equivalent"), metrics=("f1", "accuracy")),
+        "MRPC",
+        _SENTENCES,
+        Columns("#1 String", "#2 String", "Quality"),
+    ),
+    _glue(
+        TaskSpec("qqp", 2, "classes", ("not_duplicate", "duplicate"), metrics=("f1", "accuracy")),
+        "QQP",
+        Columns("question1", "question2", "label"),
+        Columns("question1", "question2", "is_duplicate"),
+        train_limit=_LARGE,
+    ),
+    _glue(
+        TaskSpec("mnli", 2, "classes", ("entailment", "neutral", "contradiction")),
+        "MNLI",
+        Columns("premise", "hypothesis", "label"),
+        Columns("sentence1", "sentence2", "gold_label"),
+        train_limit=_LARGE,
+        labels_as_names=True,
+        splits=_MNLI_SPLITS,
+    ),
+    _glue(
+        TaskSpec("qnli", 2, "classes", _ENTAILMENT),
+        "QNLI",
+        Columns("question", "sentence", "label"),
+        train_limit=_LARGE,
+        labels_as_names=True,
+    ),
+    _glue(TaskSpec("rte", 2, "classes", _ENTAILMENT), "RTE", _SENTENCES, labels_as_names=True),
+    _glue(TaskSpec("wnli", 2, "classes", ("not_entailment", "entailment")), "WNLI", _SENTENCES),
+    Task(
+        TaskSpec("imdb", 1, "classes", ("neg", "pos")),
+        max_tokens=512,
+        hub="stanfordnlp/imdb",
+        hub_columns=Columns("text", None, "label"),
+        splits={"train": SplitPlace("train"), "validation": SplitPlace("test")},
+        sorted_by_label=True,
+    ),
+    Task(
+        TaskSpec(
+            "stress",
+            1,
+            "classes",
+            ("negative", "positive"),
+            recipe=Recipe(layers=4, hidden=64, lr=1e-4, adapool_hidden=256),
+        )
+    ),
+]
+TASKS: dict[str, Task] = {task.spec.name: task for task in _ROWS}
+
+
+def find_task(name: str) -> Task:
+    """The table's row for `name`; case, "-" and "_" do not count, so "SST-2" is "sst2".
+
+    Raises:
+        UsageError: no such task; the message names the nearest one and lists all.
+    """
+    key = name.lower().replace("-", "").replace("_", "")
+    if key in TASKS:
+        return TASKS[key]
+    near = difflib.get_close_matches(key, TASKS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(f"unknown task {name!r}: {hint}known tasks are {', '.join(TASKS)}; for your own data pass --data")

@@ -1,0 +1,34 @@
+"""The two kinds of foreseeable error; `glot.commands.app` prints either as one line and exits with its code."""
+
+
+class GlotError(Exception):
+    """A foreseeable error whose message says what is wrong, where, and what to do, in one line."""
+
+    exit_code = 1
+
+
+class UsageError(GlotError):
+    """The command, its options or its input are wrong: exit code 2."""
+
+    exit_code = 2
+
+
+class Stopped(GlotError):
+    """Long work was asked to stop and has saved where it is: exit code 130, as for Ctrl-C."""
+
+    exit_code = 130
+
+
+class FaultError(GlotError):
+    """The machine failed (disk, memory, network, a damaged file): exit code 1."""
+
+    exit_code = 1
+
+
+class AccessError(GlotError):
+    """A file or folder is there and this user may not read it, or not write to it: exit code 1.
+
+    No `FaultError`, so that nobody takes what may not be read for damaged and makes it anew.
+    """
+
+    exit_code = 1

@@ -1,0 +1,162 @@
+"""The pooling of a run, and its head where that judges one text, as an ONNX file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glot.errors import FaultError, UsageError
+from glot.export.pooling import load_pooling
+from glot.fit.run_folder import RunConfig, find_one_run
+from glot.store.files import atomic_path, make_folder
+
+if TYPE_CHECKING:
+    from glot.export.pooling_module import GlotPooling
+
+INPUTS = ("states", "mask")
+TOLERANCE = 1e-4
+CHECKED = ((1, 1), (3, 17), (2, 40))  # batches and lengths that are compared after an export
+
+
+@dataclass(frozen=True)
+class ExportedOnnx:
+    """What an export made: the file, its size, its outputs, and how far they are from torch's at most."""
+
+    path: Path
+    bytes: int
+    outputs: tuple[str, ...]
+    difference: float
+
+
+class OnnxHead(nn.Module):
+    """What the file computes.
+
+    From states (B, L, d) float32 and mask (B, L) int64, 1 at tokens: vectors (B, D); for a head of one text also its
+    logits (B, C), or its scores (B,) in the task's units.
+    """
+
+    def __init__(self, pooling: GlotPooling) -> None:
+        super().__init__()
+        self.pooling = pooling
+        config = pooling.config
+        self.judges = pooling.head is not None and config.num_texts == 1
+        self.outputs = ("vectors", *((("logits" if config.classes else "scores"),) if self.judges else ()))
+
+    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """The outputs by the names in `outputs`."""
+        vectors = self.pooling.pool(states, mask.bool())
+        if not self.judges:
+            return (vectors,)
+        raw = self.pooling.raw(vectors)
+        if self.pooling.config.classes:
+            return vectors, raw
+        low, high = self.pooling.config.score_range
+        return vectors, low + raw * (high - low)
+
+
+def export_onnx(run: Path, out: Path) -> ExportedOnnx:
+    """Write the head of a run to an ONNX file with any batch and any length, and compare it with torch.
+
+    Raises UsageError where a package is missing, the run cannot be exported or `out` is there already, FaultError
+    where the disk is full or the outputs differ by more than `TOLERANCE` of their largest number.
+    """
+    run = find_one_run(Path(run))
+    if out.exists():
+        raise UsageError(f"{out} is there already: choose another place")
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"--to onnx needs {error.name}: pip install 'glot-pipeline[onnx]'") from None
+    config = RunConfig.load(run)
+    head = OnnxHead(load_pooling(run, config)).eval()
+    make_folder(out.parent)
+    with atomic_path(out) as temporary:
+        _write(head, temporary, _facts(config))
+        difference = _compare(head, temporary)
+    return ExportedOnnx(out, out.stat().st_size, head.outputs, difference)
+
+
+def _facts(config: RunConfig) -> dict[str, str]:
+    """What a user of the file must know of its inputs and outputs, for its metadata."""
+    states, task = config.states, config.task
+    return {
+        "backbone": states.backbone,
+        "backbone_weights_sha256": states.weights_sha256,
+        "layer": str(config.layer),
+        "template": states.template,
+        "max_tokens": str(states.max_tokens),
+        "mask": "content tokens alone" if config.pooler.tokens == "content" else "all tokens",
+        "classes": json.dumps(list(task.classes), ensure_ascii=False),
+    }
+
+
+def _write(head: OnnxHead, path: Path, facts: dict[str, str]) -> None:
+    import onnx
+
+    batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=1)
+    with _quiet():
+        program = torch.onnx.export(
+            head,
+            _example(2, 5, head.pooling.config.width),
+            dynamo=True,
+            input_names=INPUTS,
+            output_names=head.outputs,
+            dynamic_shapes=({0: batch, 1: tokens}, {0: batch, 1: tokens}),
+            verbose=False,
+        )
+    model = program.model_proto
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del part.metadata_props[:]  # where on this machine each line of code lies
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, path)
+
+
+@torch.inference_mode()
+def _compare(head: OnnxHead, path: Path) -> float:
+    """The largest difference to torch on some batches; FaultError for a large one."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for batch, tokens in CHECKED:
+        states, mask = _example(batch, tokens, head.pooling.config.width)
+        made = session.run(None, {"states": states.numpy(), "mask": mask.numpy()})
+        for name, value, expected in zip(head.outputs, made, head(states, mask), strict=True):
+            difference = float(np.abs(value - expected.numpy()).max())
+            if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):  # NaN too
+                raise FaultError(f"{name} of the ONNX file differ from torch's by {difference:.1e}: nothing is written")
+            worst = max(worst, difference)
+    return worst
+
+
+def _example(batch: int, tokens: int, width: int) -> tuple[Tensor, Tensor]:
+    """States (B, L, d) with a common direction, so that the graph has edges and gaps, and a mask of falling lengths."""
+    states = torch.randn(batch, tokens, width, generator=torch.Generator().manual_seed(batch)) + 1
+    lengths = tokens - torch.arange(batch) % tokens
+    return states, (torch.arange(tokens) < lengths[:, None]).long()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on what it does itself."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,69 @@
+"""An exported folder to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from glot.errors import FaultError, UsageError
+
+LOGIN = "run `hf auth login` with a token that may write (or set HF_TOKEN)"
+
+
+def check_push(repo: str) -> None:
+    """Ask the Hub who we are, before any long work.
+
+    Raises UsageError for a name that is none, and without a token; FaultError where the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        repo = ""
+    if repo.count("/") != 1:
+        raise UsageError("--push takes the name of a repository on the Hub, as in user/name")
+    with _one_line(repo):
+        HfApi().whoami()
+
+
+def push_folder(folder: Path, repo: str) -> str:
+    """Upload a folder to the model repository `repo`, made where it is not there; returns its address.
+
+    Raises UsageError where the token may not write there, FaultError where the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with _one_line(repo):
+        address = api.create_repo(repo, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a GLOT model")
+    return str(address)
+
+
+@contextmanager
+def _one_line(repo: str) -> Iterator[None]:
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise UsageError(f"pushing to {repo} needs a token of the Hub: {LOGIN}") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else None
+        if status == 401:
+            raise UsageError(f"the Hub does not take this token: {LOGIN}") from None
+        if status in (403, 404):
+            raise UsageError(
+                f"this token has no right to write to {repo}: {LOGIN}, or push to a name of yours"
+            ) from None
+        raise FaultError(f"the Hub refused {repo}: {_short(error)}") from None
+    except Exception as error:  # the hub client's network errors have changed their class with every major version
+        raise FaultError(f"cannot reach the Hub for {repo} ({type(error).__name__}): {_short(error)}") from None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,238 @@
+"""The frozen language model: from a source to a loaded backbone and tokenizer."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from glot.errors import FaultError, UsageError
+from glot.extract.adapter import merge_adapter
+from glot.extract.folders import ModelFolders, check_peft, find_folders
+from glot.extract.foreign_code import check_code, code_files, declared_code
+from glot.extract.identity import Loader, identify_loader, tokenizer_sha256, weights_sha256
+from glot.extract.options import COMPUTE_DTYPES
+from glot.extract.probe import probe
+from glot.extract.quiet import without_bars
+from glot.extract.source import ModelSource
+from glot.randomness import kept_randomness
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
+
+DTYPES = {name: getattr(torch, name) for name in COMPUTE_DTYPES}
+
+
+@dataclass
+class Backbone:
+    """A frozen model, its tokenizer, and the facts that the cache records of them.
+
+    Attributes:
+        source: what finds it again, see `ModelSource.spec`.
+        kind: "encoder" or "decoder".
+        num_layers: n. vocabulary_size: rows of the embedding table. device: where its input goes.
+        loader: what was read beside weights and tokenizer.
+        layer_widths: (n + 1) numbers, d of each layer; None for a layer of which the model does not say for sure
+            which it is.
+        max_positions: the longest input the model takes, None where it has no limit.
+        pads: whether texts may be padded; else only texts of equal length are forwarded together.
+        tried: the most tokens of a text that was forwarded to see that it works. See `probe` for these four.
+    """
+
+    name: str
+    source: str
+    revision: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    kind: str
+    num_layers: int
+    vocabulary_size: int
+    compute_dtype: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    loader: Loader
+    layer_widths: tuple[int | None, ...] = ()
+    max_positions: int | None = None
+    pads: bool = True
+    tried: int = 0
+
+    @property
+    def loader_sha256(self) -> str:
+        """Hash of what was read beside weights and tokenizer."""
+        return self.loader.sha256
+
+    @property
+    def width(self) -> int:
+        """d of the last layer."""
+        return self.layer_widths[-1]
+
+    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) int64 ids of B texts, padded on the right, and their (B, L) int64 mask."""
+        length = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(int(length.max())) < length[:, None]
+        ids = torch.full(mask.shape, self.tokenizer.pad_token_id or 0)
+        ids[mask] = torch.tensor([number for row in rows for number in row])
+        return ids, mask.long()
+
+    @torch.inference_mode()
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> ModelOutput:
+        """The model's own output for (B, L) ids and mask, with the states of all layers where that is asked for."""
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        options = {"use_cache": False} if "use_cache" in inspect.signature(self.model.forward).parameters else {}
+        return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)
+
+    def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
+        """Forward one padded batch.
+
+        Args:
+            ids: (B, L) int64, padded on the right.
+            mask: (B, L) int64, 1 for real tokens.
+            layers: which states to return, 0 (embeddings) to n (after the final norm).
+
+        Returns:
+            One (B, L, d) tensor a layer.
+        """
+        output = self.forward(ids, mask, with_inner=any(layer < self.num_layers for layer in layers))
+        return [
+            output.last_hidden_state if layer == self.num_layers else output.hidden_states[layer] for layer in layers
+        ]
+
+
+def load_backbone(
+    source: ModelSource,
+    compute_dtype: str = "auto",
+    device: torch.device | str | None = None,
+    device_map: str | dict[str, str | int] | None = None,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """Load a frozen backbone and its tokenizer.
+
+    Args:
+        source: what `resolve_model` found.
+        compute_dtype: "auto" (the checkpoint's own), "float32", "bfloat16" or "float16".
+        device: where it runs; None lets accelerate choose.
+        device_map: "auto" spreads it over the devices that are there, memory and disk (accelerate's own rules).
+        trust_remote_code: run the code that the model's folder brings along, where it does; else it is never run.
+
+    Raises UsageError where the model is missing, gated, damaged or unfit, the hub cannot be reached, or the
+    device does not exist; FaultError where memory runs out.
+    """
+    from accelerate import PartialState
+
+    if device is not None and device_map is not None:
+        raise UsageError("--device places the whole model, --device-map spreads it: pass one of them")
+
+    folders = find_folders(source, trust_remote_code)
+    with kept_randomness(), without_bars():  # weights that no checkpoint has are drawn
+        tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
+    trusted = (folders.model, folders.tokenizer) if trust_remote_code else ()
+    code = code_files(trusted, (config, model, tokenizer))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    model = model.eval().requires_grad_(False)
+    if device_map is None:
+        device = _place(model, source, device or PartialState().device)
+    else:
+        device = model.get_input_embeddings().weight.device
+        device = torch.device("cpu") if device.type == "meta" else device  # a module on disk is loaded for its turn
+    backbone = Backbone(
+        name=source.name,
+        source=source.spec,
+        revision=folders.revision,
+        weights_sha256=weights_sha256(folders),
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        kind=backbone_kind(config),
+        num_layers=config.num_hidden_layers,
+        vocabulary_size=_vocabulary_size(model, source),
+        compute_dtype=str(model.dtype).removeprefix("torch."),
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        loader=identify_loader(folders, tokenizer, config, code),
+    )
+    with kept_randomness():  # some families draw numbers where they forward
+        probe(backbone)
+    return backbone
+
+
+def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(device)
+        if device.type == "meta":
+            raise RuntimeError("it holds no weights")
+        model.to(device)
+    except torch.OutOfMemoryError:
+        raise FaultError(
+            f"{source.name} does not fit on {device}: pass --compute-dtype bfloat16, --device-map auto or --device cpu"
+        ) from None
+    except (RuntimeError, AssertionError) as error:  # torch has no class of its own for a device that is not there
+        reason = str(error).split(". ")[0][:200]
+        raise UsageError(f"--device {device} cannot be used: {reason}; pass --device cpu") from None
+    return device
+
+
+def _load(
+    folders: ModelFolders, compute_dtype: str, device_map: str | dict[str, str | int] | None, trust_remote_code: bool
+) -> tuple[PreTrainedTokenizerBase, PretrainedConfig, PreTrainedModel]:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    if compute_dtype not in ("auto", *DTYPES):
+        raise UsageError(f"unknown compute dtype {compute_dtype!r}: choose auto, {', '.join(DTYPES)}")
+    if folders.adapter is not None:
+        check_peft(folders.name)
+    for folder in (folders.model, folders.tokenizer):
+        check_code(folder, folders.name, trust_remote_code)
+    gguf = {"gguf_file": folders.gguf_file} if folders.gguf_file else {}
+    # A GGUF file is dequantized to float32; "auto" would ask it for a dtype that it does not record.
+    dtype = torch.float32 if gguf and compute_dtype == "auto" else DTYPES.get(compute_dtype, "auto")
+    # Where this is not said, transformers asks on the terminal, and reads the answer from standard input.
+    options = {"trust_remote_code": trust_remote_code, **gguf}
+    try:
+        config = AutoConfig.from_pretrained(folders.model, **options)
+        if getattr(config, "is_encoder_decoder", False) or not getattr(config, "num_hidden_layers", None):
+            raise UsageError(f"{folders.name} is a {config.model_type} model; glot takes encoders and decoders of text")
+        tokenizer = AutoTokenizer.from_pretrained(folders.tokenizer, config=config, **options)
+        placed = {"device_map": device_map} if device_map is not None else {}
+        model, report = AutoModel.from_pretrained(
+            folders.model, config=config, dtype=dtype, output_loading_info=True, **options, **placed
+        )
+        # transformers fills a gap with random numbers and a warning. Of these only BERT's pooler is not used here.
+        missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+        if missing:
+            own = ", or --trust-remote-code: it brings code of its own" if declared_code(folders.model) else ""
+            raise UsageError(
+                f"{folders.name} lacks {len(missing)} of its model's weights (such as {missing[0]}): "
+                f"pass a whole checkpoint of a base model{own}"
+            )
+        if folders.adapter is not None:
+            merge_adapter(model, folders.adapter, folders.name)
+    except UsageError:
+        raise
+    except Exception as error:  # damaged weights, configs and tokenizers each have a class of their own
+        reason = " ".join(str(error).split())[:300]
+        raise UsageError(f"{folders.name} cannot be loaded as a Hugging Face model: {reason}") from None
+    return tokenizer, config, model
+
+
+def backbone_kind(config: PretrainedConfig) -> str:
+    """ "encoder" for families with a masked language model (BERT, RoBERTa, ...), else "decoder"."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    is_encoder = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
+    return "encoder" if is_encoder else "decoder"
+
+
+def _vocabulary_size(model: PreTrainedModel, source: ModelSource) -> int:
+    """Rows of the embedding table; raises UsageError for a model without one, which reads characters."""
+    try:
+        return model.get_input_embeddings().weight.shape[0]
+    except (NotImplementedError, AttributeError):
+        raise UsageError(
+            f"{source.name} (a {model.config.model_type} model) has no table of token embeddings, as models of "
+            "characters do not: pass a model of tokens"
+        ) from None

@@ -1,0 +1,304 @@
+"""Stage one's first step: which distinct texts there are, their tokens, and which shard each goes to.
+
+Nothing here grows with the texts' bytes: they go from the corpus to the plan's file in batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from glot.corpus.examples import Corpus, Split
+from glot.errors import UsageError
+from glot.extract.backbone import Backbone
+from glot.extract.options import TEXT
+from glot.extract.probe import longest_that_works
+from glot.store.example_set import NO_TEXT, ExampleSet
+from glot.store.files import nameless_file
+from glot.store.layout import StatesIdentity
+from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, first_uses, text_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKENIZE_BATCH = 1000
+PIECE = 2**16  # positions that are Python numbers at a time
+
+
+@dataclass
+class NumberedTexts:
+    """What a corpus comes to beside the texts of an old plan.
+
+    Attributes:
+        sets: an example set a split, in permuted order.
+        new: (k,) positions among all occurrences of the texts that the old plan does not have, in the order of
+            their ids. occurrences: the splits' permuted examples that these positions count through.
+    """
+
+    sets: dict[str, ExampleSet]
+    new: np.ndarray
+    occurrences: list[tuple[Split, np.ndarray, int]]
+
+    def texts(self) -> Iterator[str]:
+        """The new texts, in the order of their ids."""
+        starts = np.cumsum([0] + [len(order) * width for _, order, width in self.occurrences])
+        for first in range(0, len(self.new), PIECE):
+            positions = self.new[first : first + PIECE]
+            parts = np.searchsorted(starts, positions, side="right") - 1
+            for position, part in zip(positions.tolist(), parts.tolist(), strict=True):
+                split, order, width = self.occurrences[part]
+                row, which = divmod(position - int(starts[part]), width)
+                example = split.examples[int(order[row])]
+                yield clean((example.text, example.text_b, *example.negatives)[which])
+
+
+def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Path | None = None) -> NumberedTexts:
+    """Permute the examples by `order_seed` and number texts by first use; texts of the old plan keep their ids.
+
+    So every shard is a random sample, and the two texts of a pair lie together. The hashes of all texts lie in a
+    nameless file meanwhile, in the folder `scratch` or else in that for temporary files.
+    """
+    known = len(old) if old else 0
+    widths = {name: corpus.spec.num_texts + split.negatives for name, split in corpus.splits.items()}
+    total = known + sum(len(split.examples) * widths[name] for name, split in corpus.splits.items())
+    occurrences, columns = [], {}
+    with nameless_file(scratch, total * 16) as file:
+        keys = np.memmap(file, dtype=np.uint8, shape=(total, 16)) if total else np.zeros((0, 16), np.uint8)
+        for first in range(0, known, PIECE):
+            keys[first : min(first + PIECE, known)] = old.hashes(first, min(first + PIECE, known))
+        place = known
+        for name, split in corpus.splits.items():
+            order = np.random.default_rng(order_seed).permutation(len(split.examples))
+            width = widths[name]
+            stop = place + len(order) * width
+            columns[name] = _read_columns(split, order, keys[place:stop].reshape(len(order), width, 16))
+            occurrences.append((split, order, width))
+            place = stop
+        first_use = first_uses(keys)
+        del keys
+    is_new = first_use == np.arange(total, dtype=first_use.dtype)
+    number = (np.cumsum(is_new, dtype=first_use.dtype) - 1)[first_use]
+    new = np.flatnonzero(is_new[known:]).astype(first_use.dtype)
+    sets, place = {}, known
+    for name, (index, label, filled) in columns.items():
+        width, pair = widths[name], corpus.spec.num_texts == 2
+        ids = number[place : place + len(index) * width].reshape(len(index), width).astype(np.int64)
+        negatives = np.where(np.arange(2, width) < filled[:, None], ids[:, 2:], NO_TEXT) if width > 2 else None
+        sets[name] = ExampleSet(index, ids[:, 0].copy(), ids[:, 1].copy() if pair else None, label, negatives)
+        place += len(index) * width
+    return NumberedTexts(sets, new, occurrences)
+
+
+def _read_columns(
+    split: Split, order: np.ndarray, keys: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """(m,) rows, labels and numbers of texts of a split's examples in permuted order.
+
+    The hashes of their texts go to keys, (m, width, 16); where an example has fewer texts, that of its first again.
+    """
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    index = np.empty(len(order), dtype=np.int64)
+    label = np.empty(len(order), dtype=np.float64)
+    filled = np.empty(len(order), dtype=np.uint16)
+    missing = is_score = False
+    piece = np.empty((PIECE, *keys.shape[1:]), dtype=np.uint8)
+    for row, example in enumerate(split.examples):
+        texts = (example.text, example.text_b, *example.negatives)[: keys.shape[1]]
+        hashes = [text_hash(clean(text)) for text in texts]
+        hashes += hashes[:1] * (keys.shape[1] - len(texts))
+        piece[row % PIECE] = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 16)
+        filled[place[row]] = len(texts)
+        index[place[row]] = example.index
+        missing = missing or example.label is None
+        is_score = is_score or isinstance(example.label, float)
+        label[place[row]] = np.nan if example.label is None else example.label
+        if row % PIECE == PIECE - 1 or row == len(order) - 1:
+            start = row - row % PIECE
+            keys[place[start : row + 1]] = piece[: row + 1 - start]
+    return index, None if missing else label if is_score else label.astype(np.int64), filled
+
+
+def clean(text: str) -> str:
+    """Half of a surrogate pair (a broken escape in JSON) has no UTF-8 and no tokens: it becomes "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def fill(template: str, text: str) -> str:
+    """What the backbone reads of a text: the template with the text in its place."""
+    return template.replace("{text}", text)
+
+
+def check_template(template: str, backbone: Backbone) -> str:
+    """The template as it is kept.
+
+    Raises UsageError where it has the place of the text not once, or the tokenizer cannot say which tokens are its.
+    """
+    if template.count(TEXT) != 1:
+        raise UsageError(f"--prompt {template!r} must hold {TEXT} once, where the text goes, as in 'Classify: {TEXT}'")
+    if template != TEXT and not backbone.tokenizer.is_fast:
+        raise UsageError(
+            f"--prompt needs a fast tokenizer, which tells tokens of text and prompt apart: {backbone.name} has none"
+        )
+    return clean(template)
+
+
+def tokenize_into(
+    writer: PlanWriter,
+    texts: NumberedTexts,
+    backbone: Backbone,
+    identity: StatesIdentity,
+    progress: Callable[[int, int], None],
+) -> int:
+    """Tokenize the new texts, in their template, into a plan; returns how many have no token of their own.
+
+    Raises UsageError where the tokenizer has tokens that the backbone does not know.
+    """
+    empty, batch, stream = 0, 0, texts.texts()
+    while strings := [text for _, text in zip(range(TOKENIZE_BATCH), stream, strict=False)]:
+        tokens = tokenize_filled(strings, identity.template, backbone, identity.max_tokens)
+        length = np.asarray([len(item) for item in tokens.ids], dtype=np.uint32)
+        flat = np.fromiter(chain.from_iterable(tokens.ids), dtype=np.int64, count=int(length.sum()))
+        if len(flat) and flat.max() >= backbone.vocabulary_size:
+            raise UsageError(
+                f"the tokenizer of {backbone.name} gives token {flat.max()}, its embeddings end at "
+                f"{backbone.vocabulary_size - 1}: pass the tokenizer and the model of one checkpoint"
+            )
+        kinds = np.concatenate(tokens.kinds)
+        starts = np.cumsum(length, dtype=np.int64) - length
+        empty += int((np.add.reduceat((kinds == CONTENT).astype(np.int64), starts) == 0).sum())
+        writer.add(
+            length,
+            b"".join(map(text_hash, strings)),
+            flat,
+            kinds,
+            tokens.truncated,
+            [text.encode("utf-8") for text in strings],
+        )
+        batch += len(strings)
+        progress(batch, len(texts.new))
+    missing = writer.missing_vocabulary()
+    names = backbone.tokenizer.convert_ids_to_tokens(missing)
+    writer.vocabulary.update(zip(missing, (name or "" for name in names), strict=True))
+    return empty
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of some texts.
+
+    Attributes:
+        ids: of each text, at least one.
+        kinds: (n,) uint8 for each text's n tokens: CONTENT, SPECIAL (what the tokenizer itself added) or TEMPLATE.
+        truncated: (texts,) uint8, 1 where a text was cut.
+    """
+
+    ids: list[list[int]]
+    kinds: list[np.ndarray]
+    truncated: np.ndarray
+
+
+def tokenize_filled(texts: list[str], template: str, backbone: Backbone, max_tokens: int) -> Tokens:
+    """The tokens of each text in its template, cut where they are more than `max_tokens`.
+
+    A token that spans the border of text and template is the text's. A text without any token becomes one EOS.
+    """
+    filled = [fill(template, text) for text in texts]
+    ids, truncated, spans = _encode(filled, backbone, max_tokens, with_spans=template != TEXT)
+    kinds = _kinds([len(item) for item in ids], *added_tokens(backbone.tokenizer))
+    ids = [item or [_ending(backbone.tokenizer)] for item in ids]
+    if template != TEXT:
+        start = template.index(TEXT)
+        for text, kind, span in zip(texts, kinds, spans, strict=True):
+            if span:  # else it is the EOS of a text without tokens
+                kind[(kind == CONTENT) & ~_touches(span, start, start + len(text))] = TEMPLATE
+    return Tokens(ids, kinds, truncated)
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+    """How many tokens the tokenizer itself puts before and behind a text's own."""
+    whole, own = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (True, False))
+    for before in range(len(whole) - len(own) + 1):
+        if own and whole[before : before + len(own)] == own:
+            return before, len(whole) - len(own) - before
+    return 0, 0
+
+
+def _kinds(lengths: list[int], before: int, after: int) -> list[np.ndarray]:
+    """CONTENT or SPECIAL for each token of each text, by its place; of a text without tokens, SPECIAL for its EOS.
+
+    Not by its number: [UNK] stands for a piece of the text, and a [SEP] that somebody wrote is a piece of it.
+    """
+    length = np.asarray(lengths, dtype=np.int64)
+    held = np.maximum(length, 1)
+    ends = np.cumsum(held)
+    place = np.arange(held.sum()) - np.repeat(ends - held, held)
+    special = (place < before) | (place >= np.repeat(length - after, held))
+    return np.split(np.where(special, SPECIAL, CONTENT).astype(np.uint8), ends[:-1]) if lengths else []
+
+
+def _ending(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands for a text without any: EOS where there is one."""
+    candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0)
+    return next(number for number in candidates if number is not None)
+
+
+def _touches(spans: list[tuple[int, int]], start: int, stop: int) -> np.ndarray:
+    """(n,) bool: which of n spans of characters share one with [start, stop)."""
+    first, end = np.asarray(spans, dtype=np.int64).T
+    return (first < stop) & (np.maximum(end, first + 1) > start) & (start < stop)
+
+
+def tokenize(texts: list[str], backbone: Backbone, max_tokens: int) -> tuple[list[list[int]], np.ndarray]:
+    """Token ids of each text alone, and (k,) uint8 whether it was cut. A text without any token becomes one EOS."""
+    ids, truncated, _ = _encode(texts, backbone, max_tokens)
+    return [item or [_ending(backbone.tokenizer)] for item in ids], truncated
+
+
+def _encode(
+    texts: list[str], backbone: Backbone, max_tokens: int, with_spans: bool = False
+) -> tuple[list[list[int]], np.ndarray, list[list[tuple[int, int]]]]:
+    """Token ids of each text, maybe none, whether it was cut, and where its tokens' characters are if asked for."""
+    tokenizer = backbone.tokenizer
+    options = {"add_special_tokens": True, "return_attention_mask": False, "verbose": False}
+    options |= {"return_offsets_mapping": True} if with_spans else {}
+    encoded = tokenizer(texts, **options)
+    ids, spans = encoded["input_ids"], encoded.get("offset_mapping", [])
+    truncated = np.asarray([len(item) > max_tokens for item in ids], dtype=np.uint8)
+    long = np.flatnonzero(truncated).tolist()
+    if long:
+        # The tokenizer cuts, not we: it keeps the special tokens at the end.
+        cut = tokenizer([texts[place] for place in long], truncation=True, max_length=max_tokens, **options)
+        for row, place in enumerate(long):
+            ids[place] = cut["input_ids"][row]
+            if with_spans:
+                spans[place] = cut["offset_mapping"][row]
+    return ids, truncated, spans
+
+
+def length_limit(backbone: Backbone, asked: int | None, usual: int, template: str = TEXT) -> int:
+    """The length at which texts are cut: what was asked for, else the usual one, or what the backbone takes of it.
+
+    The length is tried: a text of so many tokens goes through the backbone once.
+
+    Raises UsageError where the backbone takes fewer tokens than were asked for, or no token of a text would be left.
+    """
+    wanted = usual if asked is None else asked
+    most = wanted if backbone.max_positions is None else min(wanted, backbone.max_positions)
+    most = longest_that_works(backbone, most)
+    if asked is not None and most < asked:
+        raise UsageError(f"--max-tokens {asked}: {backbone.name} takes at most {most} tokens a text")
+    # A space before the text may become one token with its first word.
+    before = template[: template.index(TEXT)].rstrip()
+    least = len(backbone.tokenizer(before, add_special_tokens=False)["input_ids"]) if before else 0
+    least += backbone.tokenizer.num_special_tokens_to_add() + 1
+    if most < least:
+        if asked is None:
+            raise UsageError(f"{backbone.name} takes at most {most} tokens, and {least} are needed for one of the text")
+        raise UsageError(f"--max-tokens {asked} leaves no token of the text: pass at least {least}")
+    return most

@@ -1,0 +1,342 @@
+"""Before any shard: the folder, the settings, the plan, the example sets and the manifest, by one worker at a time."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from glot.corpus.examples import Corpus
+from glot.errors import FaultError, UsageError
+from glot.extract.backbone import Backbone
+from glot.extract.old_caches import check_old_loader, check_old_tokens
+from glot.extract.options import ExtractOptions
+from glot.extract.planning import NumberedTexts, check_template, length_limit, number_texts, tokenize_into
+from glot.extract.probe import describe
+from glot.store.claims import Claims
+from glot.store.columns import NO_FILE
+from glot.store.example_set import ExampleSet, group_of, set_name, split_of
+from glot.store.layout import (
+    EXAMPLES_FOLDER,
+    MANIFEST_FILE,
+    PLAN_FILE,
+    STORED_AS,
+    ExamplesEntry,
+    Manifest,
+    PlanEntry,
+    StatesIdentity,
+    next_name,
+    plan_about,
+)
+from glot.store.plan import Plan, PlanWriter
+from glot.store.recover import recover_manifest
+from glot.store.shards import finished_shard
+from glot.store.task_spec import TaskSpec
+from glot.store.verify import verify_file
+from glot.version import __version__
+
+PROGRAM = f"glot {__version__}"
+POLL_SECONDS = 0.25
+Progress = Callable[[int, int], None]  # (done, in all)
+Say = Callable[[str], None]
+
+
+def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdentity:
+    """All that the states will depend on; raises UsageError for an unfit template, length, layer or dtype."""
+    count = backbone.num_layers
+    layers = sorted({layer if layer >= 0 else count + 1 + layer for layer in options.layers})
+    if not layers or layers[0] < 0 or layers[-1] > count:
+        raise UsageError(
+            f"--layers {options.layers}: {backbone.name} has the layers 0 to {count} (or -1 to -{count + 1})"
+        )
+    template = check_template(options.template, backbone)
+    if options.dtype not in ("auto", *STORED_AS):
+        raise UsageError(f"unknown --dtype {options.dtype!r}: choose auto, {', '.join(STORED_AS)}")
+    automatic = "bfloat16" if backbone.compute_dtype == "bfloat16" else "float16"
+    return StatesIdentity(
+        backbone=backbone.name,
+        revision=backbone.revision,
+        weights_sha256=backbone.weights_sha256,
+        tokenizer_sha256=backbone.tokenizer_sha256,
+        kind=backbone.kind,
+        width=_common_width(backbone, layers),
+        num_layers=count,
+        template=template,
+        max_tokens=length_limit(backbone, options.max_tokens, options.usual_tokens, template),
+        layers=tuple(layers),
+        dtype=automatic if options.dtype == "auto" else options.dtype,
+        compute_dtype=backbone.compute_dtype,
+        source=backbone.source,
+        loader_sha256=backbone.loader_sha256,
+    )
+
+
+def _common_width(backbone: Backbone, layers: list[int]) -> int:
+    """d of the layers; raises UsageError where they differ, or it is not sure which layers the model's own are."""
+    widths = {layer: backbone.layer_widths[layer] for layer in layers}
+    unsure = [layer for layer, width in widths.items() if width is None]
+    if unsure:
+        raise UsageError(
+            f"--layers {unsure[0]}: {describe(backbone)} does not list its states from the embeddings on, so its "
+            "inner layers have no sure number: leave --layers out, for the last"
+        )
+    if len(set(widths.values())) > 1:
+        told = ", ".join(f"layer {layer} has {width}" for layer, width in widths.items())
+        raise UsageError(f"--layers: {backbone.name} has layers of several widths ({told}): extract them one by one")
+    return next(iter(widths.values()))
+
+
+def hold_plan(claims: Claims, say: Say) -> None:
+    """Wait until this worker may write plan and manifest."""
+    waited_for = ""
+    while not claims.acquire("plan"):
+        owner = str(claims.owner("plan") or "another process")
+        if owner != waited_for:
+            say(f"waiting for {owner}, which holds the plan of {claims.folder}")
+            waited_for = owner
+        time.sleep(POLL_SECONDS)
+
+
+@dataclass
+class Preparation:
+    """Makes or extends plan, example sets and manifest, in this order, so that the manifest never promises too much.
+
+    To be used while the plan's claim is held. `progress` is told of (texts tokenized, texts in all).
+    """
+
+    folder: Path
+    backbone: Backbone
+    identity: StatesIdentity
+    options: ExtractOptions
+    progress: Progress
+    say: Say
+
+    def run(self, corpus: Corpus | None) -> Manifest:
+        """The manifest of a cache that holds the corpus; None takes the plan that is there for `options.request`.
+
+        Raises UsageError for other settings, a smaller example set or another task than those that are there,
+        FaultError where there is no room, or a damaged plan cannot be made again.
+        """
+        manifest, old = self._open_old()
+        request = self.options.request
+        shares_plan = self.options.part is not None or corpus is None
+        if manifest is not None and old is not None and shares_plan and request and manifest.plan.request == request:
+            self._check_room(old.tokens, manifest, old)
+            return manifest
+        if corpus is None:
+            raise FaultError(f"the plan of {self.folder} was changed by another run: run the same command again")
+        self._tell_of_skipped(corpus)
+        # A cache keeps the seed it began with.
+        order_seed = manifest.plan.order_seed if manifest else self.options.order_seed
+        texts = number_texts(corpus, old, order_seed, self.folder)
+        if old is not None and len(texts.new) and not manifest.states.loader_sha256:
+            check_old_tokens(self.folder, old, self.backbone, manifest.states)
+            self.say(f"{self.folder} was made by an older version: its texts come to the same tokens still")
+        sets = {set_name(self.options.group, name): examples for name, examples in texts.sets.items()}
+        for name, examples in sets.items():
+            _check_examples(manifest, self.folder, name, examples, corpus.spec)
+        if manifest is None:
+            manifest = self._first_manifest(texts, order_seed)
+        elif old is None:
+            self._rebuild_plan(manifest, texts)
+        elif len(texts.new):
+            manifest.plan = self._write_plan(manifest, old, texts, order_seed, next_name(manifest.plan.data.file))
+        else:
+            self._check_room(old.tokens, manifest, old)
+        plan = Plan(self.folder, manifest.plan.data)
+        for name, examples in sets.items():
+            self._add_examples(manifest, name, examples, corpus, plan)
+        manifest.plan = replace(manifest.plan, request=request)
+        manifest.save(self.folder)
+        _remove_leftovers(self.folder, manifest)
+        return manifest
+
+    def _tell_of_skipped(self, corpus: Corpus) -> None:
+        for split in corpus.splits.values():
+            if split.skipped:
+                self.say(f"{split.name}: {split.skipped:,} rows skipped, the first: {split.first_skipped}")
+
+    def _open_old(self) -> tuple[Manifest | None, Plan | None]:
+        """The cache so far, after a look at its settings. A lost manifest is rebuilt; no plan means a damaged one."""
+        manifest = self._open_manifest()
+        if manifest is None:
+            return None, None
+        difference = manifest.states.difference(self.identity)
+        if difference:
+            raise UsageError(
+                f"{self.folder} was made with other settings ({difference}): choose another folder with --out"
+            )
+        if not manifest.states.loader_sha256:
+            check_old_loader(self.folder, self.backbone)
+        try:
+            plan = Plan(self.folder, manifest.plan.data)
+            plan.file.check_file()
+        except FaultError as error:
+            self.say(f"{error}: doing so")
+            return manifest, None
+        if plan.has_texts and not self.options.keep_texts:
+            raise UsageError(f"{self.folder} already holds its texts: choose another folder with --out for --no-texts")
+        return manifest, plan
+
+    def _open_manifest(self) -> Manifest | None:
+        """The manifest; where it is torn, or missing beside shards, what can be rebuilt from the other files.
+
+        Raises FaultError where shards are there and nothing says what they are: they might be replaced by fewer.
+        """
+        path, damage = self.folder / MANIFEST_FILE, None
+        if path.exists():
+            try:
+                return Manifest.load(self.folder)
+            except FaultError as error:
+                damage = error
+        has_shards = any(self.folder.glob("shard-*.h5"))
+        if damage is None and not has_shards:
+            return None
+        rebuilt = recover_manifest(self.folder, PROGRAM)
+        if rebuilt is None and has_shards:
+            raise FaultError(
+                f"{self.folder} holds states, its {MANIFEST_FILE} is {'damaged' if damage else 'lost'}, and no plan "
+                f"beside it says what they are: take {MANIFEST_FILE} or the plan from a copy, or choose another folder "
+                "with --out; nothing was changed"
+            )
+        if damage is not None:
+            self.say(f"{damage}: rebuilding it from the files beside it")
+            path.replace(path.with_name(f"{MANIFEST_FILE}.damaged"))
+        self._distrust_shards()
+        return rebuilt
+
+    def _distrust_shards(self) -> None:
+        """Without a manifest shards are taken up only after a look at each: nothing may vouch for them."""
+        for path in self.folder.glob("shard-*.json"):
+            path.unlink()
+
+    def _first_manifest(self, texts: NumberedTexts, order_seed: int) -> Manifest:
+        self._distrust_shards()
+        entry = self._write_plan(None, None, texts, order_seed, PLAN_FILE)
+        return Manifest(PROGRAM, self.identity, entry)
+
+    def _rebuild_plan(self, manifest: Manifest, texts: NumberedTexts) -> None:
+        """Make a damaged plan again; it must come to the same bytes, for the shards were made by it."""
+        entry = manifest.plan
+        new = self._write_plan(None, None, texts, entry.order_seed, next_name(entry.data.file), manifest)
+        same = replace(new.data, file=entry.data.file) == entry.data
+        if not same:
+            (self.folder / new.data.file).unlink()
+            raise FaultError(
+                f"{self.folder / entry.data.file} is damaged, and this data alone does not make it again: take the "
+                f"file from a copy, or remove {self.folder} and extract anew"
+            )
+        os.replace(self.folder / new.data.file, self.folder / entry.data.file)
+
+    def _write_plan(
+        self,
+        manifest: Manifest | None,
+        old: Plan | None,
+        texts: NumberedTexts,
+        order_seed: int,
+        file: str,
+        damaged: Manifest | None = None,
+    ) -> PlanEntry:
+        """Tokenize the new texts and write the plan to a file of its own."""
+        known = manifest or damaged
+        writer = PlanWriter(self.folder, old.has_texts if old else self._keeps_texts(damaged))
+        try:
+            if old:
+                writer.copy(old)
+            empty = tokenize_into(writer, texts, self.backbone, self.identity, self.progress)
+            if damaged is None:
+                self._check_room(writer.tokens, manifest, old)
+            counts = {
+                "truncated": sum(writer.truncated),
+                "empty": empty + (manifest.plan.empty if manifest else 0),
+                "order_seed": order_seed,
+            }
+            # The name by which the backbone was called first: a plan made again must come to the same bytes.
+            about = plan_about(known.states if known else self.identity, **counts)
+            shard_tokens = max(1, self.options.shard_bytes // self.identity.bytes_per_token)
+            data = writer.finish(self.folder / file, shard_tokens, about)
+            totals = {"texts": len(writer), "tokens": writer.tokens, "shards": len(writer.shard_start) - 1}
+        finally:
+            writer.close()
+        return PlanEntry(**totals, **counts, request=self.options.request, data=data)
+
+    def _check_room(self, tokens: int, manifest: Manifest | None, old: Plan | None) -> None:
+        """Compare the states still to be made with what is free."""
+        there = _tokens_there(self.folder, manifest, old) if manifest and old else 0
+        needed, free = (tokens - there) * self.identity.bytes_per_token, shutil.disk_usage(self.folder).free
+        if needed > free:
+            raise FaultError(
+                f"{self.folder} needs {needed / 2**30:.2f} GiB for these states and {free / 2**30:.2f} GiB are free: "
+                "make room, or choose another folder with --out"
+            )
+
+    def _keeps_texts(self, damaged: Manifest | None) -> bool:
+        return self.options.keep_texts if damaged is None else "texts/offsets" in damaged.plan.data.columns
+
+    def _add_examples(self, manifest: Manifest, name: str, examples: ExampleSet, corpus: Corpus, plan: Plan) -> None:
+        fingerprint = examples.fingerprint(plan.hashes())
+        old = manifest.examples.get(name)
+        split = corpus.splits[split_of(name)]
+        is_same = old is not None and (old.fingerprint, old.task) == (fingerprint, corpus.spec)
+        if is_same and verify_file(self.folder, old.data) is None:
+            return
+        file = next_name(old.data.file) if old else f"{EXAMPLES_FOLDER}/{name}.h5"
+        entry = ExamplesEntry(
+            fingerprint=fingerprint,
+            examples=len(examples),
+            skipped=split.skipped,
+            labelled=examples.label is not None,
+            source=split.provenance,
+            task=corpus.spec,
+            data=NO_FILE,
+        )
+        manifest.examples[name] = replace(entry, data=examples.save(self.folder / file, entry.about(name)))
+
+
+def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples: ExampleSet, task: TaskSpec) -> None:
+    """Refuse to shrink an example set, or to mix the labels of two tasks in one group of sets."""
+    if manifest is None:
+        return
+    old = manifest.examples.get(name)
+    if old and old.examples > len(examples):
+        raise UsageError(
+            f"{folder} already holds {old.examples} examples of {name}, more than these {len(examples)}: "
+            "choose another folder with --out for a smaller cache"
+        )
+    for other, entry in manifest.examples.items():
+        is_same = (entry.task.target, entry.task.classes, entry.task.num_texts) == (
+            task.target,
+            task.classes,
+            task.num_texts,
+        )
+        if group_of(other) == group_of(name) and not is_same:
+            kind = "no labels" if entry.task.target == "contrastive" else "scores"
+            raise UsageError(
+                f"{folder} holds {other} examples of another task ({', '.join(entry.task.classes) or kind}; "
+                f"{entry.task.num_texts} text(s) each): choose another folder with --out, or add them with --examples"
+            )
+
+
+def _tokens_there(folder: Path, manifest: Manifest, plan: Plan) -> int:
+    numbers = range(plan.num_shards)
+    return sum(plan.shard_tokens(number) for number in numbers if finished_shard(folder, number, manifest))
+
+
+def _remove_leftovers(folder: Path, manifest: Manifest) -> None:
+    """Remove what killed runs left, but for shards that are planned; for the holder of the plan's claim."""
+    named = {manifest.plan.data.file, *(entry.data.file for entry in manifest.examples.values())}
+    sets = "|".join(map(re.escape, manifest.examples))
+    leftover = re.compile(
+        rf"manifest\.json(\.tmp-.+|\.damaged)|(plan|{EXAMPLES_FOLDER}/({sets}))(-\d+)?\.h5(\.tmp-.+)?"
+        r"|((plan|shard-\d{5,})\.claim|clock)\.tmp-.+"
+    )
+    for path in [*folder.iterdir(), *(folder / EXAMPLES_FOLDER).iterdir()]:
+        name = path.relative_to(folder).as_posix()
+        shard = re.fullmatch(r"shard-(\d{5,})\.h5", name)
+        beyond = shard is not None and int(shard.group(1)) >= manifest.plan.shards
+        if name not in named and (beyond or leftover.fullmatch(name)):
+            path.unlink(missing_ok=True)

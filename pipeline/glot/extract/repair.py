@@ -1,0 +1,104 @@
+"""Repairing a cache: the damaged texts are forwarded again, everything else is copied."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from glot.errors import FaultError, UsageError
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.forward import ShardTexts, check_numbers, forward_batch, length_batches, token_budget
+from glot.extract.source import ModelSource, find_source
+from glot.store.claims import Claims
+from glot.store.layout import ShardEntry
+from glot.store.reader import Cache
+from glot.store.shards import ShardReader, ShardWriter, list_shards, load_manifest, write_sidecar
+from glot.store.verify import Damage, shard_starts
+
+
+def repair_cache(
+    cache: Cache,
+    damages: list[Damage],
+    model: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> int:
+    """Make the damaged texts' states again; returns how many texts were forwarded.
+
+    Args:
+        damages: what `verify_cache` found.
+        model: the backbone, where it no longer lies where the cache says. device: where it runs.
+        trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
+
+    Raises UsageError where the backbone is not the one that made the cache, FaultError where plan or example sets
+    are damaged (an extraction makes those again) or another process works in the folder.
+    """
+    small = [damage.file for damage in damages if damage.shard is None]
+    if small:
+        raise FaultError(f"{cache.folder / small[0]} is damaged: run the same `glot extract` again, it makes it anew")
+    needs_backbone = any(damage.texts for damage in damages)
+    backbone = None
+    if needs_backbone:
+        source = find_source(cache.manifest.states, f"that made {cache.folder}", model)
+        backbone = _load(cache, source, device, trust_remote_code)
+    forwarded = 0
+    with Claims(cache.folder) as claims:
+        _claim(claims, "plan")
+        for damage in damages:
+            _claim(claims, f"shard-{damage.shard:05d}")
+            write_sidecar(cache.folder, damage.shard, _repair_shard(cache, damage, backbone))
+            forwarded += len(damage.texts)
+        manifest = load_manifest(cache.folder)
+        if manifest.complete:
+            list_shards(cache.folder, manifest)
+    return forwarded
+
+
+def _claim(claims: Claims, name: str) -> None:
+    if not claims.acquire(name):
+        raise FaultError(f"{claims.owner(name)} is working in {claims.folder}: repair it afterwards")
+
+
+def _load(cache: Cache, source: ModelSource, device: str | None, trust_remote_code: bool) -> Backbone:
+    states = cache.manifest.states
+    backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
+    different = states.other_backbone(backbone)
+    if different:
+        raise UsageError(
+            f"{source.location} is not the backbone that made {cache.folder} ({different} differs): "
+            "pass the right one with --model"
+        )
+    return backbone
+
+
+def _repair_shard(cache: Cache, damage: Damage, backbone: Backbone | None) -> ShardEntry:
+    """Write a shard anew: good texts from the old file, damaged ones from the backbone."""
+    number, entry = damage.shard, cache.manifest.shards[damage.shard]
+    identity = cache.manifest.states
+    first, stop = cache.plan.shard_range(number)
+    with ShardWriter(cache.folder, number, cache.plan, identity, entry.dtype, replaces=True) as writer:
+        if damage.whole:
+            reader = ShardReader(cache.folder, entry, stop - first, cache.plan.shard_tokens(number), identity)
+            _copy_good(reader, writer, shard_starts(cache, number), set(damage.texts))
+            reader.close()
+        if damage.texts:
+            _forward_texts(cache, number, np.asarray(damage.texts), backbone, writer)
+        return writer.finish()
+
+
+def _copy_good(reader: ShardReader, writer: ShardWriter, start: np.ndarray, damaged: set[int]) -> None:
+    for text_id in range(writer.first, writer.stop):
+        if text_id not in damaged:
+            row = text_id - writer.first
+            for layer in reader.layers:
+                writer.write(layer, text_id, *reader.read_states(layer, int(start[row]), int(start[row + 1])))
+
+
+def _forward_texts(cache: Cache, number: int, text_ids: np.ndarray, backbone: Backbone, writer: ShardWriter) -> None:
+    identity = cache.manifest.states
+    texts = ShardTexts(cache.plan, number, only=text_ids)
+    for places in length_batches(texts.length, token_budget(backbone.device, identity), backbone.pads):
+        batch = forward_batch(backbone, texts, places, identity, writer.dtype)
+        batch.wait()
+        check_numbers(batch, cache.plan, identity, writer.dtype)
+        for text_id, layer, values, scale in batch.texts(identity.layers):
+            writer.write(layer, text_id, values, scale)

@@ -1,0 +1,182 @@
+"""Stage one: run the frozen backbone once over each distinct text and keep its token states."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from glot.corpus.examples import Corpus
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.checks import check_folder, check_options
+from glot.extract.forward import token_budget
+from glot.extract.options import ExtractOptions
+from glot.extract.prepare import Preparation, Progress, Say, hold_plan, states_identity
+from glot.extract.source import ModelSource
+from glot.extract.worker import Busy, Worker
+from glot.store.claims import Claims
+from glot.store.example_set import group_of, split_of
+from glot.store.files import folder_bytes, make_folder
+from glot.store.layout import EXAMPLES_FOLDER, Manifest, StatesIdentity
+from glot.store.plan import Plan
+from glot.store.shards import list_shards, load_manifest
+
+
+@dataclass(frozen=True)
+class ExtractSummary:
+    """What a run did. Counts are of the whole cache; `forwarded` texts and `seconds` are of this run.
+
+    `missing` shards are still to be made by others; `busy` says what this run's time went into.
+    """
+
+    folder: Path
+    examples: dict[str, int]
+    skipped: int
+    texts: int
+    distinct: int
+    tokens: int
+    truncated: int
+    empty: int
+    bytes: int
+    shards: int
+    missing: int
+    forwarded: int = 0
+    forwarded_tokens: int = 0
+    seconds: float = 0.0
+    busy: Busy = field(default_factory=Busy)
+
+
+def extract_states(
+    corpus: Corpus | None,
+    source: ModelSource | Backbone,
+    folder: Path,
+    options: ExtractOptions,
+    progress: Progress = lambda done, total: None,
+    planning: Progress = lambda done, total: None,
+    say: Say = lambda line: None,
+    turn: tuple[int, int] = (0, 1),
+) -> ExtractSummary:
+    """Write (or finish, or extend) the cache of a corpus' token states in `folder`, alone or with others.
+
+    A rerun skips finished shards; more splits or more examples add what is missing; other settings are refused.
+
+    Args:
+        progress, planning: told of (tokens forwarded, tokens in all), and before of (texts tokenized, texts in all).
+        say: told what people should know.
+        source: what `resolve_model` found, or a backbone that is loaded already.
+        corpus: None takes the plan that is there for `options.request` (see `is_planned`).
+        turn: (i, n) for the i-th of n processes that start together: where among the shards to begin.
+
+    Raises UsageError (settings that do not fit, a folder that cannot be written) and FaultError
+    (no room, a failed write, states that are not finite). Finished shards are whole in every case.
+    """
+    check_options(options)
+    backbone = source if isinstance(source, Backbone) else load_source(source, options)
+    identity = states_identity(backbone, options)
+    check_folder(folder)
+    _tell_of_backbone(backbone, identity, options, say)
+    with _made_folder(folder), Claims(folder) as claims:
+        hold_plan(claims, say)
+        manifest = Preparation(folder, backbone, identity, options, planning, say).run(corpus)
+        claims.release("plan")
+        if options.plan_only:
+            return _summary(folder, load_manifest(folder), corpus, options.group)
+        started = time.monotonic()
+        worker = Worker(
+            backbone=backbone,
+            folder=folder,
+            manifest=manifest,
+            plan=Plan(folder, manifest.plan.data),
+            claims=claims,
+            budget=options.token_budget or token_budget(backbone.device, manifest.states),
+            part=options.part,
+            turn=turn,
+            on_overflow=options.on_overflow,
+            progress=progress,
+            say=say,
+        )
+        worker.run()
+        manifest = _finish(folder, claims, say)
+        seconds = time.monotonic() - started
+    return _summary(folder, manifest, corpus, options.group, worker, seconds)
+
+
+def load_source(source: ModelSource, options: ExtractOptions) -> Backbone:
+    """The backbone, loaded as the options say; raises whatever `load_backbone` raises."""
+    return load_backbone(source, options.compute_dtype, options.device, options.device_map, options.trust_remote_code)
+
+
+def _tell_of_backbone(backbone: Backbone, identity: StatesIdentity, options: ExtractOptions, say: Say) -> None:
+    """Say what this backbone makes other than usual."""
+    if options.max_tokens is None and identity.max_tokens < options.usual_tokens:
+        say(
+            f"texts are cut at {identity.max_tokens} tokens, the most that {backbone.name} takes "
+            f"(usually at {options.usual_tokens})"
+        )
+    if not backbone.pads:
+        say(
+            f"padding would change the states of {backbone.name}: only texts of equal length are forwarded together, "
+            "which takes longer"
+        )
+
+
+@contextmanager
+def _made_folder(folder: Path) -> Iterator[None]:
+    """The cache's folder; where nothing came to lie in it, it goes again."""
+    make_folder(folder / EXAMPLES_FOLDER)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / EXAMPLES_FOLDER).rmdir()
+            folder.rmdir()
+
+
+def _finish(folder: Path, claims: Claims, say: Say) -> Manifest:
+    """List all shards in the manifest once the last is there, and remove what is then of no use."""
+    hold_plan(claims, say)
+    try:
+        manifest = load_manifest(folder)
+        if manifest.complete:
+            list_shards(folder, manifest)
+            for leftover in ("shard-*.h5.tmp-*", "shard-*.json.tmp-*", "shard-*.claim*"):
+                for path in folder.glob(leftover):
+                    path.unlink(missing_ok=True)
+        return manifest
+    finally:
+        claims.release("plan")
+
+
+def _summary(
+    folder: Path,
+    manifest: Manifest,
+    corpus: Corpus | None,
+    group: str,
+    worker: Worker | None = None,
+    seconds: float = 0.0,
+) -> ExtractSummary:
+    # A run without a corpus took a plan that was there: all of its sets are its own.
+    entries = {
+        name: entry
+        for name, entry in manifest.examples.items()
+        if corpus is None or (group_of(name) == group and split_of(name) in corpus.splits)
+    }
+    done = {"forwarded": worker.forwarded_texts, "forwarded_tokens": worker.forwarded_tokens} if worker else {}
+    return ExtractSummary(
+        folder=folder,
+        examples={name: entry.examples for name, entry in entries.items()},
+        skipped=sum(entry.skipped for entry in entries.values()),
+        texts=sum(entry.examples * entry.texts_each for entry in entries.values()),
+        distinct=manifest.plan.texts,
+        tokens=manifest.plan.tokens,
+        truncated=manifest.plan.truncated,
+        empty=manifest.plan.empty,
+        bytes=folder_bytes(folder),
+        shards=manifest.plan.shards,
+        missing=manifest.plan.shards - len(manifest.shards),
+        busy=worker.busy if worker else Busy(),
+        seconds=seconds,
+        **done,
+    )

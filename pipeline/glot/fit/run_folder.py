@@ -1,0 +1,326 @@
+"""Run folders: what a fit leaves behind, and how a trained head is built again from it. No pickles.
+
+Torch is imported where tensors are read or written: what is wrong with a run is told before it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, safe_open
+
+from glot.errors import FaultError, UsageError
+from glot.nn.config import ContrastiveConfig, PoolerConfig
+from glot.store.files import (
+    atomic_path,
+    check_access,
+    check_parent,
+    check_readable_folder,
+    check_version,
+    holds_something,
+    read_json,
+    remove_leftovers,
+    write_json,
+)
+from glot.store.layout import StatesIdentity
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+
+VERSION = 1
+PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("constant", "linear", "cosine", "plateau", "plateau-steps")
+SELECTS = ("validation", "holdout", "last")
+CLASS_WEIGHTS = ("none", "balanced")
+CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+NAMED_RUNS = 8  # in the line that says that one is to be named
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a head is trained.
+
+    Attributes:
+        lr: Adam's learning rate. epochs: passes at most. batch_size: examples a step.
+        patience: stop after so many epochs without a better score; None trains all epochs.
+        init_seed: of the weights. order_seed: of the data's order.
+        select: what chooses the epoch that is kept: "validation", "holdout" (a tenth of train kept aside), or "last"
+            (the last one, whatever its scores: all examples train, and no validation set is needed).
+        device: "cpu", "cuda", ...  backend: "dgl" or "dense".
+        window: None holds all states in memory; a number streams them, shuffling so many shards together.
+        precision: "float32", or "bfloat16": autocast, with the weights and the token graph in float32 still.
+        schedule: of the learning rate: "constant"; "linear" or "cosine", which end at 0; "plateau", which halves it
+            after every two epochs without a better score; "plateau-steps", a tenth of it after every 50 steps without a
+            lower training loss, as the published runs on pairs have it.
+        max_steps: steps at most, over all epochs; None: all.
+        class_weights: in the loss: "none", or "balanced" by their frequency among the examples trained on.
+    """
+
+    lr: float
+    epochs: int
+    batch_size: int
+    patience: int | None
+    init_seed: int
+    order_seed: int
+    select: str
+    device: str
+    backend: str
+    window: int | None
+    precision: str = "float32"
+    schedule: str = "constant"
+    max_steps: int | None = None
+    class_weights: str = "none"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr <= 1000:
+            raise UsageError(f"--lr must be above 0, and at most 1000; got {self.lr}")
+        choices = {"precision": PRECISIONS, "schedule": SCHEDULES, "class_weights": CLASS_WEIGHTS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                option = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{option} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UsageError(f"--max-steps must be at least 1; got {self.max_steps}")
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
+        if self.patience is not None and self.patience < 1:
+            raise UsageError(f"--patience must be at least 1; got {self.patience}")
+        if self.select not in SELECTS:
+            raise UsageError(f"--select must be one of {', '.join(SELECTS)}; got {self.select!r}")
+        if self.select == "last" and (self.patience is not None or self.schedule == "plateau"):
+            raise UsageError("--select last looks at no score: it does not go with --patience or --schedule plateau")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """`config.json`: all that is needed to train a head again, and to use it on another cache.
+
+    Attributes:
+        cache: the folder it was trained on; `--resume` looks there.
+        states: the identity of that cache's states. layer: the layer used.
+        data: example set -> fingerprint, of every set used.
+        task: the task. pooler: the pooler. train: the training settings.
+        created_by: the program's name and version.
+        contrastive: how pairs without labels are trained on; None for labels.
+    """
+
+    cache: str
+    states: StatesIdentity
+    layer: int
+    data: dict[str, str]
+    task: TaskSpec
+    pooler: PoolerConfig
+    train: TrainConfig
+    created_by: str
+    contrastive: ContrastiveConfig | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` atomically."""
+        write_json(folder / CONFIG_FILE, {"version": VERSION, **asdict(self)})
+
+    @classmethod
+    def load(cls, folder: Path) -> RunConfig:
+        """Read `config.json`; raises UsageError where it is missing or of a newer version, FaultError where damaged."""
+        path = folder / CONFIG_FILE
+        data = read_json(path)
+        try:
+            check_version(path, data, VERSION)
+            return cls(
+                cache=data["cache"],
+                states=StatesIdentity(**{**data["states"], "layers": tuple(data["states"]["layers"])}),
+                layer=data["layer"],
+                data=data["data"],
+                task=TaskSpec.from_json(data["task"]),
+                pooler=PoolerConfig.from_json(data["pooler"]),
+                train=TrainConfig(**data["train"]),
+                created_by=data["created_by"],
+                contrastive=ContrastiveConfig.from_json(data.get("contrastive")),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FaultError(f"{path} is damaged: {error!r}") from None
+
+    def check_predicts(self, run: Path | str) -> None:
+        """Refuse what needs a label or a score from a run that was trained without; raises UsageError."""
+        if self.contrastive is not None:
+            raise UsageError(
+                f"{run} was trained on pairs without labels: it gives vectors and no predictions; "
+                "use `glot encode` for the vectors, `glot evaluate --mteb` to score them"
+            )
+
+    def check_cache(self, cache: Cache) -> None:
+        """Refuse a cache whose states are of another kind than those the head was trained on.
+
+        Raises UsageError naming the field, and both values.
+        """
+        self.check_states(cache.manifest.states, str(cache.folder))
+        cache.resolve_layer(self.layer)
+
+    def check_states(self, theirs: StatesIdentity, where: str) -> None:
+        """Refuse states of another kind than those the head was trained on; `where` says where those are.
+
+        Raises UsageError naming the field, and both values.
+        """
+        ours = self.states
+        names = ("width", "kind", "num_layers", "template")
+        different = [name for name in names if getattr(ours, name) != getattr(theirs, name)]
+        for name in filter(None, [*different, ours.other_backbone(theirs)]):
+            raise UsageError(
+                f"this head was trained on states of {ours.backbone}, {where} holds states of "
+                f"{theirs.backbone}: {name} {getattr(ours, name)} there, {getattr(theirs, name)} here"
+            )
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:
+    """Write tensors to safetensors atomically, with a JSON object in the file's metadata, its version beside it."""
+    from safetensors.torch import save_file
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(contiguous, temporary, {"glot": json.dumps({"version": VERSION, **(metadata or {})})})
+    except SafetensorError as error:  # what a full disk is here
+        raise FaultError(f"cannot write {path}: {error}; make room and run again") from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read what `save_tensors` wrote: the tensors, and the JSON object.
+
+    Raises UsageError where it is missing or of a newer version, FaultError where it is damaged.
+    """
+    _check_there(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("glot", "{}"))
+            check_version(path, metadata, VERSION)
+            metadata.pop("version", None)
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 -- not a dict
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        raise FaultError(f"{path} is damaged: {error}") from None
+
+
+def check_trained(folder: Path) -> None:
+    """Raise UsageError where a run has no head yet, AccessError where it may not be read."""
+    _check_there(folder / HEAD_FILE)
+
+
+def _check_there(path: Path) -> None:
+    if not path.exists():
+        raise UsageError(f"there is no {path}: that fit has not finished an epoch; go on with `glot fit --resume`")
+    check_access(path)
+
+
+def load_weights(module: Module, tensors: dict[str, Tensor], path: Path) -> None:
+    """Load a state dict; raises FaultError where its names or shapes do not fit the config beside it."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise FaultError(f"{path} does not fit its config.json: {' '.join(str(error).split())[:200]}") from None
+
+
+def clear_run(folder: Path) -> None:
+    """Remove a finished run's checkpoint, and what killed processes left of the files that a fit writes."""
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    kept = (CONFIG_FILE, METRICS_FILE, HEAD_FILE, CHECKPOINT_FILE)
+    remove_leftovers(folder, [*kept, "predictions-*.npy", "labels-*.npy", "loss.png"])
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """The run at `folder`, or the runs of its seeds (`seed-0`, `seed-1`, ...).
+
+    Raises UsageError where there is none, naming the runs that lie deeper, as a sweep's do.
+    """
+    if (folder / CONFIG_FILE).exists():
+        return [folder]
+    runs = [path.parent for path in folder.glob(f"seed-*/{CONFIG_FILE}")]
+    runs.sort(key=lambda run: (len(run.name), run.name))  # seed-2 before seed-10
+    if not runs:
+        check_readable_folder(folder)
+        deeper = _find_deeper(folder)
+        if deeper:
+            raise UsageError(_name_one(folder, deeper))
+        raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
+    return runs
+
+
+def unfinished_remark(run: Path) -> str | None:
+    """What to say of a run that has not finished, and whose best head so far is used all the same; None of others."""
+    if (run / METRICS_FILE).exists() or not (run / HEAD_FILE).exists():
+        return None
+    _, metadata = load_tensors(run / HEAD_FILE)
+    config = RunConfig.load(run)
+    kept = "the last" if config.train.select == "last" else "the best"
+    text = f"{run} is not finished: its head is that of epoch {metadata.get('epoch')}, {kept} so far"
+    if (run / CHECKPOINT_FILE).exists():
+        return f"{text}; `glot fit --resume {run}` goes on"
+    sweep = run.parent.parent  # where the checkpoint of heads that train side by side lies
+    return f"{text}; `glot sweep --resume {sweep}` goes on" if any(sweep.glob("group-*")) else text
+
+
+def find_one_run(folder: Path) -> Path:
+    """The run at `folder`, or of its only seed; UsageError where there is none, or several, naming them."""
+    runs = find_runs(folder)
+    if len(runs) > 1:
+        raise UsageError(_name_one(folder, runs))
+    return runs[0]
+
+
+def find_sweep_runs(folder: Path) -> list[Path]:
+    """The runs of a sweep, `<settings>/seed-<s>` in its folder, in the order of their names."""
+    return sorted(path.parent for path in folder.glob(f"*/seed-*/{CONFIG_FILE}"))
+
+
+def _find_deeper(folder: Path) -> list[Path]:
+    """Runs up to three folders below one: of a sweep, or of `runs` itself. A backbone's config.json is none."""
+    found = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG_FILE)]
+    return sorted(path.parent for path in found if _is_run(path))
+
+
+def _is_run(config: Path) -> bool:
+    try:
+        data = read_json(config)
+    except (UsageError, FaultError):
+        return False
+    return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
+
+
+def _name_one(folder: Path, runs: list[Path]) -> str:
+    """The line for a folder of several runs: which there are, and how to name one."""
+    names = [run.relative_to(folder).as_posix() for run in runs[:NAMED_RUNS]]
+    more = f" and {len(runs) - NAMED_RUNS} more" if len(runs) > NAMED_RUNS else ""
+    count = "one run" if len(runs) == 1 else f"{len(runs)} runs"
+    return f"{folder} holds {count} ({', '.join(names)}{more}): name one, as in --run {runs[0]}"
+
+
+def check_resumable(folder: Path, cache: Cache | None) -> None:
+    """Raise UsageError where `glot fit --resume` finds no runs in a folder, or not the cache that they need."""
+    is_run = any(any(folder.glob(pattern)) for pattern in (CONFIG_FILE, f"seed-*/{CONFIG_FILE}"))
+    if not is_run and find_sweep_runs(folder):
+        raise UsageError(f"{folder} is a sweep: go on with `glot sweep --resume {folder}`")
+    for run in find_runs(folder):
+        config = RunConfig.load(run)
+        if not (run / METRICS_FILE).exists():
+            config.check_cache(find_run_cache(config, cache, run))
+
+
+def find_run_cache(config: RunConfig, cache: Cache | None, run: Path) -> Cache:
+    """The cache given, or the one that a run's config names; UsageError where that is not there."""
+    if cache is None and not Path(config.cache).exists():
+        raise UsageError(f"{run} was trained on {config.cache}, which is not there: name its cache with --cache")
+    return cache or Cache(config.cache)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raise UsageError where runs cannot be put into a folder: it is a file, or holds something already."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file: choose another place with --out")
+    if folder.exists() and holds_something(folder):
+        raise UsageError(f"{folder} is not empty: choose another with --out, or go on with --resume {folder}")
+    check_parent(folder)

@@ -1,0 +1,193 @@
+"""The token states of a cache as packed batches: in memory where they fit, else streamed from disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glot.nn.config import TokenChoice
+from glot.nn.tokens import TokenBatch
+from glot.store.plan import CONTENT
+from glot.store.reader import Cache, StoredStates
+
+
+@dataclass(frozen=True)
+class StoredBatch:
+    """The states of some texts as they are stored, and where they lie.
+
+    Attributes:
+        values: (N, d), the texts one after the other; pinned if they are on their way to a GPU.
+        scale: (N,) what int8 values are to be multiplied with, or None.
+        lengths: (B,) int64, tokens of each text, on the CPU.
+    """
+
+    values: Tensor
+    scale: Tensor | None
+    lengths: Tensor
+
+    def split(self, texts: int) -> list[StoredBatch]:
+        """The batch in parts of so many texts, the last one perhaps smaller; nothing is copied."""
+        lengths = self.lengths.split(texts)
+        tokens = [int(part.sum()) for part in lengths]
+        scales = [None] * len(lengths) if self.scale is None else self.scale.split(tokens)
+        return list(map(StoredBatch, self.values.split(tokens), scales, lengths))
+
+    def to(self, device: torch.device) -> TokenBatch:
+        """The float32 states on a device."""
+        states = self.values.to(device, non_blocking=True).float()
+        if self.scale is not None:
+            states = states * self.scale.to(device, non_blocking=True)[:, None]
+        return TokenBatch(states, self.lengths)
+
+
+class States:
+    """Where batches come from.
+
+    Attributes:
+        width: d.
+        lengths: (texts,) int64, tokens of each text of the cache.
+        device: where training happens.
+        reads_ahead: whether `fetch` is worth a thread of its own. Such a fetch computes nothing with torch on a CPU:
+            a second thread's pool of workers would fight with the first one's for the cores.
+    """
+
+    width: int
+    lengths: np.ndarray
+    device: torch.device
+    reads_ahead: bool
+
+    def fetch(self, text_ids: np.ndarray) -> StoredBatch:
+        """The states of some texts as they are stored."""
+        raise NotImplementedError
+
+    def gather(self, text_ids: np.ndarray) -> TokenBatch:
+        """The states of some texts as one packed float32 batch on the training device."""
+        return self.fetch(text_ids).to(self.device)
+
+
+def as_tensors(stored: StoredStates) -> tuple[Tensor, Tensor | None]:
+    """Stored states as (N, d) in the dtype that they stand for (bfloat16 is stored as uint16), and scales (N,)."""
+    values = torch.from_numpy(stored.values)
+    values = values.view(torch.bfloat16) if stored.dtype == "bfloat16" else values
+    return values, None if stored.scale is None else torch.from_numpy(stored.scale)
+
+
+class _Tokens:
+    """Which tokens of each text a pooler sees: all, or those that are neither special nor a template's.
+
+    A text that has no other keeps them all.
+
+    Attributes:
+        lengths: (texts,) int64, how many.
+    """
+
+    def __init__(self, cache: Cache, choice: TokenChoice) -> None:
+        self.lengths = cache.plan.length.astype(np.int64)
+        self.start, self.seen = cache.plan.token_start, None
+        if choice == "content":
+            texts = len(self.lengths)
+            self.seen = cache.plan.token_kinds(0, texts) == CONTENT  # (tokens,)
+            count = np.add.reduceat(self.seen.astype(np.int64), self.start[:-1])
+            self.seen |= np.repeat(count == 0, self.lengths)
+            self.lengths = np.where(count == 0, self.lengths, count)
+
+    def of(self, text_ids: np.ndarray, stored: StoredStates) -> StoredStates:
+        """The rows that are seen of the stored states of some texts."""
+        if self.seen is None:
+            return stored
+        ends = zip(self.start[text_ids], self.start[text_ids + 1], strict=True)
+        seen = np.concatenate([self.seen[first:last] for first, last in ends])
+        return replace(stored, values=stored.values[seen], scale=None if stored.scale is None else stored.scale[seen])
+
+
+class MemoryStates(States):
+    """All states of the wanted texts in one tensor, in the stored dtype, on the training device if they fit there."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        layer: int,
+        text_ids: np.ndarray,
+        device: torch.device,
+        tokens: TokenChoice = "all",
+    ) -> None:
+        self.device = device
+        self.width = cache.manifest.states.width
+        seen = _Tokens(cache, tokens)
+        self.lengths = seen.lengths
+        wanted = np.unique(text_ids)
+        packed, scale = as_tensors(seen.of(wanted, cache.read_texts(layer, wanted)))  # (T, d), (T,)
+        size = packed.numel() * packed.element_size()
+        on_device = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] // 2
+        self.packed = packed.to(device) if on_device else packed
+        self.reads_ahead = not on_device
+        self.scale = None if scale is None else scale.to(self.packed.device)
+        self.start = np.full(len(self.lengths), -1, dtype=np.int64)
+        self.start[wanted] = np.cumsum(self.lengths[wanted]) - self.lengths[wanted]
+
+    def fetch(self, text_ids: np.ndarray) -> StoredBatch:
+        """See `States`."""
+        lengths = self.lengths[text_ids]
+        ends = np.cumsum(lengths)
+        rows = np.repeat(self.start[text_ids] - ends + lengths, lengths) + np.arange(ends[-1])  # (N,)
+        rows = torch.from_numpy(rows).to(self.packed.device)
+        scale = None if self.scale is None else self.scale.index_select(0, rows)
+        return _on_the_way(self.packed.index_select(0, rows), scale, lengths, self.device)
+
+
+class StreamedStates(States):
+    """States read from the shards text by text; an order that stays near (see `epoch_order`) makes that fast."""
+
+    def __init__(self, cache: Cache, layer: int, device: torch.device, tokens: TokenChoice = "all") -> None:
+        self.cache, self.layer, self.device = cache, layer, device
+        self.width = cache.manifest.states.width
+        self.tokens = _Tokens(cache, tokens)
+        self.lengths = self.tokens.lengths
+        self.reads_ahead = True
+
+    def fetch(self, text_ids: np.ndarray) -> StoredBatch:
+        """See `States`."""
+        values, scale = as_tensors(self.tokens.of(text_ids, self.cache.read_texts(self.layer, text_ids)))
+        return _on_the_way(values, scale, self.lengths[text_ids], self.device)
+
+
+def _on_the_way(values: Tensor, scale: Tensor | None, lengths: np.ndarray, device: torch.device) -> StoredBatch:
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()  # the copy to the GPU then runs beside what computes there
+    return StoredBatch(values, scale, torch.from_numpy(lengths))
+
+
+def states_bytes(cache: Cache, text_ids: np.ndarray) -> int:
+    """Bytes of one layer's states of the given texts, each distinct text once."""
+    states = cache.manifest.states
+    row_bytes = replace(states, layers=states.layers[:1], dtype=cache.dtype).bytes_per_token
+    return int(cache.plan.length[np.unique(text_ids)].sum()) * row_bytes
+
+
+def available_memory() -> int:
+    """Bytes of memory that are free for use on this machine; 4 GiB where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":") for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 * 2**30
+
+
+def epoch_order(home: np.ndarray, seed: int, epoch: int, window: int | None) -> np.ndarray:
+    """The order of an epoch's m examples, a function of (seed, epoch) alone: each exactly once.
+
+    Args:
+        home: (m,) the shard in which each example's first text lies.
+        window: None shuffles all examples together; a number takes the shards in random order and shuffles the
+            examples of that many shards at a time. Shards are random samples of the data, so this trains as well.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    if window is None:
+        return generator.permutation(len(home))
+    shards = generator.permutation(np.unique(home))
+    groups = [shards[start : start + window] for start in range(0, len(shards), window)]
+    return np.concatenate([generator.permutation(np.flatnonzero(np.isin(home, group))) for group in groups])

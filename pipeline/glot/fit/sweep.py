@@ -1,0 +1,150 @@
+"""Many heads over one cache: every combination of some settings, those that share batches trained side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from glot.errors import Stopped, UsageError
+from glot.fit.options import FitOptions, check_comparable, grid_options
+from glot.fit.run import make_configs, open_cache
+from glot.fit.run_folder import METRICS_FILE, RunConfig, check_new_folder, clear_run, find_sweep_runs
+from glot.fit.states import States
+from glot.fit.train import Job, Progress, batch_key, fit_heads
+from glot.fit.training_data import open_states
+from glot.progress import stop_flag
+from glot.store.files import make_folder
+from glot.store.reader import Cache
+
+HEADS_AT_ONCE = 64  # that train side by side; more are trained after them
+
+
+def make_candidates(
+    cache: Cache, options: FitOptions, grid: dict[str, tuple[Any, ...]], devices: tuple[str, ...] = ()
+) -> dict[str, RunConfig]:
+    """The config of every combination, by the name of its run's folder: `tau=0.3,layers=2/seed-0`.
+
+    Args:
+        options: what all have in common, their seeds too.
+        grid: the name of a field of `FitOptions` -> its values. A pooler that does not use a setting is trained once.
+        devices: take turns, one head each; none: that of the options.
+
+    Raises UsageError for settings out of range, or where there would be no scores to compare.
+    """
+    check_comparable(cache, options)
+    made: dict[str, RunConfig] = {}
+    for folder, some in grid_options(options, grid):
+        for config in make_configs(cache, some):
+            name = f"{folder}/seed-{config.train.init_seed}"
+            if devices and name not in made:
+                train = replace(config.train, device=devices[len(made) % len(devices)])
+                config = replace(config, train=train)
+            made.setdefault(name, config)
+    return made
+
+
+def prepare_sweep(candidates: dict[str, RunConfig], folder: Path) -> None:
+    """Make the run folders, each with its config; raises UsageError where the folder is not empty."""
+    check_new_folder(folder)
+    for name, config in candidates.items():
+        config.save(make_folder(folder / name))
+
+
+def find_jobs(folder: Path) -> list[Job]:
+    """The runs of a sweep, in the order of their names; raises UsageError where there are none."""
+    paths = find_sweep_runs(folder)
+    if not paths:
+        raise UsageError(f"{folder} holds no sweep: make one with `glot sweep`")
+    return [Job(RunConfig.load(path), path) for path in paths]
+
+
+def finish_sweep(
+    folder: Path,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train all runs of a sweep that are not finished; heads that share batches at once, devices at the same time.
+
+    Raises Stopped after `should_stop` said so; the next call goes on.
+    """
+    devices = sorted({job.config.train.device for job in find_jobs(folder)})
+    if len(devices) == 1:
+        _finish_device(folder, devices[0], cache, progress, should_stop)
+        return
+    with ProcessPoolExecutor(len(devices), multiprocessing.get_context("spawn")) as pool:
+        for done in [pool.submit(_finish_alone, folder, device) for device in devices]:
+            done.result()
+
+
+def _finish_alone(folder: Path, device: str) -> None:
+    """What a process of its own does."""
+    with stop_flag() as should_stop:
+        _finish_device(folder, device, None, None, should_stop)
+
+
+def _finish_device(
+    folder: Path, device: str, cache: Cache | None, progress: Progress | None, should_stop: Callable[[], bool]
+) -> None:
+    jobs = [job for job in find_jobs(folder) if job.config.train.device == device]
+    try:
+        finish_jobs(jobs, folder, cache, progress, should_stop)
+    except Stopped as error:
+        what = str(error).partition(";")[0]
+        raise Stopped(f"{what}; go on with `glot sweep --resume {folder}`") from None
+
+
+def finish_jobs(
+    jobs: list[Job],
+    folder: Path,
+    cache: Cache | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train the jobs that are not finished, on one device; those that share batches at once.
+
+    Args:
+        folder: holds the folders of all jobs, and while they train their checkpoint.
+        cache: the one to train on; None opens what the jobs' configs name.
+
+    Raises Stopped after `should_stop` said so; the same jobs go on where they were.
+    """
+    groups: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(batch_key(job.config), []).append(job)
+    opened: dict[tuple, States] = {}  # the states of one layer at a time
+    for group in groups.values():
+        for start in range(0, len(group), HEADS_AT_ONCE):
+            some = group[start : start + HEADS_AT_ONCE]
+            kept = _checkpoint_folder(folder, some)
+            if all((job.folder / METRICS_FILE).exists() for job in some):
+                _clear(kept, some)
+                continue
+            config = some[0].config
+            cache = open_cache(config, cache, some[0].folder)
+            key = (config.layer, config.pooler.tokens, config.train.window)
+            if key not in opened:
+                opened = {key: open_states(cache, config)}
+            fit_heads(cache, some, make_folder(kept), progress, should_stop, opened[key])
+            _clear(kept, some)
+
+
+def _checkpoint_folder(folder: Path, jobs: list[Job]) -> Path:
+    """Where the heads of a group keep their checkpoint."""
+    names = json.dumps([job.folder.relative_to(folder).as_posix() for job in jobs])
+    return folder / f"group-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+
+
+def _clear(kept: Path, jobs: list[Job]) -> None:
+    """Remove what the training of some finished heads left, killed ones too; what others put there stays."""
+    for folder in (kept, *(job.folder for job in jobs)):
+        clear_run(folder)
+    with suppress(OSError):
+        kept.rmdir()

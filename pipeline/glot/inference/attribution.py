@@ -1,0 +1,317 @@
+"""What a head makes of one example: the cosines of its tokens, their edges, and each pooler's weights over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glot.errors import UsageError
+from glot.fit.head_model import HeadModel, load_head
+from glot.fit.run_folder import RunConfig, find_one_run
+from glot.fit.states import StoredBatch, as_tensors
+from glot.nn.config import PoolerConfig
+from glot.nn.edges import cosines
+from glot.nn.heads import ClassHead
+from glot.nn.poolers import AdaPooler, Glot
+from glot.nn.tokens import TokenBatch
+from glot.store.plan import CONTENT, SPECIAL
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
+
+MAX_TOKENS = 1024  # of a text: its cosines grow with the square
+DRAWN_TAU = 0.6  # where no run has a threshold of its own
+
+
+@dataclass(frozen=True, eq=False)
+class TextStates:
+    """One text as the backbone saw it.
+
+    Attributes:
+        tokens: n strings, as the tokenizer spells them.
+        kinds: (n,) uint8, CONTENT, SPECIAL (the tokenizer's own: [CLS], <s>, ...) or TEMPLATE.
+        states: (n, d) float32.
+    """
+
+    tokens: list[str]
+    kinds: np.ndarray
+    states: Tensor
+
+    @property
+    def special(self) -> np.ndarray:
+        """(n,) bool, which are the tokenizer's own."""
+        return self.kinds == SPECIAL
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """What is explained.
+
+    Attributes:
+        texts: one, or the two of a pair.
+        source: where it comes from, in words.
+        label: its label in words, "" where it is not known.
+        task: the name of its task.
+    """
+
+    texts: list[TextStates]
+    source: str
+    label: str
+    task: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained head: its folder and its config."""
+
+    folder: Path
+    config: RunConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Weighing:
+    """How one pooler weighs the tokens.
+
+    Attributes:
+        pooler: its name. run: the folder of the run whose weights they are, "" for a pooler that is shown beside them.
+        by_text: (n,) float64 for each text, summing to 1.
+    """
+
+    pooler: str
+    run: str
+    by_text: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A run's answer: in words, and for classes the share of each (softmax), else empty."""
+
+    answer: str
+    shares: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPicture:
+    """The graph of one text.
+
+    Attributes:
+        text: its tokens.
+        cosines: (n, n) float32, symmetric: what edges are decided by.
+        seen: (n,) bool, the tokens that the drawn run pools; the others have no edges.
+        own_edges: (m, 2) int64 pairs i < j that the drawn run joins, where it does not join by cosine, else None.
+    """
+
+    text: TextStates
+    cosines: np.ndarray
+    seen: np.ndarray
+    own_edges: np.ndarray | None
+
+    def edges(self, tau: float) -> tuple[int, int]:
+        """(joined, possible) pairs of tokens at a threshold, each pair once."""
+        upper = np.triu(self.seen[:, None] & self.seen, k=1)
+        joined = upper & (self.cosines > np.float32(tau)) if tau < 1 else np.zeros_like(upper)
+        return int(joined.sum()), int(upper.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """All that is shown of an example.
+
+    Attributes:
+        drawn: the run whose graph is drawn: the first of GLOT, else the first.
+        tau: the threshold that the graph is drawn with at first.
+        pictures: one a text.
+        weighings: the runs' in their order, then those of mean, cls and max where no run has them.
+        predictions: one a run.
+    """
+
+    example: Example
+    runs: list[Run]
+    drawn: Run
+    tau: float
+    pictures: list[TokenPicture]
+    weighings: list[Weighing]
+    predictions: list[Prediction]
+
+
+def open_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs in some folders, all over the same layer of the same backbone, with as many texts an example.
+
+    Raises UsageError for a folder of several runs, or runs that do not go together.
+    """
+    runs = []
+    for folder in folders:
+        found = find_one_run(folder)
+        runs.append(Run(found, RunConfig.load(found)))
+    first = runs[0]
+    for run in runs[1:]:
+        first.config.check_states(run.config.states, str(run.folder))
+        for what, ours, theirs in (
+            ("layer", first.config.layer, run.config.layer),
+            ("texts an example", first.config.task.num_texts, run.config.task.num_texts),
+        ):
+            if ours != theirs:
+                raise UsageError(
+                    f"{first.folder} and {run.folder} do not go together: {what} {ours} there, {theirs} here"
+                )
+    return runs
+
+
+def cache_example(cache: Cache, split: str, index: int, runs: Sequence[Run]) -> Example:
+    """The example of a cache that has this index in its source; needs neither tokenizer nor backbone.
+
+    Raises UsageError for a cache that does not fit the runs, an index that the set does not have, or tokens without
+    strings; FaultError where something is damaged.
+    """
+    for run in runs:
+        run.config.check_cache(cache)
+    examples, task = cache.examples(split), cache.examples_entry(split).task
+    if task.num_texts != runs[0].config.task.num_texts:
+        raise UsageError(_other_texts(runs[0], f"the examples of {cache.folder} have {task.num_texts}"))
+    places = np.flatnonzero(examples.index == index)
+    if not len(places):
+        there = f"they go from {examples.index.min()} to {examples.index.max()}" if len(examples) else "there are none"
+        raise UsageError(f"the {split} examples of {cache.folder} have no index {index}: {there}")
+    place = int(places[0])
+    ids = [int(column[place]) for column in (examples.text_id, examples.text_id_b) if column is not None]
+    label = "" if examples.label is None else answer_text(task, examples.label[place].item())
+    texts = [_cache_text(cache, runs[0].config.layer, text_id) for text_id in ids]
+    return Example(texts, f"example {index} of {split} in {cache.folder}", label, task.name)
+
+
+def _cache_text(cache: Cache, layer: int, text_id: int) -> TextStates:
+    plan = cache.plan
+    numbers = plan.token_ids(text_id, text_id + 1).tolist()
+    if "vocabulary/ids" not in plan.file or not set(numbers) <= plan.vocabulary.keys():
+        raise UsageError(
+            f"{cache.folder} does not hold the strings of its tokens: pass the text itself with --text, "
+            "or extract it again"
+        )
+    values, scale = as_tensors(cache.read_texts(layer, np.asarray([text_id])))
+    states = StoredBatch(values, scale, torch.tensor([len(numbers)])).to(torch.device("cpu")).states
+    kinds = plan.token_kinds(text_id, text_id + 1)
+    return TextStates([plan.vocabulary[number] for number in numbers], kinds, states)
+
+
+def check_texts(runs: Sequence[Run], count: int) -> None:
+    """Refuse another number of texts than the runs take."""
+    if runs[0].config.task.num_texts != count:
+        what = "pass the second one with --text-b" if count == 1 else "leave --text-b out"
+        raise UsageError(_other_texts(runs[0], what))
+
+
+def _other_texts(run: Run, rest: str) -> str:
+    return f"{run.folder} was trained on {run.config.task.num_texts} text(s) an example: {rest}"
+
+
+def explain(example: Example, runs: list[Run], tau: float | None = None) -> Explanation:
+    """Compute all that is shown of an example; every head runs on the CPU.
+
+    Args:
+        tau: the threshold to draw with first; None takes the drawn run's own, or 0.6 where it has none.
+
+    Raises UsageError for a threshold that is no cosine, or a text too long to be drawn.
+    """
+    longest = max(len(text.tokens) for text in example.texts)
+    if longest > MAX_TOKENS:
+        raise UsageError(f"a text of {longest:,} tokens is too long to be drawn: at most {MAX_TOKENS:,} are")
+    if tau is not None and not -1 <= tau <= 1:
+        raise UsageError(f"--tau is a cosine and must lie in [-1, 1]; got {tau}")
+    drawn = next((run for run in runs if run.config.pooler.pooler == "glot"), runs[0])
+    if tau is None:
+        has_tau = drawn.config.pooler.pooler == "glot" and drawn.config.pooler.graph in ("cosine", "random")
+        tau = drawn.config.pooler.tau if has_tau else DRAWN_TAU
+    weighings, predictions = [], []
+    for run in runs:
+        model = load_head(run.folder, run.config, "dense", torch.device("cpu"))
+        weighings.append(weigh_by_run(model, run, example.texts))
+        predictions.append(_predict(model, run.config, example.texts))
+    there = {run.config.pooler.pooler for run in runs}
+    kind = runs[0].config.states.kind
+    for pooler in ("mean", "cls", "max"):
+        if pooler not in there:
+            by_text = [plain_weights(pooler, text.states, kind) for text in example.texts]
+            weighings.append(Weighing(pooler, "", by_text))
+    pictures = [_picture(text, drawn.config.pooler) for text in example.texts]
+    return Explanation(example, runs, drawn, tau, pictures, weighings, predictions)
+
+
+def seen_tokens(text: TextStates, config: PoolerConfig) -> np.ndarray:
+    """(n,) bool: the tokens that a pooler sees of a text; all, where it would see none."""
+    content = text.kinds == CONTENT
+    return content if config.tokens == "content" and content.any() else np.ones(len(content), dtype=bool)
+
+
+def _batch(texts: Sequence[TextStates], config: PoolerConfig) -> TokenBatch:
+    parts = [text.states[torch.from_numpy(seen_tokens(text, config))] for text in texts]
+    return TokenBatch(torch.cat(parts), torch.tensor([len(part) for part in parts]))
+
+
+@torch.no_grad()
+def weigh_by_run(model: HeadModel, run: Run, texts: Sequence[TextStates]) -> Weighing:
+    """A trained head's weights over the tokens of some texts; 0 for tokens that it does not see.
+
+    What cannot be said by weights is uniform: `mlp` changes each token and takes their mean.
+    """
+    config, pooler = run.config.pooler, model.pooler
+    batch = _batch(texts, config)
+    if isinstance(pooler, Glot):
+        packed = pooler.forward_with_weights(batch)[1]  # (N,)
+    elif isinstance(pooler, AdaPooler):
+        packed = pooler.readout([batch.states], batch)[1]  # (N,)
+    else:
+        states = batch.states.split(batch.lengths.tolist())
+        kind = "encoder" if config.token_position == "first" else "decoder"
+        packed = torch.from_numpy(np.concatenate([plain_weights(config.pooler, part, kind) for part in states]))
+    by_text = []
+    for text, some in zip(texts, packed.double().split(batch.lengths.tolist()), strict=True):
+        weights = np.zeros(len(text.tokens))
+        weights[seen_tokens(text, config)] = some.numpy()
+        by_text.append(weights)
+    return Weighing(config.pooler, str(run.folder), by_text)
+
+
+def plain_weights(pooler: str, states: Tensor, kind: str) -> np.ndarray:
+    """(n,) weights of a pooler that has nothing trained in it, for states (n, d).
+
+    mean and mlp: uniform. cls: all on the first token of an encoder, the last of a decoder. max: the share of the d
+    dimensions in which a token is the largest; those who are equal share a dimension.
+    """
+    count = len(states)
+    if pooler == "cls":
+        return np.eye(count)[0 if kind == "encoder" else count - 1]
+    if pooler == "max":
+        largest = (states == states.amax(dim=0)).double()  # (n, d)
+        return (largest / largest.sum(dim=0)).mean(dim=1).numpy()
+    return np.full(count, 1 / count)
+
+
+@torch.no_grad()
+def _predict(model: HeadModel, config: RunConfig, texts: Sequence[TextStates]) -> Prediction:
+    z = model.pooler(_batch(texts, config.pooler))  # (texts, D)
+    raw = model.head(*z[:, None])
+    answer = answer_text(config.task, model.head.predict(raw).item())
+    if not isinstance(model.head, ClassHead):
+        return Prediction(answer, {})
+    return Prediction(answer, dict(zip(config.task.classes, raw.softmax(dim=1)[0].tolist(), strict=True)))
+
+
+def answer_text(task: TaskSpec, value: float) -> str:
+    """A label or a prediction in words: the class's name, or the score."""
+    return task.classes[int(value)] if task.target == "classes" else f"{value:.4g}"
+
+
+def _picture(text: TextStates, config: PoolerConfig) -> TokenPicture:
+    count = len(text.tokens)
+    full = cosines(TokenBatch(text.states, torch.tensor([count])))[0]
+    matrix = (full.triu() + full.triu(diagonal=1).T).numpy()  # (n, n)
+    seen = seen_tokens(text, config)
+    if config.pooler != "glot" or config.graph == "cosine":
+        return TokenPicture(text, matrix, seen, None)
+    mask = config.edge_rule.edges(_batch([text], config))[0].numpy()
+    own = np.flatnonzero(seen)[np.argwhere(np.triu(mask, k=1))]
+    return TokenPicture(text, matrix, seen, own)

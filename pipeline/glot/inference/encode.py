@@ -1,0 +1,217 @@
+"""Joins the rooms for `glot encode` and `glot predict --input`: texts of a file or stdin, window after window."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from glot.corpus.dialect import FIND_OUT, TableFormat
+from glot.corpus.formats import is_table
+from glot.corpus.lines import bare, read_file, read_stdin, readable
+from glot.corpus.tables import Table
+from glot.corpus.tasks import Columns
+from glot.errors import UsageError
+from glot.inference.run_checks import answer_columns
+from glot.store.files import atomic_path, check_output, make_folder
+from glot.store.rows import JSON_LINES, PARQUET, Row, check_parquet, rows_file
+
+if TYPE_CHECKING:
+    from glot.inference.model import GlotModel
+
+STDIN = "-"
+PAIRS = "pairs come in a table: pass a CSV, TSV, JSON lines or Parquet file with --input"
+VECTOR_FORMATS = (".npy", PARQUET, *JSON_LINES)
+Report = Callable[[int], None]  # texts done
+Window = tuple[list[str], list[str] | None]  # first texts, and the second ones of pairs
+
+
+@dataclass(frozen=True)
+class Input:
+    """Where new texts come from.
+
+    Attributes:
+        path: a table (CSV, TSV, JSON lines, Parquet), any other file with a text a line, or "-": stdin, likewise.
+        text, text_b: the columns of a table; `text_b` that of the second text of pairs.
+        form: what is known of how the file is written.
+    """
+
+    path: str
+    text: str = "text"
+    text_b: str | None = None
+    form: TableFormat = FIND_OUT
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the texts are a column of a table, and not lines."""
+        return self.path != STDIN and is_table(Path(self.path), self.form)
+
+    def describe(self) -> str:
+        """How a table is written, "" for lines; stdin stays untouched.
+
+        Raises UsageError where the file or a column is missing.
+        """
+        if not self.is_table:
+            if self.text_b is not None:
+                raise UsageError(PAIRS)
+            self._check_lines()
+            return ""
+        table = self._open_table()
+        table.check()
+        return f"{table.source}: {table.described}"
+
+    def windows(self) -> Iterator[Window]:
+        """The texts, `WINDOW` at a time; raises UsageError where the file or a column is missing or damaged."""
+        from glot.inference.model import WINDOW
+
+        rows = self._table() if self.is_table else ((line, None) for line in self._lines())
+        while window := list(islice(rows, WINDOW)):
+            texts, seconds = zip(*window, strict=True)
+            yield list(texts), list(seconds) if self.text_b is not None else None
+
+    def _table(self) -> Iterator[tuple[str, str | None]]:
+        return ((row.text, row.text_b) for row in self._open_table())
+
+    def _open_table(self) -> Table:
+        return Table(Path(self.path), Columns(self.text, self.text_b, ""), label_needed=False, form=self.form)
+
+    def _lines(self) -> Iterator[str]:
+        if self.text_b is not None:
+            raise UsageError(PAIRS)
+        self._check_lines()
+        encoding = self.form.encoding
+        with readable("standard input" if self.path == STDIN else self.path, encoding):
+            yield from map(bare, read_stdin(encoding) if self.path == STDIN else read_file(Path(self.path), encoding))
+
+    def _check_lines(self) -> None:
+        if self.form.asked:
+            raise UsageError(f"{self.form.asked} is for a table, and {self.path} has a text a line: leave it out")
+        if self.path != STDIN and not Path(self.path).is_file():
+            raise UsageError(f"no file {self.path}: pass a file of texts, or - for stdin, with --input")
+
+
+def check_vectors_file(out: Path) -> None:
+    """Raise UsageError where vectors cannot be written to `out`: before anything slow, and without making it."""
+    check_output(out, VECTOR_FORMATS)
+    if out.suffix.lower() == PARQUET:
+        check_parquet()
+
+
+def encode_file(model: GlotModel, texts: Input, out: Path, report: Report = lambda done: None) -> int:
+    """Write the vectors of all texts, in their order, as (n, D) float32; returns n.
+
+    `.npy` holds the array; `.parquet` a column `vector` of lists of D numbers; `.jsonl` (or `.ndjson`) an object a line
+    with `index` and `vector`. The file is there whole or not at all; memory is that of one window.
+
+    Raises UsageError for another suffix, pairs, or texts that cannot be read; FaultError where it cannot be written.
+    """
+    check_vectors_file(out)
+    if texts.text_b is not None:
+        raise UsageError("a vector is one text's: leave out --text-b")
+    done = 0
+    make_folder(out.parent)
+    with atomic_path(out) as temporary, _WRITERS[out.suffix.lower()](temporary, model.width) as write:
+        for window, _ in texts.windows():
+            write(model.encode(window))
+            done += len(window)
+            report(done)
+    return done
+
+
+def predict_file(model: GlotModel, texts: Input, out: Path, report: Report = lambda done: None) -> int:
+    """Write a row a text: `index`, and `label` with its `probability`, or `score`; returns how many.
+
+    The suffix says how (see `glot.store.rows`). The file is there whole or not at all.
+
+    Raises UsageError where the texts cannot be read or are not what the head was trained on, or the suffix is unknown.
+    """
+    done = 0
+    with rows_file(out, answer_columns(model.config.task, with_probability=True)) as write:
+        for rows in predict_rows(model, texts, report):
+            write(rows)
+            done += len(rows)
+    return done
+
+
+def predict_rows(model: GlotModel, texts: Input, report: Report = lambda done: None) -> Iterator[list[Row]]:
+    """The rows of `predict_file`, as they come: those of a window of texts at a time."""
+    done = 0
+    for window, seconds in texts.windows():
+        answers = list(_answers(model, window, seconds))
+        yield [{"index": done + place, **answer} for place, answer in enumerate(answers)]
+        done += len(answers)
+        report(done)
+
+
+def _answers(model: GlotModel, texts: list[str], seconds: list[str] | None) -> Iterator[Row]:
+    task = model.config.task
+    if task.target != "classes":
+        yield from ({"score": round(float(value), 6)} for value in model.predict(texts, seconds))
+        return
+    for row in model.predict_proba(texts, seconds):
+        best = int(row.argmax())
+        yield {"label": task.classes[best], "probability": round(float(row[best]), 6)}
+
+
+Write = Callable[[np.ndarray], None]
+
+
+@contextmanager
+def _npy(path: Path, width: int) -> Iterator[Write]:
+    """An array that grows: its header leaves room for the number of rows, which is known in the end."""
+    count = 0
+
+    def header() -> dict[str, Any]:
+        return {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
+
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header())
+        start = file.tell()
+
+        def write(vectors: np.ndarray) -> None:
+            nonlocal count
+            file.write(vectors.astype("<f4").tobytes())
+            count += len(vectors)
+
+        yield write
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, header())
+        assert file.tell() == start
+
+
+@contextmanager
+def _jsonl(path: Path, width: int) -> Iterator[Write]:
+    with open(path, "w", encoding="utf-8") as file:
+        count = 0
+
+        def write(vectors: np.ndarray) -> None:
+            nonlocal count
+            for vector in vectors:
+                file.write(json.dumps({"index": count, "vector": [float(f"{value:.8g}") for value in vector]}) + "\n")
+                count += 1
+
+        yield write
+
+
+@contextmanager
+def _parquet(path: Path, width: int) -> Iterator[Write]:
+    import pyarrow
+    from pyarrow import parquet
+
+    kind = pyarrow.list_(pyarrow.float32(), width)
+    with parquet.ParquetWriter(path, pyarrow.schema([("vector", kind)])) as file:
+
+        def write(vectors: np.ndarray) -> None:
+            column = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(vectors.reshape(-1)), width)
+            file.write_table(pyarrow.table({"vector": column}))
+
+        yield write
+
+
+_WRITERS = {".npy": _npy, **dict.fromkeys(JSON_LINES, _jsonl), PARQUET: _parquet}

@@ -1,0 +1,124 @@
+"""Joins the rooms for `glot explain`: an example from a cache, or new texts through the run's own backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from glot.errors import UsageError
+from glot.fit.run_folder import RunConfig, check_trained, find_one_run
+from glot.store.layout import StatesIdentity
+from glot.store.reader import Cache
+
+if TYPE_CHECKING:
+    from glot.extract.backbone import Backbone
+    from glot.inference.attribution import Example, Explanation, Run, TextStates
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What the user asked to see explained: `text`, or `cache` with `index`; None is what was not said.
+
+    Attributes:
+        text, text_b: to be forwarded through the backbone of the runs.
+        model: that backbone, where its name in the run does not find it. device: where it runs.
+        trust_remote_code: whether code that the backbone's folder brings along may run.
+        cache, index, split: an example of a cache, by its row in its source; split is validation unless given.
+        tau: the threshold to draw with first.
+    """
+
+    text: str | None = None
+    text_b: str | None = None
+    model: str | None = None
+    device: str | None = None
+    trust_remote_code: bool | None = None
+    cache: Path | None = None
+    index: int | None = None
+    split: str | None = None
+    tau: float | None = None
+
+
+def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> Explanation:
+    """Explain one example by one or more runs; transformers is imported for new texts alone.
+
+    Raises UsageError for options that do not go together, runs that do not, an unknown index, or another backbone.
+    """
+    from glot.inference.attribution import cache_example, check_texts, explain, open_runs
+
+    check_explainable(folders, options)
+    runs = open_runs(folders)
+    if options.cache is not None:
+        example = cache_example(Cache(options.cache), options.split or "validation", options.index, runs)
+    else:
+        texts = [text for text in (options.text, options.text_b) if text is not None]
+        check_texts(runs, len(texts))
+        example = _new_example(texts, runs, options)
+    return explain(example, runs, options.tau)
+
+
+def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> None:
+    """Raise UsageError where options do not go together, or a run, cache or backbone is not there; needs no torch."""
+    _check_options(options)
+    configs = {folder: RunConfig.load(folder) for folder in map(find_one_run, folders)}
+    for folder, config in configs.items():
+        next(iter(configs.values())).check_states(config.states, str(folder))
+        check_trained(folder)
+        if options.cache is None:
+            from glot.extract.source import find_source
+
+            find_source(config.states, f"that {folder} was trained on", options.model)
+        else:
+            cache = Cache(options.cache)
+            config.check_cache(cache)
+            cache.examples_entry(options.split or "validation")
+
+
+def _check_options(options: ExplainOptions) -> None:
+    if (options.text is None) == (options.cache is None):
+        raise UsageError('pass a text with --text "...", or --cache with --index')
+    if options.cache is not None and options.index is None:
+        raise UsageError("--cache needs --index: which of its examples to explain")
+    of_text, of_cache = ("text_b", "model", "device", "trust_remote_code"), ("index", "split")
+    for name in of_cache if options.cache is None else of_text:
+        if getattr(options, name) is not None:
+            other = "--text" if options.cache is None else "--cache"
+            raise UsageError(f"--{name.replace('_', '-')} does not go with {other}: leave it out")
+
+
+def _new_example(texts: list[str], runs: list[Run], options: ExplainOptions) -> Example:
+    from glot.inference.attribution import Example
+    from glot.inference.model import load_run_backbone
+
+    states = runs[0].config.states
+    backbone = load_run_backbone(states, runs[0].folder, options.model, options.device, bool(options.trust_remote_code))
+    forwarded, cut = _forward(texts, backbone, states, runs[0].config.layer)
+    source = "the text given" if len(texts) == 1 else "the texts given"
+    source += f", cut at {states.max_tokens} tokens" if cut else ""
+    return Example(forwarded, source, "", runs[0].config.task.name)
+
+
+def _forward(texts: list[str], backbone: Backbone, states: StatesIdentity, layer: int) -> tuple[list[TextStates], bool]:
+    """The states of each text by itself, rounded as the cache rounds them, and whether any text was cut."""
+    import torch
+
+    from glot.extract.forward import quantize
+    from glot.extract.planning import clean, tokenize_filled
+    from glot.inference.attribution import TextStates
+
+    tokens = tokenize_filled([clean(text) for text in texts], states.template, backbone, states.max_tokens)
+    forwarded = []
+    for numbers, kinds in zip(tokens.ids, tokens.kinds, strict=True):
+        row = torch.tensor([numbers])
+        hidden = backbone.hidden_states(row, torch.ones_like(row), (layer,))[0][0].cpu()  # (n, d)
+        if states.dtype == "int8":
+            values, scale = quantize(hidden)
+            hidden = values.float() * scale[:, None]
+        else:
+            hidden = hidden.to(getattr(torch, states.dtype)).float()
+        if not bool(hidden.isfinite().all()):
+            raise UsageError(f"the states of {backbone.name} for this text do not fit {states.dtype}: shorten the text")
+        names = backbone.tokenizer.convert_ids_to_tokens(numbers)
+        forwarded.append(TextStates([name or "" for name in names], kinds, hidden))
+    return forwarded, bool(tokens.truncated.any())

@@ -1,0 +1,209 @@
+"""A frozen backbone and a trained head as one thing: new texts to vectors and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glot.errors import FaultError, UsageError
+from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.forward import length_batches, token_budget
+from glot.extract.planning import clean, length_limit, tokenize_filled
+from glot.extract.source import find_source
+from glot.fit.head_model import HeadModel, load_head
+from glot.fit.run_folder import RunConfig, find_one_run
+from glot.nn.config import TokenChoice
+from glot.nn.graph import resolve_backend
+from glot.nn.tokens import TokenBatch
+from glot.store.layout import StatesIdentity
+from glot.store.plan import CONTENT
+
+WINDOW = 2048  # texts that are sorted by length together; what waits for its turn is small beside the backbone
+
+
+class GlotModel:
+    """A run's head and the backbone that it was trained on.
+
+    States go to the head as the backbone computes them, in float32; a cache keeps them in 16 bits, so a vector made
+    here and one made over the cache differ by that rounding.
+
+    Args:
+        config: of the run.
+        model: the trained pooler and head.
+        backbone: the language model, loaded.
+    """
+
+    def __init__(self, config: RunConfig, model: HeadModel, backbone: Backbone) -> None:
+        self.config, self.backbone, self.device = config, backbone, backbone.device
+        self.model = model.to(self.device).eval()
+
+    @classmethod
+    def load(
+        cls,
+        run: Path | str,
+        backbone: str | None = None,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> GlotModel:
+        """Load a run folder (of one seed) and its backbone.
+
+        Args:
+            run: what `glot fit` left.
+            backbone: an alias, hub id, folder or GGUF file, where the name in the run does not find it.
+            device: where both run; None takes a GPU where there is one.
+            trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
+
+        Raises UsageError where the run, the backbone or the device is missing or does not fit, FaultError where a file
+        is damaged.
+        """
+        folder = find_one_run(Path(run))
+        config = RunConfig.load(folder)
+        loaded = load_run_backbone(config.states, folder, backbone, device, trust_remote_code)
+        head = load_head(folder, config, resolve_backend("auto", loaded.device), loaded.device)
+        return cls(config, head, loaded)
+
+    @property
+    def width(self) -> int:
+        """D, the width of a vector."""
+        return self.model.width
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """(n, D) float32 vectors of the texts, in their order; raises FaultError where the backbone gives NaN."""
+        pieces = list(self.encode_stream(texts))
+        return np.concatenate(pieces) if pieces else np.zeros((0, self.width), dtype=np.float32)
+
+    def encode_stream(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        """(k, D) float32 vectors of the next k texts, as they come; memory is that of `WINDOW` texts."""
+        if isinstance(texts, str):
+            raise UsageError("pass a list of texts, not one text")
+        stream = iter(texts)
+        while window := list(islice(stream, WINDOW)):
+            yield self._vectors(window).cpu().numpy()
+
+    def predict(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
+        """(n,) class names, or float32 scores in the task's units; `texts_b` are the second texts of pairs."""
+        raw = self._raw(texts, texts_b)
+        values = self.model.head.predict(raw).numpy()
+        task = self.config.task
+        return np.asarray(task.classes)[values] if task.target == "classes" else values
+
+    def predict_proba(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
+        """(n, C) float32 probabilities of `config.task.classes`; raises UsageError where the task is a score."""
+        self.config.check_predicts("this run")
+        if self.config.task.target != "classes":
+            raise UsageError(f"{self.config.task.name} has no classes: use predict")
+        return self._raw(texts, texts_b).softmax(dim=1).cpu().numpy()
+
+    @torch.inference_mode()
+    def _raw(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> torch.Tensor:
+        """What the head makes of the texts: logits (n, C), or (n,) scaled scores."""
+        self.config.check_predicts("this run")
+        given = [texts] if texts_b is None else [texts, texts_b]
+        if any(isinstance(some, str) for some in given):
+            raise UsageError("pass a list of texts, not one text")
+        if len(given) != self.config.task.num_texts:
+            raise UsageError(f"this head was trained on {self.config.task.num_texts} text(s) an example")
+        if len(given[0]) != len(given[-1]):
+            raise UsageError(f"{len(texts)} first texts and {len(given[-1])} second ones make no pairs")
+        pieces = []
+        for start in range(0, max(len(texts), 1), WINDOW):
+            window = [list(some[start : start + WINDOW]) for some in given]
+            vectors = self._vectors([text for some in window for text in some])
+            pieces.append(self.model.head(*vectors.split([len(some) for some in window])).float())
+        return torch.cat(pieces)
+
+    @torch.inference_mode()
+    def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
+        """(n, D) float32: each distinct text forwarded once, those of similar length together."""
+        states = self.config.states
+        for text in texts:
+            if not isinstance(text, str):
+                raise UsageError(f"a text is needed, and {type(text).__name__} was given")
+        rank: dict[str, int] = {}
+        for text in texts:
+            rank.setdefault(clean(text), len(rank))
+        if not rank:
+            return torch.zeros(0, self.width, device=self.device)
+        order, pieces = [], []
+        for places, forwarded in forward_texts(list(rank), states, states.max_tokens, self.config.layer, self.backbone):
+            batch = forwarded.pack(self.config.pooler.tokens, self.device)
+            pieces.append(self.model.vectors(batch).float())
+            order.append(places)
+        back = np.argsort(np.concatenate(order))
+        rows = back[[rank[clean(text)] for text in texts]]
+        vectors = torch.cat(pieces)
+        if not bool(vectors.isfinite().all()):
+            raise FaultError(f"{self.backbone.name} gives NaN or infinite states in {states.compute_dtype} for a text")
+        return vectors[torch.from_numpy(rows).to(vectors.device)]
+
+
+@dataclass(frozen=True, eq=False)
+class Forwarded:
+    """One padded batch as the backbone saw it.
+
+    Attributes:
+        hidden: (B, L, d) states of one layer, on the backbone's device, in its dtype.
+        mask: (B, L) bool, True for real tokens. content: (B, L) bool, True for the text's own. Both on the CPU.
+    """
+
+    hidden: torch.Tensor
+    mask: torch.Tensor
+    content: torch.Tensor
+
+    def pack(self, tokens: TokenChoice, device: torch.device) -> TokenBatch:
+        """The float32 states on `device`, without padding: of all tokens, or content (a text without any keeps all)."""
+        mask = self.mask
+        if tokens == "content":
+            mask = torch.where(self.content.any(dim=1, keepdim=True), self.content, mask)
+        return TokenBatch(self.hidden[mask.to(self.hidden.device)].float().to(device), mask.sum(dim=1))
+
+
+def forward_texts(
+    texts: list[str], states: StatesIdentity, max_tokens: int, layer: int, backbone: Backbone
+) -> Iterator[tuple[np.ndarray, Forwarded]]:
+    """Places of some texts and what the backbone made of them, until all are done; those of similar length together.
+
+    The texts are filled into the template of `states` and cut at `max_tokens`.
+    """
+    tokens = tokenize_filled(texts, states.template, backbone, max_tokens)
+    lengths = np.asarray([len(row) for row in tokens.ids])
+    for places in length_batches(lengths, token_budget(backbone.device, states), backbone.pads):
+        ids, kinds = ([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
+        yield places, _forward(ids, kinds, backbone, layer)
+
+
+def _forward(ids: list[list[int]], kinds: list[np.ndarray], backbone: Backbone, layer: int) -> Forwarded:
+    """Forward some texts by the ids and kinds of their tokens, padded together."""
+    padded, mask = backbone.pad(ids)
+    real = mask.bool()
+    content = torch.zeros_like(real)
+    content[real] = torch.from_numpy(np.concatenate(kinds) == CONTENT)
+    return Forwarded(backbone.hidden_states(padded, mask, (layer,))[0], real, content)
+
+
+def load_run_backbone(
+    states: StatesIdentity,
+    run: Path | str,
+    model: str | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """The backbone that states were made with: found where the run says, or as `model` says.
+
+    Raises UsageError where it is not there, or is another one.
+    """
+    source = find_source(states, f"that {run} was trained on", model)
+    backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
+    different = states.other_backbone(backbone)
+    if different:
+        raise UsageError(
+            f"{backbone.name} is not the backbone that {run} was trained on ({different} differs): "
+            "pass the right one with --model"
+        )
+    length_limit(backbone, states.max_tokens, states.max_tokens, states.template)
+    return backbone

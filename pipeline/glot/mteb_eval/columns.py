@@ -1,0 +1,144 @@
+"""What is compared: trained heads and poolers without weights, over the states of one layer of one backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glot.errors import UsageError
+from glot.fit.head_model import HeadModel, load_head
+from glot.fit.run_folder import HEAD_FILE, RunConfig, find_one_run
+from glot.nn.config import PoolerConfig, TokenChoice, TokenPosition
+from glot.nn.poolers import Pooler, make_pooler
+from glot.nn.tokens import TokenBatch
+from glot.report.cells import METHODS
+from glot.store.files import file_sha256
+
+_CLS_TITLES: dict[TokenPosition, str] = {"first": "CLS", "last": "last token"}
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One way to make a vector of a text's token states.
+
+    Attributes:
+        title: what the table calls it.
+        slug: the same, fit for a file's name.
+        source: where its weights come from, in words.
+        tokens: which tokens it pools.
+        module: the pooler, or the pooler and head of a run.
+        identity: what sets its vectors apart from those of other columns over the same states.
+    """
+
+    title: str
+    slug: str
+    source: str
+    tokens: TokenChoice
+    module: HeadModel | Pooler
+    identity: dict[str, Any]
+
+    @property
+    def width(self) -> int:
+        """D, the width of a text's vector."""
+        return self.module.width if isinstance(self.module, HeadModel) else self.module.out_width
+
+    def vectors(self, batch: TokenBatch) -> Tensor:
+        """(B, D): the vector of each text, as it is, not normalised."""
+        return self.module.vectors(batch) if isinstance(self.module, HeadModel) else self.module(batch)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Columns over the same states.
+
+    Attributes:
+        config: of the first run; all share its states and its layer.
+        run: the first run's folder.
+        columns: the runs in the order given, then mean and CLS (encoders) or the last token (decoders).
+    """
+
+    config: RunConfig
+    run: Path
+    columns: list[Column]
+
+    def revision(self, column: Column, settings: dict[str, Any]) -> str:
+        """A name for all that a column's vectors depend on: states, layer, weights and `settings`; 16 hex digits."""
+        states = self.config.states
+        parts = {
+            "states": [
+                *(states.weights_sha256, states.tokenizer_sha256, states.template, states.compute_dtype),
+                *([states.loader_sha256] if states.loader_sha256 else []),
+            ],
+            "layer": self.config.layer,
+            "column": column.identity,
+            "settings": settings,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def open_comparison(runs: Sequence[Path], backend: str) -> Comparison:
+    """Load the heads of some runs, and put the plain poolers of the same states beside them.
+
+    A pooler without weights that a run brings along already is not put beside it again.
+
+    Raises UsageError where there is no run, a run is given twice, or runs are not over the same states and layer;
+    FaultError where a file is damaged.
+    """
+    folders = [find_one_run(run) for run in runs]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UsageError("--run names the same run twice: leave one out")
+    configs = [RunConfig.load(folder) for folder in folders]
+    for folder, config in zip(folders, configs, strict=True):
+        config.check_states(configs[0].states, str(folders[0]))
+        if config.layer != configs[0].layer:
+            raise UsageError(
+                f"{folder} is over layer {config.layer}, {folders[0]} over layer {configs[0].layer}: "
+                "compare runs over the same layer"
+            )
+    columns = [_run_column(folder, config, backend) for folder, config in zip(folders, configs, strict=True)]
+    there = {(config.pooler.pooler, config.pooler.tokens) for config in configs}
+    position: TokenPosition = "first" if configs[0].states.kind == "encoder" else "last"
+    for name in ("mean", "cls"):
+        if (name, "all") not in there:
+            plain = PoolerConfig(pooler=name, token_position=position)
+            columns.append(_plain_column(plain, configs[0].states.width, backend))
+    return Comparison(configs[0], folders[0], _tell_apart(columns))
+
+
+def _run_column(folder: Path, config: RunConfig, backend: str) -> Column:
+    identity = {"pooler": config.pooler.to_json(), "head": file_sha256(folder / HEAD_FILE)}
+    module = load_head(folder, config, backend, torch.device("cpu"))
+    return Column(_title(config.pooler), config.pooler.pooler, f"run {folder}", config.pooler.tokens, module, identity)
+
+
+def _plain_column(config: PoolerConfig, width: int, backend: str) -> Column:
+    identity = {"pooler": config.pooler, "tokens": config.tokens, "token": config.token_position}
+    return Column(
+        _title(config),
+        "last" if _title(config) == "last token" else config.pooler,
+        "no weights",
+        config.tokens,
+        make_pooler(config, width, backend).eval(),
+        identity,
+    )
+
+
+def _title(config: PoolerConfig) -> str:
+    title = _CLS_TITLES[config.token_position] if config.pooler == "cls" else METHODS.get(config.pooler, config.pooler)
+    return title if config.tokens == "all" else f"{title}, {config.tokens} tokens"
+
+
+def _tell_apart(columns: list[Column]) -> list[Column]:
+    """The columns with their runs named where two have one title."""
+    titles = [column.title for column in columns]
+    return [
+        column if titles.count(column.title) == 1 else replace(column, title=f"{column.title} ({column.source})")
+        for column in columns
+    ]

@@ -1,0 +1,121 @@
+"""Heads: pooled vectors to class scores or a score, with the loss each is trained by."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glot.store.task_spec import TaskSpec
+
+
+class Head(nn.Module):
+    """Base of all heads: `forward` gives raw outputs, `loss` and `predict` read them."""
+
+    def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
+        """Raw outputs for vectors z (B, D), with z_b (B, D) the second texts of pairs."""
+        raise NotImplementedError
+
+    def embed(self, z: Tensor) -> Tensor:
+        """The vectors that texts are given for pooled ones (B, D): the same, unless the head projects them."""
+        return z
+
+    def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """The scalar to minimise, a mean over the batch; labels (B,)."""
+        raise NotImplementedError
+
+    def predict(self, raw: Tensor) -> Tensor:
+        """Predictions (B,) in the labels' own units, detached and on the CPU."""
+        raise NotImplementedError
+
+
+class ClassHead(Head):
+    """Linear(D, C), or Linear(2D, C) on [z_a ‖ z_b]; cross-entropy. Raw outputs are logits (B, C).
+
+    Attributes:
+        class_weights: (C,) float32 weight of each class in the loss, None while all count alike; not saved.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, width: int, num_texts: int, num_classes: int) -> None:
+        super().__init__()
+        self.register_buffer("class_weights", None, persistent=False)
+        self.linear = nn.Linear(num_texts * width, num_classes)
+
+    def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
+        """(B, C) logits."""
+        return self.linear(z if z_b is None else torch.cat([z, z_b], dim=1))
+
+    def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy, each example's times the weight of its class; labels (B,) int64.
+
+        The sum is divided by B, not by the batch's weights, which would undo them in small batches.
+        """
+        if self.class_weights is None:
+            return F.cross_entropy(raw, labels)
+        return F.cross_entropy(raw, labels, self.class_weights, reduction="sum") / len(labels)
+
+    def predict(self, raw: Tensor) -> Tensor:
+        """(B,) int64 class indices."""
+        return raw.detach().argmax(dim=1).cpu()
+
+
+class ScoreHead(Head):
+    """What both score heads share: raw outputs (B,) estimate (score - low) / (high - low), by mean squared error."""
+
+    def __init__(self, score_range: tuple[float, float]) -> None:
+        super().__init__()
+        self.low, self.high = score_range
+
+    def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """Mean squared error against the scaled scores; labels (B,) in the task's units."""
+        return F.mse_loss(raw, (labels.to(raw.dtype) - self.low) / (self.high - self.low))
+
+    def predict(self, raw: Tensor) -> Tensor:
+        """(B,) float32 in the task's units; not clipped to the range, which would tie what the ranks tell apart."""
+        return (self.low + raw.detach().float() * (self.high - self.low)).cpu()
+
+
+class SimilarityHead(ScoreHead):
+    """Pairs with a score: cosine of both vectors under one shared Linear(D, D)."""
+
+    def __init__(self, width: int, score_range: tuple[float, float]) -> None:
+        super().__init__(score_range)
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
+        """(B,) cosines."""
+        return F.cosine_similarity(self.linear(z), self.linear(z_b), dim=1)
+
+
+class RegressionHead(ScoreHead):
+    """One text with a score: Linear(D, 1)."""
+
+    def __init__(self, width: int, score_range: tuple[float, float]) -> None:
+        super().__init__(score_range)
+        self.linear = nn.Linear(width, 1)
+
+    def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
+        """(B,) scaled scores."""
+        return self.linear(z).squeeze(1)
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> Tensor:
+    """(C,) float32 n / (C n_c) for labels (n,), scikit-learn's `class_weight="balanced"`.
+
+    C counts the classes that occur; the others have the weight 0, which no example asks for.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
+
+
+def make_head(spec: TaskSpec, width: int) -> Head:
+    """The head of a task over pooled vectors of `width` (the paper's table of heads and losses)."""
+    if spec.target == "classes":
+        return ClassHead(width, spec.num_texts, len(spec.classes))
+    if spec.num_texts == 2:
+        return SimilarityHead(width, spec.score_range)
+    return RegressionHead(width, spec.score_range)

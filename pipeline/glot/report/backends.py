@@ -1,0 +1,104 @@
+"""DGL beside plain torch: one head trained with each, and each judged with both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glot.errors import FaultError
+from glot.report.cells import markdown_table, signed
+from glot.report.results import Result, read_record
+from glot.store.files import write_text
+
+BACKENDS = "backends"  # the setting of these runs
+BOTH_FILE = "by-backend.json"  # in the folder of such a run: the scores of its head by each backend
+NAMES = {"dense": "plain torch", "dgl": "DGL"}
+HEADER = ["head trained with", "set", "metric", *(f"judged with {name}" for name in NAMES.values()), "difference"]
+EXPLANATION = """\
+Message passing of GLOT by DGL, as the paper's method is asked for, and by plain torch, which is the default here \
+because it is faster. The same head must score the same with either: each was trained with one, and judged with both. \
+Two trainings from one seed see the same batches, but sums are rounded in another order, and what that comes to after \
+three epochs is no difference of the method. Scores in percent, differences in points."""
+
+
+@dataclass(frozen=True)
+class BothScores:
+    """A trained head, judged with both backends.
+
+    Attributes:
+        model, task, seed: as in `Result`. trained: the backend that it was trained with.
+        scores: by backend, example set and metric, as fractions.
+        path: the run's folder.
+    """
+
+    model: str
+    task: str
+    seed: int
+    trained: str
+    scores: dict[str, dict[str, dict[str, float]]]
+    path: Path
+
+    def rows(self) -> list[list[str]]:
+        """A line a set and metric, as `HEADER` has it."""
+        dense, dgl = self.scores["dense"], self.scores["dgl"]
+        rows = []
+        for name, metrics in dense.items():
+            for metric, value in metrics.items():
+                percents = [f"{100 * score:.2f}".replace("-", "−") for score in (value, dgl[name][metric])]
+                rows.append([NAMES[self.trained], name, metric, *percents, signed(100 * (dgl[name][metric] - value))])
+        return rows
+
+    @property
+    def largest(self) -> float:
+        """The largest difference between the backends, in points."""
+        dense, dgl = self.scores["dense"], self.scores["dgl"]
+        return max(abs(100 * (dgl[name][metric] - dense[name][metric])) for name in dense for metric in dense[name])
+
+
+def find_both(results: Sequence[Result]) -> list[BothScores]:
+    """What runs of the setting `backends` left; raises FaultError where it is damaged, UsageError where it is newer."""
+    found = []
+    for result in results:
+        path = result.path / BOTH_FILE
+        if result.setting != BACKENDS or not path.exists():
+            continue
+        try:
+            data = read_record(path)
+            both = BothScores(result.model, result.task, result.seed, data["trained"], data["scores"], result.path)
+            both.rows()
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise FaultError(f"{path} is damaged: {error!r}; remove it and run again") from None
+        found.append(both)
+    return found
+
+
+def groups_of(found: Sequence[BothScores]) -> dict[str, list[BothScores]]:
+    """The heads by their title: backbone, task and seed."""
+    groups: dict[str, list[BothScores]] = {}
+    for both in found:
+        groups.setdefault(f"{both.model}, {both.task}, seed {both.seed}", []).append(both)
+    return groups
+
+
+def summary(group: Sequence[BothScores]) -> str:
+    """The largest differences of a group, in words."""
+    text = f"Largest difference of the same head's scores by the two: {max(both.largest for both in group):.2f} points."
+    own = {both.trained: both.scores[both.trained] for both in group}
+    if len(own) < 2:
+        return text
+    dense, dgl = own["dense"], own["dgl"]
+    pairs = [abs(dgl[name][metric] - dense[name][metric]) for name in dense for metric in dense[name]]
+    return f"{text} Between the two trainings, each judged with its own: {100 * max(pairs):.2f} points."
+
+
+def write_backends(found: Sequence[BothScores], out: Path) -> list[Path]:
+    """Write `backends.md`; nothing where no run was made for it."""
+    if not found:
+        return []
+    parts = ["# DGL and plain torch", EXPLANATION]
+    for title, group in groups_of(found).items():
+        rows = [row for both in group for row in both.rows()]
+        parts += [f"## {title}", markdown_table(HEADER, rows), summary(group)]
+    write_text(out / "backends.md", "\n\n".join(parts) + "\n")
+    return [out / "backends.md"]

@@ -1,0 +1,123 @@
+"""GLOT against the best baseline, where runs kept their predictions: a paired bootstrap a task and backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from glot.errors import FaultError, UsageError
+from glot.report.cells import Cell
+from glot.report.results import YARDSTICK
+from glot.report.statistics import Difference, paired_bootstrap
+from glot.store.files import no_access
+
+OURS = "glot"
+Predictions = Callable[[Path, str], "np.ndarray | None"]  # (run folder, example set) -> (m,) predictions, or None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """GLOT less the best baseline on one task, with the bootstrap's interval (see `Difference`; fractions).
+
+    Attributes:
+        ours: GLOT's cell. baseline: that of the pooler with the best mean among the others.
+    """
+
+    ours: Cell
+    baseline: Cell
+    difference: Difference
+
+
+def read_predictions(run: Path, set_name: str) -> np.ndarray | None:
+    """(m,) predictions from `<run>/predictions-<set>.npy`; None where there is no such file.
+
+    Raises FaultError where it is damaged, or not one number an example.
+    """
+    return _read(run / f"predictions-{set_name}.npy")
+
+
+def read_labels(run: Path, set_name: str) -> np.ndarray | None:
+    """(m,) labels from `<run>/labels-<set>.npy`; as `read_predictions`."""
+    return _read(run / f"labels-{set_name}.npy")
+
+
+def _read(path: Path) -> np.ndarray | None:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise no_access(error, path) from None
+    except (OSError, ValueError, EOFError) as error:
+        raise FaultError(f"{path} is damaged: {error}; remove it, or predict again") from None
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf":
+        raise FaultError(f"{path} does not hold one number an example; remove it, or predict again")
+    if not np.isfinite(values).all():
+        raise FaultError(f"{path} holds NaN or infinity; remove it, or predict again")
+    return values
+
+
+def is_baseline(method: str) -> bool:
+    """A pooler that is not GLOT in any of its settings."""
+    return not method.startswith(OURS)
+
+
+def has_no_graph(method: str) -> bool:
+    """GLOT with the same parameters, and self-loops for its graph."""
+    return method == "glot-loops"
+
+
+def compare(
+    cells: Sequence[Cell],
+    predictions: Predictions = read_predictions,
+    labels: Predictions = read_labels,
+    rivals: Callable[[str], bool] = is_baseline,
+) -> list[Comparison]:
+    """GLOT's cell against the best rival's, a model, setting and task each, in the order of GLOT's cells.
+
+    Rivals are the methods that `rivals` says yes to; the best is that with the highest mean, so its own luck on these
+    examples counts for it. Where a run of either has no predictions or labels there is no comparison.
+
+    Raises:
+        FaultError: a file is damaged, or two runs were judged on different examples.
+    """
+    found = []
+    for ours in cells:
+        if ours.method != OURS:
+            continue
+        here = (ours.model, ours.setting, ours.task, ours.metric)
+        against = [
+            cell
+            for cell in cells
+            if (cell.model, cell.setting, cell.task, cell.metric) == here
+            and cell.setting != YARDSTICK
+            and rivals(cell.method)
+        ]
+        if not against:
+            continue
+        best = max(against, key=lambda cell: cell.mean)
+        difference = _difference(ours, best, ours.set_name, predictions, labels)
+        if difference is not None:
+            found.append(Comparison(ours, best, difference))
+    return found
+
+
+def _difference(
+    ours: Cell, theirs: Cell, set_name: str, predictions: Predictions, labels: Predictions
+) -> Difference | None:
+    runs = [*ours.runs, *theirs.runs]
+    predicted = [predictions(run, set_name) for run in runs]
+    known = [labels(run, set_name) for run in runs]
+    if any(values is None for values in [*predicted, *known]):
+        return None
+    for run, values, truth in zip(runs, predicted, known, strict=True):
+        if values.shape != known[0].shape or not np.array_equal(truth, known[0]):
+            raise FaultError(f"{run} was judged on other {set_name} examples than {runs[0]}: remove its predictions")
+    first, second = np.stack(predicted[: len(ours.runs)]), np.stack(predicted[len(ours.runs) :])
+    try:
+        return paired_bootstrap(first, second, known[0], ours.metric)
+    except UsageError as error:
+        raise FaultError(f"cannot compare {runs[0]} with {theirs.runs[0]}: {error}") from None

@@ -1,0 +1,52 @@
+"""The published figures, in percent, and which of their backbones stands nearest to one of ours."""
+
+from __future__ import annotations
+
+import csv
+from functools import cache
+from importlib.resources import files
+
+PAPER_NAMES = {
+    "bert": "BERT",
+    "roberta": "RoBERTa",
+    "smollm2": "SmolLM2-360M",
+    "tinyllama": "TinyLlama",
+    "llama-3b": "LLaMA-3B",
+    "mistral-7b": "Mistral-7B",
+}
+_NEAREST = {"minilm": "bert", "smollm2-135m": "smollm2"}
+
+
+@cache
+def load_table1() -> dict[tuple[str, str, str], float]:
+    """Table 1 (GLUE): (model, method, column) -> percent; the columns are task names and `mnli_mm`."""
+    return {(row["model"], row["method"], row["column"]): float(row["percent"]) for row in _read("table1.csv")}
+
+
+@cache
+def load_stress() -> dict[tuple[str, str, float], float]:
+    """The stress test: (model, method, distractor ratio) -> percent, read off the chart (± 0.5 points)."""
+    return {(row["model"], row["method"], float(row["ratio"])): float(row["percent"]) for row in _read("stress.csv")}
+
+
+def nearest_paper_model(model: str) -> str | None:
+    """The paper's backbone to stand beside: the model itself, else its nearest relation, else None."""
+    return model if model in PAPER_NAMES else _NEAREST.get(model)
+
+
+def comparison_note(model: str) -> str:
+    """One sentence that says which backbone of the paper a model is compared with, and whether it is the same."""
+    nearest = nearest_paper_model(model)
+    if nearest is None:
+        return f"The paper has no backbone near `{model}`, so there is nothing to compare with."
+    if nearest == model:
+        return f"Compared with the paper's {PAPER_NAMES[nearest]}, the same backbone."
+    return (
+        f"**The paper has no `{model}`.** Beside it stands the paper's nearest backbone, {PAPER_NAMES[nearest]}, "
+        "another and larger model: the order of the methods compares, the levels need not."
+    )
+
+
+def _read(name: str) -> list[dict[str, str]]:
+    with files("glot.report").joinpath("published", name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

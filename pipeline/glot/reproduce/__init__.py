@@ -1,0 +1,1 @@
+"""The paper alone: its recipes, what they come to, and the runs that redo its evidence. Start at `run`."""

@@ -1,0 +1,351 @@
+"""What a label costs by each way to train it: fine-tuning, LoRA, a frozen backbone in every step, GLOT over a cache.
+
+All ways see the same batches of the same examples, on the same device, in one run; medians of their steps are
+multiplied up to whole trainings. The paper's table of costs is the model.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glot.errors import UsageError
+from glot.nn.config import PoolerConfig
+from glot.nn.graph import resolve_backend
+from glot.nn.poolers import Glot, make_pooler
+from glot.nn.tokens import TokenBatch
+from glot.randomness import kept_randomness
+from glot.store.files import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from glot.corpus.examples import Corpus
+    from glot.extract.backbone import Backbone
+
+EPOCHS = 3
+LORA = {"r": 64, "lora_alpha": 64, "lora_dropout": 0.1, "target_modules": "all-linear"}
+# Families whose configuration classes have a published model's shapes built in, for measurements without weights.
+BUILT_IN = {"mistral-7b": "MistralConfig", "bert": "BertConfig", "roberta": "RobertaConfig"}
+PUBLISHED = "published: full fine-tuning 7,110 M, 32.59 GB, 1,318 ms; LoRA 167.8 M, 33.50 GB, 1,454 ms; GLOT 8.9 M, "
+PUBLISHED += "0.42 GB, 13.4 ms a step (Mistral-7B, an unnamed GPU)"
+
+
+@dataclass(frozen=True)
+class Work:
+    """The examples that all ways train on.
+
+    Attributes:
+        texts: token ids of each distinct text that occurs in the batches.
+        batches: for each step (B,) text places, or (B, 2) for pairs.
+        examples: in the whole training set. distinct_tokens: of its distinct texts.
+    """
+
+    texts: list[list[int]]
+    batches: list[np.ndarray]
+    examples: int
+    distinct_tokens: int
+
+    @property
+    def batch_size(self) -> int:
+        """Examples a step."""
+        return len(self.batches[0])
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One way's cost.
+
+    Attributes:
+        parameters: that are trained. bytes: of tensors at the peak of a step, weights and optimizer included.
+        step: median seconds. before: seconds before the first step (extraction). training: seconds of all epochs,
+            `before` included.
+    """
+
+    name: str
+    parameters: int
+    bytes: int
+    step: float
+    before: float
+    training: float
+
+
+@dataclass(frozen=True)
+class CostRecord:
+    """A measurement of all ways on one device, as `cost.json` holds it.
+
+    Attributes:
+        model, task, device: what was measured, and where. threads: of torch on a CPU.
+        examples, batch_size: of the task. epochs: that `training` counts. costs: of each way, GLOT's last.
+    """
+
+    model: str
+    task: str
+    device: str
+    threads: int
+    examples: int
+    batch_size: int
+    epochs: int
+    costs: list[Cost]
+    version: int = 1
+
+
+def measure_task(
+    model: str,
+    task: str,
+    data_dir: Path | None,
+    batch_size: int,
+    steps: int,
+    config: PoolerConfig,
+    device: torch.device,
+    trust_remote_code: bool = False,
+) -> tuple[Work, list[Cost]]:
+    """What each way costs for a backbone on a task; raises UsageError where either is not there."""
+    from glot.corpus.load import load_task
+    from glot.extract.backbone import load_backbone
+    from glot.extract.source import resolve_model
+
+    source = resolve_model(model)  # a name that nobody knows is told before the data is read
+    corpus = load_task(task, ["train"], data_dir)
+    backbone = load_backbone(source, "float32", "cpu", trust_remote_code=trust_remote_code)
+    work = task_work(corpus, backbone, batch_size, steps)
+    return work, measure_cost(backbone.model, work, config, device)
+
+
+def write_cost_record(path: Path, model: str, task: str, work: Work, costs: list[Cost], device: torch.device) -> None:
+    """Leave a `CostRecord` as JSON."""
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    record = CostRecord(model, task, place, torch.get_num_threads(), work.examples, work.batch_size, EPOCHS, costs)
+    write_json(path, asdict(record))
+
+
+@kept_randomness()
+def random_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A published model's shapes with random weights; raises UsageError where they are not built in."""
+    import transformers
+
+    if name not in BUILT_IN:
+        raise UsageError(f"--random-init knows the shapes of {', '.join(BUILT_IN)}; got {name!r}")
+    config = getattr(transformers, BUILT_IN[name])()
+    return transformers.AutoModel.from_config(config, dtype=dtype)
+
+
+def random_work(vocabulary: int, mean: int, batch_size: int, steps: int, examples: int) -> Work:
+    """Single texts of random tokens, their lengths spread around a mean."""
+    random = np.random.default_rng(0)
+    lengths = np.clip(random.gamma(4.0, mean / 4.0, batch_size * steps), 3, 512).astype(int)
+    texts = [random.integers(0, vocabulary, length).tolist() for length in lengths]
+    batches = np.split(np.arange(len(texts)), steps)
+    return Work(texts, list(batches), examples, int(examples * lengths.mean()))
+
+
+def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, usual_tokens: int = 128) -> Work:
+    """Batches of a task's first training examples; raises UsageError where it has too few."""
+    from glot.extract.planning import length_limit, tokenize
+
+    examples = corpus.splits["train"].examples
+    if len(examples) < batch_size * steps:
+        raise UsageError(f"{corpus.spec.name} has {len(examples)} examples: lower --batch-size or --steps")
+    wide = corpus.spec.num_texts == 2
+    rows = [(example.text, example.text_b) if wide else (example.text,) for example in examples]
+    place = {text: number for number, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
+    ids, _ = tokenize(list(place), backbone, length_limit(backbone, None, usual_tokens))
+    chosen = np.asarray([[place[text] for text in row] for row in rows[: batch_size * steps]])
+    batches = [batch if wide else batch[:, 0] for batch in np.split(chosen, steps)]
+    used = {number: at for at, number in enumerate(dict.fromkeys(chosen.reshape(-1).tolist()))}
+    batches = [np.vectorize(used.__getitem__)(batch) for batch in batches]
+    return Work([ids[number] for number in used], batches, len(examples), sum(map(len, ids)))
+
+
+class Labelled(nn.Module):
+    """A backbone that is trained with its labels: mean of the last states, one linear map."""
+
+    def __init__(self, model: PreTrainedModel, width: int, num_texts: int) -> None:
+        super().__init__()
+        self.model, self.num_texts = model, num_texts
+        self.head = nn.Linear(num_texts * width, 2)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, 2) logits of padded (B · num_texts, L) ids."""
+        states = self.model(input_ids=ids, attention_mask=mask, **_no_cache(self.model)).last_hidden_state
+        weights = mask[:, :, None].to(states.dtype)
+        z = (states * weights).sum(dim=1) / weights.sum(dim=1)
+        return self.head(z.reshape(-1, self.num_texts * z.shape[1]).to(self.head.weight.dtype))
+
+
+def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
+    return {"use_cache": False} if hasattr(model.config, "use_cache") else {}
+
+
+class Way:
+    """One way to train: what is trained, and the step of a batch."""
+
+    def __init__(self, name: str, modules: list[nn.Module], loss: Callable[[np.ndarray], Tensor], lr: float) -> None:
+        self.name, self.loss, self.modules = name, loss, modules
+        self.trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.trained, lr=lr, fused=True)
+
+    def step(self, batch: np.ndarray) -> None:
+        """Forward, backward, optimizer."""
+        loss = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+    def held_bytes(self, more: list[nn.Module]) -> int:
+        """Bytes of weights (of `more` modules too) and of the optimizer's state."""
+        tensors = {id(p): p for module in [*self.modules, *more] for p in module.parameters()}
+        state = [value for values in self.optimizer.state.values() for value in values.values() if value.ndim]
+        return sum(tensor.numel() * tensor.element_size() for tensor in [*tensors.values(), *state])
+
+
+@kept_randomness()
+def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, device: torch.device) -> list[Cost]:
+    """Measure all ways, which take turns step by step; LoRA is left out where peft is not installed."""
+    num_texts = work.batches[0].ndim
+    model = model.to(device).eval()
+    labels = torch.arange(work.batch_size, device=device) % 2
+    place = _Places(work, device)
+    backend = resolve_backend("auto", device)
+    stored, rate = _extract(model, work, place)
+    width = stored[0].shape[1]
+
+    def full_loss(module: nn.Module) -> Callable[[np.ndarray], Tensor]:
+        return lambda batch: nn.functional.cross_entropy(module(*place.padded(batch)), labels)
+
+    ways: list[Way] = []
+    full = Labelled(deepcopy(model).requires_grad_(True), width, num_texts).to(device).train()
+    ways.append(Way("full fine-tuning", [full], full_loss(full), 2e-5))
+    lora = _lora(model, width, num_texts, device)
+    if lora is not None:
+        ways.append(Way(f"LoRA, r = {LORA['r']}", [lora], full_loss(lora), 2e-4))
+    model.requires_grad_(False)
+    sources: dict[str, Callable[[np.ndarray], TokenBatch]] = {
+        "frozen backbone": lambda batch: place.forwarded(model, batch),
+        "GLOT over the cache": lambda batch: _gathered(stored, batch, device),
+    }
+    for name, gather in sources.items():
+        pooler = make_pooler(config, width, backend).to(device)
+        assert isinstance(pooler, Glot)
+        head = nn.Linear(num_texts * pooler.out_width, 2).to(device)
+
+        def glot_loss(batch: np.ndarray, pooler: Glot = pooler, head: nn.Module = head, gather=gather) -> Tensor:
+            z = pooler(gather(batch))
+            return nn.functional.cross_entropy(head(z.reshape(len(labels), -1)), labels)
+
+        ways.append(Way(name, [pooler, head], glot_loss, 2e-4))
+    return _costs(ways, model, work, device, work.distinct_tokens / rate)
+
+
+def _costs(ways: list[Way], model: PreTrainedModel, work: Work, device: torch.device, extraction: float) -> list[Cost]:
+    times: dict[str, list[float]] = {way.name: [] for way in ways}
+    for number, batch in enumerate(work.batches):
+        for way in ways:
+            seconds = _seconds(lambda way=way, batch=batch: way.step(batch), device)
+            if number:  # the first warms up
+                times[way.name].append(seconds)
+    costs, steps = [], EPOCHS * math.ceil(work.examples / work.batch_size)
+    for way in ways:
+        step = statistics.median(times[way.name])
+        uses_model = [model] if way.name.startswith("frozen") else []
+        before = extraction if "cache" in way.name else 0.0
+        held = way.held_bytes(uses_model) + step_bytes(lambda way=way: way.step(work.batches[0]), device)
+        trained = sum(parameter.numel() for parameter in way.trained)
+        costs.append(Cost(way.name, trained, held, step, before, before + steps * step))
+    return costs
+
+
+def _lora(model: PreTrainedModel, width: int, num_texts: int, device: torch.device) -> nn.Module | None:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        return None
+    adapted = get_peft_model(deepcopy(model), LoraConfig(**LORA))
+    return Labelled(adapted, width, num_texts).to(device).train()
+
+
+class _Places:
+    """The texts of a batch, padded together, on the device."""
+
+    def __init__(self, work: Work, device: torch.device) -> None:
+        self.work, self.device = work, device
+
+    def padded(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
+        """(B · num_texts, L) ids and mask of a batch, the two texts of a pair one after the other."""
+        texts = [self.work.texts[place] for place in batch.reshape(-1).tolist()]
+        longest = max(map(len, texts))
+        ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+        mask = torch.arange(longest) < torch.tensor(list(map(len, texts)))[:, None]
+        return ids.to(self.device), mask.long().to(self.device)
+
+    @torch.no_grad()
+    def forwarded(self, model: PreTrainedModel, batch: np.ndarray) -> TokenBatch:
+        """The states of a batch's texts, from the backbone."""
+        ids, mask = self.padded(batch)
+        states = model(input_ids=ids, attention_mask=mask, **_no_cache(model)).last_hidden_state
+        return TokenBatch(states[mask.bool()].float(), mask.sum(dim=1).cpu())
+
+
+def _extract(model: PreTrainedModel, work: Work, place: _Places) -> tuple[list[Tensor], float]:
+    """Every text's states as a cache holds them, and the tokens/s of forwarding them in order of their lengths."""
+    order = sorted(range(len(work.texts)), key=lambda text: len(work.texts[text]))
+    stored: dict[int, Tensor] = {}
+
+    def forward_all() -> None:
+        for start in range(0, len(order), 64):
+            chosen = order[start : start + 64]
+            batch = place.forwarded(model, np.asarray(chosen))
+            parts = batch.states.half().split(batch.lengths.tolist())
+            stored.update(zip(chosen, parts, strict=True))
+
+    forward_all()
+    seconds = min(_seconds(forward_all, place.device) for _ in range(2))
+    return [stored[text] for text in range(len(work.texts))], sum(map(len, work.texts)) / seconds
+
+
+def _gathered(stored: list[Tensor], batch: np.ndarray, device: torch.device) -> TokenBatch:
+    texts = [stored[place] for place in batch.reshape(-1).tolist()]
+    return TokenBatch(torch.cat(texts).to(device, torch.float32), torch.tensor([len(text) for text in texts]))
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def step_bytes(step: Callable[[], object], device: torch.device) -> int:
+    """Most bytes of tensors that a step holds beyond what was there before it."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        step()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        step()
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+def break_even_epochs(ours: Cost, other: Cost, work: Work) -> float | None:
+    """The epochs (of any heads) after which extraction has paid for itself against another way; None: never."""
+    saved = (other.step - ours.step) * math.ceil(work.examples / work.batch_size)
+    return ours.before / saved if saved > 0 else None

@@ -1,0 +1,424 @@
+"""Column files: HDF5 files whose datasets are plain bytes at known places.
+
+Every file of a cache is one. HDF5 is what other tools read; we write and read the bytes themselves, at the places that
+the manifest names, so no foreign HDF5 structure is ever followed and a full disk is an error like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+
+from glot.errors import FaultError, GlotError
+from glot.store.checked import checked
+from glot.store.files import fsync_folder, one_line, open_inside, publish, temporary_name, write_error
+
+ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
+CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
+HEAD = "glot-columns"  # how each file begins; HDF5 leaves that place, its user block, to us
+HEAD_LINE = 80  # bytes in which the first line ends
+MAX_WIDTH = 2**24  # of a column's rows
+STORED_DTYPES = ("|u1", "|i1", "<u2", "<u4", "<u8", "<i8", "<f2", "<f4", "<f8")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a dataset lies in its file: byte offset, shape, NumPy dtype, and the XXH3-64 of its bytes in hex.
+
+    States have no checksum here: they have one a text (see `shard_columns`).
+    """
+
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+    xxh3: str = ""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row (one element of a flat column)."""
+        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole column."""
+        return self.shape[0] * self.row_bytes
+
+
+@dataclass(frozen=True)
+class ColumnFile:
+    """A file of a cache as the manifest describes it: name, size in bytes, XXH3-64 of all after its head, columns."""
+
+    file: str
+    size: int
+    xxh3: str
+    columns: dict[str, Column]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ColumnFile:
+        """Rebuild an entry, its places and shapes checked; raises KeyError, TypeError, ValueError, AttributeError."""
+        columns = {}
+        for name, column in values["columns"].items():
+            columns[name] = checked(Column, {**column, "shape": tuple(column["shape"])})
+            shape, dtype = columns[name].shape, columns[name].dtype
+            # No dimension after the first is 0, so that a file's size bounds the number of rows.
+            is_sane = len(shape) in (1, 2) and 0 not in shape[1:] and max(shape[1:], default=1) < MAX_WIDTH
+            if dtype not in STORED_DTYPES or not is_sane:
+                raise ValueError(f"column {name} has the shape {shape} and the dtype {dtype}")
+        entry = checked(cls, {**values, "columns": columns})
+        for name, column in columns.items():
+            if column.offset + column.nbytes > entry.size:
+                raise ValueError(f"column {name} ends after its file")
+        if entry.size >= 2**63:
+            raise ValueError(f"a file of {entry.size} bytes")
+        return entry
+
+
+NO_FILE = ColumnFile("", 0, "", {})  # of what lies in no file, or not yet
+
+
+class ColumnWriter:
+    """Writes one column file under a temporary name; `finish` makes it appear, leaving the block removes it.
+
+    Args:
+        path: the file's final name.
+        columns: name ("group/name" for a group) -> (shape, NumPy dtype).
+        about: what else the file says of itself, as JSON in its head.
+        attributes: name -> HDF5 attributes of a column.
+        exclusive: True never replaces a file of that name: who comes second keeps nothing.
+
+    Raises FaultError naming the file where the disk is full or a write fails.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        columns: dict[str, tuple[tuple[int, ...], str]],
+        about: dict[str, Any] | None = None,
+        attributes: dict[str, dict[str, Any]] | None = None,
+        exclusive: bool = False,
+    ) -> None:
+        self.path, self.exclusive, self.about = path, exclusive, about or {}
+        room = _head_room(columns, self.about)
+        self.temporary = temporary_name(path)
+        self.descriptor: int | None = None
+        try:
+            # Room for the structure is tried with a plain write: HDF5 can crash where the disk or a quota is full.
+            self.temporary.write_bytes(bytes(room + 2**16))
+            self.columns = _preallocate(self.temporary, columns, attributes or {}, room)
+            self.descriptor = os.open(self.temporary, os.O_RDWR)
+        except (OSError, RuntimeError) as error:
+            self.abandon()
+            raise self._fault(error) from error
+        self.hashes = {name: xxhash.xxh3_64() for name in columns}
+
+    def append(self, name: str, start: int, values: np.ndarray) -> None:
+        """Write rows from `start` on and add them to the column's checksum: in order, each row once."""
+        data = np.ascontiguousarray(values, dtype=self.columns[name].dtype)
+        self.hashes[name].update(data.data if data.size else b"")
+        self.write(name, start, data)
+
+    def write(self, name: str, start: int, values: np.ndarray) -> None:
+        """Write rows from `start` on, in any order, without a checksum."""
+        column = self.columns[name]
+        if values.dtype != column.dtype or start + len(values) > column.shape[0]:
+            raise ValueError(f"{name}: {values.dtype} rows {start} to {start + len(values)} do not fit {column}")
+        if not values.size:
+            return
+        data = memoryview(np.ascontiguousarray(values)).cast("B")
+        try:
+            _write_all(self.descriptor, data, column.offset + start * column.row_bytes)
+        except OSError as error:
+            raise self._fault(error) from error
+
+    def finish(self, unchecked: tuple[str, ...] = ()) -> ColumnFile:
+        """Fsync the file, give it its name, fsync the folder; returns what the manifest says of it.
+
+        `unchecked` columns get no checksum of their own. Raises FileExistsError where an `exclusive` file is there.
+        """
+        columns = {
+            name: replace(column, xxh3="" if name in unchecked else self.hashes[name].hexdigest())
+            for name, column in sorted(self.columns.items())
+        }
+        try:
+            digest = _write_head(self.descriptor, columns, self.about)
+            os.fsync(self.descriptor)
+            size = os.fstat(self.descriptor).st_size
+            os.close(self.descriptor)
+            self.descriptor = None
+            self._publish()
+            fsync_folder(self.path.parent)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise self._fault(error) from error
+        finally:
+            self.abandon()
+        return ColumnFile(self.path.name, size, digest, columns)
+
+    def _publish(self) -> None:
+        if not self.exclusive:
+            os.replace(self.temporary, self.path)
+            return
+        try:
+            publish(self.temporary, self.path)
+        except FileNotFoundError:  # who published first has tidied up
+            if self.path.exists():
+                raise FileExistsError(self.path) from None
+            raise
+
+    def abandon(self) -> None:
+        """Remove the temporary file, if it is still there."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+        self.temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> ColumnWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abandon()
+
+    def _fault(self, error: Exception) -> GlotError:
+        if isinstance(error, PermissionError):
+            return write_error(self.path, error)
+        return FaultError(
+            f"cannot write {self.path}: {one_line(error)}; finished shards are whole: make room and run again"
+        )
+
+
+def _preallocate(
+    path: Path,
+    columns: dict[str, tuple[tuple[int, ...], str]],
+    attributes: dict[str, dict[str, Any]],
+    head: int,
+) -> dict[str, Column]:
+    """Write the HDF5 structure with room for every column after `head` free bytes; returns where each starts."""
+    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    early.set_layout(h5py.h5d.CONTIGUOUS)
+    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    early.set_obj_track_times(False)  # the same content is the same bytes, whenever it was written
+    links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+    links.set_create_intermediate_group(True)
+    options = {"alignment_threshold": ALIGNMENT, "alignment_interval": ALIGNMENT}
+    made = {}
+    with h5py.File(path, "w", libver=("earliest", "v110"), userblock_size=head, **options) as file:
+        for name, (shape, dtype) in columns.items():
+            space, kind = h5py.h5s.create_simple(shape), h5py.h5t.py_create(np.dtype(dtype))
+            dataset = h5py.h5d.create(file.id, name.encode(), kind, space, dcpl=early, lcpl=links)
+            h5py.Dataset(dataset).attrs.update(attributes.get(name, {}))
+            made[name] = Column(dataset.get_offset() or 0, tuple(shape), dtype)
+    return made
+
+
+class ColumnReader:
+    """Reads byte ranges of a column file with `pread`: what is short, moved or damaged is an error, never a crash.
+
+    Raises FaultError where the file is missing, has another size, or a column lies outside it.
+    """
+
+    def __init__(self, folder: Path, entry: ColumnFile, remedy: str) -> None:
+        self.path, self.entry, self.remedy = folder / entry.file, entry, remedy
+        self.descriptor: int | None = None
+        try:
+            self.descriptor = open_inside(folder, entry.file)
+            size = os.fstat(self.descriptor).st_size
+        except OSError as error:
+            raise self.damage(f"cannot be read ({one_line(error)})") from None
+        if size != entry.size:
+            self.close()
+            raise self.damage(f"has {size} bytes, the manifest says {entry.size}")
+        for name, column in entry.columns.items():
+            if column.offset + column.nbytes > size:
+                self.close()
+                raise self.damage(f"ends before its column {name} does")
+
+    def damage(self, what: str) -> FaultError:
+        """An error that names the file, what is wrong with it, and what to do."""
+        return FaultError(f"{self.path} {what}: {self.remedy}")
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a column."""
+        return self._column(name).shape
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entry.columns
+
+    def _column(self, name: str) -> Column:
+        if name not in self.entry.columns:
+            raise self.damage(f"has no column {name}")
+        return self.entry.columns[name]
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows of a column as a new array; a whole column is compared with its checksum."""
+        out = self.read_unchecked(name, start, stop)
+        column = self._column(name)
+        if len(out) == column.shape[0] and column.xxh3:
+            self._compare(name, xxhash.xxh3_64_hexdigest(out.data if out.size else b""))
+        return out
+
+    def read_unchecked(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Rows of a column as a new array, whatever they hold."""
+        column = self._column(name)
+        stop = column.shape[0] if stop is None else stop
+        if not 0 <= start <= stop <= column.shape[0]:
+            raise self.damage(f"has no rows {start} to {stop} in its column {name}")
+        out = np.empty((stop - start, *column.shape[1:]), column.dtype)
+        if out.size:
+            self.read_into(memoryview(out).cast("B"), column.offset + start * column.row_bytes)
+        return out
+
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        """A column in pieces of a few MiB, its checksum compared after the last."""
+        column = self._column(name)
+        digest, rows = xxhash.xxh3_64(), max(1, CHUNK_BYTES // max(1, column.row_bytes))
+        for start in range(0, column.shape[0], rows):
+            out = np.empty((min(rows, column.shape[0] - start), *column.shape[1:]), column.dtype)
+            self.read_into(memoryview(out).cast("B"), column.offset + start * column.row_bytes)
+            digest.update(out.data)
+            yield out
+        if column.xxh3:
+            self._compare(name, digest.hexdigest())
+
+    def check(self, name: str) -> None:
+        """Read a column once and compare its checksum; raises FaultError where it differs."""
+        for _ in self.chunks(name):
+            pass
+
+    def check_file(self) -> None:
+        """Compare every byte with its checksum; raises FaultError where one differs."""
+        try:
+            found, _ = _describe(self.descriptor, self.entry.file)
+        except OSError as error:
+            raise self.damage(f"cannot be read ({one_line(error)})") from None
+        except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+            raise self.damage(f"is damaged ({one_line(error)})") from None
+        if found != self.entry:
+            raise self.damage("is damaged (it is not what the manifest says)")
+
+    def _compare(self, name: str, digest: str) -> None:
+        if digest != self.entry.columns[name].xxh3:
+            raise self.damage(f"is damaged in its column {name}")
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fill `view` with the bytes from `offset` on."""
+        while view:
+            try:
+                count = os.preadv(self.descriptor, [view], offset)
+            except OSError as error:
+                raise self.damage(f"cannot be read ({one_line(error)})") from None
+            if count == 0:
+                raise self.damage("ends too soon")
+            view, offset = view[count:], offset + count
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def describe_file(folder: Path, file: str) -> tuple[ColumnFile, dict[str, Any]]:
+    """What a manifest would say of a column file that lies there, and what the file is about, from its own head.
+
+    For a cache whose manifest is lost. Every byte is compared with the checksums in the head; raises ValueError where
+    it is no whole column file.
+    """
+    try:
+        descriptor = open_inside(folder, file)
+        try:
+            return _describe(descriptor, file)
+        finally:
+            os.close(descriptor)
+    except (OSError, KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        raise ValueError(f"{folder / file} does not describe itself: {one_line(error)}") from None
+
+
+def _describe(descriptor: int, file: str) -> tuple[ColumnFile, dict[str, Any]]:
+    first = os.pread(descriptor, HEAD_LINE, 0).partition(b"\n")[0]
+    match = re.fullmatch(rf"{HEAD} (\d{{1,9}}) ([0-9a-f]{{16}}) ([0-9a-f]{{16}})".encode(), first)
+    if match is None:
+        raise ValueError("it does not begin as a column file of this version")
+    size, start, stop = os.fstat(descriptor).st_size, len(first) + 1, len(first) + 1 + int(match[1])
+    if stop > size:
+        raise ValueError("it ends too soon")
+    text = os.pread(descriptor, stop - start, start)
+    if xxhash.xxh3_64_hexdigest(text) != match[2].decode():
+        raise ValueError("its head is damaged")
+    head = json.loads(text)
+    rest = _rest_xxh3(descriptor, stop)
+    if rest != match[3].decode():
+        raise ValueError("it is damaged")
+    data = ColumnFile.from_json({"file": file, "size": size, "xxh3": rest, "columns": head["columns"]})
+    return data, dict(head["about"])
+
+
+def _head_json(columns: dict[str, Column], about: dict[str, Any]) -> bytes:
+    values = {"about": about, "columns": {name: asdict(column) for name, column in sorted(columns.items())}}
+    return json.dumps(values, sort_keys=True, allow_nan=False).encode()
+
+
+def _write_head(descriptor: int, columns: dict[str, Column], about: dict[str, Any]) -> str:
+    """Begin a file with a line (a name, the bytes of JSON, the XXH3-64 of the JSON and of all that follows it), JSON.
+
+    Returns the last of these.
+    """
+    text = _head_json(columns, about)
+    line = f"{HEAD} {len(text)} {xxhash.xxh3_64_hexdigest(text)} "
+    rest = _rest_xxh3(descriptor, len(line) + 17 + len(text))
+    _write_all(descriptor, memoryview(f"{line}{rest}\n".encode() + text), 0)
+    return rest
+
+
+def _write_all(descriptor: int, data: memoryview, place: int) -> None:
+    while data:
+        count = os.pwrite(descriptor, data, place)
+        data, place = data[count:], place + count
+
+
+def _head_room(columns: dict[str, tuple[tuple[int, ...], str]], about: dict[str, Any]) -> int:
+    """Bytes for the head, whatever offsets and checksums it gets; HDF5 wants a power of two."""
+    longest = {name: Column(2**63, tuple(shape), dtype, "f" * 16) for name, (shape, dtype) in columns.items()}
+    return max(ALIGNMENT, 1 << (HEAD_LINE + len(_head_json(longest, about)) - 1).bit_length())
+
+
+def _rest_xxh3(descriptor: int, start: int) -> str:
+    """XXH3-64 over the bytes of a file from `start` on, as hex."""
+    digest, buffer = xxhash.xxh3_64(), bytearray(CHUNK_BYTES)
+    while count := os.preadv(descriptor, [buffer], start):
+        digest.update(memoryview(buffer)[:count])
+        start += count
+    return digest.hexdigest()
+
+
+STRINGS = {"bytes": "|u1", "offsets": "<u8"}  # the two columns of strings
+
+
+def strings_columns(strings: list[bytes], prefix: str) -> dict[str, np.ndarray]:
+    """Strings as the two columns `<prefix>/bytes` and `<prefix>/offsets`."""
+    offsets = np.zeros(len(strings) + 1, dtype="<u8")
+    np.cumsum([len(item) for item in strings], out=offsets[1:])
+    return {f"{prefix}/bytes": np.frombuffer(b"".join(strings), dtype="|u1"), f"{prefix}/offsets": offsets}
+
+
+def write_columns(path: Path, columns: dict[str, np.ndarray], about: dict[str, Any] | None = None) -> ColumnFile:
+    """Write small arrays as a column file, atomically."""
+    kinds = {name: (values.shape, values.dtype.newbyteorder("<").str) for name, values in columns.items()}
+    with ColumnWriter(path, kinds, about) as writer:
+        for name, values in columns.items():
+            writer.append(name, 0, values)
+        return writer.finish()

@@ -1,0 +1,298 @@
+"""Moving, cutting and joining caches: copy, subset, merge. No backbone is needed.
+
+The result is written beside its place and renamed there when it is whole.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from glot.errors import FaultError, UsageError
+from glot.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
+from glot.store.example_set import NO_TEXT, ExampleSet
+from glot.store.files import atomic_folder, make_folder
+from glot.store.layout import (
+    EXAMPLES_FOLDER,
+    PLAN_FILE,
+    ExamplesEntry,
+    Manifest,
+    PlanEntry,
+    StatesIdentity,
+    plan_about,
+)
+from glot.store.plan import Plan, PlanWriter, first_uses
+from glot.store.reader import Cache
+from glot.store.shards import ShardWriter
+from glot.store.verify import verify_cache
+from glot.version import __version__
+
+COPY_TOKENS = 2**16  # states of so many tokens are held in memory at a time
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Texts of one source, in the order in which they are numbered in the result."""
+
+    cache: Cache
+    text_ids: np.ndarray
+
+
+def copy_cache(source: Path, target: Path, verify: bool = False) -> Manifest:
+    """Copy a cache file by file, an unfinished one too; returns its manifest.
+
+    Raises UsageError where the target is taken, FaultError where there is no room, or with `verify` where a file of
+    the source is damaged.
+    """
+    cache = Cache(source, allow_unfinished=True)
+    with _new_folder(target) as folder:
+        _copy_files(cache, folder, [entry.data for entry in cache.manifest.shards.values()])
+        cache.manifest.save(folder)
+        _verify(folder, verify)
+    return cache.manifest
+
+
+def subset_cache(
+    source: Path,
+    target: Path,
+    splits: list[str] | None = None,
+    limit: int | None = None,
+    layers: tuple[int, ...] | None = None,
+    shard_bytes: int = 2**30,
+    verify: bool = False,
+) -> Manifest:
+    """Write a cache of some example sets, of the first `limit` examples of each, of some layers; returns its manifest.
+
+    A cache's examples are in random order, so the first ones are a sample.
+
+    Raises UsageError for a set or a layer that the source does not have, and whatever `copy_cache` raises.
+    """
+    cache = Cache(source)
+    names = splits or list(cache.manifest.examples)
+    sets = {name: cache.examples(name) for name in names}
+    if limit is not None:
+        sets = {name: examples.subset(np.arange(min(limit, len(examples)))) for name, examples in sets.items()}
+    identity = cache.manifest.states
+    if layers is not None:
+        identity = replace(identity, layers=tuple(sorted({cache.resolve_layer(layer) for layer in layers})))
+    used = _first_use_order(sets)
+    number = np.full(len(cache.plan), -1, dtype=np.int64)
+    number[used] = np.arange(len(used))
+    sets = {name: examples.renumbered(number) for name, examples in sets.items()}
+    entries = {name: cache.manifest.examples[name] for name in names}
+    with _new_folder(target) as folder:
+        manifest = _build(folder, identity, [_Part(cache, used)], sets, entries, shard_bytes)
+        _verify(folder, verify)
+    return manifest
+
+
+def merge_caches(sources: list[Path], target: Path, shard_bytes: int = 2**30, verify: bool = False) -> Manifest:
+    """Join caches of the same backbone and settings; returns the result's manifest.
+
+    Copies of one plan (made by workers without a common file system, each with some of its shards, finished or not)
+    become one cache of all their shards. Finished caches of other texts become one cache of all texts, each once;
+    example sets of one name and task are joined.
+
+    Raises UsageError where settings or tasks differ (naming the difference), and whatever `copy_cache` raises.
+    """
+    caches = [Cache(source, allow_unfinished=True) for source in sources]
+    first = caches[0].manifest
+    for cache in caches[1:]:
+        difference = first.states.difference(cache.manifest.states)
+        if difference:
+            raise UsageError(f"{cache.folder} has other settings than {caches[0].folder} ({difference})")
+    with _new_folder(target) as folder:
+        if all(cache.manifest.plan.data.xxh3 == first.plan.data.xxh3 for cache in caches):
+            manifest = _merge_shards(caches, folder)
+        else:
+            manifest = _merge_texts([Cache(source) for source in sources], folder, shard_bytes)
+        _verify(folder, verify)
+    return manifest
+
+
+def _merge_shards(caches: list[Cache], folder: Path) -> Manifest:
+    first = caches[0].manifest
+    manifest = Manifest(first.created_by, first.states, first.plan, dict(first.examples))
+    for cache in caches:
+        for name, entry in cache.manifest.examples.items():
+            if name in manifest.examples and manifest.examples[name].fingerprint != entry.fingerprint:
+                raise UsageError(f"{cache.folder} has other {name} examples than {caches[0].folder} over one plan")
+            manifest.examples.setdefault(name, entry)
+        missing = {n: entry for n, entry in cache.manifest.shards.items() if n not in manifest.shards}
+        _copy_files(cache, folder, [entry.data for entry in missing.values()])
+        manifest.shards |= missing
+    manifest.save(folder)
+    return manifest
+
+
+def _merge_texts(caches: list[Cache], folder: Path, shard_bytes: int) -> Manifest:
+    keys = np.concatenate([cache.plan.hashes() for cache in caches])
+    first = first_uses(keys)
+    is_new = first == np.arange(len(keys))
+    number = (np.cumsum(is_new) - 1)[first]  # of each source's texts, one source after the other, in the result
+    parts, sets, entries, start = [], {}, {}, 0
+    for cache in caches:
+        stop = start + len(cache.plan)
+        parts.append(_Part(cache, np.flatnonzero(is_new[start:stop])))
+        for name, entry in cache.manifest.examples.items():
+            examples = cache.examples(name).renumbered(number[start:stop])
+            if name not in sets:
+                sets[name], entries[name] = examples, entry
+            elif entries[name].fingerprint != entry.fingerprint:
+                sets[name] = _join(sets[name], examples, name, entries[name], entry)
+                entries[name] = replace(
+                    entries[name],
+                    source=f"{entries[name].source}; {entry.source}",
+                    skipped=entries[name].skipped + entry.skipped,
+                )
+        start = stop
+    identity = caches[0].manifest.states
+    if not all(cache.manifest.states.loader_sha256 for cache in caches):
+        identity = replace(identity, loader_sha256="")  # unknown of some texts is unknown
+    return _build(folder, identity, parts, sets, entries, shard_bytes)
+
+
+def _join(one: ExampleSet, other: ExampleSet, name: str, entry: ExamplesEntry, added: ExamplesEntry) -> ExampleSet:
+    tasks = [(item.task.target, item.task.classes, item.task.num_texts, item.labelled) for item in (entry, added)]
+    if tasks[0] != tasks[1]:
+        raise UsageError(f"the {name} examples of these caches belong to different tasks: subset one of them first")
+    columns = {}
+    for column in ("index", "text_id", "text_id_b", "label"):
+        values = getattr(one, column), getattr(other, column)
+        columns[column] = None if values[0] is None else np.concatenate(values)
+    return ExampleSet(**columns, negatives=_join_negatives(one, other))
+
+
+def _join_negatives(one: ExampleSet, other: ExampleSet) -> np.ndarray | None:
+    parts = [np.zeros((len(item), 0), np.int64) if item.negatives is None else item.negatives for item in (one, other)]
+    width = max(part.shape[1] for part in parts)
+    if width == 0:
+        return None
+    wide = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=NO_TEXT) for part in parts]
+    return np.concatenate(wide)
+
+
+def _first_use_order(sets: dict[str, ExampleSet]) -> np.ndarray:
+    """The ids of the texts that some example sets use, by first use."""
+    every = np.concatenate([examples.used_ids() for examples in sets.values()])
+    _, first = np.unique(every, return_index=True)
+    return every[np.sort(first)]
+
+
+def _build(
+    folder: Path,
+    identity: StatesIdentity,
+    parts: list[_Part],
+    sets: dict[str, ExampleSet],
+    entries: dict[str, ExamplesEntry],
+    shard_bytes: int,
+) -> Manifest:
+    """Write a cache of the parts' texts, one part after the other."""
+    keep_texts = all(part.cache.plan.has_texts for part in parts)
+    writer = PlanWriter(folder, keep_texts)
+    counts = {"truncated": 0, "empty": 0, "order_seed": parts[0].cache.manifest.plan.order_seed}
+    try:
+        for part in parts:
+            for first, stop in _runs(part.text_ids):
+                writer.copy_texts(part.cache.plan, first, stop)
+                counts["empty"] += _count_empty(part.cache.plan, first, stop)
+            writer.take_vocabulary(part.cache.plan)
+        counts["truncated"] = sum(writer.truncated)
+        shard_tokens = max(1, shard_bytes // identity.bytes_per_token)
+        data = writer.finish(folder / PLAN_FILE, shard_tokens, plan_about(identity, **counts))
+    finally:
+        writer.close()
+    plan = Plan(folder, data)
+    entry = PlanEntry(len(plan), plan.tokens, shards=plan.num_shards, request="", data=data, **counts)
+    manifest = Manifest(f"glot {__version__}", identity, entry)
+    for name, examples in sets.items():
+        fingerprint = examples.fingerprint(plan.hashes())
+        new = replace(entries[name], fingerprint=fingerprint, examples=len(examples))
+        saved = examples.save(folder / EXAMPLES_FOLDER / f"{name}.h5", new.about(name))
+        manifest.examples[name] = replace(new, data=saved)
+    for number in range(plan.num_shards):
+        _write_shard(folder, number, plan, identity, parts, manifest)
+    manifest.save(folder)
+    return manifest
+
+
+def _write_shard(
+    folder: Path, number: int, plan: Plan, identity: StatesIdentity, parts: list[_Part], manifest: Manifest
+) -> None:
+    kinds = {part.cache.dtype for part in parts}
+    dtype = kinds.pop() if len(kinds) == 1 else "float32"
+    starts = np.cumsum([0] + [len(part.text_ids) for part in parts])
+    with ShardWriter(folder, number, plan, identity, dtype) as writer:
+        for part, start in zip(parts, starts.tolist(), strict=False):
+            first, stop = max(writer.first, start), min(writer.stop, start + len(part.text_ids))
+            while first < stop:
+                end = int(np.searchsorted(plan.token_start, plan.token_start[first] + COPY_TOKENS, side="right")) - 1
+                end = min(stop, max(first + 1, end))
+                _copy_texts(writer, part, np.arange(first, end), start, plan, dtype)
+                first = end
+        manifest.shards[number] = writer.finish()
+
+
+def _copy_texts(writer: ShardWriter, part: _Part, ids: np.ndarray, start: int, plan: Plan, dtype: str) -> None:
+    for layer in writer.identity.layers:
+        stored = part.cache.read_texts(layer, part.text_ids[ids - start])
+        values = stored.values if stored.dtype == dtype else stored.values.astype(np.float32)
+        place = 0
+        for text_id in ids.tolist():
+            end = place + int(plan.length[text_id])
+            scale = None if stored.scale is None else stored.scale[place:end]
+            writer.write(layer, text_id, values[place:end], scale)
+            place = end
+
+
+def _count_empty(plan: Plan, start: int, end: int) -> int:
+    """How many of the texts [start, end) have no token of their own."""
+    count = 0
+    for first in range(start, end, COPY_TOKENS):
+        stop = min(first + COPY_TOKENS, end)
+        starts = plan.token_start[first:stop] - plan.token_start[first]
+        count += int((np.minimum.reduceat(plan.token_kinds(first, stop), starts) > 0).sum())
+    return count
+
+
+def _runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Consecutive ids as ranges [first, stop)."""
+    for run in np.split(ids, np.flatnonzero(np.diff(ids) != 1) + 1):
+        if len(run):
+            yield int(run[0]), int(run[-1]) + 1
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target` that becomes it at the end, or goes."""
+    with atomic_folder(target) as folder:
+        make_folder(folder / EXAMPLES_FOLDER)
+        yield folder
+
+
+def _copy_files(cache: Cache, folder: Path, shards: list[ColumnFile]) -> None:
+    manifest = cache.manifest
+    for data in [manifest.plan.data, *(entry.data for entry in manifest.examples.values()), *shards]:
+        reader = ColumnReader(cache.folder, data, "repair or extract it first")
+        with open(reader.descriptor, "rb", closefd=False) as source, open(folder / data.file, "wb") as copy:
+            shutil.copyfileobj(source, copy, CHUNK_BYTES)
+            copy.flush()
+            os.fsync(copy.fileno())
+        reader.close()
+
+
+def _verify(folder: Path, wanted: bool) -> None:
+    if not wanted:
+        return
+    damaged = verify_cache(Cache(folder, allow_unfinished=True))
+    if damaged:
+        raise FaultError(
+            f"{damaged[0].file} is damaged ({damaged[0].what}), as {len(damaged) - 1} more files: "
+            "repair the source with `glot inspect --repair` first"
+        )

@@ -1,0 +1,244 @@
+"""Shards: the files that hold the states. Written under a temporary name, published once, listed when whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from glot.errors import FaultError, UsageError
+from glot.store.columns import (
+    CHUNK_BYTES,
+    ColumnFile,
+    ColumnReader,
+    ColumnWriter,
+    describe_file,
+)
+from glot.store.files import read_json, write_json
+from glot.store.layout import (
+    STORED_AS,
+    Manifest,
+    ShardEntry,
+    StatesIdentity,
+    shard_file,
+    sidecar_file,
+)
+from glot.store.plan import Plan
+
+DAMAGED_SHARD = "find its texts with `glot inspect --verify` and make them again with `glot inspect --repair`"
+Columns = dict[str, tuple[tuple[int, ...], str]]
+
+
+def shard_columns(identity: StatesIdentity, texts: int, tokens: int, dtype: str) -> Columns:
+    """The columns of a shard: states, their scales (int8 only) and checksums of every layer, and offsets.
+
+    `check/<layer>` holds the XXH3-64 of each text's bytes in `hidden/<layer>`, followed by those in `scale/<layer>`.
+    """
+    columns: Columns = {}
+    for layer in identity.layers:
+        columns[f"hidden/{layer}"] = ((tokens, identity.width), STORED_AS[dtype])
+        if dtype == "int8":
+            columns[f"scale/{layer}"] = ((tokens,), "<f4")
+        columns[f"check/{layer}"] = ((texts,), "<u8")
+    return columns | {"offsets": ((texts + 1,), "<u8")}
+
+
+def _states_of(columns: Columns) -> tuple[str, ...]:
+    """The columns that have a checksum a text, and none of their own."""
+    return tuple(name for name in columns if name.startswith(("hidden/", "scale/")))
+
+
+class ShardWriter:
+    """Writes one shard; `finish` makes it appear, leaving the block removes it.
+
+    Texts may come in any order: each goes to its own rows of the preallocated states.
+
+    Args:
+        dtype: how its states are stored; None is the cache's own.
+        replaces: whether it may take the place of a shard that is there.
+
+    Raises FaultError naming the file where the disk is full or a write fails.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        number: int,
+        plan: Plan,
+        identity: StatesIdentity,
+        dtype: str | None = None,
+        replaces: bool = False,
+    ) -> None:
+        self.identity, self.dtype = identity, dtype or identity.dtype
+        self.first, self.stop = plan.shard_range(number)
+        self.start = plan.token_start[self.first : self.stop + 1] - plan.token_start[self.first]  # (texts + 1,)
+        texts, self.tokens = self.stop - self.first, int(self.start[-1])
+        self.checks = {layer: np.zeros(texts, dtype="<u8") for layer in identity.layers}
+        self.written = np.zeros((texts, len(identity.layers)), dtype=bool)
+        about = {
+            "kind": "shard",
+            "texts_sha256": plan.shard_digest(number),
+            "states_sha256": identity.digest(),
+            "first_text": self.first,
+            "dtype": self.dtype,
+        }
+        columns = shard_columns(identity, texts, self.tokens, self.dtype)
+        marks = {f"hidden/{layer}": {"dtype": self.dtype} for layer in identity.layers}
+        self.file = ColumnWriter(folder / shard_file(number), columns, about, marks, exclusive=not replaces)
+
+    def write(self, layer: int, text_id: int, states: np.ndarray, scale: np.ndarray | None = None) -> None:
+        """Write one text's states, shape (L, d), in the stored dtype, to its own rows; for int8 also (L,) scales."""
+        row = text_id - self.first
+        start, stop = self.start[row : row + 2].tolist()
+        if states.shape != (stop - start, self.identity.width) or (scale is None) != (self.dtype != "int8"):
+            raise ValueError(f"text {text_id}: states of shape {states.shape} do not fit")
+        states = np.ascontiguousarray(states)
+        self.file.write(f"hidden/{layer}", start, states)
+        if scale is not None:
+            self.file.write(f"scale/{layer}", start, scale)
+        self.checks[layer][row] = text_check(states, scale)
+        self.written[row, self.identity.layers.index(layer)] = True
+
+    def finish(self) -> ShardEntry:
+        """Flush, fsync and publish the shard; returns its entry. Raises FileExistsError where another was first."""
+        if not self.written.all():
+            missing = int((~self.written).any(axis=1).argmax())
+            raise ValueError(f"{self.file.path.name}: text {self.first + missing} was not written")
+        for layer, checks in self.checks.items():
+            self.file.append(f"check/{layer}", 0, checks)
+        self.file.append("offsets", 0, self.start.astype("<u8"))
+        data = self.file.finish(unchecked=_states_of(self.file.columns))
+        return ShardEntry(self.stop - self.first, self.tokens, self.dtype, data)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.abandon()
+
+
+def text_check(states: np.ndarray, scale: np.ndarray | None) -> int:
+    """A text's checksum: XXH3-64 of its states' bytes, followed by those of its scales."""
+    digest = xxhash.xxh3_64(states.data)
+    if scale is not None:
+        digest.update(np.ascontiguousarray(scale).data)
+    return digest.intdigest()
+
+
+class ShardReader(ColumnReader):
+    """One shard opened for reading; raises FaultError where its entry does not fit the plan or the file."""
+
+    def __init__(self, folder: Path, entry: ShardEntry, texts: int, tokens: int, identity: StatesIdentity) -> None:
+        super().__init__(folder, entry.data, DAMAGED_SHARD)
+        self.dtype = entry.dtype
+        self.layers = identity.layers
+        expected = shard_columns(identity, texts, tokens, entry.dtype)
+        there = {name: (column.shape, column.dtype) for name, column in entry.data.columns.items()}
+        fits = entry.dtype == identity.dtype or (identity.dtype, entry.dtype) == ("float16", "float32")
+        if there != expected or not fits or (entry.texts, entry.tokens) != (texts, tokens):
+            self.close()
+            raise self.damage("does not hold what the manifest's plan says")
+
+    def damaged_rows(self, start: np.ndarray) -> np.ndarray:
+        """(k,) rows of the texts whose bytes are not what their checksums say, in any layer; reads all states.
+
+        `start`, (texts + 1,), says where each text's rows begin.
+        """
+        bad = np.zeros(len(start) - 1, dtype=bool)
+        rows = max(1, CHUNK_BYTES // self.entry.columns[f"hidden/{self.layers[0]}"].row_bytes)
+        for layer in self.layers:
+            checks = self.read_unchecked(f"check/{layer}").tolist()
+            first = 0
+            while first < len(bad):
+                stop = max(first + 1, int(np.searchsorted(start, start[first] + rows, side="right")) - 1)
+                states, scale = self.read_states(layer, int(start[first]), int(start[stop]))
+                for row in range(first, stop):
+                    part = slice(int(start[row] - start[first]), int(start[row + 1] - start[first]))
+                    bad[row] |= text_check(states[part], None if scale is None else scale[part]) != checks[row]
+                first = stop
+        return np.flatnonzero(bad)
+
+    def read_states(self, layer: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows of a layer's states in this shard's stored dtype, and for int8 their scales; unchecked."""
+        scale = self.read(f"scale/{layer}", start, stop) if self.dtype == "int8" else None
+        return self.read(f"hidden/{layer}", start, stop), scale
+
+
+def finished_shard(folder: Path, number: int, manifest: Manifest) -> ShardEntry | None:
+    """The entry of a finished shard, from its sidecar or the manifest; None where it has none, or its file is short.
+
+    A sidecar is looked for first: it is removed only after the manifest lists the shard.
+    """
+    entry = read_sidecar(folder, number)
+    if entry is None:
+        entry = manifest.shards.get(number)
+    return entry if entry is not None and has_size(folder, entry.data) else None
+
+
+def has_size(folder: Path, data: ColumnFile) -> bool:
+    """Whether a file is there with the size that its entry says."""
+    path = folder / data.file
+    return path.is_file() and not path.is_symlink() and path.stat().st_size == data.size
+
+
+def read_sidecar(folder: Path, number: int) -> ShardEntry | None:
+    """What a finished shard's sidecar says; None where there is none that can be read."""
+    try:
+        return ShardEntry.from_json(number, read_json(folder / sidecar_file(number)))
+    except (UsageError, FaultError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def write_sidecar(folder: Path, number: int, entry: ShardEntry) -> None:
+    """Say that a shard is finished. Written after the shard has its name."""
+    write_json(folder / sidecar_file(number), asdict(entry))
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """The manifest with all finished shards, also those that only their sidecars list so far.
+
+    Raises UsageError (missing, other version) or FaultError (damaged).
+    """
+    sidecars = [int(path.stem.split("-")[1]) for path in folder.glob("shard-*.json") if _is_sidecar(path.name)]
+    found = {number: read_sidecar(folder, number) for number in sidecars}
+    manifest = Manifest.load(folder)
+    listed = {number: entry for number, entry in found.items() if entry and number < manifest.plan.shards}
+    manifest.shards |= listed
+    return manifest
+
+
+def _is_sidecar(name: str) -> bool:
+    return re.fullmatch(r"shard-\d{5,}\.json", name) is not None
+
+
+def list_shards(folder: Path, manifest: Manifest) -> None:
+    """Move the sidecars' entries into the saved manifest, once all shards are there; for the holder of the plan."""
+    manifest.save(folder)
+    for number in manifest.shards:
+        (folder / sidecar_file(number)).unlink(missing_ok=True)
+
+
+def adopt_shard(folder: Path, number: int, plan: Plan, identity: StatesIdentity) -> ShardEntry | None:
+    """The entry of a whole shard that nothing lists (its worker was killed, or the manifest is lost), or None.
+
+    The file must say that it holds these texts' states under these settings, and every text must fit its checksum.
+    """
+    first, stop = plan.shard_range(number)
+    tokens = plan.shard_tokens(number)
+    try:
+        data, about = describe_file(folder, shard_file(number))
+        made_of = about.get("texts_sha256"), about.get("states_sha256")
+        if made_of != (plan.shard_digest(number), identity.digest()):
+            return None
+        values = {"texts": stop - first, "tokens": tokens, "dtype": about["dtype"], "data": asdict(data)}
+        entry = ShardEntry.from_json(number, values)
+        reader = ShardReader(folder, entry, entry.texts, tokens, identity)
+        start = plan.token_start[first : stop + 1] - plan.token_start[first]
+        fits = (reader.read("offsets") == start).all() and not len(reader.damaged_rows(start))
+        reader.close()
+    except (ValueError, KeyError, TypeError, AttributeError, FaultError):
+        return None
+    return entry if fits else None

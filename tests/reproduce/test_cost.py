@@ -1,0 +1,97 @@
+"""The table of costs: every way trains, what is counted is what is trained, and the arithmetic adds up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from glot.corpus.examples import Corpus, Example, Split
+from glot.errors import UsageError
+from glot.extract.backbone import load_backbone
+from glot.extract.source import ModelSource
+from glot.nn.poolers import PoolerConfig
+from glot.report.costs import find_costs
+from glot.reproduce import cost
+from glot.reproduce.plan import Step
+from glot.reproduce.run import Watch, run_steps
+from glot.store.task_spec import TaskSpec
+
+WORDS = ["cat", "dog", "mat", "letters", "door", "rain", "town", "autumn", "books", "ships"]
+
+
+def corpus(num_texts: int, rows: int = 40) -> Corpus:
+    def example(row: int) -> Example:
+        text = " ".join(WORDS[: 1 + row % len(WORDS)])
+        return Example(row, text, WORDS[row % 3] if num_texts == 2 else None, row % 2)
+
+    spec = TaskSpec("made", num_texts, "classes", ("no", "yes"))
+    return Corpus(spec, {"train": Split("train", [example(row) for row in range(rows)], "made")})
+
+
+@pytest.mark.parametrize("name", ["bert", "llama"])
+@pytest.mark.parametrize("num_texts", [1, 2])
+def test_every_way_is_measured(backbone_folders: dict[str, Path], name: str, num_texts: int) -> None:
+    pytest.importorskip("peft", reason="LoRA needs peft (extra: bench)")
+    backbone = load_backbone(ModelSource("tiny", str(backbone_folders[name])), "float32", "cpu")
+    work = cost.task_work(corpus(num_texts), backbone, 8, 3)
+    assert work.examples == 40
+    assert len(work.texts) == len(set(map(tuple, work.texts)))
+    whole = sum(parameter.numel() for parameter in backbone.model.parameters())
+    before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
+    costs = cost.measure_cost(backbone.model, work, PoolerConfig(layers=1, hidden=4), torch.device("cpu"))
+    assert [item.name.split(",")[0] for item in costs] == [
+        *("full fine-tuning", "LoRA", "frozen backbone", "GLOT over the cache")
+    ]
+    head = num_texts * backbone.width * 2 + 2
+    assert costs[0].parameters == whole + head
+    assert costs[2].parameters == costs[3].parameters
+    assert all(item.step > 0 and item.bytes > 4 * item.parameters for item in costs)
+    steps = 3 * 5  # three epochs of 40 examples in batches of 8
+    for item in costs[:3]:
+        assert item.before == 0
+        assert item.training == pytest.approx(steps * item.step)
+    ours = costs[3]
+    assert ours.training == pytest.approx(ours.before + steps * ours.step)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.model.state_dict().items())  # frozen
+
+
+def test_when_extraction_has_paid_for_itself() -> None:
+    work = cost.Work([[1]], [torch.zeros(8).numpy()], examples=80, distinct_tokens=100)
+    ours = cost.Cost("GLOT", 1, 1, step=0.01, before=1.8, training=2.0)
+    assert cost.break_even_epochs(ours, cost.Cost("other", 1, 1, 0.1, 0.0, 3.0), work) == pytest.approx(2.0)
+    assert cost.break_even_epochs(ours, cost.Cost("other", 1, 1, 0.005, 0.0, 3.0), work) is None
+
+
+def test_random_weights_of_a_known_shape() -> None:
+    work = cost.random_work(100, 20, 4, 3, 50)
+    assert [len(batch) for batch in work.batches] == [4, 4, 4]
+    with pytest.raises(UsageError, match="knows the shapes of mistral-7b"):
+        cost.random_model("gpt-7", torch.float32)
+
+
+def test_too_few_examples_are_said(backbone_folders: dict[str, Path]) -> None:
+    backbone = load_backbone(ModelSource("tiny", str(backbone_folders["bert"])), "float32", "cpu")
+    with pytest.raises(UsageError, match="has 40 examples: lower --batch-size"):
+        cost.task_work(corpus(1), backbone, 32, 6)
+
+
+def test_the_main_job_measures_costs(
+    backbone_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft", reason="LoRA needs peft (extra: bench)")
+    monkeypatch.setattr("glot.corpus.load.load_task", lambda task, splits, data_dir: corpus(2, rows=200))
+    lines: list[str] = []
+    step = Step("mrpc", "tiny", "cost", "cost", location=str(backbone_folders["bert"]))
+    watch = Watch(lines.append, lambda done, total: None, lambda: False)
+    assert run_steps([step], tmp_path / "cache", tmp_path / "runs", None, watch) == []
+    assert "ms a step, full fine-tuning" in lines[-1]
+    [table] = find_costs([tmp_path / "runs"])
+    assert table.rows()[-1][0].startswith("GLOT over the cache")
+    assert step.place(tmp_path / "runs").exists()
+
+
+def test_an_unknown_model_is_told_before_the_data_is_read() -> None:
+    with pytest.raises(UsageError, match="no-such-model"):
+        cost.measure_task("no-such-model", "mrpc", None, 32, 6, PoolerConfig(), torch.device("cpu"))
