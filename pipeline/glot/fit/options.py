@@ -17,7 +17,8 @@ from glot.nn.config import ContrastiveConfig, PoolerConfig, readout_width
 from glot.store.example_set import group_of, set_name, split_of
 from glot.store.layout import StatesIdentity
 from glot.store.reader import Cache
-from glot.store.task_spec import Recipe, TaskSpec
+from glot.store.task_spec import TaskSpec
+from glot.tasks import head_defaults
 from glot.version import __version__
 
 OBJECTIVES = ("labels", "contrastive")
@@ -25,6 +26,19 @@ BACKENDS = ("auto", "dgl", "dense")
 # The settings of a token graph and its layers, by the poolers that use them.
 USED_BY = {name: ("glot",) for name in ("gnn", "jk", "tau", "graph", "readout")}
 USED_BY |= {"layers": ("glot", "mlp"), "hidden": ("glot", "mlp")}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The general defaults of the settings that a task may have defaults of its own for (`head_defaults`)."""
+
+    layers: int = 2
+    hidden: int = 256
+    tau: float = 0.6
+    lr: float = 2e-4
+    epochs: int = 3
+    batch_size: int = 32
+    adapool_hidden: int = 128
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,7 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     if options.backend not in BACKENDS:
         raise UsageError(f"--backend must be one of {', '.join(BACKENDS)}; got {options.backend!r}")
     entry = cache.examples_entry(set_name(options.group, "train"))
-    recipe = entry.task.recipe
+    recipe = Recipe(**head_defaults(entry.task))
     if options.class_weights == "balanced" and entry.task.target != "classes":
         raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
 
@@ -167,7 +181,7 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
     None where there is none. Where and how it computes does not count, but for a backend that was asked for; nor does
     what is not known without the number of training `examples`.
     """
-    recipe, states, train = config.task.recipe, config.states, config.train
+    recipe, states, train = Recipe(**head_defaults(config.task)), config.states, config.train
     options = _for_objective(options, config.contrastive)
     layer = options.layer
     if layer is None:
