@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from glot.backbones import packaged
 from glot.version import __version__
 
 DISTRIBUTION = "glot-pipeline"
@@ -168,10 +169,10 @@ def _dgl() -> Finding:
 
 def _models() -> Iterator[Finding]:
     try:
-        from glot.extract.source import PACKAGED_ALIASES, resolve_model
+        from glot.extract.source import resolve_model
     except Exception:  # said among the versions
         return
-    for name in PACKAGED_ALIASES:
+    for name in packaged():
         try:
             resolve_model(name)
         except Exception as error:
@@ -203,7 +204,7 @@ def _reach(endpoint: str, seconds: float) -> Finding:
     except urllib.error.HTTPError:
         pass  # it answered
     except (OSError, ValueError) as error:
-        advice = "use minilm or smollm2-135m, or a folder with --model; behind a proxy set HTTPS_PROXY"
+        advice = f"use {' or '.join(packaged())}, or a folder with --model; behind a proxy set HTTPS_PROXY"
         return Finding("hub", "reachable", f"no: {endpoint}: {_line(error)}", advice)
     return Finding("hub", "reachable", f"yes: {endpoint} in {time.perf_counter() - start:.1f} s")
 

@@ -26,7 +26,7 @@ def test_the_recipes_that_come_along_can_run() -> None:
         assert recipe.title
         assert recipe.blocks or recipe.left_out
         for block in recipe.blocks:
-            assert set(block.models) <= set(BACKBONES)
+            assert set(block.models) <= set(BACKBONES.names())
             assert all(parse_stress_name(task) or find_task(task) for task in block.tasks)
             for options in block.trials().values():
                 assert set(options) <= known

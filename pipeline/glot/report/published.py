@@ -6,15 +6,9 @@ import csv
 from functools import cache
 from importlib.resources import files
 
-PAPER_NAMES = {
-    "bert": "BERT",
-    "roberta": "RoBERTa",
-    "smollm2": "SmolLM2-360M",
-    "tinyllama": "TinyLlama",
-    "llama-3b": "LLaMA-3B",
-    "mistral-7b": "Mistral-7B",
-}
-_NEAREST = {"minilm": "bert", "smollm2-135m": "smollm2"}
+from glot.backbones import BACKBONES
+
+PAPER_NAMES = {entry.name: entry.published for entry in BACKBONES if entry.published}
 
 
 @cache
@@ -31,7 +25,7 @@ def load_stress() -> dict[tuple[str, str, float], float]:
 
 def nearest_paper_model(model: str) -> str | None:
     """The paper's backbone to stand beside: the model itself, else its nearest relation, else None."""
-    return model if model in PAPER_NAMES else _NEAREST.get(model)
+    return model if model in PAPER_NAMES else (model in BACKBONES and BACKBONES[model].nearest) or None
 
 
 def comparison_note(model: str) -> str:
