@@ -17,10 +17,10 @@ from glot.fit.train import HeadInTraining
 from glot.nn.dgl_backend import dgl_available, dgl_import_error
 from glot.nn.tokens import TokenBatch
 from glot.store.example_set import ExampleSet
-from glot.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
-from glot.store.shards import ShardWriter
 from glot.store.task_spec import TaskSpec
+from glot.store.write import TextStates, write_cache
 from glot.tasks import TASKS, Task
 
 
@@ -148,19 +148,6 @@ def make_fit_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.Mon
             dtype="float32",
             compute_dtype="float32",
         )
-        folder = tmp_path / name
-        (folder / "examples").mkdir(parents=True)
-        data = write_plan(folder, names, lengths.tolist(), np.searchsorted(shard, np.arange(1, task.shards)).tolist())
-        plan = Plan(folder, data)
-        shards = {}
-        for number in range(plan.num_shards):
-            with ShardWriter(folder, number, plan, identity) as writer:
-                for text in range(*plan.shard_range(number)):
-                    states = rng.normal(0, 0.3, (int(lengths[text]), task.width)).astype(np.float32)
-                    states[rng.integers(lengths[text]), 0] = 2 * signs[text]
-                    writer.write(1, text, states)
-                    writer.write(2, text, states)
-                shards[number] = writer.finish()
         spec = TaskSpec(
             name="made",
             num_texts=task.num_texts,
@@ -171,24 +158,25 @@ def make_fit_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.Mon
         )
         quick = {"hidden": 8, "lr": 1e-2, "epochs": 4, "batch_size": 8}
         monkeypatch.setitem(TASKS._entries, spec.name, Task(spec, head=quick))
-        entries, start = {}, 0
+        sets, start = {}, 0
         for split, count in counts.items():
             ids = np.arange(start, start + count * task.num_texts).reshape(count, task.num_texts)
             start += ids.size
             right = signs[ids].min(axis=1) > 0 if task.target == "classes" else signs[ids].prod(axis=1) > 0
             label = right.astype(np.int64) if task.target == "classes" else np.where(right, 4.0, 1.0)
-            examples = ExampleSet(np.arange(count), ids[:, 0], ids[:, 1] if task.num_texts == 2 else None, label)
-            entries[split] = ExamplesEntry(
-                examples.fingerprint(plan.hashes()),
-                count,
-                0,
-                True,
-                f"made {split}",
-                spec,
-                examples.save(folder / f"examples/{split}.h5"),
-            )
-        entry = PlanEntry(texts, plan.tokens, 0, 0, plan.num_shards, 0, "", data)
-        Manifest("test", identity, entry, entries, shards).save(folder)
+            sets[split] = ExampleSet(np.arange(count), ids[:, 0], ids[:, 1] if task.num_texts == 2 else None, label)
+
+        def shard_states(plan: Plan, number: int) -> Iterator[TextStates]:
+            for text in range(*plan.shard_range(number)):
+                states = rng.normal(0, 0.3, (int(lengths[text]), task.width)).astype(np.float32)
+                states[rng.integers(lengths[text]), 0] = 2 * signs[text]
+                yield from ((layer, text, states, None) for layer in identity.layers)
+
+        folder = tmp_path / name
+        folder.mkdir()
+        cuts = np.searchsorted(shard, np.arange(1, task.shards)).tolist()
+        data = write_plan(folder, names, lengths.tolist(), cuts)
+        write_cache(folder, data, identity, spec, sets, shard_states)
         return folder
 
     return make

@@ -26,6 +26,9 @@ class Columns:
     label: str
 
 
+NO_COLUMNS = Columns("", None, "")
+
+
 @dataclass(frozen=True)
 class SplitSource:
     """Where one split is read: the hub's name for it, and its file in the GLUE folder ("" where there is none)."""
@@ -43,10 +46,10 @@ class Task:
         max_tokens: the default length at which texts are cut.
         train_limit: the default cap on training rows (the published runs used the first 20,000 of the large
             tasks); None means all.
-        hub: the hub dataset, None for made data.
+        hub: the hub dataset, "" for made data.
         hub_config: its configuration, None where it has only one.
         hub_columns: the column names there.
-        folder: the task's folder in the GLUE download, None for tasks that are not GLUE's.
+        folder: the task's folder in the GLUE download, "" for tasks that are not GLUE's.
         file_columns: the column names in its files' header lines.
         labels_as_names: the files write "entailment", not "0".
         splits: split name -> where it is read.
@@ -58,13 +61,13 @@ class Task:
     spec: TaskSpec
     max_tokens: int = 128
     train_limit: int | None = None
-    hub: str | None = None
+    hub: str = ""
     hub_config: str | None = None
-    hub_columns: Columns | None = None
-    folder: str | None = None
-    file_columns: Columns | None = None
+    hub_columns: Columns = NO_COLUMNS
+    folder: str = ""
+    file_columns: Columns = NO_COLUMNS
     labels_as_names: bool = False
-    splits: dict[str, SplitSource] | None = None
+    splits: dict[str, SplitSource] = field(default_factory=dict)
     sorted_by_label: bool = False
     head: dict[str, Any] = field(default_factory=dict)
     corpora: str = ""
@@ -77,7 +80,7 @@ class Task:
     @property
     def default_splits(self) -> list[str]:
         """The training split and every validation split."""
-        return [split for split in self.splits or {} if not split.startswith("test")]
+        return [split for split in self.splits if not split.startswith("test")]
 
 
 _SPLITS = {
@@ -191,6 +194,11 @@ def find_task(name: str) -> Task:
     hint = f"did you mean {known[near[0]].name!r}? " if near else ""
     names = ", ".join(TASKS.names())
     raise UsageError(f"unknown task {name!r}: {hint}known tasks are {names}; for your own data pass --data")
+
+
+def known_name(name: str) -> str:
+    """The name of a known task however it is spelt; any other name as it is."""
+    return next((task.name for task in TASKS if _key(task.name) == _key(name)), name)
 
 
 def _key(name: str) -> str:

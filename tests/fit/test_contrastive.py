@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -29,11 +29,11 @@ from glot.nn.contrastive import ContrastiveConfig, ContrastiveHead, Pairs, backw
 from glot.nn.poolers import PoolerConfig
 from glot.nn.tokens import TokenBatch
 from glot.store.example_set import ExampleSet
-from glot.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
 from glot.store.reader import Cache
-from glot.store.shards import ShardWriter
 from glot.store.task_spec import TaskSpec
+from glot.store.write import TextStates, write_cache
 
 TASK = TaskSpec("made", 2, "contrastive", metrics=("mrr@10", "accuracy"))
 SETS = {"train": 96, "validation": 32}
@@ -53,27 +53,23 @@ def pairs_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.Monkey
     identity = StatesIdentity(
         "tiny", "", "w", "t", "encoder", WIDTH, 2, "{text}", 16, (2,), dtype="float32", compute_dtype="float32"
     )
-    folder = tmp_path / "pairs"
-    (folder / "examples").mkdir(parents=True)
-    data = write_plan(folder, texts, lengths.tolist(), [len(texts) // 3, 2 * len(texts) // 3])
-    plan, shards = Plan(folder, data), {}
-    for number in range(plan.num_shards):
-        with ShardWriter(folder, number, plan, identity) as writer:
-            for text in range(*plan.shard_range(number)):
-                states = rng.normal(0, 0.4, (int(lengths[text]), WIDTH)).astype(np.float32)
-                states[rng.integers(lengths[text])] = [4, 4, *topics[topic[text] % count]]
-                writer.write(2, text, states)
-            shards[number] = writer.finish()
-    entries, start = {}, 0
+    sets, start = {}, 0
     for name, size in SETS.items():
         ids = np.arange(start * 3, (start + size) * 3).reshape(size, 3)
         negatives = np.where(np.arange(size)[:, None] % 4, ids[:, 2:], -1)
-        examples = ExampleSet(np.arange(size), ids[:, 0].copy(), ids[:, 1].copy(), None, negatives)
-        saved, print_ = examples.save(folder / f"examples/{name}.h5"), examples.fingerprint(plan.hashes())
-        entries[name] = ExamplesEntry(print_, size, 0, False, f"made {name}", TASK, saved)
+        sets[name] = ExampleSet(np.arange(size), ids[:, 0].copy(), ids[:, 1].copy(), None, negatives)
         start += size
-    entry = PlanEntry(len(plan), plan.tokens, 0, 0, plan.num_shards, 0, "", data)
-    Manifest("test", identity, entry, entries, shards).save(folder)
+
+    def shard_states(plan: Plan, number: int) -> Iterator[TextStates]:
+        for text in range(*plan.shard_range(number)):
+            states = rng.normal(0, 0.4, (int(lengths[text]), WIDTH)).astype(np.float32)
+            states[rng.integers(lengths[text])] = [4, 4, *topics[topic[text] % count]]
+            yield 2, text, states, None
+
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    data = write_plan(folder, texts, lengths.tolist(), [len(texts) // 3, 2 * len(texts) // 3])
+    write_cache(folder, data, identity, TASK, sets, shard_states)
     return Cache(folder)
 
 

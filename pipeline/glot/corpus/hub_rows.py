@@ -9,7 +9,7 @@ from glot.corpus.examples import BadRows, Example, ExampleTable, UnfitRow
 from glot.corpus.hub import each_row, load_dataset
 from glot.corpus.labels import ONE_LABEL
 from glot.corpus.request import HubDataset
-from glot.corpus.tables import Row, Rows
+from glot.corpus.rows import Row, Rows
 from glot.errors import UsageError
 from glot.tasks import Columns
 

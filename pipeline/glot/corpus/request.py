@@ -139,8 +139,9 @@ def parse_stress_name(name: str) -> tuple[str, float, Haystack] | None:
 
 def default_max_tokens(request: CorpusRequest) -> int:
     """The length limit of the task, in tokens."""
-    is_own = request.data is not None or request.pairs is not None or request.task is None
-    return OWN_MAX_TOKENS if is_own else find_task(request.task).max_tokens
+    if request.data is not None or request.pairs is not None or request.task is None:
+        return OWN_MAX_TOKENS
+    return find_task(request.task).max_tokens
 
 
 def request_digest(request: CorpusRequest) -> str:

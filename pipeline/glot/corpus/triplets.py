@@ -154,8 +154,8 @@ def _file_rows(source: str) -> Iterator[tuple[str, Any]]:
 def _lines(raw: IO[bytes], source: str, name: str) -> Iterator[tuple[str, Any]]:
     """The JSON values of a file, line by line."""
     with raw, _readable(source):
-        lines = gzip.GzipFile(fileobj=raw) if name.lower().endswith(".gz") else raw
-        yield from json_values(read_lines(lines), Path(name).name, "value")
+        lines = read_lines(gzip.GzipFile(fileobj=raw)) if name.lower().endswith(".gz") else read_lines(raw)
+        yield from json_values(lines, Path(name).name, "value")
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from glot.backbones import BACKBONES, Package, packaged
 from glot.errors import UsageError
@@ -105,7 +106,7 @@ def fetch_model(source: ModelSource, with_code: bool = False, revision: str | No
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     patterns = ["*.json", "*.txt", "*.model", "*.safetensors", *(["*.py"] if with_code else [])]
-    commit = {} if revision is None else {"revision": revision}
+    commit: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
         found = HfApi().model_info(source.location, timeout=10, **commit)
         files = [item.rfilename for item in found.siblings or []]
@@ -130,14 +131,13 @@ def check_model_access(folder: Path, gguf_file: str | None = None) -> None:
     check_access(*sorted(files))
 
 
-def _downloaded_before(source: ModelSource, error: Exception, commit: dict[str, str]) -> Path:
+def _downloaded_before(source: ModelSource, error: Exception, commit: dict[str, Any]) -> Path:
     """The snapshot of an earlier download, where the hub cannot be asked."""
     from huggingface_hub import snapshot_download
 
-    try:
+    folder: Path | None = None
+    with suppress(Exception):
         folder = Path(snapshot_download(source.location, local_files_only=True, **commit))
-    except Exception:
-        folder = None
     if folder is None or not (any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))):
         raise UsageError(
             f"cannot reach the hub for {source.location} ({type(error).__name__}), nor was it downloaded before: "

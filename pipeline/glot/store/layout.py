@@ -46,8 +46,10 @@ def next_name(file: str) -> str:
 
     A new version never overwrites the one that the manifest names, so a crash between the two leaves the old cache.
     """
-    stem, number = re.fullmatch(r"(.+?)(?:-(\d+))?\.h5", file).groups()
-    return f"{stem}-{int(number or 1) + 1}.h5"
+    stem, _, number = file.removesuffix(".h5").rpartition("-")
+    if not (stem and number.isdecimal()):
+        stem, number = file.removesuffix(".h5"), "1"
+    return f"{stem}-{int(number) + 1}.h5"
 
 
 _NAMES = ("backbone", "source")  # of `StatesIdentity`: for people
