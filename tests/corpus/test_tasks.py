@@ -5,12 +5,13 @@ import pytest
 from glot.errors import UsageError
 from glot.fit.options import Recipe
 from glot.store.task_spec import TaskSpec
-from glot.tasks import TASKS, find_task, head_defaults
+from glot.tasks import TASKS, find_task, head_defaults, known_name
 
 
 def test_a_name_is_found_however_it_is_spelt() -> None:
     assert find_task("SST-2") is find_task("sst2") is TASKS["sst2"]
     assert find_task("STS_B") is TASKS["stsb"]
+    assert (known_name("SST-2"), known_name("my-data")) == ("sst2", "my-data")
 
 
 def test_an_unknown_name_gets_the_nearest_and_all() -> None:

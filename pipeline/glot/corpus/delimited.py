@@ -91,6 +91,7 @@ class RowParser:
         return stop + 1
 
     def _quoted(self, line: str, place: int, end: int) -> int:
+        assert self._open is not None
         close = line.find(QUOTE, place)
         while close >= 0 and line.startswith(QUOTE, close + 1):
             close = line.find(QUOTE, close + 2)

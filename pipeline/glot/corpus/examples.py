@@ -8,7 +8,7 @@ import operator
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Example(NamedTuple):
         negatives: where the second text answers the first, texts that do not.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # the name of its column; the method of tuples is not used
     text: str
     text_b: str | None
     label: int | float | None
@@ -56,6 +56,12 @@ class _Examples(Sequence[Example]):
 
     def _example(self, position: int) -> Example:
         raise NotImplementedError
+
+    @overload
+    def __getitem__(self, position: int) -> Example: ...
+
+    @overload
+    def __getitem__(self, position: slice) -> ExampleView: ...
 
     def __getitem__(self, position: int | slice) -> Example | ExampleView:
         if isinstance(position, slice):

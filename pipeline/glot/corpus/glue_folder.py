@@ -55,10 +55,11 @@ def _find_file(task: Task, data_dir: Path, split: str) -> Path:
     return path
 
 
-def _read_rows(path: Path, has_header: bool) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def _read_rows(path: Path, has_header: bool) -> tuple[list[str], Iterator[tuple[int, list[str] | UnfitRow]]]:
     """The column names, those of CoLA where there is no header line, and an iterator over (line number, cells)."""
     rows = read_rows(read_file(path), _DIALECT, path.name)
-    return (next(rows, (0, []))[1] if has_header else _COLA_COLUMNS), rows
+    header = next(rows, (0, []))[1] if has_header else _COLA_COLUMNS
+    return header if isinstance(header, list) else [], rows
 
 
 def _read_examples(
@@ -66,7 +67,7 @@ def _read_examples(
     source: str,
     split: str,
     columns: list[str],
-    rows: Iterator[tuple[int, list[str]]],
+    rows: Iterator[tuple[int, list[str] | UnfitRow]],
     broken: list[int],
     bad: BadRows,
 ) -> Iterator[Example]:
@@ -76,6 +77,9 @@ def _read_examples(
     text_b = _find_column(names.text_b, columns, source) if names.text_b else None
     label = None if split.startswith("test") else _find_column(names.label, columns, source)
     for index, (number, cells) in enumerate(rows):
+        if isinstance(cells, UnfitRow):
+            bad.meet(cells)
+            continue
         if len(cells) < len(columns) and task.folder == "QQP":
             broken.append(number)
             continue

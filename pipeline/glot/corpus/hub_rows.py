@@ -58,7 +58,7 @@ class HubRows(Rows):
 class KeptRows(Rows):
     """Rows that were read once, for those who must look at them twice: the texts in a spool, the labels in memory."""
 
-    def __init__(self, rows: HubRows) -> None:
+    def __init__(self, rows: Rows) -> None:
         self.source, self.columns = rows.source, rows.columns
         self.label_needed, self.bad_rows, self.same_columns = rows.label_needed, rows.bad_rows, rows.same_columns
         self._bad = BadRows(rows.bad_rows)

@@ -244,7 +244,8 @@ def _kind(label: Any) -> _Kind:
     if isinstance(label, bool | datetime.date | datetime.time):
         return "word"
     if isinstance(label, Decimal):
-        return "integer" if label.is_finite() and label.as_tuple().exponent >= 0 else "float"
+        exponent = label.as_tuple().exponent  # a letter for what is not finite
+        return "integer" if isinstance(exponent, int) and exponent >= 0 else "float"
     if isinstance(label, int):
         return "integer"
     return "float" if isinstance(label, float) else "unfit"

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from glot.errors import UsageError
 from glot.store.files import no_access
@@ -40,7 +40,7 @@ class _FromTheStart(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         data, self._head = self._head or self._read(len(buffer)), b""
         buffer[: len(data)] = data
         return len(data)

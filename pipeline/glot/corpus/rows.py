@@ -23,7 +23,7 @@ class Row(NamedTuple):
         label: its label as the file has it (None: none).
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # as in `Example`
     where: str
     text: str
     text_b: str | None

@@ -40,6 +40,7 @@ class Spool:
         return self._read_file(start, split) + tail if split > start else tail
 
     def _read_file(self, start: int, end: int) -> bytes:
+        assert self._file is not None  # so many bytes were appended
         parts = []
         while start < end:
             part = os.pread(self._file.fileno(), end - start, start)

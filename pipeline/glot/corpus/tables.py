@@ -54,12 +54,12 @@ class Table(Rows):
     form: TableFormat = FIND_OUT
 
     @property
-    def source(self) -> str:
+    def source(self) -> str:  # type: ignore[override]  # a table tells it by its path, a stream is given it
         """The file's name."""
         return self.path.name
 
     @property
-    def same_columns(self) -> bool:
+    def same_columns(self) -> bool:  # type: ignore[override]  # likewise
         """Whether the file has one header for all rows."""
         return self.path.suffix.lower() not in JSON_LINES
 

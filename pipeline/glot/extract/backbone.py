@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -58,10 +58,11 @@ def load_backbone(
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     model = model.eval().requires_grad_(False)
     if device_map is None:
-        device = _place(model, source, device or PartialState().device)
+        placed = _place(model, source, device or PartialState().device)
     else:
-        device = model.get_input_embeddings().weight.device
-        device = torch.device("cpu") if device.type == "meta" else device  # a module on disk is loaded for its turn
+        embeddings: Any = model.get_input_embeddings()
+        placed = embeddings.weight.device
+        placed = torch.device("cpu") if placed.type == "meta" else placed  # a module on disk is loaded for its turn
     backbone = Backbone(
         name=source.name,
         source=source.spec,
@@ -74,7 +75,7 @@ def load_backbone(
         compute_dtype=str(model.dtype).removeprefix("torch."),
         model=model,
         tokenizer=tokenizer,
-        device=device,
+        device=placed,
         loader=identify_loader(folders, tokenizer, config, code),
     )
     with kept_randomness():  # some families draw numbers where they forward
@@ -87,7 +88,7 @@ def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | s
         device = torch.device(device)
         if device.type == "meta":
             raise RuntimeError("it holds no weights")
-        model.to(device)
+        model.to(device)  # type: ignore[arg-type]  # transformers wraps torch's method, whose self mypy loses
     except torch.OutOfMemoryError:
         raise FaultError(
             f"{source.name} does not fit on {device}: pass --compute-dtype bfloat16, --device-map auto or --device cpu"
@@ -152,7 +153,8 @@ def backbone_kind(config: PretrainedConfig) -> str:
 def _vocabulary_size(model: PreTrainedModel, source: ModelSource) -> int:
     """Rows of the embedding table; raises UsageError for a model without one, which reads characters."""
     try:
-        return model.get_input_embeddings().weight.shape[0]
+        embeddings: Any = model.get_input_embeddings()
+        return int(embeddings.weight.shape[0])
     except (NotImplementedError, AttributeError):
         raise UsageError(
             f"{source.name} (a {model.config.model_type} model) has no table of token embeddings, as models of "

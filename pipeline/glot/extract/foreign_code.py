@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from glot.errors import UsageError
 
@@ -14,7 +15,7 @@ _READ = {"config.json": ("AutoConfig", "AutoModel"), "tokenizer_config.json": ("
 
 def declared_code(folder: Path) -> list[str]:
     """What a folder says is its own code for what we load: "module.Class", or "repository--module.Class" of the hub."""
-    found = []
+    found: list[Any] = []
     for name, kinds in _READ.items():
         try:
             named = json.loads((folder / name).read_text(encoding="utf-8")).get("auto_map")

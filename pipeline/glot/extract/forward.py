@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from glot.store.plan import Plan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from transformers.utils import ModelOutput
 
 CPU_BUDGET, GPU_BUDGET = 4096, 65536  # padded tokens a forward
 BATCH_BYTES = 64 * 2**20  # of states a forward: bounds what waits for the disk
@@ -68,7 +67,9 @@ class Backbone:
     @property
     def width(self) -> int:
         """d of the last layer."""
-        return self.layer_widths[-1]
+        last = self.layer_widths[-1]
+        assert last is not None  # only inner layers may be unsure
+        return last
 
     def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) int64 ids of B texts, padded on the right, and their (B, L) int64 mask."""
@@ -83,8 +84,8 @@ class Backbone:
         return ids, mask.long()
 
     @torch.inference_mode()
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> ModelOutput:
-        """The model's own output for (B, L) ids and mask, with the states of all layers where that is asked for."""
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> Any:
+        """The model's own `ModelOutput` for (B, L) ids and mask; with the states of all layers where asked for."""
         ids, mask = ids.to(self.device), mask.to(self.device)
         options = {"use_cache": False} if "use_cache" in inspect.signature(self.model.forward).parameters else {}
         return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)

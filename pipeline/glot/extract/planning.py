@@ -69,8 +69,9 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
     occurrences, columns = [], {}
     with nameless_file(scratch, total * 16) as file:
         keys = np.memmap(file, dtype=np.uint8, shape=(total, 16)) if total else np.zeros((0, 16), np.uint8)
-        for first in range(0, known, PIECE):
-            keys[first : min(first + PIECE, known)] = old.hashes(first, min(first + PIECE, known))
+        if old is not None:
+            for first in range(0, known, PIECE):
+                keys[first : min(first + PIECE, known)] = old.hashes(first, min(first + PIECE, known))
         place = known
         for name, split in corpus.splits.items():
             order = np.random.default_rng(order_seed).permutation(len(split.examples))
@@ -110,7 +111,7 @@ def _read_columns(
     piece = np.empty((PIECE, *keys.shape[1:]), dtype=np.uint8)
     for row, example in enumerate(split.examples):
         texts = (example.text, example.text_b, *example.negatives)[: keys.shape[1]]
-        hashes = [text_hash(clean(text)) for text in texts]
+        hashes = [text_hash(clean(text)) for text in texts if text is not None]
         hashes += hashes[:1] * (keys.shape[1] - len(texts))
         piece[row % PIECE] = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 16)
         filled[place[row]] = len(texts)

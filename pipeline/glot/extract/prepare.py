@@ -77,8 +77,9 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
 
 def _common_width(backbone: Backbone, layers: list[int]) -> int:
     """d of the layers; raises UsageError where they differ, or it is not sure which layers the model's own are."""
-    widths = {layer: backbone.layer_widths[layer] for layer in layers}
-    unsure = [layer for layer, width in widths.items() if width is None]
+    found = {layer: backbone.layer_widths[layer] for layer in layers}
+    widths = {layer: width for layer, width in found.items() if width is not None}
+    unsure = [layer for layer in found if layer not in widths]
     if unsure:
         raise UsageError(
             f"--layers {unsure[0]}: {describe(backbone)} does not list its states from the embeddings on, so its "
@@ -133,7 +134,7 @@ class Preparation:
         # A cache keeps the seed it began with.
         order_seed = manifest.plan.order_seed if manifest else self.options.order_seed
         texts = number_texts(corpus, old, order_seed, self.folder)
-        if old is not None and len(texts.new) and not manifest.states.loader_sha256:
+        if manifest is not None and old is not None and len(texts.new) and not manifest.states.loader_sha256:
             check_old_tokens(self.folder, old, self.backbone, manifest.states)
             self.say(f"{self.folder} was made by an older version: its texts come to the same tokens still")
         sets = {set_name(self.options.group, name): examples for name, examples in texts.sets.items()}
@@ -282,7 +283,7 @@ class Preparation:
         old = manifest.examples.get(name)
         split = corpus.splits[split_of(name)]
         is_same = old is not None and (old.fingerprint, old.task) == (fingerprint, corpus.spec)
-        if is_same and verify_file(self.folder, old.data) is None:
+        if old is not None and is_same and verify_file(self.folder, old.data) is None:
             return
         file = next_name(old.data.file) if old else f"{EXAMPLES_FOLDER}/{name}.h5"
         entry = ExamplesEntry(

@@ -159,7 +159,8 @@ def _layer_widths(backbone: Backbone, output: Any, size: int) -> tuple[int | Non
 
     Its last two texts differ in one token. Layer 0 is the embeddings only if no token far from it knows.
     """
-    last, inner = output.last_hidden_state, output.hidden_states or ()
+    last: torch.Tensor = output.last_hidden_state
+    inner: tuple[torch.Tensor, ...] = output.hidden_states or ()
     if last.shape[:2] != (4, size):
         raise UsageError(f"{describe(backbone)} gives no state a token: {size} tokens have {last.shape[1]} states")
     widths = [states.shape[2] if states.ndim == 3 and states.shape[:2] == (4, size) else None for states in inner[:-1]]
@@ -204,7 +205,7 @@ class TableReads(TorchDispatchMode):
         ]
         return min(limits, default=None)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict | None = None) -> Any:
         """Note the largest row and let the operation go on."""
         index = _index_of(func, args)
         if index is not None and index.numel() and args[0].data_ptr() in self._rows:

@@ -44,8 +44,9 @@ def repair_cache(
     with Claims(cache.folder) as claims:
         _claim(claims, "plan")
         for damage in damages:
+            assert damage.shard is not None  # such were refused above
             _claim(claims, f"shard-{damage.shard:05d}")
-            write_sidecar(cache.folder, damage.shard, _repair_shard(cache, damage, backbone))
+            write_sidecar(cache.folder, damage.shard, _repair_shard(cache, damage.shard, damage, backbone))
             forwarded += len(damage.texts)
         manifest = load_manifest(cache.folder)
         if manifest.complete:
@@ -70,17 +71,16 @@ def _load(cache: Cache, source: ModelSource, device: str | None, trust_remote_co
     return backbone
 
 
-def _repair_shard(cache: Cache, damage: Damage, backbone: Backbone | None) -> ShardEntry:
+def _repair_shard(cache: Cache, number: int, damage: Damage, backbone: Backbone | None) -> ShardEntry:
     """Write a shard anew: good texts from the old file, damaged ones from the backbone."""
-    number, entry = damage.shard, cache.manifest.shards[damage.shard]
-    identity = cache.manifest.states
+    entry, identity = cache.manifest.shards[number], cache.manifest.states
     first, stop = cache.plan.shard_range(number)
     with ShardWriter(cache.folder, number, cache.plan, identity, entry.dtype, replaces=True) as writer:
         if damage.whole:
             reader = ShardReader(cache.folder, entry, stop - first, cache.plan.shard_tokens(number), identity)
             _copy_good(reader, writer, shard_starts(cache, number), set(damage.texts))
             reader.close()
-        if damage.texts:
+        if damage.texts and backbone is not None:  # it was loaded where any text is damaged
             _forward_texts(cache, number, np.asarray(damage.texts), backbone, writer)
         return writer.finish()
 

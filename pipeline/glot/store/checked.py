@@ -6,11 +6,7 @@ from functools import cache
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 Entry = TypeVar("Entry")
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+_hints = cache(get_type_hints)
 
 
 def checked(kind: type[Entry], values: dict[str, Any]) -> Entry:
@@ -18,7 +14,8 @@ def checked(kind: type[Entry], values: dict[str, Any]) -> Entry:
 
     Raises ValueError, or TypeError where fields are missing or unknown.
     """
-    hints = _hints(kind)
+    dataclass: Any = kind  # for mypy a type variable is not sure to be hashable
+    hints = _hints(dataclass)
     for name, value in values.items():
         wanted = get_origin(hints.get(name)) or hints.get(name)
         counts = value if wanted in (tuple, list) else [value] if wanted is int else []

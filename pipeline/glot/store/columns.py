@@ -134,7 +134,7 @@ class ColumnWriter:
             raise ValueError(f"{name}: {values.dtype} rows {start} to {start + len(values)} do not fit {column}")
         if not values.size:
             return
-        data = memoryview(np.ascontiguousarray(values)).cast("B")
+        data = np.ascontiguousarray(values).data.cast("B")
         try:
             _write_all(self.descriptor, data, column.offset + start * column.row_bytes)
         except OSError as error:
@@ -276,7 +276,7 @@ class ColumnReader:
             raise self.damage(f"has no rows {start} to {stop} in its column {name}")
         out = np.empty((stop - start, *column.shape[1:]), column.dtype)
         if out.size:
-            self.read_into(memoryview(out).cast("B"), column.offset + start * column.row_bytes)
+            self.read_into(out.data.cast("B"), column.offset + start * column.row_bytes)
         return out
 
     def chunks(self, name: str) -> Iterator[np.ndarray]:
@@ -285,7 +285,7 @@ class ColumnReader:
         digest, rows = xxhash.xxh3_64(), max(1, CHUNK_BYTES // max(1, column.row_bytes))
         for start in range(0, column.shape[0], rows):
             out = np.empty((min(rows, column.shape[0] - start), *column.shape[1:]), column.dtype)
-            self.read_into(memoryview(out).cast("B"), column.offset + start * column.row_bytes)
+            self.read_into(out.data.cast("B"), column.offset + start * column.row_bytes)
             digest.update(out.data)
             yield out
         if column.xxh3:

@@ -58,9 +58,17 @@ _NAMES = ("backbone", "source")  # of `StatesIdentity`: for people
 class LoadedHashes(Protocol):
     """What has the hashes of a backbone: the backbone itself, or the identity of its states."""
 
-    weights_sha256: str
-    tokenizer_sha256: str
-    loader_sha256: str
+    @property
+    def weights_sha256(self) -> str:
+        """Of the weight files."""
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Of the tokenizer's serialised form."""
+
+    @property
+    def loader_sha256(self) -> str:
+        """Of what else the loader reads."""
 
 
 @dataclass(frozen=True)

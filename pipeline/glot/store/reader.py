@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -199,9 +199,10 @@ class Cache:
         opened = {number: self._shard(number) for number in set(numbers)}
         readers = [opened[number] for number in numbers]
         if index.is_plain:
-            view, cuts = memoryview(out.values).cast("B"), (ends * index.row_bytes).tolist()
-            hashed = [view[first:stop] for first, stop in zip([0, *cuts], cuts, strict=False)]
-            _read_plain(readers, hashed, (start * index.row_bytes + index.base[shards]).tolist())
+            view, cuts = out.values.data.cast("B"), (ends * index.row_bytes).tolist()
+            views = [view[first:stop] for first, stop in zip([0, *cuts], cuts, strict=False)]
+            _read_plain(readers, views, (start * index.row_bytes + index.base[shards]).tolist())
+            hashed: Sequence[memoryview | bytes] = views
         else:
             rows = start - self.plan.token_start[self.plan.shard_start[shards]]
             hashed = list(_read_mixed(readers, index.layer, rows.tolist(), ends.tolist(), out))
@@ -212,7 +213,7 @@ class Cache:
             index.checked[ids] = True
 
     def _compare(
-        self, ids: np.ndarray, readers: list[ShardReader], hashed: list[memoryview | bytes], expected: list[int]
+        self, ids: np.ndarray, readers: list[ShardReader], hashed: Sequence[memoryview | bytes], expected: list[int]
     ) -> None:
         """Raise FaultError for a text whose bytes are not what its checksum says."""
         found = list(map(xxhash.xxh3_64_intdigest, hashed))

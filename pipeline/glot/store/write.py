@@ -40,7 +40,7 @@ def write_cache(
     opened = Plan(folder, plan)
     truncated = int(opened.file.read("truncated").sum())
     entry = PlanEntry(len(opened), opened.tokens, truncated, 0, opened.num_shards, 0, "", plan)
-    manifest = Manifest("made", states, entry)
+    manifest = Manifest("test", states, entry)
     make_folder(folder / EXAMPLES_FOLDER)
     for name, examples in sets.items():
         manifest.examples[name] = ExamplesEntry(
