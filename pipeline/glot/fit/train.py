@@ -29,7 +29,7 @@ from glot.fit.run_folder import (
 )
 from glot.fit.stack import make_units
 from glot.fit.states import HostBatch, States, epoch_order
-from glot.fit.training_data import graph_density, open_data, open_source, open_states
+from glot.fit.training_data import graph_density, labels_of, open_data, open_source, open_states
 from glot.nn.edges import EdgeRule
 from glot.store.files import make_folder, write_json
 from glot.store.reader import Cache
@@ -210,7 +210,7 @@ class Training:
         self.saved_at = time.monotonic()
         self.labels: Tensor | None = None
         if not config.contrastive:
-            labels = self.data.train.label
+            labels = labels_of(self.data.train)
             self.labels = torch.from_numpy(labels if labels.dtype == np.int64 else labels.astype(np.float32))
 
     @property

@@ -40,6 +40,7 @@ class ContrastiveHead(Head):
 
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
         """(B,) similarities of pairs."""
+        assert z_b is not None
         x, y = self.embed(z), self.embed(z_b)
         return F.cosine_similarity(x, y) if self.config.similarity == "cos" else (x * y).sum(dim=1)
 
@@ -135,10 +136,11 @@ def backward_in_chunks(
     vectors.requires_grad_()
     loss = loss_of(vectors)
     loss.backward()
-    start = 0
+    gradient, start = vectors.grad, 0
+    assert gradient is not None
     for chunk in chunks:
         with autocast():
             part = embed(chunk()).float()
-        part.backward(vectors.grad[start : start + len(part)])
+        part.backward(gradient[start : start + len(part)])
         start += len(part)
     return loss.detach()

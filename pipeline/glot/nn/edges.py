@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -139,7 +140,8 @@ def _exact_float32(device: torch.device) -> Iterator[None]:
                 torch.set_float32_matmul_precision(before)
             return
         # The older call raises where a program has used the newer settings, so it will not do for both.
-        settings = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        mkldnn: Any = torch.backends.mkldnn  # whose type stubs do not know `matmul`
+        settings = (torch.backends.cuda.matmul, mkldnn.matmul)
         saved = [setting.fp32_precision for setting in settings]
         try:
             for setting in settings:
