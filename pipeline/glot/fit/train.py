@@ -157,7 +157,7 @@ def _check_same_config(folder: Path, config: RunConfig) -> None:
 
 
 class _Clock:
-    """The seconds of a position: how many there were, how many of them in waiting for states, and when to report."""
+    """Adds to a position the seconds that pass, and those spent waiting for states; says when to report."""
 
     def __init__(self, position: Position) -> None:
         self.position = position

@@ -103,14 +103,14 @@ def info_nce(vectors: Tensor, pairs: Pairs, similarity: Similarity, temperature:
 
 
 def _together(queries: Tensor, query: Tensor, documents: Tensor, positive: Tensor) -> Tensor:
-    """(queries, documents) bool: pairs that must not count as negatives: they belong together, or are the same text."""
+    """(queries, documents) bool: what is no negative: a pair of the batch, or twice the same text."""
     together = queries[:, None] == documents
     together[query, positive] = True
     return together
 
 
 def _cross_entropy(scores: Tensor, together: Tensor, row: Tensor, target: Tensor) -> Tensor:
-    """The mean over the examples of -log softmax of scores[row] at the target, without what belongs to the row too."""
+    """The mean over the examples of -log softmax(scores[row])[target]; the row's other matches are left out of it."""
     hidden = together[row].scatter(1, target[:, None], False)
     return F.cross_entropy(scores[row].masked_fill(hidden, -torch.inf), target)
 

@@ -63,9 +63,9 @@ def similar(batch: TokenBatch, rule: EdgeRule) -> Tensor:
 
 
 def cosines(batch: TokenBatch) -> Tensor:
-    """(B, Lmax, Lmax) float32 cosines of each text's tokens; where there is no token, of another in its place.
+    """(B, Lmax, Lmax) float32 cosines of each text's tokens; padding stands for the text's last token.
 
-    (i, j) and (j, i) may be rounded differently: the one above the diagonal is what edges are decided by.
+    (i, j) and (j, i) may be rounded differently; edges are decided by the one above the diagonal.
     """
     with torch.no_grad(), _exact_float32(batch.device):
         # `normalize` divides by no less than 1e-12: a zero state has cosine 0 with every other.

@@ -18,7 +18,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def embed(self, z: Tensor) -> Tensor:
-        """The vectors that texts are given for pooled ones (B, D): the same, unless the head projects them."""
+        """The vectors that `encode` writes, of pooled ones (B, D): the same, unless the head projects them."""
         return z
 
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
