@@ -69,7 +69,7 @@ def _versions() -> Iterator[Finding]:
             continue
         wanted = needed.get(_package(name))
         old = wanted is not None and not wanted.specifier.contains(version, prereleases=True)
-        advice = f"pip install '{wanted.name}{wanted.specifier}'" if old else ""
+        advice = f"pip install '{wanted.name}{wanted.specifier}'" if wanted is not None and old else ""
         yield Finding("versions", name, f"{version}, too old" if old else version, advice, broken=old)
 
 

@@ -87,6 +87,7 @@ def _glue_lines(task: TaskSpec, predictions: np.ndarray, examples: ExampleSet) -
     for row in np.argsort(examples.index, kind="stable"):
         value = predictions[row]
         if task.target == "score":
+            assert task.score_range is not None
             low, high = task.score_range
             text = f"{min(max(float(value), low), high):.3f}"
         else:
