@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from glot.fit.head_model import Inputs
 from glot.fit.schedule import lr_factor
 from glot.nn.attention import attend
+from glot.nn.edges import EdgeRule
 from glot.nn.graph import build_graph
 from glot.nn.readout import compute_dtype
+from glot.nn.registry import GNN_LAYERS
 from glot.nn.tokens import TokenBatch
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ def stack_key(head: HeadInTraining) -> tuple | None:
     GLOT with graph attention on the dense backend and labels can, whatever its graph and its seed.
     """
     pooler, train = head.config.pooler, head.config.train
-    kind = (pooler.pooler, pooler.gnn, pooler.readout, train.backend)
-    if kind != ("glot", "gat", "attention", "dense") or train.schedule.startswith("plateau") or head.config.contrastive:
+    can_stack = pooler.entry.stacks and GNN_LAYERS[pooler.gnn].stacks and pooler.readout == "attention"
+    if not can_stack or train.backend != "dense" or train.schedule.startswith("plateau") or head.config.contrastive:
         return None
     shape = replace(pooler, tau=0.0, graph="cosine", neighbours=1)
     return (shape, train.lr, train.schedule, train.class_weights, head.config.task)
@@ -48,7 +50,7 @@ class Stack:
         self.heads, first = heads, heads[0]
         self.device, self.train = first.device, first.config.train
         self.config = first.config.pooler
-        self.rules = [head.config.pooler.edge_rule for head in heads]
+        self.rules = [EdgeRule.of(head.config.pooler) for head in heads]
         self.parts = first.model.pooler.readout.part_widths
         names = [name for name, _ in first.model.named_parameters()]
         self.weights = {name: self._stacked([head.model.get_parameter(name) for head in heads]) for name in names}

@@ -33,7 +33,7 @@ from glot.fit.schedule import StepPlateau, lr_factor
 from glot.fit.stack import make_units
 from glot.fit.states import States, epoch_order
 from glot.fit.training_data import TrainingData, graph_density, open_data, open_source, open_states
-from glot.nn.config import WEIGHTLESS
+from glot.nn.edges import EdgeRule
 from glot.nn.heads import balanced_weights
 from glot.randomness import kept_randomness
 from glot.store.files import make_folder, save_array, write_json
@@ -108,16 +108,18 @@ def fit_heads(
 def batch_key(config: RunConfig) -> tuple:
     """Heads whose keys are equal see the same batches in the same order, and so can be trained side by side."""
     train = config.train
-    weightless = config.pooler.pooler if config.pooler.pooler in WEIGHTLESS else ""
+    # Of a pooler without weights each text is pooled once, for all heads.
+    pooler = config.pooler
+    pooled = () if pooler.has_weights else (pooler.pooler, *(getattr(pooler, name) for name in pooler.entry.settings))
     batches = (train.order_seed, train.batch_size, train.epochs, train.max_steps, train.select, train.window)
     data = tuple(sorted(config.data.items()))
     return (
         config.cache,
         config.layer,
-        config.pooler.tokens,
+        pooler.tokens,
         train.device,
         train.precision,
-        weightless,
+        pooled,
         *batches,
         config.contrastive,
         data,
@@ -313,7 +315,7 @@ class _Trainer:
         self.data = open_data(cache, config, states)
         self.heads = [HeadInTraining(job, self.data) for job in jobs]
         self.source = open_source(cache, config, states, self.heads[0].model)
-        rules = {head.config.pooler.edge_rule for head in self.heads if head.config.pooler.pooler == "glot"}
+        rules = {EdgeRule.of(head.config.pooler) for head in self.heads if head.config.pooler.entry.has_graph}
         self.density = {rule: graph_density(states, self.data.train.text_id, rule) for rule in rules}
         self.position = _Position()
         self.saved_at = time.monotonic()
@@ -389,7 +391,7 @@ class _Trainer:
 
     def _density(self, head: HeadInTraining) -> float | None:
         pooler = head.config.pooler
-        return self.density[pooler.edge_rule] if pooler.pooler == "glot" else None
+        return self.density[EdgeRule.of(pooler)] if pooler.entry.has_graph else None
 
     def save_checkpoint(self) -> None:
         """Write all heads and the position to one file; training draws no random number, so there is no more to it."""

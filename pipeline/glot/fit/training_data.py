@@ -12,7 +12,7 @@ from glot.fit.head_model import HeadModel, PooledTexts
 from glot.fit.options import validation_names
 from glot.fit.run_folder import RunConfig, TrainConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
-from glot.nn.config import WEIGHTLESS, ContrastiveConfig
+from glot.nn.config import ContrastiveConfig
 from glot.nn.edges import EdgeRule, edge_density
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
 from glot.store.reader import Cache
@@ -103,7 +103,7 @@ def open_states(cache: Cache, config: RunConfig) -> States:
 
 def open_source(cache: Cache, config: RunConfig, states: States, model: HeadModel) -> States | PooledTexts:
     """Where a model's batches come from: the states, or what a pooler without weights makes of them, once."""
-    if config.pooler.pooler not in WEIGHTLESS:
+    if config.pooler.has_weights:
         return states
     used = used_text_ids(cache, group_of(_training_set(config)), config.contrastive)
     return PooledTexts(model.pooler, states, used)

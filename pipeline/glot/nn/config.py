@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from glot.errors import UsageError
+from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS, PoolerEntry
 
-if TYPE_CHECKING:
-    from glot.nn.edges import EdgeRule
-
-PoolerName = Literal["glot", "mean", "max", "cls", "adapool", "mlp"]
-WEIGHTLESS = ("mean", "max", "cls")  # poolers that nothing trains
-LayerKind = Literal["gat", "gcn", "gin", "gine"]
 JumpingKnowledge = Literal["cat", "max", "mean"]
-EdgeKind = Literal["cosine", "random", "chain", "knn"]
 TokenPosition = Literal["first", "last"]
 ReadoutKind = Literal["attention", "mean"]
 TokenChoice = Literal["all", "content"]
@@ -26,11 +20,11 @@ class PoolerConfig:
     """All that shapes a pooler beside the width of its input; settings that a pooler does not use are ignored.
 
     Attributes:
-        pooler: glot, mean, max, cls, adapool or mlp.
-        gnn: the layers of glot: gat, gcn, gin or gine.
+        pooler: a name of `POOLERS`: glot, mean, max, cls, adapool, mlp, or one from outside.
+        gnn: the layers of glot, a name of `GNN_LAYERS`: gat, gcn, gin, gine, or one from outside.
         jk: what the readout of glot sees: cat, max or mean over the layers.
         tau: the cosine threshold of the token graph, -1 to 1 (strict: an edge iff cosine > tau).
-        graph: cosine as in the paper; or, to see what the graph is worth, random, chain or knn (see `EdgeRule`).
+        graph: a name of `EDGE_RULES`: cosine as in the paper; or, to see what the graph is worth, random, chain or knn.
         neighbours: of each token in a knn graph, at least 1.
         readout: how glot sums up its tokens: attention, or mean.
         tokens: what any pooler sees of a text: all its tokens, or content alone, without special ones and a template's.
@@ -44,11 +38,11 @@ class PoolerConfig:
         UsageError: a value outside these, named together with what is allowed.
     """
 
-    pooler: PoolerName = "glot"
-    gnn: LayerKind = "gat"
+    pooler: str = "glot"
+    gnn: str = "gat"
     jk: JumpingKnowledge = "cat"
     tau: float = 0.6
-    graph: EdgeKind = "cosine"
+    graph: str = "cosine"
     neighbours: int = 5
     readout: ReadoutKind = "attention"
     tokens: TokenChoice = "all"
@@ -59,10 +53,10 @@ class PoolerConfig:
     token_position: TokenPosition = "first"
 
     def __post_init__(self) -> None:
-        _check_choice("pooler", self.pooler, get_args(PoolerName))
-        _check_choice("gnn", self.gnn, get_args(LayerKind))
+        _check_choice("pooler", self.pooler, POOLERS.names())
+        _check_choice("gnn", self.gnn, GNN_LAYERS.names())
         _check_choice("jk", self.jk, get_args(JumpingKnowledge))
-        _check_choice("graph", self.graph, get_args(EdgeKind))
+        _check_choice("graph", self.graph, EDGE_RULES.names())
         _check_choice("readout", self.readout, get_args(ReadoutKind))
         _check_choice("tokens", self.tokens, get_args(TokenChoice))
         _check_choice("token_position", self.token_position, get_args(TokenPosition))
@@ -75,11 +69,14 @@ class PoolerConfig:
                 raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}")
 
     @property
-    def edge_rule(self) -> EdgeRule:
-        """Which tokens glot joins."""
-        from glot.nn.edges import EdgeRule
+    def entry(self) -> PoolerEntry:
+        """What the registry says of the pooler."""
+        return POOLERS[self.pooler]
 
-        return EdgeRule(self.tau, self.graph, self.neighbours)
+    @property
+    def has_weights(self) -> bool:
+        """Whether anything of the pooler trains."""
+        return self.entry.has_weights(self)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict that `from_json` turns back into an equal config."""
@@ -129,10 +126,7 @@ class ContrastiveConfig:
 
     def check_pooler(self, pooler: PoolerConfig) -> None:
         """Raise UsageError where nothing would train, or where chunks would not add up to the batch."""
-        is_fixed = pooler.pooler in WEIGHTLESS or (
-            pooler.layers == 0 and (pooler.pooler == "mlp" or (pooler.pooler, pooler.readout) == ("glot", "mean"))
-        )
-        if is_fixed and self.proj_dim is None:
+        if not pooler.has_weights and self.proj_dim is None:
             raise UsageError(
                 f"--pooler {pooler.pooler} has no weights to train: pass --proj-dim, or choose --pooler glot or adapool"
             )
