@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -77,7 +77,8 @@ def pairs_cache(tmp_path: Path, write_plan: Callable) -> Cache:
 
 
 def configs(cache: Cache, contrastive: ContrastiveConfig | None = None, **options: object) -> list[RunConfig]:
-    return make_configs(cache, FitOptions(device="cpu", contrastive=contrastive, **options))
+    given = {} if contrastive is None else asdict(contrastive)
+    return make_configs(cache, FitOptions(device="cpu", **given, **options))
 
 
 def fit(cache: Cache, out: Path, contrastive: ContrastiveConfig | None = None, **options: object) -> FitResult:
@@ -357,7 +358,7 @@ def test_an_objective_must_fit_the_cache(pairs_cache: Cache, make_fit_cache: Cal
         configs(pairs_cache, objective="triplet")
     labelled = Cache(make_fit_cache("labelled"))
     assert configs(labelled, objective="labels")[0].contrastive is None
-    for wrong in ({"objective": "contrastive"}, {"contrastive": ContrastiveConfig()}):
+    for wrong in ({"objective": "contrastive"}, {"temperature": 0.07}):
         with pytest.raises(UsageError, match="holds labelled examples"):
             configs(labelled, **wrong)
 
