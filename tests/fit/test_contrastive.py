@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glot.errors import Stopped, UsageError
-from glot.fit.head_model import HeadModel, Inputs, load_head
+from glot.fit.head_model import HeadModel, load_head
 from glot.fit.result import FitResult
 from glot.fit.retrieval import retrieval_scores
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig, load_tensors
-from glot.fit.states import MemoryStates, StoredBatch
+from glot.fit.states import HostBatch, MemoryStates
 from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 from glot.fit.train import fit_head
 from glot.inference.predictions import evaluate_head, write_predictions
@@ -165,11 +165,11 @@ def test_chunks_give_the_gradients_of_the_whole_batch(make_batch: Callable, pool
     config = ContrastiveConfig(proj_dim=4, matryoshka=(2,))
     torch.manual_seed(0)
     model = HeadModel(PoolerConfig(pooler, hidden=5), TASK, 6, "dense", config).double()
-    loss = model.backward(Inputs(batch, [pairs.query, pairs.positive, pairs.negatives[:, 0]]), None, nullcontext)
+    loss = model.backward(batch, [pairs.query, pairs.positive, pairs.negatives[:, 0]], None, nullcontext)
     whole = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     for size in (1, 4, 100):
         model.zero_grad()
-        stored = StoredBatch(batch.states, None, batch.lengths).split(size)
+        stored = HostBatch(batch.states, None, batch.lengths).split(size)
         chunks = [partial(TokenBatch, part.values, part.lengths) for part in stored]
         assert [len(chunk()) for chunk in chunks] == [len(part) for part in torch.zeros(9).split(size)]
         chunked = backward_in_chunks(model.vectors, chunks, lambda x: model.head.pair_loss(x, pairs), nullcontext)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from glot.errors import UsageError
-from glot.fit.head_model import HeadModel, PooledTexts
+from glot.fit.head_model import HeadModel, PooledTexts, Source
 from glot.fit.options import validation_names
 from glot.fit.run_folder import RunConfig, TrainConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
@@ -79,7 +79,7 @@ class TrainingData:
         return self.validation if self.holdout is None else {"holdout": self.holdout, **self.validation}
 
     @property
-    def judge(self) -> str:
+    def selection_split(self) -> str:
         """The set that chooses the best epoch: the first."""
         return next(iter(self.score_sets))
 
@@ -101,7 +101,7 @@ def open_states(cache: Cache, config: RunConfig) -> States:
     return MemoryStates(cache, config.layer, used, device, config.pooler.tokens)
 
 
-def open_source(cache: Cache, config: RunConfig, states: States, model: HeadModel) -> States | PooledTexts:
+def open_source(cache: Cache, config: RunConfig, states: States, model: HeadModel) -> Source:
     """Where a model's batches come from: the states, or what a pooler without weights makes of them, once."""
     if config.pooler.has_weights:
         return states

@@ -13,7 +13,7 @@ from torch import Tensor
 from glot.errors import UsageError
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import RunConfig, find_one_run
-from glot.fit.states import StoredBatch, as_tensors
+from glot.fit.states import HostBatch, as_tensors
 from glot.nn.config import PoolerConfig, TokenPosition
 from glot.nn.edges import EdgeRule, cosines
 from glot.nn.heads import ClassHead
@@ -174,13 +174,13 @@ def cache_example(cache: Cache, split: str, index: int, runs: Sequence[Run]) -> 
     examples, task = cache.examples(split), cache.examples_entry(split).task
     if task.num_texts != runs[0].config.task.num_texts:
         raise UsageError(_other_texts(runs[0], f"the examples of {cache.folder} have {task.num_texts}"))
-    places = np.flatnonzero(examples.index == index)
-    if not len(places):
+    rows = np.flatnonzero(examples.index == index)
+    if not len(rows):
         there = f"they go from {examples.index.min()} to {examples.index.max()}" if len(examples) else "there are none"
         raise UsageError(f"the {split} examples of {cache.folder} have no index {index}: {there}")
-    place = int(places[0])
-    ids = [int(column[place]) for column in (examples.text_id, examples.text_id_b) if column is not None]
-    label = "" if examples.label is None else answer_text(task, examples.label[place].item())
+    row = int(rows[0])
+    ids = [int(column[row]) for column in (examples.text_id, examples.text_id_b) if column is not None]
+    label = "" if examples.label is None else answer_text(task, examples.label[row].item())
     texts = [_cache_text(cache, runs[0].config.layer, text_id) for text_id in ids]
     return Example(texts, f"example {index} of {split} in {cache.folder}", label, task.name)
 
@@ -194,7 +194,7 @@ def _cache_text(cache: Cache, layer: int, text_id: int) -> TextStates:
             "or extract it again"
         )
     values, scale = as_tensors(cache.read_texts(layer, np.asarray([text_id])))
-    states = StoredBatch(values, scale, torch.tensor([len(numbers)])).to(torch.device("cpu")).states
+    states = HostBatch(values, scale, torch.tensor([len(numbers)])).tokens(torch.device("cpu")).states
     kinds = plan.token_kinds(text_id, text_id + 1)
     return TextStates([plan.vocabulary[number] for number in numbers], kinds, states)
 

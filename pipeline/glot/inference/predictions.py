@@ -74,21 +74,21 @@ def write_predictions(
 
 def _rows(task: TaskSpec, predictions: np.ndarray, examples: ExampleSet) -> list[Row]:
     rows = []
-    for place in np.argsort(examples.index, kind="stable"):
-        value = predictions[place]
+    for row in np.argsort(examples.index, kind="stable"):
+        value = predictions[row]
         answer = {"label": task.classes[value]} if task.target == "classes" else {"score": round(float(value), 6)}
-        rows.append({"index": int(examples.index[place]), **answer})
+        rows.append({"index": int(examples.index[row]), **answer})
     return rows
 
 
 def _glue_lines(task: TaskSpec, predictions: np.ndarray, examples: ExampleSet) -> list[str]:
     lines = ["index\tprediction"]
-    for place in np.argsort(examples.index, kind="stable"):
-        value = predictions[place]
+    for row in np.argsort(examples.index, kind="stable"):
+        value = predictions[row]
         if task.target == "score":
             low, high = task.score_range
             text = f"{min(max(float(value), low), high):.3f}"
         else:
             text = task.classes[value] if task.name in NAMED_IN_GLUE else str(int(value))
-        lines.append(f"{examples.index[place]}\t{text}")
+        lines.append(f"{examples.index[row]}\t{text}")
     return lines

@@ -36,7 +36,7 @@ class PoolerEntry:
         weights: called with (Pooler, TokenBatch) it gives the weights (N,) that `explain` draws; they sum to 1 over a
             text.
         colour, dash, marker: how pictures tell it apart: a CSS colour, an SVG `stroke-dasharray`, and a shape of
-            `glot.report`. Without a colour it gets one that is free.
+            `glot.report`. Grey is what has no colour of its own.
         stacks: whether `glot.fit.stack` knows how to train several of it as one, if their layer `stacks` too.
         exports: whether `glot.export` has its equations.
     """
@@ -47,7 +47,7 @@ class PoolerEntry:
     settings: tuple[str, ...] = ()
     trains: bool | Callable[[Any], bool] = True
     weights: Code = "glot.nn.poolers:uniform_weights"
-    colour: str = ""
+    colour: str = "#777777"
     dash: str = ""
     marker: str = "circle"
     stacks: bool = False

@@ -15,7 +15,6 @@ from glot.errors import UsageError
 from glot.inference.attribution import Explanation, Run, TokenPicture, Weighing
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS
 from glot.report.pieces import Piece, readable_pieces, words_of
-from glot.report.styles import colour_of
 from glot.store.files import make_folder, write_text
 
 ONE_LINE = 72  # characters of a text in the page's title
@@ -75,7 +74,7 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
             {
                 "name": pooler_name(weighing, config.states.kind),
                 "run": weighing.run,
-                "colour": colour_of(weighing.pooler),
+                "colour": POOLERS[weighing.pooler].colour,
             }
             for weighing in explanation.weighings
         ],
