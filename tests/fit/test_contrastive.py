@@ -33,16 +33,17 @@ from glot.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
 from glot.store.plan import Plan
 from glot.store.reader import Cache
 from glot.store.shards import ShardWriter
-from glot.store.task_spec import Recipe, TaskSpec
+from glot.store.task_spec import TaskSpec
 
-TASK = TaskSpec("made", 2, "contrastive", metrics=("mrr@10", "accuracy"), recipe=Recipe(hidden=8, lr=1e-2, epochs=4))
+TASK = TaskSpec("made", 2, "contrastive", metrics=("mrr@10", "accuracy"))
 SETS = {"train": 96, "validation": 32}
 SHARDS, WIDTH = 3, 12
 
 
 @pytest.fixture
-def pairs_cache(tmp_path: Path, write_plan: Callable) -> Cache:
+def pairs_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.MonkeyPatch) -> Cache:
     """Queries, positives and negatives; the topic of a text is in one of its tokens, which its first numbers mark."""
+    monkeypatch.setattr("glot.tasks.PAIRS_HEAD", {"hidden": 8, "lr": 1e-2, "epochs": 4})
     rng = np.random.default_rng(0)
     count = sum(SETS.values())
     topics = rng.normal(0, 2, (count, WIDTH - 2))

@@ -20,12 +20,8 @@ from glot.store.example_set import group_of, set_name, split_of
 from glot.store.layout import StatesIdentity
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
+from glot.tasks import head_defaults
 from glot.version import __version__
-
-
-def head_defaults(task: TaskSpec) -> dict[str, Any]:
-    """The settings that a task has defaults of its own for."""
-    return asdict(task.recipe)
 
 
 def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
