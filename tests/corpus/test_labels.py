@@ -17,9 +17,9 @@ from glot.corpus.examples import UnfitRow
 from glot.corpus.labels import LabelTally, class_name, classes_spec, infer_spec, plain_label, remarks, score
 from glot.corpus.load import load_table
 from glot.corpus.tables import Row, Table, read_split
-from glot.corpus.tasks import Columns
 from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec, describe_labels
+from glot.tasks import Columns
 
 COLUMNS = Columns("text", None, "label")
 LONG = "7" * 5000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,16 +33,17 @@ from glot.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
 from glot.store.plan import Plan
 from glot.store.reader import Cache
 from glot.store.shards import ShardWriter
-from glot.store.task_spec import Recipe, TaskSpec
+from glot.store.task_spec import TaskSpec
 
-TASK = TaskSpec("made", 2, "contrastive", metrics=("mrr@10", "accuracy"), recipe=Recipe(hidden=8, lr=1e-2, epochs=4))
+TASK = TaskSpec("made", 2, "contrastive", metrics=("mrr@10", "accuracy"))
 SETS = {"train": 96, "validation": 32}
 SHARDS, WIDTH = 3, 12
 
 
 @pytest.fixture
-def pairs_cache(tmp_path: Path, write_plan: Callable) -> Cache:
+def pairs_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.MonkeyPatch) -> Cache:
     """Queries, positives and negatives; the topic of a text is in one of its tokens, which its first numbers mark."""
+    monkeypatch.setattr("glot.tasks.PAIRS_HEAD", {"hidden": 8, "lr": 1e-2, "epochs": 4})
     rng = np.random.default_rng(0)
     count = sum(SETS.values())
     topics = rng.normal(0, 2, (count, WIDTH - 2))
@@ -77,7 +78,8 @@ def pairs_cache(tmp_path: Path, write_plan: Callable) -> Cache:
 
 
 def configs(cache: Cache, contrastive: ContrastiveConfig | None = None, **options: object) -> list[RunConfig]:
-    return make_configs(cache, FitOptions(device="cpu", contrastive=contrastive, **options))
+    given = {} if contrastive is None else asdict(contrastive)
+    return make_configs(cache, FitOptions(device="cpu", **given, **options))
 
 
 def fit(cache: Cache, out: Path, contrastive: ContrastiveConfig | None = None, **options: object) -> FitResult:
@@ -357,7 +359,7 @@ def test_an_objective_must_fit_the_cache(pairs_cache: Cache, make_fit_cache: Cal
         configs(pairs_cache, objective="triplet")
     labelled = Cache(make_fit_cache("labelled"))
     assert configs(labelled, objective="labels")[0].contrastive is None
-    for wrong in ({"objective": "contrastive"}, {"contrastive": ContrastiveConfig()}):
+    for wrong in ({"objective": "contrastive"}, {"temperature": 0.07}):
         with pytest.raises(UsageError, match="holds labelled examples"):
             configs(labelled, **wrong)
 

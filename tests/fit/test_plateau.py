@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from glot.errors import Stopped
+from glot.fit.config import FitOptions
 from glot.fit.learner import Learner
-from glot.fit.options import FitOptions, setting_difference
+from glot.fit.options import setting_difference
 from glot.fit.run import make_configs
 from glot.fit.schedule import StepPlateau
 from glot.fit.train import fit_head
-from glot.nn.contrastive import ContrastiveConfig
 from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
@@ -76,7 +76,7 @@ def pairs(glot: Callable[..., tuple], backbone_folders: dict[str, Path], tmp_pat
 
 
 def test_on_pairs_a_plateau_is_one_of_steps(pairs: Cache, tmp_path: Path) -> None:
-    options = FitOptions(**OPTIONS, schedule="plateau", contrastive=ContrastiveConfig())
+    options = FitOptions(**OPTIONS, schedule="plateau")
     (config,) = make_configs(pairs, options)
     assert config.train.schedule == "plateau-steps"
     assert setting_difference(config, options, None) is None

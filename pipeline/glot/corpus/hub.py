@@ -13,8 +13,8 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
-from glot.corpus.tasks import Task
 from glot.errors import UsageError
+from glot.tasks import Task
 
 _CONNECT_SECONDS = 5
 

@@ -20,9 +20,9 @@ from glot.corpus.formats import (
 )
 from glot.corpus.labels import LabelEncoder, plain_label
 from glot.corpus.lines import encoding_of, readable
-from glot.corpus.tasks import Columns
 from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec
+from glot.tasks import Columns
 
 
 class Row(NamedTuple):

@@ -11,12 +11,12 @@ from typing import Any
 
 from glot.corpus.request import parse_stress_name
 from glot.corpus.stress import GENERATORS
-from glot.corpus.tasks import find_task
 from glot.errors import UsageError
 from glot.report.backends import BACKENDS, BOTH_FILE
 from glot.reproduce.recipe import METHODS, PROFILES, Block, load_recipe, recipe_names
 from glot.store.layout import MANIFEST_FILE
 from glot.store.reader import Cache
+from glot.tasks import find_task
 
 ALONE = ("yardstick", "cost")  # settings whose steps are no run folders, but one JSON file each
 VECTOR_YARDSTICKS, DUMB_YARDSTICKS = ("mean", "cls"), ("length", "bag-of-words")

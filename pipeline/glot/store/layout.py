@@ -229,6 +229,8 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `manifest.json` atomically."""
         data = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        for name, entry in self.examples.items():
+            data["examples"][name]["task"] = entry.task.to_json()
         data["shards"] = [{"number": number, **asdict(entry)} for number, entry in sorted(self.shards.items())]
         write_json(folder / MANIFEST_FILE, data)
 
@@ -285,7 +287,7 @@ class Manifest:
 def _task(values: dict[str, Any]) -> TaskSpec:
     task = TaskSpec.from_json(values)
     words = [task.name, task.target, *task.classes, *task.metrics]
-    numbers = [*(task.score_range or ()), *asdict(task.recipe).values()]
+    numbers = task.score_range or ()
     if not all(type(word) is str for word in words) or task.target not in TARGETS:
         raise ValueError(f"the task is {values!r}")
     if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
