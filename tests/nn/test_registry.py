@@ -16,6 +16,7 @@ from glot.nn.config import PoolerConfig
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS, load
 
 MakeCache = Callable[..., Path]
+HEAD = ["--hidden", "8", "--lr", "0.01", "--epochs", "4", "--batch-size", "8"]
 
 POOLER = '''
 from torch import nn
@@ -108,7 +109,7 @@ def test_one_file_from_outside_trains_predicts_and_is_explained(
 ) -> None:
     cache = str(make_fit_cache())
     commands = [
-        ["fit", "--cache", cache, "--out", "run", *settings],
+        ["fit", "--cache", cache, "--out", "run", *settings, *HEAD],
         ["predict", "--run", "run", "--cache", cache, "--split", "validation", "--output", "new.jsonl"],
         ["explain", "--run", "run", "--cache", cache, "--index", "5", "--out", "page.html"],
     ]
@@ -138,6 +139,8 @@ def test_a_plugin_that_needs_no_torch_is_known_without_it(make_fit_cache: MakeCa
     done = glot({"toy": RULE}, tmp_path, "-c", TORCH_FREE, "fit", "--cache", cache, "--graph", "skipp")
     assert done.returncode == 2
     assert "graph must be one of cosine, random, chain, knn, skip; got 'skipp'" in done.stderr
+    helped = glot({"toy": RULE}, tmp_path, "-c", TORCH_FREE, "fit", "--help")
+    assert "cosine|random|chain|knn|skip" in helped.stdout
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def _check(config: RunConfig) -> None:
 
 
 def _scorer_width(pooler: PoolerConfig, width: int) -> int:
-    if pooler.pooler == "adapool":
+    if "adapool_hidden" in pooler.entry.settings:
         return pooler.adapool_hidden
     in_front = width if pooler.jk == "cat" or not pooler.layers else 0
     behind = pooler.hidden * (pooler.layers if pooler.jk == "cat" else min(1, pooler.layers))
