@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from glot.fit.learner import Learner
 from glot.fit.result import Scores
-from glot.fit.train import HeadInTraining
 from glot.nn.dgl_backend import dgl_available, dgl_import_error
 from glot.nn.tokens import TokenBatch
 from glot.store.example_set import ExampleSet
@@ -59,15 +59,15 @@ def put_in_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """
 
     def put(**by_set: list[float]) -> None:
-        record = HeadInTraining._record
+        record = Learner._record
 
-        def recorded(head: HeadInTraining, position: Any, scores: Scores, *more: Any) -> bool:
+        def recorded(head: Learner, position: Any, scores: Scores, *more: Any) -> bool:
             for name, values in by_set.items():
                 value = values[min(position.epoch, len(values)) - 1]
                 scores = {**scores, name: dict.fromkeys(scores[name], value)}
             return record(head, position, scores, *more)
 
-        monkeypatch.setattr(HeadInTraining, "_record", recorded)
+        monkeypatch.setattr(Learner, "_record", recorded)
 
     return put
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glot.errors import Stopped, UsageError
-from glot.fit.head_model import HeadModel, Inputs, load_head
+from glot.fit.head_model import HeadModel, load_head
 from glot.fit.result import FitResult
 from glot.fit.retrieval import retrieval_scores
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig, load_tensors
-from glot.fit.states import MemoryStates, StoredBatch
+from glot.fit.states import HostBatch, MemoryStates
 from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 from glot.fit.train import fit_head
 from glot.inference.predictions import evaluate_head, write_predictions
@@ -74,7 +74,8 @@ def pairs_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.Monkey
 
 
 def configs(cache: Cache, contrastive: ContrastiveConfig | None = None, **options: object) -> list[RunConfig]:
-    return make_configs(cache, FitOptions(device="cpu", contrastive=contrastive, **options))
+    given = {} if contrastive is None else asdict(contrastive)
+    return make_configs(cache, FitOptions(device="cpu", **given, **options))
 
 
 def fit(cache: Cache, out: Path, contrastive: ContrastiveConfig | None = None, **options: object) -> FitResult:
@@ -161,11 +162,11 @@ def test_chunks_give_the_gradients_of_the_whole_batch(make_batch: Callable, pool
     config = ContrastiveConfig(proj_dim=4, matryoshka=(2,))
     torch.manual_seed(0)
     model = HeadModel(PoolerConfig(pooler, hidden=5), TASK, 6, "dense", config).double()
-    loss = model.backward(Inputs(batch, [pairs.query, pairs.positive, pairs.negatives[:, 0]]), None, nullcontext)
+    loss = model.backward(batch, [pairs.query, pairs.positive, pairs.negatives[:, 0]], None, nullcontext)
     whole = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     for size in (1, 4, 100):
         model.zero_grad()
-        stored = StoredBatch(batch.states, None, batch.lengths).split(size)
+        stored = HostBatch(batch.states, None, batch.lengths).split(size)
         chunks = [partial(TokenBatch, part.values, part.lengths) for part in stored]
         assert [len(chunk()) for chunk in chunks] == [len(part) for part in torch.zeros(9).split(size)]
         chunked = backward_in_chunks(model.vectors, chunks, lambda x: model.head.pair_loss(x, pairs), nullcontext)
@@ -354,7 +355,7 @@ def test_an_objective_must_fit_the_cache(pairs_cache: Cache, make_fit_cache: Cal
         configs(pairs_cache, objective="triplet")
     labelled = Cache(make_fit_cache("labelled"))
     assert configs(labelled, objective="labels")[0].contrastive is None
-    for wrong in ({"objective": "contrastive"}, {"contrastive": ContrastiveConfig()}):
+    for wrong in ({"objective": "contrastive"}, {"temperature": 0.07}):
         with pytest.raises(UsageError, match="holds labelled examples"):
             configs(labelled, **wrong)
 

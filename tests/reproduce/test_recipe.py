@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from glot.corpus.request import parse_stress_name
 from glot.errors import UsageError
-from glot.fit.run import FitOptions
+from glot.fit.config import all_settings
 from glot.reproduce.plan import BACKBONES, block_steps, make_agenda
 from glot.reproduce.recipe import Block, load_recipe, recipe_names
 from glot.tasks import find_task
@@ -20,7 +19,7 @@ ABLATIONS = {f"ablation-{name}" for name in ("tau", "layers", "gnn", "jk", "widt
 
 def test_the_recipes_that_come_along_can_run() -> None:
     assert set(recipe_names()) == TABLES | ABLATIONS
-    known = {item.name for item in fields(FitOptions)}
+    known = set(all_settings())
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.title

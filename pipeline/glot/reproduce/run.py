@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ from glot.store.reader import Cache
 from glot.tasks import find_task
 
 if TYPE_CHECKING:
+    from glot.fit.config import FitOptions
     from glot.fit.result import FitResult
-    from glot.fit.run import FitOptions
     from glot.fit.train import Job
 
 COMPUTE_DTYPE = "float32"  # as the published runs
@@ -184,11 +184,8 @@ def _prepare_run(step: Step, cache: Cache, runs: Path) -> Path:
 
 
 def _fit_options(step: Step) -> FitOptions:
-    from glot.fit.run import FitOptions
+    from glot.fit.config import FitOptions
 
-    unknown = [name for name, _ in step.options if name not in {item.name for item in fields(FitOptions)}]
-    if unknown:
-        raise UsageError(f"a fit has no setting {', '.join(unknown)}")
     return FitOptions(seeds=(step.seed,), **dict(step.options))
 
 

@@ -60,15 +60,15 @@ class LoadedHashes(Protocol):
 
     @property
     def weights_sha256(self) -> str:
-        """Of the weight files."""
+        """Of the files of its weights."""
 
     @property
     def tokenizer_sha256(self) -> str:
-        """Of the tokenizer's serialised form."""
+        """Of its tokenizer."""
 
     @property
     def loader_sha256(self) -> str:
-        """Of what else the loader reads."""
+        """Of what was read beside them; "" in caches made before it was kept."""
 
 
 @dataclass(frozen=True)
