@@ -8,7 +8,6 @@ Its type, its default and its `Setting` are all there is: commands, the estimato
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from glot.errors import UsageError
@@ -87,9 +86,8 @@ def choices(kind: Any) -> tuple[str, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-@cache
-def declared(config: type) -> dict[str, Declared]:
-    """The settings that a config declares, by the names of their fields, in their order."""
+def declared(config: Any) -> dict[str, Declared]:
+    """The settings that a config, a dataclass, declares, by the names of their fields, in their order."""
     hints, found = get_type_hints(config, include_extras=True), {}
     for item in fields(config):
         if get_origin(hints[item.name]) is Annotated:
