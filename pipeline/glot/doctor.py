@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from glot.version import __version__
 
@@ -68,7 +69,7 @@ def _versions() -> Iterator[Finding]:
             continue
         wanted = needed.get(_package(name))
         old = wanted is not None and not wanted.specifier.contains(version, prereleases=True)
-        advice = f"pip install '{wanted.name}{wanted.specifier}'" if old else ""
+        advice = f"pip install '{wanted.name}{wanted.specifier}'" if wanted is not None and old else ""
         yield Finding("versions", name, f"{version}, too old" if old else version, advice, broken=old)
 
 
@@ -245,7 +246,7 @@ def _extras() -> Iterator[Finding]:
         yield Finding("extras", extra, f"missing: {', '.join(missing)}" if missing else "present", advice)
 
 
-def _requirements(extra: str) -> list:
+def _requirements(extra: str) -> list[Any]:
     """The `packaging` requirements of an extra ("": of the core) that hold on this platform."""
     try:
         from packaging.requirements import Requirement
@@ -265,7 +266,7 @@ def _requirements(extra: str) -> list:
     ]
 
 
-def _fits(requirement: object) -> bool:
+def _fits(requirement: Any) -> bool:
     try:
         return requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
     except importlib.metadata.PackageNotFoundError:

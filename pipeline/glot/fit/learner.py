@@ -18,7 +18,7 @@ from glot.fit.retrieval import score_pairs
 from glot.fit.run_folder import HEAD_FILE, RunConfig, load_weights, save_tensors
 from glot.fit.schedule import StepPlateau, lr_factor
 from glot.fit.states import Texts
-from glot.fit.training_data import TrainingData
+from glot.fit.training_data import TrainingData, labels_of
 from glot.nn.heads import balanced_weights
 from glot.randomness import kept_randomness
 from glot.store.files import save_array
@@ -67,7 +67,7 @@ class Learner:
         with kept_randomness(self.config.train.init_seed):
             model = HeadModel(self.config.pooler, self.config.task, width, backend, self.config.contrastive)
         if self.config.train.class_weights == "balanced":
-            model.head.class_weights = balanced_weights(data.train.label, len(self.config.task.classes))
+            model.head.class_weights = balanced_weights(labels_of(data.train), len(self.config.task.classes))
         self.model = model.to(self.device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=self.config.train.lr, fused=True)
         self.plateau = StepPlateau(self.optimizer) if self.config.train.schedule == "plateau-steps" else None
@@ -108,14 +108,15 @@ class Learner:
         if self.config.contrastive is not None:
             self._evaluate_pairs(position, source)
             return
-        sets, lengths = self.data.score_sets, self.data.lengths
-        predictions = {name: predict(self.model, source, examples, lengths) for name, examples in sets.items()}
+        sets = self.data.score_sets
+        labels = {name: labels_of(examples) for name, examples in sets.items()}
+        predictions = {name: predict(self.model, source, sets[name], self.data.lengths) for name in sets}
         metrics = self.config.task.metrics
-        scores = {name: compute_metrics(metrics, predictions[name], examples.label) for name, examples in sets.items()}
+        scores = {name: compute_metrics(metrics, predictions[name], labels[name]) for name in sets}
         if self._record(position, scores):
-            for name, examples in sets.items():
+            for name in sets:
                 save_array(self.folder / f"predictions-{name}.npy", predictions[name])
-                save_array(self.folder / f"labels-{name}.npy", examples.label)
+                save_array(self.folder / f"labels-{name}.npy", labels[name])
 
     def _evaluate_pairs(self, position: Position, source: Source) -> None:
         scores, losses = {}, {}
@@ -126,8 +127,8 @@ class Learner:
     def _record(self, position: Position, scores: Scores, losses: dict[str, float] | None = None) -> bool:
         """Add the epoch to the history; where it is the best so far, save the weights and return True."""
         loss = self.loss_sum / position.examples_seen
-        timing = {"seconds": position.seconds, "waited": position.waited, "heads": position.heads}
-        self.history.append(Epoch(position.epoch, loss, scores=scores, losses=losses or {}, **timing))
+        record = Epoch(position.epoch, loss, position.seconds, scores, position.waited, losses or {}, position.heads)
+        self.history.append(record)
         self.loss_sum = 0.0
         is_best = self.best_epoch == position.epoch
         if is_best:

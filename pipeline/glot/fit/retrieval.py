@@ -9,7 +9,7 @@ from torch import Tensor
 
 from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
 from glot.nn.config import Similarity
-from glot.nn.contrastive import Pairs
+from glot.nn.contrastive import ContrastiveHead, Pairs
 from glot.store.example_set import NO_TEXT, ExampleSet
 
 TOP = 10  # ranks that count in MRR@10
@@ -23,6 +23,7 @@ def score_pairs(
     """`mrr@10` and `accuracy` among all documents of a set, and the mean loss over batches in the set's order."""
     model.eval()
     head = model.head
+    assert isinstance(head, ContrastiveHead)
     ids = np.unique(examples.used_ids())
     pooled = source.fetch(ids).values if isinstance(source, PooledTexts) else pool_texts(model.pooler, source, ids)
     vectors = head.embed(pooled).float()  # (texts, P)

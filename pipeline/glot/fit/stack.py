@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from glot.fit.learner import Learner
 from glot.fit.schedule import lr_factor
+from glot.fit.states import Texts
 from glot.nn.attention import attend
+from glot.nn.dense_backend import DenseGraph
 from glot.nn.edges import EdgeRule
 from glot.nn.graph import build_graph
-from glot.nn.readout import compute_dtype
+from glot.nn.readout import AttentionReadout, compute_dtype
 from glot.nn.registry import GNN_LAYERS
 from glot.nn.tokens import TokenBatch
 
@@ -47,7 +49,9 @@ class Stack:
         self.device, self.train = first.device, first.config.train
         self.config = first.config.pooler
         self.rules = [EdgeRule.of(head.config.pooler) for head in heads]
-        self.parts = first.model.pooler.readout.part_widths
+        readout = first.model.pooler.get_submodule("readout")
+        assert isinstance(readout, AttentionReadout)  # see `stack_key`
+        self.parts = readout.part_widths
         names = [name for name, _ in first.model.named_parameters()]
         self.weights = {name: self._stacked([head.model.get_parameter(name) for head in heads]) for name in names}
         self.optimizer = torch.optim.Adam(self.weights.values(), lr=self.train.lr, fused=True)
@@ -67,10 +71,11 @@ class Stack:
     def _take_over_optimizers(self) -> None:
         for name, stacked in self.weights.items():
             states = [head.optimizer.state.get(head.model.get_parameter(name)) for head in self.heads]
-            if not all(states):
+            known = [state for state in states if state]
+            if len(known) < len(states):
                 return  # before the first step
-            moments = {key: torch.stack([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[stacked] = {"step": states[0]["step"], **moments}
+            moments = {key: torch.stack([state[key] for state in known]) for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[stacked] = {"step": known[0]["step"], **moments}
         self._share_optimizer()
 
     def _share_optimizer(self) -> None:
@@ -82,8 +87,10 @@ class Stack:
                 head.optimizer.state[head.model.get_parameter(name)] = {"step": state["step"], **moments}
         self.is_shared = True
 
-    def step(self, texts: TokenBatch, rows: list[Tensor], labels: Tensor, share: float) -> None:
-        """Forward, backward and optimizer of all; `share` of all steps are done."""
+    def step(self, texts: Texts, rows: list[Tensor], labels: Tensor | None, share: float) -> None:
+        """One step of all heads, see `Learner.step`; `labels` are always given here."""
+        assert isinstance(texts, TokenBatch)
+        assert labels is not None
         for group in self.optimizer.param_groups:
             group["lr"] = self.train.lr * lr_factor(self.train.schedule, share, [])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
@@ -99,7 +106,9 @@ class Stack:
         """(S,): each head's mean loss."""
         z = self.pool(texts)  # (S, B, D)
         head = self.heads[0].model.head
-        weights = {name.removeprefix("head."): value for name, value in self.weights.items() if name[:5] == "head."}
+        weights: dict[str, Tensor] = {
+            name.removeprefix("head."): value for name, value in self.weights.items() if name[:5] == "head."
+        }
 
         def loss(weights: dict[str, Tensor], *vectors: Tensor) -> Tensor:
             return head.loss(torch.func.functional_call(head, weights, vectors).float(), labels)
@@ -122,8 +131,8 @@ class Stack:
     def _masks(self, batch: TokenBatch) -> list[Tensor]:
         """(S or 1, b, L, L) float32 for each bucket, see `attend`."""
         rules = self.rules if len(set(self.rules)) > 1 else self.rules[:1]
-        # One graph a rule, which the batch keeps.
-        masks = [build_graph(batch, rule, "dense").additive_masks for rule in rules]
+        graphs = [build_graph(batch, rule, "dense") for rule in rules]  # which the batch keeps
+        masks = [graph.additive_masks for graph in graphs if isinstance(graph, DenseGraph)]
         return [torch.cat(some) for some in zip(*masks, strict=True)]
 
     def _attend(self, number: int, h: Tensor, batch: TokenBatch, masks: list[Tensor]) -> Tensor:

@@ -154,8 +154,8 @@ class MemoryStates(States):
         """See `States`."""
         lengths = self.lengths[text_ids]
         ends = np.cumsum(lengths)
-        rows = np.repeat(self.start[text_ids] - ends + lengths, lengths) + np.arange(ends[-1])  # (N,)
-        rows = torch.from_numpy(rows).to(self.packed.device)
+        index = np.repeat(self.start[text_ids] - ends + lengths, lengths) + np.arange(ends[-1])  # (N,)
+        rows = torch.from_numpy(index).to(self.packed.device)
         scale = None if self.scale is None else self.scale.index_select(0, rows)
         return _pinned(self.packed.index_select(0, rows), scale, lengths, self.device)
 

@@ -29,7 +29,7 @@ from glot.fit.run_folder import (
 )
 from glot.fit.stack import make_units
 from glot.fit.states import HostBatch, States, epoch_order
-from glot.fit.training_data import graph_density, open_data, open_source, open_states
+from glot.fit.training_data import graph_density, labels_of, open_data, open_source, open_states
 from glot.nn.edges import EdgeRule
 from glot.store.files import make_folder, write_json
 from glot.store.reader import Cache
@@ -157,7 +157,7 @@ def _check_same_config(folder: Path, config: RunConfig) -> None:
 
 
 class _Clock:
-    """The seconds of a position: how many there were, how many of them in waiting for states, and when to report."""
+    """Adds to a position the seconds that pass, and those spent waiting for states; says when to report."""
 
     def __init__(self, position: Position) -> None:
         self.position = position
@@ -210,7 +210,7 @@ class Training:
         self.saved_at = time.monotonic()
         self.labels: Tensor | None = None
         if not config.contrastive:
-            labels = self.data.train.label
+            labels = labels_of(self.data.train)
             self.labels = torch.from_numpy(labels if labels.dtype == np.int64 else labels.astype(np.float32))
 
     @property

@@ -52,9 +52,15 @@ def read_train(
         order = np.random.default_rng([train.order_seed, 0]).permutation(len(examples))
         holdout, examples = examples.subset(np.sort(order[:count])), examples.subset(np.sort(order[count:]))
         whose += f" less the {count} that --select holdout keeps aside"
-    if cache.examples_entry(name).task.target == "classes" and (examples.label == examples.label[:1]).all():
+    if cache.examples_entry(name).task.target == "classes" and (labels_of(examples) == labels_of(examples)[:1]).all():
         raise UsageError(f"{whose} are all of one class: there is nothing to learn")
     return examples, holdout
+
+
+def labels_of(examples: ExampleSet) -> np.ndarray:
+    """(m,) the labels of examples that have some: int64 classes, or scores in the task's units."""
+    assert examples.label is not None
+    return examples.label
 
 
 @dataclass(frozen=True)

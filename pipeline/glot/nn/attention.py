@@ -70,7 +70,7 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, both, edge_bias, *kept = ctx.saved_tensors
-        by_values, by_scores, by_edge = [], [], 0.0
+        by_values, by_scores, by_edge = [], [], torch.zeros_like(edge_bias)
         parts = gradient.split([len(bucket.states) for bucket in ctx.buckets], dim=1)
         for index, (bucket, part) in enumerate(zip(ctx.buckets, parts, strict=True)):
             padded, alpha, logits = kept[3 * index : 3 * index + 3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,9 +63,9 @@ def similar(batch: TokenBatch, rule: EdgeRule) -> Tensor:
 
 
 def cosines(batch: TokenBatch) -> Tensor:
-    """(B, Lmax, Lmax) float32 cosines of each text's tokens; where there is no token, of another in its place.
+    """(B, Lmax, Lmax) float32 cosines of each text's tokens; padding stands for the text's last token.
 
-    (i, j) and (j, i) may be rounded differently: the one above the diagonal is what edges are decided by.
+    (i, j) and (j, i) may be rounded differently; edges are decided by the one above the diagonal.
     """
     with torch.no_grad(), _exact_float32(batch.device):
         # `normalize` divides by no less than 1e-12: a zero state has cosine 0 with every other.
@@ -139,7 +140,8 @@ def _exact_float32(device: torch.device) -> Iterator[None]:
                 torch.set_float32_matmul_precision(before)
             return
         # The older call raises where a program has used the newer settings, so it will not do for both.
-        settings = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        mkldnn: Any = torch.backends.mkldnn  # whose type stubs do not know `matmul`
+        settings = (torch.backends.cuda.matmul, mkldnn.matmul)
         saved = [setting.fp32_precision for setting in settings]
         try:
             for setting in settings:

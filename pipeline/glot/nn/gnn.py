@@ -66,6 +66,7 @@ class GinLayer(nn.Module):
     def forward(self, h: Tensor, graph: TokenGraph) -> Tensor:
         """One layer over (N, width) node features: (N, hidden), before the ReLU."""
         first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
         # The MLP's first map commutes with the sum over neighbours, which is cheaper after it (hidden << width).
         projected = F.linear(h, first.weight)  # (N, hidden)
         return self.mlp[1:](projected + graph.neighbour_sum(projected) + first.bias)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# A bucket more is some dozens of small operations more; so many cells (token pairs) of padding cost the same. Measured
-# on a CPU; on CUDA a cell costs next to nothing beside the start of an operation.
+# Each cut of a batch into buckets starts some dozens of small operations more. It pays where it saves so many cells
+# (token pairs) of padding, measured on a CPU; on CUDA (True) a cell costs next to nothing beside starting an operation.
 CUT_CELLS = {False: 2**16, True: 2**22}
 
 

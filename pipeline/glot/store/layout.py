@@ -56,9 +56,17 @@ _NAMES = ("backbone", "source")  # of `StatesIdentity`: for people
 class LoadedHashes(Protocol):
     """What has the hashes of a backbone: the backbone itself, or the identity of its states."""
 
-    weights_sha256: str
-    tokenizer_sha256: str
-    loader_sha256: str
+    @property
+    def weights_sha256(self) -> str:
+        """Of the files of its weights."""
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Of its tokenizer."""
+
+    @property
+    def loader_sha256(self) -> str:
+        """Of what was read beside them; "" in caches made before it was kept."""
 
 
 @dataclass(frozen=True)
