@@ -18,7 +18,7 @@ from glot.fit.run_folder import HEAD_FILE, RunConfig, find_one_run
 from glot.nn.config import PoolerConfig, TokenChoice, TokenPosition
 from glot.nn.poolers import Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
-from glot.report.cells import METHODS
+from glot.report.methods import method_name
 from glot.store.files import file_sha256
 
 _CLS_TITLES: dict[TokenPosition, str] = {"first": "CLS", "last": "last token"}
@@ -131,7 +131,7 @@ def _plain_column(config: PoolerConfig, width: int, backend: str) -> Column:
 
 
 def _title(config: PoolerConfig) -> str:
-    title = _CLS_TITLES[config.token_position] if config.pooler == "cls" else METHODS.get(config.pooler, config.pooler)
+    title = _CLS_TITLES[config.token_position] if config.pooler == "cls" else method_name(config.pooler, None)
     return title if config.tokens == "all" else f"{title}, {config.tokens} tokens"
 
 

@@ -13,12 +13,11 @@ import numpy as np
 from glot.corpus.stress import signal_roles
 from glot.errors import UsageError
 from glot.inference.attribution import Explanation, Run, TokenPicture, Weighing
-from glot.report.cells import METHODS
+from glot.report.methods import METHODS, colour_of
 from glot.report.pieces import Piece, readable_pieces, words_of
-from glot.report.styles import colour_of
 from glot.store.files import make_folder, write_text
 
-NAMES = {**METHODS, "mlp": "MLP"}
+NAMES = {**{name: method.title for name, method in METHODS.items()}, "mlp": "MLP"}
 ONE_LINE = 72  # characters of a text in the page's title
 
 
@@ -37,7 +36,7 @@ def check_out(out: Path) -> None:
 
 def render_page(explanation: Explanation) -> str:
     """The page's HTML. Strings of the data reach it as JSON and are put in as text, never as HTML."""
-    template = files("glot.report").joinpath("pages", "explain.html").read_text(encoding="utf-8")
+    template = files("glot.report").joinpath("templates", "explain.html").read_text(encoding="utf-8")
     data = json.dumps(page_data(explanation), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # The data first: the title is a text of anybody's, and stands before it.
     page = template.replace("{{data}}", data.replace("<", "\\u003c"), 1)
