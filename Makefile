@@ -68,7 +68,7 @@ bench-long: setup
 	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
 
 docs: setup  # the reference of the command line, from the commands
-	$(BIN)/python -m glot.commands.reference > docs/cli.md
+	$(BIN)/python -m typer glot.commands.app utils docs --name glot --output docs/cli.md
 
 backbones: setup  # the table of docs/backbones.md, from a tiny model of every family (minutes)
 	$(BIN)/python -m tests.extract.family_check
@@ -76,6 +76,8 @@ backbones: setup  # the table of docs/backbones.md, from a tiny model of every f
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -31,6 +31,16 @@ def pages() -> list[Path]:
     return [page for page in found if page.is_file() and page.name != GENERATED]
 
 
+def walk(group: Any, before: str = "glot") -> Iterator[tuple[str, Any]]:
+    """Every command with its full name, those of groups after the group's own, in the order of `glot --help`."""
+    for name, command in group.commands.items():
+        full = f"{before} {name}"
+        if hasattr(command, "commands"):
+            yield from walk(command, full)
+        else:
+            yield full, command
+
+
 def blocks(page: Path) -> list[Block]:
     """The fenced and the indented blocks of a page, in order."""
     found: list[Block] = []
@@ -98,11 +108,13 @@ def complaint(tree: Any, words: list[str], whole: bool) -> str:
     """What is wrong with the words of a `glot` command; "" where it parses. Named ones may leave out what they need."""
     command, rest = tree, words[1:]
     while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+        if rest[0] == ELIDED:  # any command
+            return ""
         if rest[0] not in command.commands:
             return f"there is no command {rest[0]}"
         command, rest = command.commands[rest[0]], rest[1:]
     options = {name: item for item in command.params for name in (*item.opts, *item.secondary_opts)}
-    hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True)
+    hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True) if command.callback else {}
     given, positional = set(), []
     while rest:
         word, rest = rest[0], rest[1:]
