@@ -8,6 +8,7 @@ Its type, its default and its `Setting` are all there is: commands, the estimato
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from glot.errors import UsageError
@@ -86,7 +87,8 @@ def choices(kind: Any) -> tuple[str, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def declared(config: Any) -> dict[str, Declared]:
+@cache
+def declared(config: type) -> dict[str, Declared]:
     """The settings that a config, a dataclass, declares, by the names of their fields, in their order."""
     hints, found = get_type_hints(config, include_extras=True), {}
     for item in fields(config):
@@ -102,7 +104,7 @@ def check_settings(config: Any, as_options: bool = True) -> None:
 
     `as_options` calls it as on the command line, else by the name of its field.
     """
-    for item in declared(type(config)).values():
+    for item in declared(config.__class__).values():
         value = getattr(config, item.name)
         if value is not None:
             item.check(value, item.option if as_options and item.option else item.name)
