@@ -101,7 +101,7 @@ def test_a_new_setting_is_one_line_in_one_file(make_fit_cache: Callable[..., Pat
     assert {name: config["train"]["toy"] for name, config in found.items()} == {"toy=0.25": 0.25, "toy=0.5": 0.5}
     told = glot("report", "runs", "--out", "told")
     assert told.returncode == 0, told.stderr
-    assert "toy=0.25" in (tmp_path / "told" / "report.md").read_text()
+    assert "toy=0.25" in (tmp_path / "told" / "README.md").read_text()
     code = "from glot import GlotClassifier; print(GlotClassifier(toy=2.0).get_params()['toy'])"
     shown = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(source)}
