@@ -118,3 +118,10 @@ def test_what_differs_between_runs(make_fit_cache: Callable[..., Path], tmp_path
     assert differing_settings([pooler_settings(run) for run in runs]) == ["tau"]
     assert differing_settings([training_settings(run) for run in runs]) == ["lr"]
     assert not differing_settings([training_settings(run) for run in draft_configs(cache, FitOptions(seeds=(0, 1)))])
+
+
+@pytest.mark.parametrize("words", [["--layers", "99"], ["--layers=99"], ["--gnn-layers", "99"]])
+def test_old_names_of_options_are_taken(glot: Callable[..., tuple], make_fit_cache: Callable, words: list[str]) -> None:
+    code, _, err = glot("fit", "--cache", make_fit_cache(), *words)
+    assert (code, err) == (2, "glot: layers must lie in 0..16; got 99\n")
+    assert "--layers" not in glot("fit", "--help")[1].replace("--gnn-layers", "")

@@ -53,7 +53,18 @@ class PoolerConfig:
         TokenChoice,
         Setting("Pool all tokens, or content: no special or prompt ones.", POOLING),
     ] = "all"
-    layers: Annotated[int, Setting("K, layers of glot or mlp.", POOLING, least=0, most=16, by_task=True)] = 2
+    layers: Annotated[
+        int,
+        Setting(
+            "K, layers of glot or mlp.",
+            POOLING,
+            least=0,
+            most=16,
+            by_task=True,
+            option="--gnn-layers",
+            old_options=("--layers",),
+        ),
+    ] = 2
     hidden: Annotated[int, Setting("h, the width of those layers.", POOLING, least=1, by_task=True)] = 256
     gin_batch_norm: Annotated[bool, Setting("BatchNorm in gin's MLPs, as published.", POOLING)] = False
     adapool_hidden: Annotated[int, Setting("Width of AdaPool's scorer.", POOLING, least=1, by_task=True, option="")] = (
