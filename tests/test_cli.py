@@ -51,7 +51,7 @@ def test_from_a_table_to_predictions(glot: Callable[..., tuple], extracted: Path
 
 
 def test_a_fit_leaves_a_picture_of_its_loss(glot: Callable[..., tuple], extracted: Path) -> None:
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: plots)")
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: report)")
     assert glot("fit", "--cache", extracted, "--epochs", 1, "--out", "run")[0] == 0
     assert Path("run/loss.png").read_bytes()[:4] == b"\x89PNG"
 

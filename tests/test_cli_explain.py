@@ -112,7 +112,7 @@ def test_wrong_use_is_one_line_and_code_2(
 
 
 def test_a_picture_lies_beside_the_page(glot: Callable[..., tuple], run: Path, extracted: Path) -> None:
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: plots)")
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: report)")
     code, _, err = glot("explain", "--run", run, "--cache", extracted, "--index", 3, "--out", "out/a.html", "--png")
     assert code == 0, err
     assert Path("out/a.png").read_bytes()[:4] == b"\x89PNG"
@@ -123,7 +123,7 @@ def test_a_picture_without_matplotlib_is_one_line(
 ) -> None:
     monkeypatch.setattr("glot.report.figures.find_spec", lambda name: None)
     code, _, err = glot("explain", "--run", run, "--cache", extracted, "--index", 1, "--png")
-    assert (code, "pip install 'glot-pipeline[plots]'" in err) == (2, True)
+    assert (code, "pip install 'glot-pipeline[report]'" in err) == (2, True)
     assert len(err.strip().splitlines()) == 1
     assert not Path("explain.html").exists()
 

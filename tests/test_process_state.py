@@ -177,15 +177,15 @@ def measure(made: Made, out: Path) -> None:
     cost.measure_cost(backbone.model, work, PoolerConfig(layers=1, hidden=4), torch.device("cpu"))
 
 
-def yardstick(made: Made, out: Path) -> None:
-    from glot.reproduce import baselines as yardsticks
+def baseline(made: Made, out: Path) -> None:
+    from glot.reproduce import baselines
 
-    yardsticks.vector_yardstick(Cache(made.cache), "mean")
-    yardsticks.bag_of_words_baseline(Cache(made.cache))
+    baselines.vector_baseline(Cache(made.cache), "mean")
+    baselines.bag_of_words_baseline(Cache(made.cache))
 
 
 def report(made: Made, out: Path) -> None:
-    from glot.report.write import write_report
+    from glot.reproduce.report import write_report
 
     write_report(made.folder, out / "report")
 
@@ -210,7 +210,7 @@ def benchmark(made: Made, out: Path) -> None:
 
 
 FUNCTIONS = [extract, fit, sweep, evaluate, use_model, classify, classify_over_a_cache, explain, export]
-FUNCTIONS += [export_as_onnx, measure, yardstick, report, evaluate_on_mteb, benchmark]
+FUNCTIONS += [export_as_onnx, measure, baseline, report, evaluate_on_mteb, benchmark]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)

@@ -9,7 +9,7 @@ import pytest
 
 from glot.fit.run import FitOptions
 from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
-from glot.report.own import collect_own
+from glot.report.results import collect_own
 from glot.store.files import read_json, write_json
 from glot.store.reader import Cache
 

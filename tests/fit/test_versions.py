@@ -15,11 +15,10 @@ from glot.errors import FaultError, UsageError
 from glot.fit.result import FitResult
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig, load_tensors, save_tensors
-from glot.report.costs import find_costs
-from glot.report.own import collect_own
-from glot.report.results import collect
+from glot.report.results import collect, collect_own
 from glot.report.sweep import read_sweep
 from glot.reproduce.cost import Cost, CostRecord
+from glot.reproduce.costs import find_costs
 from glot.store.files import read_json, write_json
 from glot.store.reader import Cache
 
@@ -94,12 +93,12 @@ def test_weights_and_checkpoints(tmp_path: Path) -> None:
         load_tensors(path)
 
 
-def test_yardsticks_and_costs(tmp_path: Path) -> None:
-    yardstick = tmp_path / "runs/made-tiny/yardstick/length.json"
-    yardstick.parent.mkdir(parents=True)
+def test_baselines_and_costs(tmp_path: Path) -> None:
+    baseline = tmp_path / "runs/made-tiny/yardstick/length.json"
+    baseline.parent.mkdir(parents=True)
     scores = {"validation": {"accuracy": 0.5}}
     record = {"version": 2, "task": "made", "model": "tiny", "method": "length", "scores": scores, "seconds": 1.0}
-    write_json(yardstick, record)
+    write_json(baseline, record)
     with pytest.raises(UsageError, match=NEWER):
         collect(tmp_path / "runs")
     ways = [Cost("GLOT over the cache", 1, 1, 1.0, 1.0, 1.0)]

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from glot.report.ablations import find_questions, write_ablations
-from glot.report.cells import number_of
+from glot.report.methods import number_of
 from glot.report.results import collect
-from glot.report.write import write_report
+from glot.report.write import write_section
+from glot.reproduce.ablations import ablations_section, find_questions
+from glot.reproduce.report import write_report
 
 MakeRun = Callable[..., Path]
 
@@ -29,14 +30,13 @@ def runs(make_run: MakeRun, tmp_path: Path) -> Path:
 
 
 def test_each_question_has_a_picture(runs: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: plots)")
-    written = write_ablations(find_questions(collect(runs)), tmp_path)
+    written = write_section(ablations_section(find_questions(collect(runs))), tmp_path)
     assert [path.name for path in written[2:]] == ["ablation-graph-minilm.png", "ablation-tau-minilm.png"]
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in written[2:])
 
 
 def test_each_question_has_a_table(runs: Path, tmp_path: Path) -> None:
-    written = write_ablations(find_questions(collect(runs)), tmp_path)
+    written = write_section(ablations_section(find_questions(collect(runs))), tmp_path)
     assert [path.name for path in written[:2]] == ["ablations.md", "ablations.csv"]
     page = written[0].read_text()
     assert "## ablation-tau, minilm" in page
@@ -60,7 +60,7 @@ def test_ablations_stay_out_of_the_paper_s_tables(runs: Path, tmp_path: Path) ->
 def test_no_question_no_page(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("cola", "minilm", "glot", {"validation": {"mcc": 0.5}})
     assert find_questions(collect(tmp_path / "runs")) == []
-    assert write_ablations([], tmp_path) == []
+    assert write_section(ablations_section([]), tmp_path) == []
 
 
 def test_the_number_at_the_end_of_a_name() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from glot.errors import FaultError
-from glot.report.write import write_report
+from glot.reproduce.report import write_report
 from glot.store.files import write_json
 
 Make = Callable[..., Path]

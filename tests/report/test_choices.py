@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from glot.report.choices import find_choices
 from glot.report.results import collect
-from glot.report.table1 import table1_cells
-from glot.report.write import write_report
+from glot.reproduce.choices import find_choices
+from glot.reproduce.report import write_report
+from glot.reproduce.table1 import table1_cells
 
 
 def mcc(value: float) -> dict[str, dict[str, float]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from glot.errors import FaultError
-from glot.report.costs import find_costs, write_costs
+from glot.report.write import write_section
+from glot.reproduce.costs import costs_section, find_costs
 from glot.store.files import write_json
 
 WAYS = (
@@ -31,7 +32,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_ours_stands_beside_the_paper_s(runs: Path, tmp_path: Path) -> None:
-    page = write_costs(find_costs([runs]), tmp_path)[0]
+    page = write_section(costs_section(find_costs([runs])), tmp_path)[0]
     text = page.read_text()
     assert "## minilm, mrpc (3,200 examples, batches of 32), CPU, 2 threads" in text
     # 1.98 s saved a step, 100 steps an epoch: 30 s are saved in 0.15 epochs.
@@ -41,13 +42,12 @@ def test_ours_stands_beside_the_paper_s(runs: Path, tmp_path: Path) -> None:
 
 
 def test_costs_have_a_picture(runs: Path, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: plots)")
-    _, picture = write_costs(find_costs([runs]), tmp_path)
+    _, picture = write_section(costs_section(find_costs([runs])), tmp_path)
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_nothing_measured_nothing_written(tmp_path: Path) -> None:
-    assert write_costs(find_costs([tmp_path]), tmp_path) == []
+    assert write_section(costs_section(find_costs([tmp_path])), tmp_path) == []
 
 
 def test_a_damaged_measurement_is_named(runs: Path) -> None:

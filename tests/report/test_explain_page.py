@@ -140,7 +140,7 @@ def test_tokens_are_shown_as_words() -> None:
 
 
 def test_the_picture_shows_everything(explained: Callable, tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: plots)")
+    pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: report)")
     from glot.report.explain_picture import draw_explanation
 
     draw_explanation(explained(WORDS, HOSTILE, more=("adapool",)), tmp_path / "page.png")

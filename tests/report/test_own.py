@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from glot.errors import FaultError, UsageError
-from glot.report.own import collect_own
-from glot.report.write import write_own_report
+from glot.nn.config import ContrastiveConfig
+from glot.report.results import collect_own
+from glot.reproduce.report import write_own_report
+from tests.report.conftest import write_run
 
 Make = Callable[..., Path]
 
 
 def own_run(folder: Path, seed: int = 0, pooler: str = "glot", score: float = 0.8, **settings: object) -> Path:
     """The two files of a run of `glot fit`; settings of the pooler or of training by their names."""
-    shape = {"pooler": pooler, "gnn": "gat", "jk": "cat", "tau": 0.6, "layers": 2, "hidden": 8, "gin_batch_norm": False}
-    train = {"lr": 0.01, "epochs": 3, "batch_size": 8, "patience": None, "init_seed": seed, "order_seed": seed}
-    train |= {"select": "validation", "device": "cpu", "backend": "dense", "window": None}
-    shape, train = ({**known, **{k: v for k, v in settings.items() if k in known}} for known in (shape, train))
-    config = {"version": 1, "task": {"name": "made"}, "states": {"backbone": "tiny"}, "layer": 2, "data": {}}
-    config |= {"pooler": shape, "train": train, "created_by": "glot 0.1.0"}
+    train = {name: settings.pop(name) for name in ("lr",) if name in settings}
     scores = {"validation": {"accuracy": score, "f1": score}}
-    metrics = {"epochs": [{}] * 3, "best": scores, "best_published": scores, "last": scores}
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "metrics.json").write_text(json.dumps({**metrics, "density": 0.1, "seconds": 2.0}))
+    write_run(folder, "made", "tiny", scores, seed=seed, pooler={"pooler": pooler, **settings}, train=train)
     return folder
 
 
@@ -51,7 +46,8 @@ def test_methods_are_named_by_what_differs_and_seeds_are_averaged(tmp_path: Path
 def test_runs_that_differ_in_any_setting_are_different_methods(tmp_path: Path) -> None:
     own_run(tmp_path / "before")  # of a time without these settings
     changes = {"class_weights": ("train", "balanced"), "tokens": ("pooler", "content"), "graph": ("pooler", "chain")}
-    changes["contrastive"] = (None, {"temperature": 0.1, "proj_dim": 8, "matryoshka": [2, 4]})
+    contrastive = {"temperature": 0.1, "proj_dim": 8, "matryoshka": [2, 4]}
+    changes["contrastive"] = (None, {**asdict(ContrastiveConfig()), **contrastive})
     for name, (part, value) in changes.items():
         path = own_run(tmp_path / name) / "config.json"
         config = json.loads(path.read_text())
@@ -66,8 +62,8 @@ def test_runs_that_differ_in_any_setting_are_different_methods(tmp_path: Path) -
     assert {result.path.name: result.method for result in results} == {
         "before": "glot, graph=cosine, class_weights=none, tokens=all",
         "class_weights": "glot, graph=cosine, class_weights=balanced, tokens=all",
-        "contrastive": "glot, graph=cosine, class_weights=none, tokens=all, temperature=0.1, proj_dim=8, "
-        "matryoshka=2+4",
+        "contrastive": "glot, graph=cosine, class_weights=none, tokens=all, temperature=0.1, "
+        "similarity=cos, proj_dim=8, matryoshka=2+4",
         "graph": "glot, graph=chain, class_weights=none, tokens=all",
         "tokens": "glot, graph=cosine, class_weights=none, tokens=content",
     }
@@ -100,10 +96,10 @@ def test_a_run_made_twice_counts_once_and_an_unfinished_one_is_told(tmp_path: Pa
 
 @pytest.mark.parametrize("setting", ["converged", "holdout", "ablation-graph"])
 def test_reproduced_runs_among_them_keep_their_place(
-    tmp_path: Path, make_run: Make, make_yardstick: Make, setting: str
+    tmp_path: Path, make_run: Make, make_baseline: Make, setting: str
 ) -> None:
     make_run("rte", "minilm", "glot-loops", {"validation": {"accuracy": 0.6}}, setting=setting, seed=3)
-    make_yardstick("rte", "minilm", "logreg-mean", {"validation": {"accuracy": 0.5}})
+    make_baseline("rte", "minilm", "logreg-mean", {"validation": {"accuracy": 0.5}})
     own_run(tmp_path / "runs/mine")
     results, _ = collect_own([tmp_path])
     assert {(r.task, r.setting, r.method) for r in results} == {

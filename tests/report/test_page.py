@@ -14,23 +14,18 @@ import pytest
 
 from glot.errors import FaultError
 from glot.report.cells import Cell
-from glot.report.contents import make_contents
-from glot.report.page_tables import shade
+from glot.report.environment import collect_environment
+from glot.report.methods import looks_of
 from glot.report.results import collect
-from glot.report.styles import styles_for
-from glot.report.svg import ticks
-from glot.report.write import write_report
+from glot.report.sections import shade
+from glot.reproduce.report import write_report
+from glot.reproduce.stress import stress_cells
+from glot.reproduce.table1 import table1_cells
+from tests.report.conftest import baseline_maker, run_maker
 
 Make = Callable[..., Path]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 METHODS = ("cls", "mean", "max", "adapool", "glot", "glot-loops")
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests are about the page; test_write.py draws."""
-    monkeypatch.setattr("glot.report.table1.save_picture", lambda *_: False)
-    monkeypatch.setattr("glot.report.stress.save_picture", lambda *_: False)
 
 
 class Page(HTMLParser):
@@ -68,9 +63,11 @@ class Page(HTMLParser):
         return [v for tag, name, v in self.attributes if (tag, name) == ("a", "href") and not v.startswith("#")]
 
 
-@pytest.fixture
-def full(tmp_path: Path, make_run: Make, make_yardstick: Make) -> Path:
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report's folder, of runs on every task and generator with two models and several seeds."""
+    tmp_path = tmp_path_factory.mktemp("full")
+    make_run, make_baseline = run_maker(tmp_path), baseline_maker(tmp_path)
     glue = {"cola": "mcc", "sst2": "accuracy", "stsb": "spearman", "mrpc": "f1", "qqp": "f1"}
     glue |= dict.fromkeys(("mnli", "qnli", "rte", "wnli"), "accuracy")
     stress = [
@@ -85,8 +82,8 @@ def full(tmp_path: Path, make_run: Make, make_yardstick: Make) -> Path:
                         scores["validation_mismatched"] = {"accuracy": 0.5}
                     make_run(task, model, method, scores, seed=seed)
         for task in stress:
-            make_yardstick(task, model, "length", {"validation": {"accuracy": 1.0}})
-            make_yardstick(task, model, "bag-of-words", {"validation": {"accuracy": 0.9}})
+            make_baseline(task, model, "length", {"validation": {"accuracy": 1.0}})
+            make_baseline(task, model, "bag-of-words", {"validation": {"accuracy": 0.9}})
     write_report(tmp_path / "runs", tmp_path / "results", [("mistral-7b", "no GPU here")], "two cores")
     return tmp_path / "results"
 
@@ -146,14 +143,14 @@ def test_a_page_that_goes_where_the_runs_do_not_links_its_own_files_alone(tmp_pa
 
 
 @pytest.fixture
-def beyond(tmp_path: Path, make_run: Make, make_yardstick: Make) -> Path:
+def beyond(tmp_path: Path, make_run: Make, make_baseline: Make) -> Path:
     """The report's folder, of runs along the three axes, some of them in the stress test's own tables."""
     settings = {"stress-paired-0.9": "converged", "stress-paired-0.5": "published"}
     beyond = ("0.95", "0.99", "0.9-w256-g10", "0.9-w448-g10", "0.5-w128-g0", "0.5-w128-g50", "0.7-w64-g3")
     settings |= {f"stress-paired-{place}": "stress-beyond" for place in beyond}
     for number, (task, setting) in enumerate(settings.items()):
         make_run(task, "minilm", "glot", {"validation": {"accuracy": 0.9 - 0.01 * number}}, setting=setting)
-        make_yardstick(task, "minilm", "length", {"validation": {"accuracy": 0.5}})
+        make_baseline(task, "minilm", "length", {"validation": {"accuracy": 0.5}})
     write_report(tmp_path / "runs", tmp_path / "results")
     return tmp_path / "results"
 
@@ -191,15 +188,9 @@ def test_curves_have_bands_and_each_method_its_own_line(full: Path) -> None:
     for label in ("distractors (%)", "accuracy (%)", "generator balanced", "length alone, 20: 100.0"):
         assert label in html
     methods = [*METHODS, "length", "bag-of-words", *(f"glot, tau={number}" for number in range(20))]
-    styles = styles_for(methods)
-    assert len({(style.colour, style.dash, style.marker) for style in styles.values()}) == len(methods)
-    assert len({(style.dash, style.marker) for name, style in styles.items() if "=" not in name}) == 8
-
-
-def test_axes_have_round_numbers() -> None:
-    assert ticks(40, 100) == [40, 60, 80, 100]
-    assert ticks(-0.13, 0.4) == [0, 0.2, 0.4]
-    assert ticks(5, 5) == [5]
+    looks = looks_of(methods)
+    assert len({(look.colour, look.dash, look.marker) for look in looks.values()}) == len(methods)
+    assert len({(look.dash, look.marker) for name, look in looks.items() if "=" not in name}) == 8
 
 
 def test_hostile_names_stay_words(tmp_path: Path, make_run: Make) -> None:
@@ -215,11 +206,12 @@ def test_hostile_names_stay_words(tmp_path: Path, make_run: Make) -> None:
     assert all((tmp_path / "out" / unquote(link)).exists() for link in page.links)
 
 
-def test_json_says_the_same(full: Path, tmp_path: Path) -> None:
+def test_json_says_the_same(full: Path) -> None:
     data = json.loads((full / "results.json").read_text())
-    contents = make_contents(collect(tmp_path / "runs"), [], "runs")
+    results = collect(full.parent / "runs")
+    expected = {"table1": table1_cells(results), "stress": stress_cells(results), "other": []}
     assert (data["format"], data["version"]) == ("glot-results", 1)
-    for name, cells in (("table1", contents.table1), ("stress", contents.stress), ("other", [])):
+    for name, cells in expected.items():
         found = data["cells"][name]
         for cell in found:
             cell["runs"] = tuple((full / run).resolve() for run in cell["runs"])
@@ -228,7 +220,7 @@ def test_json_says_the_same(full: Path, tmp_path: Path) -> None:
         assert [Cell(**cell) for cell in found] == cells
         assert differences == [cell.difference for cell in cells]
         assert len(places) == (len(cells) if name == "stress" else 0)
-    assert len(data["runs"]) == len(contents.results) == 2 * (15 * 6 * 3 + 6 * 2)
+    assert len(data["runs"]) == len(results) == 2 * (15 * 6 * 3 + 6 * 2)
     assert (full / data["runs"][0]["path"] / "metrics.json").exists()
     assert data["skipped"] == [{"step": "mistral-7b", "reason": "no GPU here"}]
     environment = data["environment"]
@@ -242,9 +234,9 @@ def test_the_environment_is_that_of_the_runs(tmp_path: Path, make_run: Make) -> 
     for seed, device in enumerate(("cuda:0", "cpu")):
         run = make_run("rte", "bert", "glot", {"validation": {"accuracy": 0.6}}, seed=seed)
         config = json.loads((run / "config.json").read_text())
-        config |= {"train": {"device": device}, "created_by": f"glot 0.{seed}"}
+        config["train"]["device"], config["created_by"] = device, f"glot 0.{seed}"
         (run / "config.json").write_text(json.dumps(config))
-    found = make_contents(collect(tmp_path / "runs"), [], "runs").environment
+    found = collect_environment(collect(tmp_path / "runs"))
     assert (found.devices, found.created_by) == (("cpu", "cuda:0"), ("glot 0.0", "glot 0.1"))
 
 
@@ -319,3 +311,17 @@ def test_nothing_is_loaded_from_anywhere(full: Path) -> None:
     assert not [value for _, name, value in page.attributes if name in ("src", "srcset", "xlink:href")]
     assert not re.search(r"url\(|@import|https?:", html)
     assert "default-src 'none'" in html
+
+
+def test_pictures_are_named_described_and_take_the_colours_of_the_page(full: Path) -> None:
+    html = (full / "index.html").read_text()
+    pictures = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert len(pictures) == 2 * 2  # of Table 1 and the stress test, for each backbone
+    for picture in pictures:
+        assert re.match(r'<svg class="plot" role="img" [^>]*><title>[^<]+</title><desc>[^<]+</desc>', picture)
+        assert "currentColor" in picture
+        assert "#000000" not in picture
+    names = re.findall(r' id="([^"]+)"', html)
+    assert len(set(names)) == len(names)
+    assert set(re.findall(r'href="#([^"]+)"', html)) <= set(names)
+    assert '<a class="skip" href="#results">' in html

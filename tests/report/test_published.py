@@ -4,7 +4,7 @@ import subprocess
 import sys
 from itertools import product
 
-from glot.report.published import PAPER_NAMES, comparison_note, load_stress, load_table1, nearest_paper_model
+from glot.reproduce.published import PAPER_NAMES, comparison_note, load_stress, load_table1, nearest_paper_model
 
 METHODS = ("cls", "mean", "max", "adapool", "glot")
 COLUMNS = ("cola", "sst2", "stsb", "mrpc", "qqp", "mnli", "mnli_mm", "qnli", "rte", "wnli")
@@ -40,6 +40,6 @@ def test_the_note_says_when_the_backbone_is_another() -> None:
 
 
 def test_the_room_imports_neither_torch_nor_matplotlib() -> None:
-    code = "import sys, glot.report.write; print({'torch', 'matplotlib'} & set(sys.modules))"
+    code = "import sys, glot.reproduce.report; print({'torch', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -33,8 +33,8 @@ def test_a_run_is_read_from_its_files_and_its_place(tmp_path: Path, make_run: Ma
     ]
 
 
-def test_a_yardstick_scores_the_same_by_every_rule(tmp_path: Path, make_yardstick: Make) -> None:
-    make_yardstick("cola", "minilm", "logreg-mean", SCORES)
+def test_a_baseline_scores_the_same_by_every_rule(tmp_path: Path, make_baseline: Make) -> None:
+    make_baseline("cola", "minilm", "logreg-mean", SCORES)
     (result,) = collect(tmp_path / "runs")
     assert result.best == result.best_published == result.last == SCORES
     assert (result.method, result.setting, result.seed, result.seconds) == ("logreg-mean", "yardstick", 0, 1.5)

@@ -7,19 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from glot.report.cells import cell_text, cells_csv, method_name, methods_of, sections, signed
+from glot.report.cells import cells_csv, group_cells, methods_of, signed
+from glot.report.methods import method_name
 from glot.report.results import collect
-from glot.report.stress import parse_task, stress_cells, write_stress
-from glot.report.table1 import table1_cells, write_table1
+from glot.report.sections import entry_of
+from glot.report.write import write_section
+from glot.reproduce.published import comparison_note
+from glot.reproduce.stress import parse_task, stress_cells, stress_section
+from glot.reproduce.table1 import table1_cells, table1_section
 
 Make = Callable[..., Path]
-
-
-@pytest.fixture(autouse=True)
-def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests are about the tables; test_write.py draws."""
-    monkeypatch.setattr("glot.report.table1.save_picture", lambda *_: False)
-    monkeypatch.setattr("glot.report.stress.save_picture", lambda *_: False)
 
 
 def row_of(markdown: str, first: str) -> list[str]:
@@ -35,16 +32,16 @@ def test_a_cell_is_mean_and_sample_deviation_beside_the_paper(tmp_path: Path, ma
     assert (cell.seeds, cell.metric, cell.paper) == (3, "mcc", 47.49)
     assert (cell.mean, cell.std) == pytest.approx((44.0, 4.0))
     assert (cell.best_published, cell.last, cell.difference) == pytest.approx((43.0, 42.0, -3.49))
-    assert cell_text(cell, with_paper=True) == "44.0 ± 4.0 [47.5, −3.5]"
-    assert cell_text(cell, with_paper=False) == "44.0 ± 4.0"
+    assert str(entry_of(cell, with_paper=True)) == "44.0 ± 4.0 [47.5, −3.5]"
+    assert str(entry_of(cell)) == "44.0 ± 4.0"
 
 
 def test_one_seed_has_no_deviation_and_some_methods_no_paper(tmp_path: Path, make_run: Make) -> None:
     make_run("rte", "minilm", "glot-loops", {"validation": {"accuracy": 0.6}})
     (cell,) = table1_cells(collect(tmp_path / "runs"))
     assert (cell.std, cell.paper, cell.difference, cell.paper_model) == (None, None, None, "bert")
-    assert cell_text(cell, with_paper=True) == "60.0 [–]"
-    assert cell_text(None, with_paper=True) == "–"
+    assert str(entry_of(cell, with_paper=True)) == "60.0 [–]"
+    assert str(entry_of(None)) == "–"
 
 
 def test_every_task_is_judged_by_its_own_metric(tmp_path: Path, make_run: Make) -> None:
@@ -72,33 +69,34 @@ def test_methods_stand_in_the_papers_order_and_decoders_say_eos(tmp_path: Path, 
     assert [method_name("cls", kind) for kind in ("encoder", None, "decoder")] == ["CLS", "CLS", "EOS"]
 
 
-def test_table1_page(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
+def test_table1_page(tmp_path: Path, make_run: Make, make_baseline: Make) -> None:
     make_run("cola", "minilm", "glot", {"validation": {"mcc": 0.5}})
     make_run("rte", "minilm", "cls", {"validation": {"accuracy": 0.6}}, seed=0)
     make_run("rte", "minilm", "cls", {"validation": {"accuracy": 0.5}}, seed=1)
-    make_yardstick("rte", "minilm", "logreg-mean", {"validation": {"accuracy": 0.55}})
-    paths = write_table1(table1_cells(collect(tmp_path / "runs")), tmp_path)
-    assert [path.name for path in paths] == ["table1.md", "table1.csv"]
+    make_baseline("rte", "minilm", "logreg-mean", {"validation": {"accuracy": 0.55}})
+    paths = write_section(table1_section(table1_cells(collect(tmp_path / "runs"))), tmp_path)
+    assert [path.name for path in paths] == ["table1.md", "table1.csv", "table1.png"]
     page = paths[0].read_text()
     assert "## minilm, published settings (3 epochs)" in page
     assert "The paper has no `minilm`" in page
-    assert row_of(page, "") == ["", "CoLA (MCC)", "RTE (acc.)"]
+    assert row_of(page, "method") == ["method", "CoLA (MCC)", "RTE (acc.)"]
     assert row_of(page, "CLS") == ["CLS", "–", "55.0 ± 7.1 [50.9, +4.1]"]
     assert row_of(page, "GLOT") == ["GLOT", "50.0 [47.5, +2.5]", "–"]
     assert row_of(page, "logistic regression on mean")[1:] == ["–", "55.0 [–]"]
 
 
-def test_csv_holds_each_cell_once_and_leaves_gaps_empty(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
+def test_csv_holds_each_cell_once_and_leaves_gaps_empty(tmp_path: Path, make_run: Make, make_baseline: Make) -> None:
     for setting, epochs in (("published", 3), ("converged", 10)):
         make_run("rte", "bert", "glot", {"validation": {"accuracy": 0.6}}, setting=setting, epochs=epochs)
-    make_yardstick("rte", "bert", "logreg-mean", {"validation": {"accuracy": 0.55}})
-    found = sections(table1_cells(collect(tmp_path / "runs")))
-    titles = [section.title for section in found]
+    make_baseline("rte", "bert", "logreg-mean", {"validation": {"accuracy": 0.55}})
+    cells = table1_cells(collect(tmp_path / "runs"))
+    found = group_cells(cells)
+    titles = [group.title for group in found]
     assert titles == ["bert, published settings (3 epochs)", "bert, converged (10 epochs)"]
-    assert [len(section.cells) for section in found] == [2, 2]
-    assert "another setting" in found[1].comparison
-    assert "another setting" not in found[0].comparison
-    rows = list(csv.DictReader(io.StringIO(cells_csv(found))))
+    assert [len(group.cells) for group in found] == [2, 2]
+    assert "another setting" in comparison_note("bert", found[1].setting)
+    assert "another setting" not in comparison_note("bert", found[0].setting)
+    rows = list(csv.DictReader(io.StringIO(cells_csv(cells))))
     assert [(row["setting"], row["method"]) for row in rows] == [
         ("published", "glot"),
         ("yardstick", "logreg-mean"),
@@ -131,15 +129,15 @@ def test_stress_tasks_are_told_from_others() -> None:
     assert parse_task("cola") is None
 
 
-def test_stress_page(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
+def test_stress_page(tmp_path: Path, make_run: Make, make_baseline: Make) -> None:
     for seed, accuracy in enumerate((0.78, 0.80)):
         make_run("stress-published-0.9", "minilm", "glot", {"validation": {"accuracy": accuracy}}, seed=seed)
     make_run("stress-published-0.2", "minilm", "mean", {"validation": {"accuracy": 0.7}})
     make_run("stress-paired-0.9", "minilm", "glot", {"validation": {"accuracy": 0.66}})
-    make_yardstick("stress-published-0.9", "minilm", "length", {"validation": {"accuracy": 1.0}})
+    make_baseline("stress-published-0.9", "minilm", "length", {"validation": {"accuracy": 1.0}})
     make_run("rte", "minilm", "glot", {"validation": {"accuracy": 0.6}})
-    paths = write_stress(stress_cells(collect(tmp_path / "runs")), tmp_path)
-    assert [path.name for path in paths] == ["stress.md", "stress.csv"]
+    paths = write_section(stress_section(stress_cells(collect(tmp_path / "runs"))), tmp_path)
+    assert [path.name for path in paths] == ["stress.md", "stress.csv", "stress.png"]
     published, paired = paths[0].read_text().split("### Generator ")[1:]
     assert row_of(published, "distractors") == ["distractors", "mean", "GLOT", "length alone"]
     assert row_of(published, "20 %") == ["20 %", "70.0 [68.0, +2.0]", "–", "–"]

@@ -5,25 +5,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
 from glot.errors import UsageError
-from glot.report.write import write_report
+from glot.report.figures import check_extra
+from glot.reproduce.report import write_report
 
 Make = Callable[..., Path]
 FIRST = ["README.md", "index.html", "results.json"]
 
 
-def fill(make_run: Make, make_yardstick: Make) -> None:
+def fill(make_run: Make, make_baseline: Make) -> None:
     for method, score in (("mean", 0.5), ("glot", 0.7)):
         make_run("cola", "minilm", method, {"validation": {"mcc": score}})
         make_run("stress-published-0.9", "minilm", method, {"validation": {"accuracy": score}})
         make_run("stress-published-0.9", "minilm", method, {"validation": {"accuracy": score}}, "converged", epochs=9)
-    make_yardstick("stress-published-0.9", "minilm", "bag-of-words", {"validation": {"accuracy": 0.87}})
+    make_baseline("stress-published-0.9", "minilm", "bag-of-words", {"validation": {"accuracy": 0.87}})
 
 
-def test_report(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
-    pytest.importorskip("matplotlib")
-    fill(make_run, make_yardstick)
+def test_report(tmp_path: Path, make_run: Make, make_baseline: Make) -> None:
+    fill(make_run, make_baseline)
     out = tmp_path / "deep" / "report"
     paths = write_report(tmp_path / "runs", out, [("mistral-7b", "no GPU")], "two cores")
     names = [*FIRST, "table1.md", "table1.csv", "table1.png", "stress.md", "stress.csv", "stress.png"]
@@ -39,26 +40,24 @@ def test_report(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
         "| yardstick | 1 | 1 | minilm | 0 | – | 0.00 |",
         "\n## Table 1: GLUE\n",
         "\n### minilm, converged (9 epochs)\n",
-        "![Table 1](table1.png)",
-        "![Stress test](stress.png)",
+        "![Table 1: GLUE](table1.png)",
+        "![Stress test: a needle in a haystack](stress.png)",
     ):
         assert expected in index
 
 
-def test_pictures_hold_something(tmp_path: Path, make_run: Make, make_yardstick: Make) -> None:
-    image = pytest.importorskip("matplotlib.image")
-    fill(make_run, make_yardstick)
+def test_pictures_hold_something(tmp_path: Path, make_run: Make, make_baseline: Make) -> None:
+    fill(make_run, make_baseline)
     pictures = [path for path in write_report(tmp_path / "runs", tmp_path / "out") if path.suffix == ".png"]
     assert len(pictures) == 2
     for path in pictures:
-        pixels = image.imread(path)  # (height, width, 4) in [0, 1]
+        pixels = imread(path)  # (height, width, 4) in [0, 1]
         assert min(pixels.shape[:2]) > 200
         colours = {tuple(pixel) for pixel in pixels[::3, ::3, :3].reshape(-1, 3).round(1)}
         assert len(colours) > 10
 
 
 def test_only_tables_with_results_are_written(tmp_path: Path, make_run: Make) -> None:
-    pytest.importorskip("matplotlib")
     make_run("cola", "minilm", "mean", {"validation": {"mcc": 0.5}})
     paths = write_report(tmp_path / "runs", tmp_path / "out")
     assert [path.name for path in paths] == [*FIRST, "table1.md", "table1.csv", "table1.png", "choices.md"]
@@ -73,18 +72,11 @@ def test_no_results_are_said_out_loud(tmp_path: Path) -> None:
     assert "no data" in page.read_text()
 
 
-def test_without_matplotlib_the_pictures_are_left_out(
-    tmp_path: Path, make_run: Make, make_yardstick: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
-    fill(make_run, make_yardstick)
-    paths = write_report(tmp_path / "runs", tmp_path / "out")
-    tables = ["table1.md", "table1.csv", "stress.md", "stress.csv", "choices.md"]
-    assert [path.name for path in paths] == [*FIRST, *tables]
-    for page in (tmp_path / "out/table1.md", tmp_path / "out/stress.md"):
-        assert "pip install 'glot-pipeline[plots]'" in page.read_text()
-    assert not list((tmp_path / "out").glob("*.png*"))
+@pytest.mark.parametrize("package", ["jinja2", "matplotlib", "pandas"])
+def test_what_is_missing_is_told_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UsageError, match=rf"{package}, not installed here: pip install 'glot-pipeline\[report\]'"):
+        check_extra()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

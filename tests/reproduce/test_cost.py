@@ -12,8 +12,8 @@ from glot.errors import UsageError
 from glot.extract.backbone import load_backbone
 from glot.extract.source import ModelSource
 from glot.nn.poolers import PoolerConfig
-from glot.report.costs import find_costs
 from glot.reproduce import cost
+from glot.reproduce.costs import find_costs
 from glot.reproduce.plan import Step
 from glot.reproduce.run import Watch, run_steps
 from glot.store.task_spec import TaskSpec
@@ -55,6 +55,18 @@ def test_every_way_is_measured(backbone_folders: dict[str, Path], name: str, num
     ours = costs[3]
     assert ours.training == pytest.approx(ours.before + steps * ours.step)
     assert all(torch.equal(value, before[name]) for name, value in backbone.model.state_dict().items())  # frozen
+
+
+def test_the_bytes_of_a_step_are_those_at_its_peak() -> None:
+    """The profiler has no public list of allocations; a trace that it exports has, and must go on having them."""
+
+    def step() -> None:
+        first = torch.ones(1000)
+        second = torch.ones(3000) + 1  # with the ones: 7,000 numbers at once
+        del second
+        first += 1
+
+    assert cost.step_bytes(step, torch.device("cpu")) == 4 * 7000
 
 
 def test_when_extraction_has_paid_for_itself() -> None:

@@ -86,6 +86,15 @@ def test_what_is_wrong_in_a_recipe_is_named(tmp_path: Path, text: str, says: str
         load_recipe(str(path))
 
 
+def test_recipes_of_before_name_their_baselines_yardsticks(tmp_path: Path) -> None:
+    text = 'title = "a"\n[[block]]\nprofiles = ["cpu"]\nmodels = ["minilm"]\ntasks = ["stress-paired-0.9"]\n'
+    for name in ("baselines", "yardsticks"):
+        (tmp_path / f"{name}.toml").write_text(f'{text}{name} = ["length"]\n')
+    new, old = (load_recipe(str(tmp_path / f"{name}.toml")).blocks for name in ("baselines", "yardsticks"))
+    assert new == old
+    assert [step.method for step in block_steps(new[0])] == ["glot", "length"]
+
+
 def test_an_unknown_recipe_is_told_with_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"no recipe 'table9': take one of ablation-gnn, .*table1"):
         load_recipe("table9")

@@ -11,10 +11,10 @@ import pytest
 from glot.corpus.load import load_stress
 from glot.errors import Stopped, UsageError
 from glot.nn.dgl_backend import dgl_available, dgl_import_error
-from glot.report.backends import BACKENDS
-from glot.report.write import write_report
 from glot.reproduce import run as reproduce
+from glot.reproduce.backends import BACKENDS
 from glot.reproduce.plan import BACKBONES, Step, describe_agenda, make_agenda, missing_dgl, stress_steps
+from glot.reproduce.report import write_report
 from glot.reproduce.run import Watch, run_steps
 
 
@@ -67,7 +67,7 @@ def _watch(lines: list[str], stop_after: int = 10**9) -> Watch:
 
 def test_steps_run_stop_go_on_and_are_reported(tiny: str, tmp_path: Path) -> None:
     steps = stress_steps(tiny, ("paired",), (0.2,), ("mean", "glot", "glot-loops"), (0,))
-    steps = [*steps[3:], *steps[:3]]  # the yardsticks first, which run one by one; the heads train side by side
+    steps = [*steps[3:], *steps[:3]]  # the baselines first, which run one by one; the heads train side by side
     cache, runs, lines = tmp_path / "cache", tmp_path / "runs", []
     with pytest.raises(Stopped):
         run_steps(steps, cache, runs, None, _watch(lines, stop_after=1))

@@ -64,7 +64,7 @@ def fit(
     with stop_flag() as should_stop, epoch_bar(notes) as report:
         results = finish_runs(folder, opened, report, should_stop, track)
     if not all([draw_loss(run) for run in results]):
-        note("loss.png is left out: pip install 'glot-pipeline[plots]'")
+        note("loss.png is left out: pip install 'glot-pipeline[report]'")
     _print_fit(folder, results)
     answer({"folder": folder, "runs": [{"run": run, **_summary(result)} for run, result in results.items()]})
 

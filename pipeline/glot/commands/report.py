@@ -18,8 +18,10 @@ def report(
     links: LinksOption = True,
 ) -> None:
     """Compare runs of `glot fit` and `glot sweep`: a web page (index.html), Markdown, CSV and JSON."""
-    from glot.report.write import write_own_report
+    from glot.report.figures import check_extra
+    from glot.reproduce.report import write_own_report
 
+    check_extra()
     written = write_own_report(runs, out, links=links)
     for path in written:
         tell(str(path))

@@ -46,10 +46,12 @@ def stress(
     """The stress test: is a short signal found among distractors? Makes data, states, heads and a table."""
     from glot.extract.folders import check_source
     from glot.extract.source import resolve_model
-    from glot.report.write import write_report
+    from glot.report.figures import check_extra
     from glot.reproduce.plan import stress_steps
+    from glot.reproduce.report import write_report
     from glot.reproduce.run import Watch, run_steps
 
+    check_extra()
     check_source(resolve_model(model), trust_remote_code)
     steps = stress_steps(
         model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
@@ -81,8 +83,9 @@ def reproduce(
     links: LinksOption = True,
 ) -> None:
     """The main job: redo the paper's evidence on this machine, beside the paper's numbers."""
-    from glot.report.write import write_report
+    from glot.report.figures import check_extra
     from glot.reproduce.plan import describe_agenda, make_agenda
+    from glot.reproduce.report import write_report
     from glot.reproduce.run import Watch, run_steps
 
     agenda = make_agenda(profile, data_dir, words(recipe))
@@ -94,6 +97,7 @@ def reproduce(
     tell(plan)
     if profile == "paper" and not yes:
         raise UsageError("the paper profile downloads its backbones and runs for long: pass YES=1 (or --yes) to start")
+    check_extra()
     with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
         failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(tell, tokens, should_stop))
     _print_written(write_report(runs, out, agenda.skipped + failed, links=links), failed)

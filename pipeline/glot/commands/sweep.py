@@ -80,7 +80,7 @@ def _print_sweep(folder: Path) -> None:
     tell(f"written: {', '.join(path.name for path in written)}")
     is_varied = any(trial.settings for trial in trials)
     if is_varied and not any(path.suffix == ".png" for path in written):
-        note("no pictures without matplotlib: pip install 'glot-pipeline[plots]'")
+        note("no pictures without matplotlib: pip install 'glot-pipeline[report]'")
     found = [
         {"settings": trial.settings, "metric": trial.results[0].metric, "scores": [x / 100 for x in trial.scores]}
         for trial in trials

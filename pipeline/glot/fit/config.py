@@ -98,7 +98,13 @@ class Asked:
     ] = (0,)
     layer: Annotated[
         int | None,
-        Setting("Which of the cache's layers; -1 is after the final norm.", DATA, default="the last that it keeps"),
+        Setting(
+            "Which of the cache's layers; -1 is after the final norm.",
+            DATA,
+            default="the last that it keeps",
+            option="--backbone-layer",
+            old_options=("--layer",),
+        ),
     ] = None
     group: Annotated[
         str,

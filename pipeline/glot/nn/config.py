@@ -32,16 +32,6 @@ class PoolerConfig:
     jk: Annotated[JumpingKnowledge, Setting("Jumping knowledge: what glot's readout sees of its layers.", POOLING)] = (
         "cat"
     )
-    graph: Annotated[
-        str,
-        Setting("Edges of glot: cosine; to compare with it, random (as many), chain or knn.", POOLING, EDGE_RULES),
-    ] = "cosine"
-    neighbours: Annotated[int, Setting("Of each token in a knn graph.", POOLING, least=1)] = 5
-    readout: Annotated[ReadoutKind, Setting("How glot sums up its tokens.", POOLING)] = "attention"
-    tokens: Annotated[
-        TokenChoice,
-        Setting("Pool all tokens, or content: no special or prompt ones.", POOLING),
-    ] = "all"
     tau: Annotated[
         float,
         Setting(
@@ -53,7 +43,28 @@ class PoolerConfig:
             by_task=True,
         ),
     ] = 0.6
-    layers: Annotated[int, Setting("K, layers of glot or mlp.", POOLING, least=0, most=16, by_task=True)] = 2
+    graph: Annotated[
+        str,
+        Setting("Edges of glot: cosine; to compare with it, random (as many), chain or knn.", POOLING, EDGE_RULES),
+    ] = "cosine"
+    neighbours: Annotated[int, Setting("Of each token in a knn graph.", POOLING, least=1)] = 5
+    readout: Annotated[ReadoutKind, Setting("How glot sums up its tokens.", POOLING)] = "attention"
+    tokens: Annotated[
+        TokenChoice,
+        Setting("Pool all tokens, or content: no special or prompt ones.", POOLING),
+    ] = "all"
+    layers: Annotated[
+        int,
+        Setting(
+            "K, layers of glot or mlp.",
+            POOLING,
+            least=0,
+            most=16,
+            by_task=True,
+            option="--gnn-layers",
+            old_options=("--layers",),
+        ),
+    ] = 2
     hidden: Annotated[int, Setting("h, the width of those layers.", POOLING, least=1, by_task=True)] = 256
     gin_batch_norm: Annotated[bool, Setting("BatchNorm in gin's MLPs, as published.", POOLING)] = False
     adapool_hidden: Annotated[int, Setting("Width of AdaPool's scorer.", POOLING, least=1, by_task=True, option="")] = (

@@ -89,7 +89,7 @@ def choices(kind: Any) -> tuple[str, ...]:
 
 @cache
 def declared(config: type) -> dict[str, Declared]:
-    """The settings that a config declares, by the names of their fields, in their order."""
+    """The settings that a config, a dataclass, declares, by the names of their fields, in their order."""
     hints, found = get_type_hints(config, include_extras=True), {}
     for item in fields(config):
         if get_origin(hints[item.name]) is Annotated:
@@ -104,7 +104,7 @@ def check_settings(config: Any, as_options: bool = True) -> None:
 
     `as_options` calls it as on the command line, else by the name of its field.
     """
-    for item in declared(type(config)).values():
+    for item in declared(config.__class__).values():
         value = getattr(config, item.name)
         if value is not None:
             item.check(value, item.option if as_options and item.option else item.name)

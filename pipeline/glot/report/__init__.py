@@ -1,1 +1,1 @@
-"""The last room: finished runs become tables and figures beside the paper's numbers. Start at `write`."""
+"""Finished runs, anybody's, become tables, pictures and a page. Start at `write`."""

@@ -1,43 +1,15 @@
-"""What both tables share: scores averaged over seeds, names and order of the methods, Markdown and CSV."""
+"""Scores averaged over seeds, the groups that they are shown in, and how a number is written."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from itertools import groupby
 from pathlib import Path
-from statistics import mean, stdev
 
-from glot.report.published import comparison_note, nearest_paper_model
-from glot.report.results import OWN, YARDSTICK, Result
+from glot.report.methods import in_order, method_order
+from glot.report.results import BASELINE, OWN, Result
 
 NOTHING = "–"
-METHODS = {
-    "cls": "CLS",
-    "mean": "mean",
-    "max": "max",
-    "adapool": "AdaPool",
-    "glot": "GLOT",
-    "adapool-wide": "AdaPool, scorer as wide as GLOT's",
-    "glot-loops": "GLOT, self-loops only",
-    "glot-complete": "GLOT, complete graph",
-    "glot-random": "GLOT, as many random edges",
-    "glot-chain": "GLOT, chain of neighbours",
-    "glot-knn": "GLOT, 5 nearest neighbours",
-    "glot-mean-readout": "GLOT, mean for its readout",
-    "glot-content": "GLOT, without special tokens",
-    "logreg-cls": "logistic regression on CLS",
-    "logreg-mean": "logistic regression on mean",
-    "ridge-cls": "ridge regression on CLS",
-    "ridge-mean": "ridge regression on mean",
-    "length": "length alone",
-    "bag-of-words": "bag of words",
-}
-_ORDER = {name: place for place, name in enumerate(METHODS)}
-_PAPER_SETTINGS = ("published", YARDSTICK)
 _CORRELATIONS = ("mcc", "spearman", "pearson")  # from -1 to 1; the other metrics from 0
 
 
@@ -52,7 +24,7 @@ class Cell:
         best_published, last: means by the published script's rule and of the last epochs.
         paper_model: the paper's backbone beside it. paper: the paper's number. None where the paper has none.
         set_name: the example set that was scored. kind: of the backbone, "encoder" or "decoder"; None: not known.
-        runs: the folders of the runs that are averaged, or the file of a yardstick.
+        runs: the folders of the runs that are averaged, or the file of a baseline.
     """
 
     model: str
@@ -88,47 +60,67 @@ class Cell:
         return None if self.paper is None else self.mean - self.paper
 
 
-PaperNumber = Callable[[str, str], "float | None"]  # (the paper's model, method) -> percent
+# (model, method) -> the paper's model to stand beside, and its number in percent
+Published = Callable[[str, str], "tuple[str | None, float | None]"]
 
 
-def make_cells(results: Iterable[Result], set_name: str, metric: str, paper: PaperNumber) -> list[Cell]:
+def nothing_published(model: str, method: str) -> tuple[None, None]:
+    """There is no number to compare with."""
+    return None, None
+
+
+def make_cells(
+    results: Iterable[Result], set_name: str, metric: str, published: Published = nothing_published
+) -> list[Cell]:
     """Average results over their seeds; results without that example set or metric are left out."""
+    import pandas
+
     scored = [result for result in results if metric in result.best.get(set_name, {})]
-    groups = groupby(sorted(scored, key=_group), _group)
-    return [_average(list(group), set_name, metric, paper) for _, group in groups]
-
-
-def _group(result: Result) -> tuple[str, str, str, tuple[int, str, float]]:
-    return result.model, result.setting, result.task, method_order(result.method)
-
-
-def _average(results: list[Result], set_name: str, metric: str, paper: PaperNumber) -> Cell:
-    first, paper_model = results[0], nearest_paper_model(results[0].model)
-    best = [100 * result.best[set_name][metric] for result in results]
-    return Cell(
-        model=first.model,
-        setting=first.setting,
-        task=first.task,
-        method=first.method,
-        metric=metric,
-        seeds=len(results),
-        epochs=max(result.epochs for result in results),
-        mean=mean(best),
-        std=stdev(best) if len(best) > 1 else None,
+    if not scored:
+        return []
+    rows = []
+    for result in scored:
         # The published rule knows no hold-out: there it is ours.
-        best_published=mean(100 * {**result.best, **result.best_published}[set_name][metric] for result in results),
-        last=mean(100 * result.last[set_name][metric] for result in results),
-        paper_model=paper_model,
-        paper=None if paper_model is None else paper(paper_model, first.method),
-        set_name=set_name,
-        runs=tuple(result.path for result in results),
-        kind=first.kind,
+        by_rule = (result.best, {**result.best, **result.best_published}, result.last)
+        key = (result.model, result.setting, result.task, result.method)
+        rows.append((*key, *(100 * scores[set_name][metric] for scores in by_rule), result.epochs))
+    names = ["model", "setting", "task", "method"]
+    frame = pandas.DataFrame(rows, columns=[*names, "best", "best_published", "last", "epochs"])
+    by_method = frame.groupby(names, sort=False)
+    averages = by_method.agg(
+        mean=("best", "mean"),
+        std=("best", "std"),
+        best_published=("best_published", "mean"),
+        last=("last", "mean"),
+        epochs=("epochs", "max"),
     )
+    cells = []
+    for key, places in by_method.indices.items():
+        found, runs = averages.loc[key], [scored[place] for place in places]
+        paper_model, paper = published(key[0], key[3])
+        cells.append(
+            Cell(
+                *key,
+                metric=metric,
+                seeds=len(runs),
+                epochs=int(found["epochs"]),
+                mean=float(found["mean"]),
+                std=float(found["std"]) if len(runs) > 1 else None,
+                best_published=float(found["best_published"]),
+                last=float(found["last"]),
+                paper_model=paper_model,
+                paper=paper,
+                set_name=set_name,
+                runs=tuple(run.path for run in runs),
+                kind=runs[0].kind,
+            )
+        )
+    return sorted(cells, key=lambda cell: (cell.model, cell.setting, cell.task, method_order(cell.method)))
 
 
 @dataclass(frozen=True)
-class Section:
-    """The cells of one model under one setting, the yardsticks with them."""
+class Group:
+    """The cells of one model under one setting, the baselines with them."""
 
     model: str
     setting: str
@@ -140,6 +132,11 @@ class Section:
         return kind_of(self.cells)
 
     @property
+    def methods(self) -> list[str]:
+        """The methods that have results, in the order of the tables."""
+        return methods_of(self.cells)
+
+    @property
     def title(self) -> str:
         """Model, setting and, where something was trained, the epochs."""
         epochs = {cell.epochs for cell in self.cells} - {0}
@@ -149,47 +146,23 @@ class Section:
         trained = "1 epoch" if epochs == {1} else f"{max(epochs)} epochs"
         return f"{self.model}, {setting} ({'up to ' if len(epochs) > 1 else ''}{trained})"
 
-    @property
-    def comparison(self) -> str:
-        """What stands beside these cells, in words."""
-        other = "" if self.setting in _PAPER_SETTINGS else " The paper trained 3 epochs; this is another setting."
-        if self.setting == OWN:
-            other = " These runs have settings of their own, which need not be the paper's."
-        return comparison_note(self.model) + other
 
-
-def sections(cells: Sequence[Cell]) -> list[Section]:
-    """Cells by model and setting, `published` first; yardsticks join each setting that has results on their task."""
+def group_cells(cells: Sequence[Cell]) -> list[Group]:
+    """Cells by model and setting, `published` first; baselines join each setting that has results on their task."""
     found = []
     for model in sorted({cell.model for cell in cells}):
         ours = [cell for cell in cells if cell.model == model]
-        settings = {cell.setting for cell in ours} - {YARDSTICK} or {YARDSTICK}
+        settings = {cell.setting for cell in ours} - {BASELINE} or {BASELINE}
         for setting in sorted(settings, key=lambda name: (name != "published", name)):
             tasks = {cell.task for cell in ours if cell.setting == setting}
-            joined = [cell for cell in ours if cell.setting in (setting, YARDSTICK) and cell.task in tasks]
-            found.append(Section(model, setting, joined))
+            joined = [cell for cell in ours if cell.setting in (setting, BASELINE) and cell.task in tasks]
+            found.append(Group(model, setting, joined))
     return found
 
 
 def methods_of(cells: Iterable[Cell]) -> list[str]:
-    """The methods that have results, in the paper's order, ours and the yardsticks after them."""
-    return sorted({cell.method for cell in cells}, key=method_order)
-
-
-def method_order(method: str) -> tuple[int, str, float]:
-    """Sorts methods as the tables have them; those whose names end in a number by that. Different for each."""
-    number = number_of(method)
-    base = method.partition(",")[0]
-    name = method if number is None else method.rpartition("=")[0]
-    return _ORDER.get(base, len(_ORDER)), name, number or 0.0
-
-
-def number_of(method: str) -> float | None:
-    """The number at the end of "glot,tau=0.3"; None where there is none."""
-    try:
-        return float(method.rpartition("=")[2])
-    except ValueError:
-        return None
+    """The methods that have results, in the paper's order, ours and the baselines after them."""
+    return in_order(cell.method for cell in cells)
 
 
 def kind_of(cells: Iterable[Cell]) -> str | None:
@@ -200,20 +173,6 @@ def kind_of(cells: Iterable[Cell]) -> str | None:
 def score_bounds(metric: str) -> tuple[float, float]:
     """Between which a metric's scores lie, in percent."""
     return (-100.0 if metric in _CORRELATIONS else 0.0, 100.0)
-
-
-def method_name(method: str, kind: str | None) -> str:
-    """A method's name for people; backbones of the kind decoder read their last token, so there CLS is EOS."""
-    method, *settings = (part.strip() for part in method.split(","))
-    name = ", ".join([METHODS.get(method, method), *settings])
-    return name.replace("CLS", "EOS") if kind == "decoder" else name
-
-
-def cell_text(cell: Cell | None, with_paper: bool) -> str:
-    """A table cell: `84.1 ± 0.3 [90.3, −6.2]`, that is ours [the paper's, the difference]."""
-    if cell is None:
-        return NOTHING
-    return f"{ours_text(cell)} {paper_text(cell)}" if with_paper else ours_text(cell)
 
 
 def ours_text(cell: Cell) -> str:
@@ -234,34 +193,29 @@ def signed(points: float) -> str:
     return "0.0" if text[1:] == "0.0" else text
 
 
+def cell_values(cell: Cell) -> dict[str, object]:
+    """A cell's fields that are single values and no property of its backbone, by their names."""
+    names = [field.name for field in fields(Cell) if field.name not in ("runs", "kind")]
+    return {name: getattr(cell, name) for name in names}
+
+
+MoreValues = Callable[[Cell], "dict[str, object]"]
+
+
+def cells_csv(cells: Sequence[Cell], more: MoreValues = lambda cell: {}) -> str:
+    """A CSV file with a line a cell and a column a field, then `more`; floats get two decimals, None is left empty."""
+    import pandas
+
+    # A baseline stands in every group of its model, and once in the file.
+    rows = []
+    for cell in dict.fromkeys(cell for group in group_cells(cells) for cell in group.cells):
+        values = {**cell_values(cell), "difference": cell.difference}
+        shown = {name: f"{value:.2f}" if isinstance(value, float) else value for name, value in values.items()}
+        rows.append({**shown, **more(cell)})
+    return str(pandas.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+
+
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, its first column left and the others right aligned."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def cell_values() -> list[str]:
-    """The names of a cell's fields that are single values and no property of its backbone."""
-    return [field.name for field in fields(Cell) if field.name not in ("runs", "kind")]
-
-
-def cells_csv(
-    found: Iterable[Section],
-    more_names: Sequence[str] = (),
-    more: Callable[[Cell], Sequence[object]] = lambda cell: (),
-) -> str:
-    """A CSV file with a line a cell and a column a field, then `more`; floats get two decimals, None is left empty."""
-    names = [*cell_values(), "difference"]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, *more_names])
-    # A yardstick stands in every section of its model, and once in the file.
-    for cell in dict.fromkeys(cell for section in found for cell in section.cells):
-        values = [getattr(cell, name) for name in names]
-        writer.writerow([f"{value:.2f}" if isinstance(value, float) else value for value in values] + [*more(cell)])
-    return out.getvalue()
-
-
-def demote(markdown: str) -> str:
-    """The same Markdown with every heading one level lower."""
-    return re.sub(r"^#", "##", markdown, flags=re.MULTILINE)

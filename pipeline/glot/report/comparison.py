@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from glot.errors import FaultError, UsageError
-from glot.report.cells import Cell
-from glot.report.results import YARDSTICK
+from glot.report.cells import NOTHING, Cell, signed
+from glot.report.methods import method_name
+from glot.report.results import BASELINE, OWN
+from glot.report.sections import Entry, Prose, Section, Table, entry_of, words
 from glot.report.statistics import Difference, paired_bootstrap
 from glot.store.files import no_access
 
 OURS = "glot"
+EXPLANATION = """\
+The difference is GLOT's score less that of {rival}, with the 95 % percentile interval of a paired bootstrap: the \
+validation examples are drawn anew with replacement, both methods are scored on each draw, and the scores are \
+averaged over the seeds of each. The interval holds for other examples of the same kind; what other seeds would have \
+given is not in it, and the epochs were chosen on the same examples."""
 Predictions = Callable[[Path, str], "np.ndarray | None"]  # (run folder, example set) -> (m,) predictions, or None
 
 
@@ -29,6 +37,51 @@ class Comparison:
     ours: Cell
     baseline: Cell
     difference: Difference
+
+
+def comparison_sections(shown: Sequence[Section], predictions: Predictions) -> list[Section]:
+    """GLOT against the best baseline, and against itself without edges, over the cells of some sections."""
+    tables = [cell for section in shown if section.order <= 1 for cell in section.cells]
+    every = [cell for section in shown for cell in section.cells]
+    rival, itself = "the best baseline", "itself without edges"
+    return [
+        _section("GLOT against the best baseline", "comparisons", rival, compare(tables, predictions)),
+        _section("Is it the graph?", "graph", itself, compare(every, predictions, rivals=has_no_graph)),
+    ]
+
+
+def _section(title: str, key: str, rival: str, comparisons: Sequence[Comparison]) -> Section:
+    data = {key: [*map(_as_json, comparisons)]}
+    if not comparisons:
+        return Section(title, [], order=2, data=data)
+    header = ["task", "backbone", "setting", "against", "difference, points", "95 % interval"]
+    header += ["resamples above 0", "examples", "seeds"]
+    caption = f"GLOT less {rival}, {comparisons[0].difference.resamples:,} resamples"
+    table = Table(caption, header, [(found.ours.title, _entries(found)) for found in comparisons])
+    return Section(title, [Prose(EXPLANATION.format(rival=rival)), table], order=2, data=data)
+
+
+def _entries(found: Comparison) -> list[Entry]:
+    ours, theirs, difference = found.ours, found.baseline, found.difference
+    low, high = (signed(100 * value) for value in (difference.low, difference.high))
+    texts = [signed(100 * difference.value), f"{low} to {high}", f"{100 * difference.above:.1f} %"]
+    texts += [f"{difference.examples:,}", f"{len(ours.runs)}, {len(theirs.runs)}"]
+    against = replace(entry_of(theirs), text=method_name(theirs.method, theirs.kind), tip="")
+    return [*words([ours.model, NOTHING if ours.setting == OWN else ours.setting]), against, *words(texts)]
+
+
+def _as_json(found: Comparison) -> dict[str, Any]:
+    ours, difference = found.ours, found.difference
+    return {
+        **{name: getattr(ours, name) for name in ("model", "setting", "task", "metric", "set_name")},
+        "baseline": found.baseline.method,
+        **{
+            name: 100 * getattr(difference, of)
+            for name, of in (("difference", "value"), ("low", "low"), ("high", "high"))
+        },
+        **{name: getattr(difference, name) for name in ("above", "examples", "resamples")},
+        "seeds": [len(ours.runs), len(found.baseline.runs)],
+    }
 
 
 def read_predictions(run: Path, set_name: str) -> np.ndarray | None:
@@ -93,7 +146,7 @@ def compare(
             cell
             for cell in cells
             if (cell.model, cell.setting, cell.task, cell.metric) == here
-            and cell.setting != YARDSTICK
+            and cell.setting != BASELINE
             and rivals(cell.method)
         ]
         if not against:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import glot
 from glot.errors import GlotError
-from glot.report.results import YARDSTICK, Result
+from glot.report.results import BASELINE, Result
 from glot.store.files import read_json
 
 
@@ -50,7 +50,7 @@ class Environment:
 
 def collect_environment(results: Sequence[Result], machine: str = "") -> Environment:
     """Collect it for a report of these results; what cannot be known is None, and nothing is raised."""
-    configs = [_config(result.path) for result in results if result.setting != YARDSTICK]
+    configs = [_config(result.path) for result in results if result.setting != BASELINE]
     trains = [config.get("train") for config in configs]
     times = sorted(_changed(result) for result in results)
     return Environment(
@@ -84,7 +84,7 @@ def _words(values: object) -> tuple[str, ...]:
 
 
 def _changed(result: Result) -> float:
-    path = result.path if result.setting == YARDSTICK else result.path / "metrics.json"
+    path = result.path if result.setting == BASELINE else result.path / "metrics.json"
     return path.stat().st_mtime
 
 

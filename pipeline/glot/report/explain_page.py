@@ -35,7 +35,7 @@ def check_out(out: Path) -> None:
 
 def render_page(explanation: Explanation) -> str:
     """The page's HTML. Strings of the data reach it as JSON and are put in as text, never as HTML."""
-    template = files("glot.report").joinpath("pages", "explain.html").read_text(encoding="utf-8")
+    template = files("glot.report").joinpath("templates", "explain.html").read_text(encoding="utf-8")
     data = json.dumps(page_data(explanation), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # The data first: the title is a text of anybody's, and stands before it.
     page = template.replace("{{data}}", data.replace("<", "\\u003c"), 1)

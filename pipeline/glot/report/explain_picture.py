@@ -10,8 +10,8 @@ import numpy as np
 from glot.inference.attribution import Explanation, TokenPicture
 from glot.report.explain_page import is_stress, one_line, pooler_name, roles
 from glot.report.figures import save_picture
+from glot.report.methods import colour_of
 from glot.report.pieces import readable_pieces
-from glot.report.styles import colour_of
 from glot.store.files import make_folder
 
 if TYPE_CHECKING:

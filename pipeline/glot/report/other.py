@@ -1,70 +1,60 @@
-"""Tasks that are neither Table 1's nor the stress test's, and scores that these do not show: a table each backbone."""
+"""Tasks and scores that no other section shows: a table and a picture for each backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from glot.report.cells import (
-    Cell,
-    Section,
-    cell_text,
-    cells_csv,
-    make_cells,
-    markdown_table,
-    method_name,
-    methods_of,
-    sections,
-)
+from glot.report.cells import Cell, Group, group_cells, make_cells
+from glot.report.figures import Picture
+from glot.report.methods import method_name
 from glot.report.results import Result
-from glot.store.files import write_text
+from glot.report.sections import WHISKERS, Block, Heading, Prose, Section, Table, dots_panel, entry_of
 
 EXPLANATION = """\
 A cell is the best epoch ± the sample standard deviation over seeds (where there are several), in percent; every \
 metric is that of the epoch with the best first metric. The paper has no number to compare with."""
 
 
-def other_cells(results: Sequence[Result], shown: Sequence[Cell]) -> list[Cell]:
-    """A cell a metric, of every result that no cell of `shown` stands for; of another set it has "task (set)"."""
-    known = {run for cell in shown for run in cell.runs}
-    rest = [result for result in results if result.path not in known]
+def other_section(results: Sequence[Result], shown: Sequence[Section]) -> Section:
+    """The results that no cell of some sections stands for."""
+    known = {run for section in shown for run in section.runs}
+    known |= {run for section in shown for cell in section.cells for run in cell.runs}
+    cells = _cells([result for result in results if result.path not in known])
+    blocks: list[Block] = [Prose(EXPLANATION)] if cells else []
+    for group in group_cells(cells):
+        blocks += _group_blocks(group)
+    return Section("Other tasks", blocks, "other", order=1, key="other", cells=cells, has_csv=True)
+
+
+def _cells(results: Sequence[Result]) -> list[Cell]:
+    """A cell a metric of every result; of another set than validation its task is "task (set)"."""
     cells = []
-    for task in sorted({result.task for result in rest}):
-        here = [result for result in rest if result.task == task]
+    for task in sorted({result.task for result in results}):
+        here = [result for result in results if result.task == task]
         for set_name, metric in dict.fromkeys(
             (name, metric) for result in here for name, metrics in result.best.items() for metric in metrics
         ):
             title = task if set_name == "validation" else f"{task} ({set_name})"
-            cells += [
-                replace(cell, task=title) for cell in make_cells(here, set_name, metric, lambda model, method: None)
-            ]
+            cells += [replace(cell, task=title) for cell in make_cells(here, set_name, metric)]
     return cells
 
 
-def other_columns(section: Section) -> list[Cell]:
-    """The first cell of every column of a section; its title is the heading."""
-    columns: dict[str, Cell] = {}
-    for cell in section.cells:
+def _group_blocks(group: Group) -> list[Block]:
+    columns: dict[str, Cell] = {}  # the first cell of each; its title is the heading
+    first: dict[str, Cell] = {}  # of each task and set, by the metric that chose the epoch
+    for cell in group.cells:
         columns.setdefault(cell.title, cell)
-    return list(columns.values())
-
-
-def write_other(cells: Sequence[Cell], out: Path) -> list[Path]:
-    """Write `other.md` and `other.csv`; nothing where there are no cells."""
-    if not cells:
-        return []
-    page, table, found = out / "other.md", out / "other.csv", sections(cells)
-    write_text(page, "\n\n".join(["# Other tasks", EXPLANATION, *map(_markdown, found)]) + "\n")
-    write_text(table, cells_csv(found))
-    return [page, table]
-
-
-def _markdown(section: Section) -> str:
-    columns = other_columns(section)
-    found = {(cell.method, cell.title): cell for cell in section.cells}
+        first.setdefault(cell.task, cell)
+    found = {(cell.method, cell.title): cell for cell in group.cells}
     rows = [
-        [method_name(method, section.kind), *(cell_text(found.get((method, c.title)), False) for c in columns)]
-        for method in methods_of(section.cells)
+        (method_name(method, group.kind), [entry_of(found.get((method, title))) for title in columns])
+        for method in group.methods
     ]
-    return f"## {section.title}\n\n{markdown_table(['', *(column.title for column in columns)], rows)}"
+    panels = [
+        panel
+        for column in first.values()
+        for panel in dots_panel(column.title, [c for c in group.cells if c.title == column.title], group.methods)
+    ]
+    blocks: list[Block] = [Heading(group.title), Table(group.title, ["method", *columns], rows)]
+    return [*blocks, Picture(group.title, panels, WHISKERS)] if panels else blocks

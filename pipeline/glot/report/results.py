@@ -1,35 +1,48 @@
-"""Finished runs and yardsticks, read from a folder of reproduced runs."""
+"""Finished runs and baselines, wherever they lie: the one reader of what a report says.
+
+A run lies at `<task>-<model>/<setting>/<method>/seed-<s>/` where `glot reproduce` made it, and anywhere else where
+`glot fit` or `glot sweep` did. Such runs have the setting "own", and their methods are named by what tells them apart.
+"""
 
 from __future__ import annotations
 
+import math
+import re
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from glot.errors import FaultError
+from glot.errors import FaultError, UsageError
+from glot.fit.config import differing_settings, pooler_settings, training_settings
+from glot.fit.result import FitResult
+from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
+from glot.report.methods import METHODS
 from glot.store.files import check_version, read_json
 
 Scores = dict[str, dict[str, float]]  # example set -> metric -> fraction
-VERSION = 1  # of config.json, metrics.json, and the files of yardsticks and costs
-YARDSTICK = "yardstick"
+VERSION = 1  # of the files of baselines and costs
+BASELINE = "yardstick"  # the setting of baselines, and the folder of their files
 OWN = "own"  # the setting of runs that do not lie in the layout of `glot reproduce`
+_STATES = ("max_tokens", "dtype", "compute_dtype", "template", "weights_sha256")
+_SHORT = 8  # letters of a hash
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one run, or one yardstick, scored.
+    """What one run, or one baseline, scored.
 
     Attributes:
         task: "cola", "stress-published-0.9". model: the backbone's alias.
-        method: cls, mean, max, adapool, glot, glot-loops, the name of a yardstick; of own runs as in
-            "glot, tau=0.3".
-        setting: "published" (the published 3 epochs), "yardstick", "own", or the name of a recipe's group of runs.
-        seed: the run's seed; 0 for yardsticks.
+        method: cls, mean, max, adapool, glot, glot-loops, the name of a baseline; of own runs as in "glot, tau=0.3".
+        setting: "published" (the published 3 epochs), "yardstick" (a baseline), "own", or the name of a recipe's group
+            of runs.
+        seed: the run's seed; 0 for baselines.
         best, best_published, last: the scores by each rule of `glot.fit.result.FitResult`.
         epochs: epochs trained. density: mean edge density of the token graphs; None where there is no graph.
         seconds: training time; of heads that trained side by side, each its share.
-        path: the run's folder, or the yardstick's file.
+        path: the run's folder, or the baseline's file.
         kind: of the backbone, "encoder" or "decoder", as its states were recorded; None where it was not.
     """
 
@@ -48,95 +61,219 @@ class Result:
     kind: str | None = None
 
 
-def collect(folder: Path) -> list[Result]:
-    """All finished runs and yardsticks below a folder; runs without `metrics.json` are left out.
+@dataclass(frozen=True)
+class _Run:
+    """A run's two files."""
 
-    Runs lie at `<task>-<model>/<setting>/<method>/seed-<s>/`, yardsticks at `<task>-<model>/yardstick/<name>.json`.
-    A folder that is missing or empty gives no results.
+    folder: Path
+    config: RunConfig
+    metrics: FitResult
+
+    @property
+    def is_reproduced(self) -> bool:
+        """Whether it lies at `<task>-<model>/<setting>/<method>/seed-<s>`, as its config says."""
+        folder, config = self.folder.absolute(), self.config
+        has_place = re.fullmatch(r"seed-\d+", folder.name) and len(folder.parents) >= 3
+        if not has_place or folder.parent.name.partition(",")[0] not in METHODS:
+            return False
+        return folder.parents[2].name == f"{config.task.name}-{config.states.backbone}"
+
+    def result(self, method: str, setting: str, seed: int) -> Result:
+        """What it scored, under a name."""
+        metrics, states = self.metrics, self.config.states
+        return Result(
+            task=self.config.task.name,
+            model=states.backbone,
+            method=method,
+            setting=setting,
+            seed=seed,
+            best=metrics.best,
+            best_published=metrics.best_published,
+            last=metrics.last,
+            epochs=len(metrics.epochs),
+            density=metrics.density,
+            seconds=metrics.own_seconds or 0.0,
+            path=self.folder,
+            kind=states.kind,
+        )
+
+    def placed_result(self) -> Result:
+        """What it scored, named by where it lies."""
+        method, setting = self.folder.parent.name, self.folder.parents[1].name
+        return self.result(method, setting, int(self.folder.name.removeprefix("seed-")))
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """The settings that every run has, whatever its pooler is."""
+        found = {name: _shown(value) for name, value in training_settings(self.config).items()}
+        found |= {name: _shown(getattr(self.config.states, name)) for name in _STATES}
+        return found | {f"examples of {name}": mark[:_SHORT] for name, mark in self.config.data.items()}
+
+
+def collect(folder: Path) -> list[Result]:
+    """All finished runs and baselines that lie below a folder as `glot reproduce` lays them.
+
+    Runs without `metrics.json` are left out. A folder that is missing or empty gives no results.
 
     Raises:
         FaultError: a file is damaged. UsageError: a run has no `config.json`, or a file is of a newer version.
     """
-    runs = [path for path in folder.glob("*/*/*/seed-*/metrics.json") if _seed(path.parent) is not None]
-    yardsticks = folder.glob(f"*/{YARDSTICK}/*.json")
-    return with_kinds([*map(read_run, sorted(runs)), *map(read_yardstick, sorted(yardsticks))])
+    runs = [path.parent for path in sorted(folder.glob(f"*/*/*/seed-*/{METRICS_FILE}"))]
+    read = [_read_run(run).placed_result() for run in runs if run.name.removeprefix("seed-").isdecimal()]
+    return _with_kinds([*read, *map(read_baseline, sorted(folder.glob(f"*/{BASELINE}/*.json")))])
 
 
-def read_run(metrics: Path) -> Result:
-    """A run of the layout that `collect` reads, by its `metrics.json`; raises as `collect`."""
-    return _checked(_read_run, metrics)
+def collect_own(folders: Sequence[Path]) -> tuple[list[Result], list[tuple[str, str]]]:
+    """All finished runs anywhere below some folders, and (run, reason) of those left out.
 
+    Where a run lies as `glot reproduce` lays its runs, it is read as `collect` does, and so are the baselines. Any
+    other has the setting "own" and its pooler for a method, with the settings that differ between runs of the same task
+    and backbone ("glot, tau=0.3"). A run with the settings and seeds of another is left out.
 
-def read_yardstick(path: Path) -> Result:
-    """A yardstick, by its file; raises as `collect`."""
-    return _checked(_read_yardstick, path)
-
-
-def _seed(run: Path) -> int | None:
-    digits = run.name.removeprefix("seed-")
-    return int(digits) if digits.isdecimal() else None
-
-
-def _checked(read: Callable[[Path], Result], path: Path) -> Result:
-    try:
-        return read(path)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FaultError(f"{path} or the config.json beside it is damaged: {error!r}") from None
+    Raises:
+        UsageError: a folder is missing, no finished run was found, or one is of a newer version.
+        FaultError: runs are damaged; it names them.
+    """
+    finished, unfinished, files = _find(folders)
+    damaged: list[str] = []
+    runs = _read_all(_read_run, finished, damaged)
+    placed = [run.placed_result() for run in runs if run.is_reproduced]
+    named, skipped = _name([run for run in runs if not run.is_reproduced])
+    baselines = _read_all(read_baseline, files, damaged)
+    for path, scores in [(run.folder, run.metrics) for run in runs] + [(found.path, found) for found in baselines]:
+        try:
+            _check_scores(scores.best, scores.best_published, scores.last)
+        except (TypeError, AttributeError) as error:
+            damaged.append(f"{path}: {error}")
+    if damaged:
+        raise FaultError(f"damaged runs, to be removed or fitted again: {'; '.join(damaged)}")
+    if not runs:
+        places = ", ".join(map(str, folders))
+        raise UsageError(
+            f"no finished run (config.json and metrics.json) below {places}: make one with `glot fit` or `glot sweep`, "
+            "or name the folder that holds yours"
+        )
+    skipped += [(str(run), f"not finished: go on with `glot fit --resume {run}`") for run in unfinished]
+    return _with_kinds([*placed, *named, *baselines]), skipped
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A JSON file of a run, as it is: its version is looked at, the rest when it is used; raises as `collect`."""
-    data = read_json(path)
+    """A JSON file of a baseline or beside a run: its version is looked at, the rest when it is used."""
+    data: dict[str, Any] = read_json(path)
     check_version(path, data, VERSION)
     return data
 
 
-def _read_run(path: Path) -> Result:
-    metrics, config = read_record(path), read_record(path.with_name("config.json"))
-    return Result(
-        task=config["task"]["name"],
-        model=config["states"]["backbone"],
-        method=path.parents[1].name,
-        setting=path.parents[2].name,
-        seed=_seed(path.parent),
-        best=metrics["best"],
-        best_published=metrics["best_published"],
-        last=metrics["last"],
-        epochs=len(metrics["epochs"]),
-        density=metrics["density"],
-        seconds=own_seconds(metrics),
-        path=path.parent,
-        kind=config["states"].get("kind"),
-    )
+def read_baseline(path: Path) -> Result:
+    """A baseline, by its file; raises FaultError where it is damaged, UsageError where it is newer."""
+    try:
+        data = read_record(path)
+        scores = data["scores"]
+        names = {name: data[name] for name in ("task", "model", "method", "seconds")}
+        by_rule = {"best": scores, "best_published": scores, "last": scores}
+        return Result(
+            **names, **by_rule, setting=BASELINE, seed=0, epochs=0, density=None, path=path, kind=data.get("kind")
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FaultError(f"{path} is damaged: {error!r}") from None
 
 
-def own_seconds(metrics: dict[str, Any]) -> float:
-    """Of the seconds of training in a `metrics.json`, what falls to this head: others may have trained beside it."""
-    shared = metrics["seconds"] / metrics.get("heads", 1)
-    return float(metrics.get("own_seconds", shared))
+def _read_run(folder: Path) -> _Run:
+    return _Run(folder, RunConfig.load(folder), FitResult.load(folder))
 
 
-def with_kinds(results: Sequence[Result]) -> list[Result]:
-    """The results, those of yardsticks that did not record their backbone's kind with that of its runs."""
+def _with_kinds(results: Sequence[Result]) -> list[Result]:
+    """The results, those of baselines that did not record their backbone's kind with that of its runs."""
     known = {result.model: result.kind for result in results if result.kind is not None}
     return [replace(result, kind=result.kind or known.get(result.model)) for result in results]
 
 
-def _read_yardstick(path: Path) -> Result:
-    data = read_record(path)
-    scores = data["scores"]
-    return Result(
-        task=data["task"],
-        model=data["model"],
-        method=data["method"],
-        setting=YARDSTICK,
-        seed=0,
-        best=scores,
-        best_published=scores,
-        last=scores,
-        epochs=0,
-        density=None,
-        seconds=data["seconds"],
-        path=path,
-        kind=data.get("kind"),
-    )
+def _find(folders: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
+    """Folders of finished runs and of unfinished ones, files of baselines; each once."""
+    finished: dict[Path, Path] = {}
+    unfinished: dict[Path, Path] = {}
+    baselines: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"there is no folder {folder}: name one that holds runs, as `glot fit` makes them")
+        for config in sorted(folder.rglob(CONFIG_FILE)):
+            if config.with_name(METRICS_FILE).exists():
+                finished.setdefault(config.resolve(), config.parent)
+            elif _is_ours(config):
+                unfinished.setdefault(config.resolve(), config.parent)
+        for path in sorted(folder.rglob(f"{BASELINE}/*.json")):
+            baselines.setdefault(path.resolve(), path)
+    return list(finished.values()), list(unfinished.values()), list(baselines.values())
+
+
+def _is_ours(config: Path) -> bool:
+    """Whether a `config.json` is a run's; a backbone's folder has one too."""
+    try:
+        data = read_json(config)
+    except (UsageError, FaultError):  # not an AccessError: what may not be read is not left out in silence
+        return False
+    return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
+
+
+T = TypeVar("T")
+
+
+def _read_all(read: Callable[[Path], T], paths: Sequence[Path], damaged: list[str]) -> list[T]:
+    """Read what can be read; what is damaged in the others goes into `damaged`. UsageError for a newer version."""
+    found = []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except FaultError as error:
+            damaged.append(str(error))
+    return found
+
+
+def _check_scores(best: Scores, published: Scores, last: Scores) -> None:
+    """Raise TypeError unless these are finite numbers, the same by each rule; the published one has no hold-out."""
+    for scores in (best, published, last):
+        for metrics in scores.values():
+            for name, value in metrics.items():
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                    raise TypeError(f"{name} is {value!r}")
+    names = [{name: list(metrics) for name, metrics in scores.items()} for scores in (best, published, last)]
+    if names[0] != names[2] or names[1] != {name: found for name, found in names[0].items() if name != "holdout"}:
+        raise TypeError("best, best_published and last have different metrics")
+
+
+def _shown(value: Any) -> Any:
+    """A hash cut short, a list as "64+128", an empty one as None; any other setting as it is."""
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(str, value)) or None
+    return value[:_SHORT] if isinstance(value, str) and len(value) == 64 else value
+
+
+def _name(runs: Sequence[_Run]) -> tuple[list[Result], list[tuple[str, str]]]:
+    groups: dict[tuple[str, str], list[_Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.config.task.name, run.config.states.backbone].append(run)
+    named: list[Result] = []
+    skipped: list[tuple[str, str]] = []
+    seen: dict[tuple[str, str, str, int, int], Path] = {}
+    for group in groups.values():
+        common = differing_settings([run.common for run in group])
+        for run in group:
+            pooler, train = run.config.pooler.pooler, run.config.train
+            used = pooler_settings(run.config)
+            shape = differing_settings(
+                [pooler_settings(other.config) for other in group if other.config.pooler.pooler == pooler]
+            )
+            settings = [f"{key}={_value(used[key])}" for key in shape]
+            settings += [f"{key}={_value(run.common.get(key))}" for key in common if run.common.get(key) is not None]
+            result = run.result(", ".join([pooler, *settings]), OWN, train.init_seed)
+            key = (result.task, result.model, result.method, result.seed, train.order_seed)
+            if key in seen:
+                skipped.append((str(result.path), f"the same settings and seeds as {seen[key]}"))
+                continue
+            seen[key] = result.path
+            named.append(result)
+    return named, skipped
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -28,7 +28,7 @@ STRENGTHS = [1e-3, 1e-2, 1e-1, 1.0]  # inverse regularisation, chosen by 3-fold 
 ALPHAS = np.logspace(0, 5, 11)  # ridge's regularisation, chosen by leave-one-out on train
 
 
-def vector_yardstick(cache: Cache, pooler: str, layer: int | None = None) -> Scores:
+def vector_baseline(cache: Cache, pooler: str, layer: int | None = None) -> Scores:
     """Logistic regression, or ridge for scores, on the mean or the cls vector of each text.
 
     A pair is described by [a, b, |a - b|, a * b]; features are standardised; the regularisation is chosen on train.

@@ -6,8 +6,11 @@ multiplied up to whole trainings. The paper's table of costs is the model.
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
@@ -338,12 +341,12 @@ def step_bytes(step: Callable[[], object], device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device) - before
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
+    with tempfile.TemporaryDirectory() as folder:  # the trace is the one public place of single allocations
+        profile.export_chrome_trace(f"{folder}/trace.json")
+        events = json.loads(Path(folder, "trace.json").read_bytes())["traceEvents"]
+    memory = [event for event in events if event.get("name") == "[memory]"]
+    changes = [event["args"]["Bytes"] for event in sorted(memory, key=lambda event: event["ts"])]
+    return max(itertools.accumulate(changes, initial=0))
 
 
 def break_even_epochs(ours: Cost, other: Cost, work: Work) -> float | None:

@@ -13,14 +13,15 @@ from glot.backbones import BACKBONES
 from glot.corpus.request import parse_stress_name
 from glot.corpus.stress import GENERATORS
 from glot.errors import UsageError
-from glot.report.backends import BACKENDS, BOTH_FILE
-from glot.reproduce.recipe import METHODS, PROFILES, Block, load_recipe, recipe_names
+from glot.report.results import BASELINE
+from glot.reproduce.backends import BACKENDS, BOTH_FILE
+from glot.reproduce.recipe import PROFILES, VARIANTS, Block, load_recipe, recipe_names
 from glot.store.layout import MANIFEST_FILE
 from glot.store.reader import Cache
 from glot.tasks import find_task
 
-ALONE = ("yardstick", "cost")  # settings whose steps are no run folders, but one JSON file each
-VECTOR_YARDSTICKS, DUMB_YARDSTICKS = ("mean", "cls"), ("length", "bag-of-words")
+ALONE = (BASELINE, "cost")  # settings whose steps are no run folders, but one JSON file each
+DUMB_BASELINES = ("length", "bag-of-words")
 CONVERGED_EPOCHS, CONVERGED_PATIENCE = 30, 5  # of `glot stress --converged`
 # What each profile redoes. The paper's asks for a GPU and the hub.
 PROFILE_RECIPES = {
@@ -32,13 +33,13 @@ PROFILE_RECIPES = {
 
 @dataclass(frozen=True)
 class Step:
-    """One run of the plan: a pooler with one seed, or a yardstick.
+    """One run of the plan: a pooler with one seed, or a baseline.
 
     Attributes:
         task: "cola", or "stress-<generator>-<ratio>".
         model: the backbone's name, fit for folders.
-        setting: "published" (the task's own settings), "converged", ...; "yardstick"; or "cost".
-        method: one of METHODS or a combination of a recipe's grid; or "<logreg|ridge>-<mean|cls>", "length",
+        setting: "published" (the task's own settings), "converged", ...; "yardstick" (a baseline); or "cost".
+        method: one of VARIANTS or a combination of a recipe's grid; or "<logreg|ridge>-<mean|cls>", "length",
             "bag-of-words"; or "cost".
         options: fields of `FitOptions`, and their values.
         layers: of the backbone, all forwarded at once into one cache.
@@ -159,14 +160,14 @@ def block_steps(block: Block, location: str = "") -> list[Step]:
             for seed in block.seeds
         ]
         steps += [
-            Step(task, model, "yardstick", _yardstick(task, name), 0, (), block.layers, location)
-            for name in block.yardsticks
+            Step(task, model, BASELINE, _baseline(task, name), 0, (), block.layers, location)
+            for name in block.baselines
         ]
     return steps
 
 
-def _yardstick(task: str, name: str) -> str:
-    if name in DUMB_YARDSTICKS:
+def _baseline(task: str, name: str) -> str:
+    if name in DUMB_BASELINES:
         return name
     is_score = not task.startswith("stress") and find_task(task).spec.target == "score"
     return f"{'ridge' if is_score else 'logreg'}-{name}"
@@ -184,7 +185,7 @@ def stress_steps(
 
     Raises UsageError for an unknown generator or method, or a ratio outside [0, 1).
     """
-    for kind, wanted, known in [("generator", generators, GENERATORS), ("method", methods, tuple(METHODS))]:
+    for kind, wanted, known in [("generator", generators, GENERATORS), ("method", methods, tuple(VARIANTS))]:
         unknown = [name for name in wanted if name not in known]
         if unknown or not wanted:
             raise UsageError(f"unknown {kind} {', '.join(unknown)!r}: choose from {', '.join(known)}")
@@ -197,7 +198,7 @@ def stress_steps(
         tasks=tuple(f"stress-{generator}-{ratio:g}" for generator in generators for ratio in ratios),
         setting="converged" if converged else "published",
         methods=tuple(methods),
-        yardsticks=DUMB_YARDSTICKS,
+        baselines=DUMB_BASELINES,
         seeds=tuple(seeds),
         options={"epochs": CONVERGED_EPOCHS, "patience": CONVERGED_PATIENCE} if converged else {},
     )

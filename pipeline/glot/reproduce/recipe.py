@@ -9,8 +9,8 @@ that are not the task's own:
     profiles = ["cpu", "paper"]
     models = ["minilm"]
     tasks = ["cola", "stress-paired-0.9"]
-    methods = ["glot"]                  # names of METHODS; default: glot
-    yardsticks = ["mean", "length"]     # regressions on mean and cls; or length and bag-of-words
+    methods = ["glot"]                  # names of VARIANTS; default: glot
+    baselines = ["mean", "length"]      # regressions on mean and cls; or length and bag-of-words
     seeds = [0, 1, 2]                   # default: 0
     layers = [-1, -2]                   # of the backbone, all forwarded at once; default: the last
     options = { epochs = 30 }           # fields of FitOptions, for every run
@@ -39,7 +39,7 @@ else:
 
 PROFILES = ("quick", "cpu", "paper")
 # What each method is, as fields of `FitOptions`. Self-loops alone: the same parameters without a graph.
-METHODS: dict[str, dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "cls": {"pooler": "cls"},
     "mean": {"pooler": "mean"},
     "max": {"pooler": "max"},
@@ -54,7 +54,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "glot-mean-readout": {"readout": "mean"},
     "glot-content": {"tokens": "content"},
 }
-YARDSTICKS = ("mean", "cls", "length", "bag-of-words")
+_OLD_NAMES = {"yardsticks": "baselines"}  # as recipes of before have them
+BASELINES = ("mean", "cls", "length", "bag-of-words")
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ class Block:
     tasks: tuple[str, ...]
     setting: str = "published"
     methods: tuple[str, ...] = ("glot",)
-    yardsticks: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
     layers: tuple[int, ...] = (-1,)
     options: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (("profiles", PROFILES), ("methods", tuple(METHODS)), ("yardsticks", YARDSTICKS)):
+        for name, known in (("profiles", PROFILES), ("methods", tuple(VARIANTS)), ("baselines", BASELINES)):
             unknown = [value for value in getattr(self, name) if value not in known]
             if unknown:
                 raise UsageError(f"unknown {name} {', '.join(map(str, unknown))}: choose from {', '.join(known)}")
@@ -86,7 +87,7 @@ class Block:
                 given = dict(zip([*self.grid, "layer"], values, strict=True))
                 varied = [name for name in given if name in self.grid or len(self.layers) > 1]
                 name = ",".join([method, *(f"{key}={given[key]}" for key in varied)])
-                made[name] = {**METHODS[method], **self.options, **given}
+                made[name] = {**VARIANTS[method], **self.options, **given}
         return made
 
 
@@ -131,6 +132,7 @@ def load_recipe(name: str) -> EvidenceRecipe:
 
 
 def _block(data: dict[str, Any]) -> Block:
+    data = {_OLD_NAMES.get(name, name): value for name, value in data.items()}
     unknown = set(data) - {item.name for item in fields(Block)}
     if unknown:
         raise UsageError(f"a block has no {', '.join(sorted(unknown))}")

@@ -15,7 +15,8 @@ from glot.corpus.examples import Corpus
 from glot.corpus.load import load_stress, load_task
 from glot.corpus.request import parse_stress_name
 from glot.errors import GlotError, Stopped, UsageError
-from glot.report.backends import BACKENDS, BOTH_FILE
+from glot.report.results import BASELINE
+from glot.reproduce.backends import BACKENDS, BOTH_FILE
 from glot.reproduce.plan import ALONE, Step, duration
 from glot.store.example_set import split_of
 from glot.store.files import make_folder, write_json
@@ -90,7 +91,7 @@ def run_steps(
 
 
 def _side_by_side(steps: list[Step]) -> list[list[Step]]:
-    """The steps in groups that see the same batches: such heads train at once. A yardstick is a group by itself."""
+    """The steps in groups that see the same batches: such heads train at once. A baseline is a group by itself."""
     groups: dict[tuple, list[Step]] = {}
     for step in steps:
         alone = step.method if step.setting in ALONE else ""
@@ -155,8 +156,8 @@ def _corpus(task: str, data_dir: Path | None) -> Corpus:
 
 def _run_together(steps: list[Step], cache: Cache, runs: Path, should_stop: Callable[[], bool]) -> list[str]:
     """Run steps that differ in their methods alone; what each scored, in words."""
-    if steps[0].setting == "yardstick":
-        return [_run_yardstick(step, cache, step.place(runs)) for step in steps]
+    if steps[0].setting == BASELINE:
+        return [_run_baseline(step, cache, step.place(runs)) for step in steps]
     from glot.fit.result import FitResult
     from glot.fit.run_folder import RunConfig
     from glot.fit.sweep import finish_jobs
@@ -234,16 +235,16 @@ def _run_cost(step: Step, path: Path, data_dir: Path | None) -> str:
     return f"GLOT {1e3 * costs[-1].step:.1f} ms a step, {costs[0].name} {1e3 * costs[0].step:.1f} ms"
 
 
-def _run_yardstick(step: Step, cache: Cache, path: Path) -> str:
-    from glot.reproduce import baselines as yardsticks
+def _run_baseline(step: Step, cache: Cache, path: Path) -> str:
+    from glot.reproduce import baselines
 
     started = time.monotonic()
     if step.method == "length":
-        scores = yardsticks.length_baseline(cache)
+        scores = baselines.length_baseline(cache)
     elif step.method == "bag-of-words":
-        scores = yardsticks.bag_of_words_baseline(cache)
+        scores = baselines.bag_of_words_baseline(cache)
     else:
-        scores = yardsticks.vector_yardstick(cache, step.method.split("-")[1])
+        scores = baselines.vector_baseline(cache, step.method.split("-")[1])
     make_folder(path.parent)
     record = {"version": 1, "task": step.task, "model": step.model, "method": step.method, "scores": scores}
     record |= {"kind": cache.manifest.states.kind}

@@ -6,35 +6,20 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from glot.corpus.request import parse_stress_name
-from glot.report.cells import (
-    Cell,
-    Section,
-    cell_text,
-    cells_csv,
-    kind_of,
-    make_cells,
-    markdown_table,
-    method_name,
-    methods_of,
-    score_bounds,
-)
-from glot.report.figures import draw_line, legend_below, picture_line, save_picture
-from glot.report.results import YARDSTICK, Result
-from glot.store.files import write_text
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from glot.report.cells import Cell, kind_of, make_cells, methods_of
+from glot.report.figures import Curves, Line, Picture, Point
+from glot.report.methods import in_order, looks_of, method_name
+from glot.report.results import BASELINE, Result
+from glot.report.sections import Block, Heading, Prose, Section, Table, entry_of
+from glot.reproduce.published import no_number
+from glot.reproduce.stress import BOUNDS, CHANCE, accuracy_range
 
 BEYOND = "stress-beyond"
 AXES = ("distractor ratio (%)", "limit of words", "words between negation and noun")
 COLUMNS = ("generator", "distractors", "words", "gap")  # of the CSV and JSON: where a cell lies on the axes
-PANELS_A_ROW = 3
-_COMPARABLE = (YARDSTICK, "converged", BEYOND)  # of two runs on one task the last of these counts
+_COMPARABLE = (BASELINE, "converged", BEYOND)  # of two runs on one task the last of these counts
 EXPLANATION = """\
 What the paper did not try: ratios of 95 and 99 %, longer texts, and negations nearer to and farther from their nouns, \
 each along one setting of the generator with the other two kept. The ratio is the share that noise fills of the room \
@@ -87,7 +72,7 @@ class Sweep:
             return f"{value:g}"
         return f"{value:g} ({haystack.fair_length(ratio)} words, {haystack.fair_noise(ratio)} of noise)"
 
-    def points(self, method: str) -> list[tuple[float, float, float | None]]:
+    def points(self, method: str) -> list[Point]:
         """A method's curve: (value, mean, std) by ascending value."""
         return sorted((value, cell.mean, cell.std) for (value, name), cell in self.cells.items() if name == method)
 
@@ -121,7 +106,7 @@ def _lines(
     for place, cell in sorted(cells, key=lambda entry: _COMPARABLE.index(entry[1].setting)):
         lines[(*place[:axis], *place[axis + 1 :])][place[axis], cell.method] = cell
     for rest, line in sorted(lines.items()):
-        trained = {value for (value, _), cell in line.items() if cell.setting != YARDSTICK}
+        trained = {value for (value, _), cell in line.items() if cell.setting != BASELINE}
         if len(trained) > 1 and any(cell.setting == BEYOND for cell in line.values()):
             yield rest, {key: cell for key, cell in line.items() if key[0] in trained}
 
@@ -130,21 +115,25 @@ def beyond_cells(sweeps: Sequence[Sweep]) -> list[Cell]:
     """Each cell that sweeps alone show, once: those of the stress test's tables are left out."""
     cells = dict.fromkeys(cell for sweep in sweeps for cell in sweep.cells.values())
     beyond = {cell.task for cell in cells if cell.setting == BEYOND}
-    return [cell for cell in cells if cell.setting == BEYOND or (cell.setting == YARDSTICK and cell.task in beyond)]
+    return [cell for cell in cells if cell.setting == BEYOND or (cell.setting == BASELINE and cell.task in beyond)]
 
 
-def write_beyond(sweeps: Sequence[Sweep], out: Path) -> list[Path]:
-    """Write `stress-beyond.md`, `.csv` and `.png`; nothing where there are no sweeps."""
-    if not sweeps:
-        return []
-    page, table, picture = (out / f"{BEYOND}.{kind}" for kind in ("md", "csv", "png"))
-    rows = -(-len(sweeps) // PANELS_A_ROW)
-    drawn = save_picture(picture, (12.6, 3.4 * rows + 0.8), lambda figure: _draw(figure, sweeps, rows))
-    parts = ["# Beyond the paper's stress test", EXPLANATION, *map(_markdown, sweeps)]
-    write_text(page, "\n\n".join([*parts, picture_line(picture, "Beyond the stress test", drawn)]) + "\n")
-    cells = beyond_cells(sweeps)
-    write_text(table, cells_csv([Section("", BEYOND, cells)], COLUMNS, place_columns))
-    return [page, table, *([picture] if drawn else [])]
+def beyond_section(sweeps: Sequence[Sweep]) -> Section:
+    """For each backbone and generator a curve an axis, and their tables."""
+    blocks: list[Block] = [Prose(EXPLANATION)] if sweeps else []
+    for model, generator in dict.fromkeys((sweep.model, sweep.generator) for sweep in sweeps):
+        ours = [sweep for sweep in sweeps if (sweep.model, sweep.generator) == (model, generator)]
+        title = f"{model}, generator {generator}"
+        blocks += [Heading(title), _picture(title, ours), *map(_table, ours)]
+    return Section(
+        "Beyond the paper's stress test",
+        blocks,
+        BEYOND,
+        key="beyond",
+        cells=beyond_cells(sweeps),
+        more=lambda cell: dict(zip(COLUMNS, place_columns(cell), strict=True)),
+        has_csv=True,
+    )
 
 
 def place_columns(cell: Cell) -> tuple[str, float, int, int]:
@@ -160,7 +149,7 @@ def _cells(results: Sequence[Result]) -> list[tuple[str, Place, Cell]]:
         if (made := place_beyond(task)) is None:
             continue
         ours = [result for result in results if result.task == task and result.setting in _COMPARABLE]
-        found += [(*made, cell) for cell in make_cells(ours, "validation", "accuracy", lambda *_: None)]
+        found += [(*made, cell) for cell in make_cells(ours, "validation", "accuracy", no_number)]
     return found
 
 
@@ -170,34 +159,28 @@ def _held(axis: int, rest: tuple[float, ...]) -> str:
     return ", ".join(text.format(value) for text, value in zip(kept, rest, strict=True))
 
 
-def _markdown(sweep: Sweep) -> str:
+def _table(sweep: Sweep) -> Table:
     rows = [
-        [
-            sweep.row_name(value),
-            *(cell_text(sweep.cells.get((value, method)), with_paper=False) for method in sweep.methods),
-        ]
+        (sweep.row_name(value), [entry_of(sweep.cells.get((value, m))) for m in sweep.methods])
         for value in sweep.values
     ]
     header = [sweep.axis, *(method_name(method, sweep.kind) for method in sweep.methods)]
-    return f"## {sweep.title}\n\n{markdown_table(header, rows)}"
+    return Table(sweep.title, header, rows, heading=sweep.title)
 
 
-def _draw(figure: Figure, sweeps: Sequence[Sweep], rows: int) -> None:
-    grid = figure.subplots(rows, PANELS_A_ROW, squeeze=False, sharey=True)
-    panels = grid.flat
-    for sweep, panel in zip(sweeps, panels, strict=False):  # a last row may have panels to spare
-        _draw_panel(panel, sweep)
-    for panel in panels:
-        panel.set_axis_off()
-    for panel in grid[:, 0]:
-        panel.set_ylabel("accuracy (%)")
-    legend_below(figure, columns=6)
-
-
-def _draw_panel(panel: Axes, sweep: Sweep) -> None:
-    for method in sweep.methods:
-        draw_line(panel, method, method_name(method, sweep.kind), sweep.points(method), score_bounds("accuracy"))
-    panel.axhline(50, color="black", lw=0.6, alpha=0.5)
-    panel.set_title(sweep.title, fontsize=9)
-    panel.set_xlabel(sweep.axis)
-    panel.grid(alpha=0.3)
+def _picture(title: str, sweeps: Sequence[Sweep]) -> Picture:
+    looks = looks_of(in_order(method for sweep in sweeps for method in sweep.methods))
+    y_range = accuracy_range((cell.mean, cell.std) for sweep in sweeps for cell in sweep.cells.values())
+    panels = [
+        Curves(
+            sweep.held,
+            sweep.axis,
+            "accuracy (%)",
+            [Line(method_name(m, sweep.kind), looks[m], sweep.points(m), BOUNDS) for m in sweep.methods],
+            y_range,
+            guide=CHANCE,
+        )
+        for sweep in sweeps
+    ]
+    caption = "Accuracy; bands: ± std over seeds, where there are several; chance is 50."
+    return Picture(title, panels, caption, columns=3, file=f"{BEYOND}.png", width=3.8)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glot.errors import FaultError
-from glot.report.cells import markdown_table, signed
+from glot.report.cells import signed
 from glot.report.results import Result, read_record
-from glot.store.files import write_text
+from glot.report.sections import Block, Heading, Prose, Section, Table, words
 
 BACKENDS = "backends"  # the setting of these runs
 BOTH_FILE = "by-backend.json"  # in the folder of such a run: the scores of its head by each backend
@@ -92,13 +92,13 @@ def summary(group: Sequence[BothScores]) -> str:
     return f"{text} Between the two trainings, each judged with its own: {100 * max(pairs):.2f} points."
 
 
-def write_backends(found: Sequence[BothScores], out: Path) -> list[Path]:
-    """Write `backends.md`; nothing where no run was made for it."""
-    if not found:
-        return []
-    parts = ["# DGL and plain torch", EXPLANATION]
+def backends_section(results: Sequence[Result]) -> Section:
+    """A table for each pair of heads that were judged with both backends; raises as `find_both`."""
+    found = find_both(results)
+    blocks: list[Block] = [Prose(EXPLANATION)] if found else []
     for title, group in groups_of(found).items():
-        rows = [row for both in group for row in both.rows()]
-        parts += [f"## {title}", markdown_table(HEADER, rows), summary(group)]
-    write_text(out / "backends.md", "\n\n".join(parts) + "\n")
-    return [out / "backends.md"]
+        rows = [(row[0], words(row[1:])) for both in group for row in both.rows()]
+        blocks += [Heading(title), Table(title, HEADER, rows), Prose(summary(group))]
+    runs = [result.path for result in results if result.setting == BACKENDS]
+    data = [{**asdict(both), "largest": both.largest} for both in found]
+    return Section("DGL and plain torch", blocks, "backends", order=3, data={"backends": data}, runs=runs)

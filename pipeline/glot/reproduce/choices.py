@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
-from glot.report.cells import NOTHING, Cell, markdown_table, method_name, number_of, signed
-from glot.report.results import Result
-from glot.store.files import write_text
+from glot.report.cells import NOTHING, Cell, signed
+from glot.report.methods import method_name, number_of
+from glot.report.results import Result, Scores
+from glot.report.sections import Prose, Section, Table, words
 
-METHODS = ("mean", "adapool", "glot")  # a pooler that trains nothing, the best known one, and ours
+CHOSEN = ("mean", "adapool", "glot")  # a pooler that trains nothing, the best known one, and ours
 EXPLANATION = """\
 What a choice adds to the score that is reported, in points, as measured on the runs of Table 1: **best epoch** less \
 the last one; our rule less the **published rule** for the epoch; the epoch chosen on validation less one chosen on a \
@@ -52,17 +53,17 @@ class Choice:
 
 
 def find_choices(results: Sequence[Result], table1: Sequence[Cell]) -> list[Choice]:
-    """What choices were worth to `METHODS` in every column of Table 1 that was trained at the published settings."""
+    """What choices were worth to `CHOSEN` in every column of Table 1 that was trained at the published settings."""
     scores = {result.path: result.best for result in results}
     holdout = {(c.model, c.task, c.method, c.metric): c for c in table1 if c.setting == "holdout"}
     return [
         _choice(cell, scores, holdout.get((cell.model, cell.task, cell.method, cell.metric)), results)
         for cell in table1
-        if cell.setting == "published" and cell.method in METHODS
+        if cell.setting == "published" and cell.method in CHOSEN
     ]
 
 
-def _choice(cell: Cell, scores: dict[Path, dict], holdout: Cell | None, results: Sequence[Result]) -> Choice:
+def _choice(cell: Cell, scores: dict[Path, Scores], holdout: Cell | None, results: Sequence[Result]) -> Choice:
     best = [100 * scores[run][cell.set_name][cell.metric] for run in cell.runs]
     tau = _best_tau(cell, results) if cell.method == "glot" else None
     return Choice(
@@ -95,11 +96,9 @@ def _best_tau(cell: Cell, results: Sequence[Result]) -> tuple[float, float] | No
     return means[best] - means[0.6], best
 
 
-def write_choices(choices: Sequence[Choice], out: Path) -> list[Path]:
-    """Write `choices.md`; nothing where there is no choice."""
-    if not choices:
-        return []
-    page = out / "choices.md"
-    table = markdown_table(HEADER, [choice.row() for choice in choices])
-    write_text(page, f"# What a choice is worth\n\n{EXPLANATION}\n\n{table}\n")
-    return [page]
+def choices_section(choices: Sequence[Choice]) -> Section:
+    """A line a task, backbone and method."""
+    rows = [(choice.row()[0], words(choice.row()[1:])) for choice in choices]
+    blocks = [Prose(EXPLANATION), Table("Points that a choice adds", HEADER, rows)] if choices else []
+    data = {"choices": [asdict(choice) for choice in choices]}
+    return Section("What a choice is worth", blocks, "choices", order=3, data=data)

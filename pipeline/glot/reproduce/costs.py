@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from glot.errors import FaultError
-from glot.report.cells import NOTHING, markdown_table
-from glot.report.figures import picture_line, save_picture
-from glot.report.results import VERSION
-from glot.report.styles import GREY, colour_of
-from glot.store.files import check_version, read_json, write_text
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from glot.report.cells import NOTHING
+from glot.report.figures import Bars, Picture
+from glot.report.methods import GREY, colour_of
+from glot.report.results import read_record
+from glot.report.sections import Block, Entry, Heading, Prose, Section, Table, words
 
 EXPLANATION = """\
 All ways see the same batches in one run. Memory is of tensors at the peak of a step; "pays after" are the epochs, of \
@@ -26,7 +23,7 @@ Mistral-7B and a GPU that it does not name."""
 
 
 PAPER_TITLE = "The paper: Mistral-7B, a GPU"
-PAPER_HEADER = ["", "trained", "memory", "a step"]
+PAPER_HEADER = ["way", "trained", "memory", "a step"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class CostTable:
 
     @property
     def header(self) -> list[str]:
-        """The headings of the table's columns; the first is empty."""
+        """The headings of the table's columns; the first is over the names."""
         return [*PAPER_HEADER, f"{self.data['epochs']} epochs", "step over GLOT's", "pays after"]
 
     def rows(self) -> list[list[str]]:
@@ -75,10 +72,9 @@ class CostTable:
 def find_costs(folders: Sequence[Path]) -> list[CostTable]:
     """All measurements below some folders; raises FaultError for a damaged one."""
     paths = dict.fromkeys(path for folder in folders for path in sorted(folder.rglob("cost.json")))
-    tables = [CostTable(path, read_json(path)) for path in paths]
+    tables = [CostTable(path, read_record(path)) for path in paths]
     for table in tables:
         try:
-            check_version(table.path, table.data, VERSION)
             table.title, table.rows()
         except (KeyError, TypeError, IndexError, ZeroDivisionError, AttributeError) as error:
             raise FaultError(f"{table.path} is damaged: {error!r}; remove it and run again") from None
@@ -95,36 +91,34 @@ def published_rows() -> list[list[str]]:
 
 def published_costs() -> list[dict[str, str]]:
     """The paper's table: method, trained_millions, memory_gb, step_ms."""
-    with files("glot.report").joinpath("published", "efficiency.csv").open(encoding="utf-8", newline="") as file:
+    with files("glot.reproduce").joinpath("published", "efficiency.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def write_costs(tables: Sequence[CostTable], out: Path) -> list[Path]:
-    """Write `costs.md` and `costs.png`; nothing where nothing was measured."""
+def costs_section(tables: Sequence[CostTable]) -> Section:
+    """The tables of costs, the paper's after ours, and bars of the steps."""
+    data = {"costs": [{**table.data, "path": table.path} for table in tables]}
+    title = "What a label costs"
     if not tables:
-        return []
-    page, picture = out / "costs.md", out / "costs.png"
-    drawn = save_picture(picture, (7, 1.6 * (len(tables) + 1) + 0.6), lambda figure: _draw(figure, tables))
-    parts = ["# What a label costs", EXPLANATION]
+        return Section(title, [], order=3, data=data)
+    blocks: list[Block] = [Prose(EXPLANATION)]
+    panels = []
     for table in tables:
-        parts += [f"## {table.title}", markdown_table(table.header, table.rows())]
-    parts += [f"## {PAPER_TITLE}", markdown_table(PAPER_HEADER, published_rows())]
-    write_text(page, "\n\n".join([*parts, picture_line(picture, "Cost of a step", drawn)]) + "\n")
-    return [page, *([picture] if drawn else [])]
+        blocks += [Heading(table.title), Table(table.title, table.header, _rows(table.rows()))]
+        panels.append(_bars(table.title, [(way["name"], 1e3 * way["step"]) for way in table.data["costs"]]))
+    blocks += [Heading(PAPER_TITLE), Table(PAPER_TITLE, PAPER_HEADER, _rows(published_rows()))]
+    panels.append(_bars(PAPER_TITLE, [(row["method"], float(row["step_ms"])) for row in published_costs()]))
+    blocks.append(Picture("Milliseconds a step", panels, columns=1, file="costs.png", width=7))
+    return Section(title, blocks, "costs", order=3, data=data)
 
 
-def _draw(figure: Figure, tables: Sequence[CostTable]) -> None:
-    """Bars of milliseconds a step, on a logarithmic axis, a panel a table and one for the paper."""
-    bars = [(table.title, [(way["name"], 1e3 * way["step"]) for way in table.data["costs"]]) for table in tables]
-    bars.append((PAPER_TITLE, [(row["method"], float(row["step_ms"])) for row in published_costs()]))
-    panels = figure.subplots(len(bars), 1, squeeze=False)[:, 0]
-    for panel, (title, values) in zip(panels, bars, strict=True):
-        names, heights = zip(*values, strict=True)
-        colours = [colour_of("glot") if name.startswith("GLOT") else GREY for name in names]
-        drawn = panel.barh(range(len(names)), heights, color=colours)
-        panel.bar_label(drawn, [f"{height:,.1f} ms" for height in heights], fontsize=7, padding=2)
-        panel.set_yticks(range(len(names)), names, fontsize=7)
-        panel.invert_yaxis()
-        panel.set_xscale("log")
-        panel.margins(x=0.2)
-        panel.set_title(title, fontsize=8)
+def _rows(rows: Sequence[Sequence[str]]) -> list[tuple[str, list[Entry]]]:
+    return [(row[0], words(row[1:])) for row in rows]
+
+
+def _bars(title: str, ways: Sequence[tuple[str, float]]) -> Bars:
+    bars = [
+        (name, value, f"{value:,.1f} ms", colour_of("glot") if name.startswith("GLOT") else GREY)
+        for name, value in ways
+    ]
+    return Bars(title, "milliseconds a step, logarithmic", bars)

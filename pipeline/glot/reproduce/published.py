@@ -7,6 +7,7 @@ from functools import cache
 from importlib.resources import files
 
 from glot.backbones import BACKBONES
+from glot.report.results import BASELINE, OWN
 
 PAPER_NAMES = {entry.name: entry.published for entry in BACKBONES if entry.published}
 
@@ -28,8 +29,21 @@ def nearest_paper_model(model: str) -> str | None:
     return model if model in PAPER_NAMES else (model in BACKBONES and BACKBONES[model].nearest) or None
 
 
-def comparison_note(model: str) -> str:
-    """One sentence that says which backbone of the paper a model is compared with, and whether it is the same."""
+def no_number(model: str, method: str) -> tuple[str | None, None]:
+    """The backbone to stand beside, of scores that the paper does not have."""
+    return nearest_paper_model(model), None
+
+
+def comparison_note(model: str, setting: str = "published") -> str:
+    """What stands beside a model's cells: which backbone of the paper, and whether it and its training are the same."""
+    if setting in ("published", BASELINE):
+        return _backbone_note(model)
+    if setting == OWN:
+        return f"{_backbone_note(model)} These runs have settings of their own, which need not be the paper's."
+    return f"{_backbone_note(model)} The paper trained 3 epochs; this is another setting."
+
+
+def _backbone_note(model: str) -> str:
     nearest = nearest_paper_model(model)
     if nearest is None:
         return f"The paper has no backbone near `{model}`, so there is nothing to compare with."
@@ -42,5 +56,5 @@ def comparison_note(model: str) -> str:
 
 
 def _read(name: str) -> list[dict[str, str]]:
-    with files("glot.report").joinpath("published", name).open(encoding="utf-8", newline="") as file:
+    with files("glot.reproduce").joinpath("published", name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
