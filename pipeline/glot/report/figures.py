@@ -33,6 +33,7 @@ WIDTH, HEIGHT, ROW = 2.9, 2.7, 0.36  # inches of a panel, and of a line of dots 
 MOST_DOTS = 40  # of a panel; a longer list is a table's business
 DPI = 120
 RC = {
+    "axes.axisbelow": True,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.spines.right": False,
@@ -201,6 +202,8 @@ class Bars:
             _row_text(axes, row, name, text)
             axes.barh(row, value, height=0.3, color=colour)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_minor_formatter("")
         _set_rows(axes, len(self.bars), self.x_label)
 
 
