@@ -99,9 +99,9 @@ def padded_batches(backbone: Backbone, cache: Cache, number: int) -> list[tuple[
     """The very batches that stage one forwards for a shard, as padded tensors."""
     budget = token_budget(backbone.device, cache.manifest.states)
     texts = ShardTexts(cache.plan, number)
-    padding = backbone.tokenizer.pad_token_id or 0
-    batches = [texts.batch(places, padding) for places in length_batches(texts.length, budget, backbone.pads)]
-    return [(ids.to(backbone.device), mask.long().to(backbone.device)) for ids, mask in batches]
+    chosen = length_batches(texts.length, budget, backbone.pads)
+    batches = [backbone.pad_packed(*texts.packed(some)) for some in chosen]
+    return [(ids.to(backbone.device), mask.to(backbone.device)) for ids, mask in batches]
 
 
 @torch.inference_mode()

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from glot.store.columns import ColumnFile
 from glot.store.example_set import ExampleSet
 from glot.store.files import make_folder
-from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.layout import PLAN_FILE, StatesIdentity
 from glot.store.plan import CONTENT, Plan, PlanWriter
-from glot.store.shards import ShardWriter
 from glot.store.task_spec import TaskSpec
+from glot.store.write import TextStates, write_cache
 
 LAYER = 1
 LONGEST = 128  # tokens of a text, the tasks' limit
@@ -26,21 +27,13 @@ TASK = TaskSpec("made", 1, "classes", ("no", "yes"))
 
 def make_cache(folder: Path, width: int, lengths: np.ndarray, shard_tokens: int, seed: int = 0) -> Path:
     """Write a finished float16 cache of one layer; its sets are train, and every tenth text as validation."""
-    make_folder(folder / EXAMPLES_FOLDER)
+    make_folder(folder)
     random = np.random.default_rng(seed)
-    plan = _write_plan(folder, lengths, shard_tokens, random)
-    manifest = Manifest("benchmark", _identity(width), _plan_entry(plan))
-    places = np.arange(len(plan))
-    _add_examples(manifest, folder, "train", places[places % 10 > 0], plan)
-    _add_examples(manifest, folder, "validation", places[places % 10 == 0], plan)
-    pool = _random_states(max(LONGEST, min(POOL_BYTES // (2 * width), plan.tokens)), width, random)
-    for number in range(plan.num_shards):
-        with ShardWriter(folder, number, plan, manifest.states) as writer:
-            for text_id, states in _texts(plan, number, pool, random):
-                writer.write(LAYER, text_id, states)
-            manifest.shards[number] = writer.finish()
-    manifest.save(folder)
-    plan.close()
+    data = _write_plan(folder, lengths, shard_tokens, random)
+    tokens, indices = int(lengths.sum(dtype=np.int64)), np.arange(len(lengths))
+    sets = {"train": _examples(indices[indices % 10 > 0]), "validation": _examples(indices[indices % 10 == 0])}
+    pool = _random_states(max(LONGEST, min(POOL_BYTES // (2 * width), tokens)), width, random)
+    write_cache(folder, data, _identity(width), TASK, sets, lambda plan, number: _texts(plan, number, pool, random))
     return folder
 
 
@@ -71,7 +64,7 @@ def _identity(width: int) -> StatesIdentity:
     )
 
 
-def _write_plan(folder: Path, lengths: np.ndarray, shard_tokens: int, random: np.random.Generator) -> Plan:
+def _write_plan(folder: Path, lengths: np.ndarray, shard_tokens: int, random: np.random.Generator) -> ColumnFile:
     writer = PlanWriter(folder, keep_texts=False)
     tokens = int(lengths.sum(dtype=np.int64))
     ids, kinds = np.ones(tokens, dtype=np.uint32), np.full(tokens, CONTENT, dtype=np.uint8)
@@ -79,18 +72,11 @@ def _write_plan(folder: Path, lengths: np.ndarray, shard_tokens: int, random: np
     writer.vocabulary = {1: "a"}
     data = writer.finish(folder / PLAN_FILE, shard_tokens)
     writer.close()
-    return Plan(folder, data)
+    return data
 
 
-def _plan_entry(plan: Plan) -> PlanEntry:
-    return PlanEntry(len(plan), plan.tokens, 0, 0, plan.num_shards, 0, "", plan.file.entry)
-
-
-def _add_examples(manifest: Manifest, folder: Path, name: str, text_ids: np.ndarray, plan: Plan) -> None:
-    examples = ExampleSet(np.arange(len(text_ids)), text_ids, None, np.arange(len(text_ids)) % 2)
-    saved = examples.save(folder / EXAMPLES_FOLDER / f"{name}.h5")
-    fingerprint = examples.fingerprint(plan.hashes())
-    manifest.examples[name] = ExamplesEntry(fingerprint, len(examples), 0, True, "made", TASK, saved)
+def _examples(text_ids: np.ndarray) -> ExampleSet:
+    return ExampleSet(np.arange(len(text_ids)), text_ids, None, np.arange(len(text_ids)) % 2)
 
 
 def _random_states(rows: int, width: int, random: np.random.Generator) -> np.ndarray:
@@ -100,12 +86,12 @@ def _random_states(rows: int, width: int, random: np.random.Generator) -> np.nda
     return states.astype("<f2")
 
 
-def _texts(plan: Plan, number: int, pool: np.ndarray, random: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
+def _texts(plan: Plan, number: int, pool: np.ndarray, random: np.random.Generator) -> Iterator[TextStates]:
     first, stop = plan.shard_range(number)
     length = plan.length[first:stop].astype(np.int64)
     start = random.integers(0, len(pool) - length + 1)
     for text_id, row, count in zip(range(first, stop), start.tolist(), length.tolist(), strict=True):
-        yield text_id, pool[row : row + count]
+        yield LAYER, text_id, pool[row : row + count], None
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -17,10 +17,10 @@ import torch
 from benchmarks.made import make_cache, spread_lengths
 from benchmarks.ratios import describe_machine, seconds_of, verdict
 from glot.fit.head_model import fetch
+from glot.fit.learner import Job, Learner
 from glot.fit.run import FitOptions
 from glot.fit.stack import make_units
 from glot.fit.sweep import make_candidates
-from glot.fit.train import HeadInTraining, Job
 from glot.fit.training_data import open_data, open_states
 from glot.store.reader import Cache
 
@@ -40,7 +40,7 @@ def main() -> None:
         data = open_data(cache, configs[0], states)
 
         def units(count: int, stacked: bool) -> list:
-            heads = [HeadInTraining(Job(config, Path(made)), data) for config in configs[:count]]
+            heads = [Learner(Job(config, Path(made)), data) for config in configs[:count]]
             return make_units(heads) if stacked else heads
 
         ways = {"one": units(1, False), "sixteen, stacked": units(16, True), "sixteen, in turn": units(16, False)}
@@ -51,9 +51,9 @@ def main() -> None:
             for name, some in ways.items():
 
                 def step(some: list = some, chosen: np.ndarray = chosen) -> None:
-                    inputs = fetch(states, data.train.subset(chosen)).to(states.device)
+                    texts, rows = fetch(states, data.train.subset(chosen)).to(states.device)
                     for unit in some:
-                        unit.step(inputs, labels[chosen], 0.0)
+                        unit.step(texts, rows, labels[chosen], 0.0)
 
                 seconds = seconds_of(step)
                 if number >= 3:

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from glot.fit.learner import Learner
 from glot.fit.result import Scores
-from glot.fit.train import HeadInTraining
 from glot.nn.dgl_backend import dgl_available, dgl_import_error
 from glot.nn.tokens import TokenBatch
 from glot.store.example_set import ExampleSet
-from glot.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
-from glot.store.shards import ShardWriter
-from glot.store.task_spec import Recipe, TaskSpec
+from glot.store.task_spec import TaskSpec
+from glot.store.write import TextStates, write_cache
+from glot.tasks import TASKS, Task
 
 
 @pytest.fixture
@@ -58,15 +59,15 @@ def put_in_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """
 
     def put(**by_set: list[float]) -> None:
-        record = HeadInTraining._record
+        record = Learner._record
 
-        def recorded(head: HeadInTraining, position: Any, scores: Scores, *more: Any) -> bool:
+        def recorded(head: Learner, position: Any, scores: Scores, *more: Any) -> bool:
             for name, values in by_set.items():
                 value = values[min(position.epoch, len(values)) - 1]
                 scores = {**scores, name: dict.fromkeys(scores[name], value)}
             return record(head, position, scores, *more)
 
-        monkeypatch.setattr(HeadInTraining, "_record", recorded)
+        monkeypatch.setattr(Learner, "_record", recorded)
 
     return put
 
@@ -116,7 +117,7 @@ class MadeTask:
 
 
 @pytest.fixture
-def make_fit_cache(tmp_path: Path, write_plan: Callable) -> Callable[..., Path]:
+def make_fit_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Write a cache whose labels can be learnt: one token of a text carries +1 or -1 (its sign) in its first column.
 
     `make(name, **fields of MadeTask)` gives the folder. Classes: the sign, or for pairs whether both are +1, which a
@@ -147,19 +148,6 @@ def make_fit_cache(tmp_path: Path, write_plan: Callable) -> Callable[..., Path]:
             dtype="float32",
             compute_dtype="float32",
         )
-        folder = tmp_path / name
-        (folder / "examples").mkdir(parents=True)
-        data = write_plan(folder, names, lengths.tolist(), np.searchsorted(shard, np.arange(1, task.shards)).tolist())
-        plan = Plan(folder, data)
-        shards = {}
-        for number in range(plan.num_shards):
-            with ShardWriter(folder, number, plan, identity) as writer:
-                for text in range(*plan.shard_range(number)):
-                    states = rng.normal(0, 0.3, (int(lengths[text]), task.width)).astype(np.float32)
-                    states[rng.integers(lengths[text]), 0] = 2 * signs[text]
-                    writer.write(1, text, states)
-                    writer.write(2, text, states)
-                shards[number] = writer.finish()
         spec = TaskSpec(
             name="made",
             num_texts=task.num_texts,
@@ -167,26 +155,28 @@ def make_fit_cache(tmp_path: Path, write_plan: Callable) -> Callable[..., Path]:
             classes=("no", "yes") if task.target == "classes" else (),
             score_range=None if task.target == "classes" else (0.0, 5.0),
             metrics=("accuracy", "f1") if task.target == "classes" else ("spearman", "pearson"),
-            recipe=Recipe(hidden=8, lr=1e-2, epochs=4, batch_size=8),
         )
-        entries, start = {}, 0
+        quick = {"hidden": 8, "lr": 1e-2, "epochs": 4, "batch_size": 8}
+        monkeypatch.setitem(TASKS._entries, spec.name, Task(spec, head=quick))
+        sets, start = {}, 0
         for split, count in counts.items():
             ids = np.arange(start, start + count * task.num_texts).reshape(count, task.num_texts)
             start += ids.size
             right = signs[ids].min(axis=1) > 0 if task.target == "classes" else signs[ids].prod(axis=1) > 0
             label = right.astype(np.int64) if task.target == "classes" else np.where(right, 4.0, 1.0)
-            examples = ExampleSet(np.arange(count), ids[:, 0], ids[:, 1] if task.num_texts == 2 else None, label)
-            entries[split] = ExamplesEntry(
-                examples.fingerprint(plan.hashes()),
-                count,
-                0,
-                True,
-                f"made {split}",
-                spec,
-                examples.save(folder / f"examples/{split}.h5"),
-            )
-        entry = PlanEntry(texts, plan.tokens, 0, 0, plan.num_shards, 0, "", data)
-        Manifest("test", identity, entry, entries, shards).save(folder)
+            sets[split] = ExampleSet(np.arange(count), ids[:, 0], ids[:, 1] if task.num_texts == 2 else None, label)
+
+        def shard_states(plan: Plan, number: int) -> Iterator[TextStates]:
+            for text in range(*plan.shard_range(number)):
+                states = rng.normal(0, 0.3, (int(lengths[text]), task.width)).astype(np.float32)
+                states[rng.integers(lengths[text]), 0] = 2 * signs[text]
+                yield from ((layer, text, states, None) for layer in identity.layers)
+
+        folder = tmp_path / name
+        folder.mkdir()
+        cuts = np.searchsorted(shard, np.arange(1, task.shards)).tolist()
+        data = write_plan(folder, names, lengths.tolist(), cuts)
+        write_cache(folder, data, identity, spec, sets, shard_states)
         return folder
 
     return make

@@ -143,11 +143,12 @@ def reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: dict[str, Path], glot: Callable[..., tuple]
 ) -> Callable[[Path], None]:
     """Does what a page says, as its reader would."""
-    from glot.extract.source import HUB_ALIASES, PACKAGED_ALIASES
+    from glot.backbones import BACKBONES, BackboneEntry
 
     encoders = ("bert", "roberta", "minilm")
-    for name in (*HUB_ALIASES, *PACKAGED_ALIASES):
-        monkeypatch.setitem(HUB_ALIASES, name, str(tiny_models["bert" if name in encoders else "mistral"]))
+    for name in BACKBONES.names():
+        folder = str(tiny_models["bert" if name in encoders else "mistral"])
+        monkeypatch.setitem(BACKBONES._entries, name, BackboneEntry(name, folder))
     _fill(tmp_path)
     monkeypatch.setenv("GLUE_DIR", str(tmp_path / "glue"))
 

@@ -222,13 +222,13 @@ def test_the_process_is_left_as_it_was(function: Callable[[Made, Path], None], m
 def test_a_seed_gives_the_weights_that_torch_gives_for_it(made: Made, tmp_path: Path) -> None:
     """So that runs of before are made again, whatever the caller has drawn meanwhile."""
     from glot.fit.head_model import HeadModel
-    from glot.fit.train import HeadInTraining, Job
+    from glot.fit.learner import Job, Learner
     from glot.fit.training_data import open_data, open_states
 
     cache = Cache(made.cache)
     (config,) = make_configs(cache, FitOptions(hidden=4, epochs=1, device="cpu", seeds=(5,)))
     torch.rand(3)
-    started = HeadInTraining(Job(config, tmp_path), open_data(cache, config, open_states(cache, config)))
+    started = Learner(Job(config, tmp_path), open_data(cache, config, open_states(cache, config)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         expected = HeadModel(config.pooler, config.task, config.states.width, config.train.backend)

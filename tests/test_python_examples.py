@@ -39,12 +39,12 @@ def check(namespace: dict[str, Any]) -> None:
 def test_the_page_of_examples_runs(
     backbone_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from glot.extract.source import HUB_ALIASES
+    from glot.backbones import BACKBONES, BackboneEntry
 
     folder = shutil.copytree(backbone_folders["llama"], tmp_path / "tiny")
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 128}))  # it has no table
-    monkeypatch.setitem(HUB_ALIASES, "minilm", str(folder))
+    monkeypatch.setitem(BACKBONES._entries, "minilm", BackboneEntry("minilm", str(folder)))
     monkeypatch.chdir(tmp_path)
     check(run_page(PAGE))
     assert "there is no folder" in capsys.readouterr().out

@@ -14,7 +14,9 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from glot.backbones import packaged
 from glot.version import __version__
 
 DISTRIBUTION = "glot-pipeline"
@@ -68,7 +70,7 @@ def _versions() -> Iterator[Finding]:
             continue
         wanted = needed.get(_package(name))
         old = wanted is not None and not wanted.specifier.contains(version, prereleases=True)
-        advice = f"pip install '{wanted.name}{wanted.specifier}'" if old else ""
+        advice = f"pip install '{wanted.name}{wanted.specifier}'" if wanted is not None and old else ""
         yield Finding("versions", name, f"{version}, too old" if old else version, advice, broken=old)
 
 
@@ -168,10 +170,10 @@ def _dgl() -> Finding:
 
 def _models() -> Iterator[Finding]:
     try:
-        from glot.extract.source import PACKAGED_ALIASES, resolve_model
+        from glot.extract.source import resolve_model
     except Exception:  # said among the versions
         return
-    for name in PACKAGED_ALIASES:
+    for name in packaged():
         try:
             resolve_model(name)
         except Exception as error:
@@ -203,7 +205,7 @@ def _reach(endpoint: str, seconds: float) -> Finding:
     except urllib.error.HTTPError:
         pass  # it answered
     except (OSError, ValueError) as error:
-        advice = "use minilm or smollm2-135m, or a folder with --model; behind a proxy set HTTPS_PROXY"
+        advice = f"use {' or '.join(packaged())}, or a folder with --model; behind a proxy set HTTPS_PROXY"
         return Finding("hub", "reachable", f"no: {endpoint}: {_line(error)}", advice)
     return Finding("hub", "reachable", f"yes: {endpoint} in {time.perf_counter() - start:.1f} s")
 
@@ -245,7 +247,7 @@ def _extras() -> Iterator[Finding]:
         yield Finding("extras", extra, f"missing: {', '.join(missing)}" if missing else "present", advice)
 
 
-def _requirements(extra: str) -> list:
+def _requirements(extra: str) -> list[Any]:
     """The `packaging` requirements of an extra ("": of the core) that hold on this platform."""
     try:
         from packaging.requirements import Requirement
@@ -265,7 +267,7 @@ def _requirements(extra: str) -> list:
     ]
 
 
-def _fits(requirement: object) -> bool:
+def _fits(requirement: Any) -> bool:
     try:
         return requirement.specifier.contains(importlib.metadata.version(requirement.name), prereleases=True)
     except importlib.metadata.PackageNotFoundError:

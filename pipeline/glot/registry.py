@@ -75,5 +75,6 @@ def load_plugins() -> None:
         _loaded.add(name)  # before the import: a plugin may read a table itself
         try:
             import_module(name)
-        except ImportError as error:
-            raise UsageError(f"GLOT_PLUGINS names {name!r}, which cannot be imported: {error}") from error
+        except Exception as error:  # whatever its code raises, a name that is taken included
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UsageError(f"GLOT_PLUGINS names {name!r}, which cannot be imported: {reason}") from error

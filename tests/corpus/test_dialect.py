@@ -15,8 +15,8 @@ from glot.corpus.delimited import RowParser
 from glot.corpus.dialect import TableFormat
 from glot.corpus.examples import BadRows
 from glot.corpus.tables import Table
-from glot.corpus.tasks import Columns
 from glot.errors import UsageError
+from glot.tasks import Columns
 
 COLUMNS = Columns("text", None, "label")
 NUMBERS = Columns("2", None, "1")

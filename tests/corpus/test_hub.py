@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from glot.corpus import hub
-from glot.corpus.tasks import find_task
 from glot.errors import UsageError
+from glot.tasks import find_task
 
 
 @pytest.fixture

@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glot.corpus.examples import UnfitRow
-from glot.corpus.labels import LabelTally, class_name, classes_spec, infer_spec, plain_label, remarks, score
+from glot.corpus.labels import LabelTally, class_name, classes_spec, infer_spec, remarks, score
 from glot.corpus.load import load_table
-from glot.corpus.tables import Row, Table, read_split
-from glot.corpus.tasks import Columns
+from glot.corpus.rows import Row, plain_label
+from glot.corpus.tables import Table, read_split
 from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec, describe_labels
+from glot.tasks import Columns
 
 COLUMNS = Columns("text", None, "label")
 LONG = "7" * 5000

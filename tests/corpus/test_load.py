@@ -24,9 +24,9 @@ from glot.corpus.load import (
     load_table,
     load_task,
 )
-from glot.corpus.tasks import Task, find_task
 from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec
+from glot.tasks import Task, find_task, head_defaults
 
 
 @pytest.fixture
@@ -307,7 +307,7 @@ def test_training_rows_without_labels_from_the_hub(monkeypatch: pytest.MonkeyPat
 def test_stress() -> None:
     corpus = load_stress("balanced", 0.2, train=200, validation=100)
     assert corpus.spec.name == "stress-balanced-0.2"
-    assert corpus.spec.recipe == find_task("stress").spec.recipe
+    assert head_defaults(corpus.spec) == find_task("stress").head
     train, validation = (corpus.splits[name] for name in ("train", "validation"))
     assert (len(train.examples), len(validation.examples)) == (200, 100)
     assert train.source == "made: balanced, r = 0.2, seed 0"

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from glot.corpus.tasks import TASKS, find_task
 from glot.errors import UsageError
-from glot.store.task_spec import Recipe
+from glot.fit.config import all_settings
+from glot.store.task_spec import TaskSpec
+from glot.tasks import TASKS, find_task, head_defaults
 
 
 def test_a_name_is_found_however_it_is_spelt() -> None:
@@ -25,12 +26,15 @@ def test_a_name_like_no_other_gets_no_guess() -> None:
 
 
 def test_defaults_of_the_published_runs() -> None:
-    assert {name for name, task in TASKS.items() if task.train_limit == 20_000} == {"qqp", "mnli", "qnli"}
-    assert {name: task.max_tokens for name, task in TASKS.items() if task.max_tokens != 128} == {"imdb": 512}
-    stress = Recipe(layers=4, hidden=64, tau=0.6, lr=1e-4, epochs=3, batch_size=32, adapool_hidden=256)
-    assert TASKS["stress"].spec.recipe == stress
-    glue = Recipe(layers=2, hidden=256, tau=0.6, lr=2e-4, epochs=3, batch_size=32, adapool_hidden=128)
-    assert {task.spec.recipe for name, task in TASKS.items() if name != "stress"} == {glue}
+    assert {task.name for task in TASKS if task.train_limit == 20_000} == {"qqp", "mnli", "qnli"}
+    assert {task.name: task.max_tokens for task in TASKS if task.max_tokens != 128} == {"imdb": 512}
+    glue = {"layers": 2, "hidden": 256, "tau": 0.6, "lr": 2e-4, "epochs": 3, "batch_size": 32, "adapool_hidden": 128}
+    assert {name: item.default for name, item in all_settings().items() if item.setting.by_task} == glue
+    stress = {"layers": 4, "hidden": 64, "tau": 0.6, "lr": 1e-4, "epochs": 3, "batch_size": 32, "adapool_hidden": 256}
+    made = TaskSpec("stress-paired-0.9-w256-g20", 1, "classes", ("negative", "positive"))
+    assert {**glue, **head_defaults(made)} == stress
+    assert not any(head_defaults(task.spec) for task in TASKS if task.name != "stress")
+    assert not head_defaults(TaskSpec("stress-reviews", 1, "classes", ("a", "b")))  # anybody's own data
 
 
 def test_default_splits_leave_the_test_out() -> None:
@@ -38,7 +42,7 @@ def test_default_splits_leave_the_test_out() -> None:
     assert TASKS["mnli"].default_splits == ["train", "validation", "validation_mismatched"]
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if TASKS[name].folder])
+@pytest.mark.parametrize("name", [task.name for task in TASKS if task.folder])
 def test_a_row_agrees_with_itself(name: str) -> None:
     task = TASKS[name]
     assert task.hub_config == name

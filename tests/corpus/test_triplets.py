@@ -20,6 +20,9 @@ from glot.corpus.request import CorpusRequest, corpus_name, default_max_tokens, 
 from glot.corpus.spool import Spool
 from glot.corpus.triplets import load_pairs
 from glot.errors import UsageError
+from glot.fit.config import FitOptions, TrainConfig
+from glot.nn.config import PoolerConfig
+from glot.tasks import head_defaults
 
 ROWS = [
     ({"query": "q", "pos": ["p", "p2"], "neg": ["n", "n2", "n3"]}, [("q", "p", "n"), ("q", "p2", "n")]),
@@ -50,10 +53,11 @@ def test_every_format_is_read(tmp_path: Path) -> None:
     assert [example.index for example in train.examples] == [0, 0, 1, 2, 3, 4, 5, 6, 7]
     assert all(example.label is None for example in train.examples)
     assert train.negatives == 1
-    spec, recipe = corpus.spec, corpus.spec.recipe
+    spec, head = corpus.spec, head_defaults(corpus.spec)
+    pooler, train = (FitOptions().values(config, head) for config in (PoolerConfig, TrainConfig))
     assert (spec.name, spec.num_texts, spec.target, spec.metrics[0]) == ("all", 2, "contrastive", "mrr@10")
-    assert (recipe.lr, recipe.layers, recipe.hidden, recipe.tau) == (2e-5, 4, 256, 0.3)
-    assert (recipe.batch_size, recipe.epochs) == (32, 3)
+    assert (train["lr"], pooler["layers"], pooler["hidden"], pooler["tau"]) == (2e-5, 4, 256, 0.3)
+    assert (train["batch_size"], train["epochs"]) == (32, 3)
 
 
 def test_as_many_negatives_as_asked_for(tmp_path: Path) -> None:

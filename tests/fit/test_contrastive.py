@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glot.errors import Stopped, UsageError
-from glot.fit.head_model import HeadModel, Inputs, load_head
+from glot.fit.head_model import HeadModel, load_head
 from glot.fit.result import FitResult
 from glot.fit.retrieval import retrieval_scores
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig, load_tensors
-from glot.fit.states import MemoryStates, StoredBatch
+from glot.fit.states import HostBatch, MemoryStates
 from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 from glot.fit.train import fit_head
 from glot.inference.predictions import evaluate_head, write_predictions
@@ -29,20 +29,21 @@ from glot.nn.contrastive import ContrastiveConfig, ContrastiveHead, Pairs, backw
 from glot.nn.poolers import PoolerConfig
 from glot.nn.tokens import TokenBatch
 from glot.store.example_set import ExampleSet
-from glot.store.layout import ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
 from glot.store.reader import Cache
-from glot.store.shards import ShardWriter
-from glot.store.task_spec import Recipe, TaskSpec
+from glot.store.task_spec import TaskSpec
+from glot.store.write import TextStates, write_cache
 
-TASK = TaskSpec("made", 2, "contrastive", metrics=("mrr@10", "accuracy"), recipe=Recipe(hidden=8, lr=1e-2, epochs=4))
+TASK = TaskSpec("made", 2, "contrastive", metrics=("mrr@10", "accuracy"))
 SETS = {"train": 96, "validation": 32}
 SHARDS, WIDTH = 3, 12
 
 
 @pytest.fixture
-def pairs_cache(tmp_path: Path, write_plan: Callable) -> Cache:
+def pairs_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.MonkeyPatch) -> Cache:
     """Queries, positives and negatives; the topic of a text is in one of its tokens, which its first numbers mark."""
+    monkeypatch.setattr("glot.tasks.PAIRS_HEAD", {"hidden": 8, "lr": 1e-2, "epochs": 4})
     rng = np.random.default_rng(0)
     count = sum(SETS.values())
     topics = rng.normal(0, 2, (count, WIDTH - 2))
@@ -52,32 +53,29 @@ def pairs_cache(tmp_path: Path, write_plan: Callable) -> Cache:
     identity = StatesIdentity(
         "tiny", "", "w", "t", "encoder", WIDTH, 2, "{text}", 16, (2,), dtype="float32", compute_dtype="float32"
     )
-    folder = tmp_path / "pairs"
-    (folder / "examples").mkdir(parents=True)
-    data = write_plan(folder, texts, lengths.tolist(), [len(texts) // 3, 2 * len(texts) // 3])
-    plan, shards = Plan(folder, data), {}
-    for number in range(plan.num_shards):
-        with ShardWriter(folder, number, plan, identity) as writer:
-            for text in range(*plan.shard_range(number)):
-                states = rng.normal(0, 0.4, (int(lengths[text]), WIDTH)).astype(np.float32)
-                states[rng.integers(lengths[text])] = [4, 4, *topics[topic[text] % count]]
-                writer.write(2, text, states)
-            shards[number] = writer.finish()
-    entries, start = {}, 0
+    sets, start = {}, 0
     for name, size in SETS.items():
         ids = np.arange(start * 3, (start + size) * 3).reshape(size, 3)
         negatives = np.where(np.arange(size)[:, None] % 4, ids[:, 2:], -1)
-        examples = ExampleSet(np.arange(size), ids[:, 0].copy(), ids[:, 1].copy(), None, negatives)
-        saved, print_ = examples.save(folder / f"examples/{name}.h5"), examples.fingerprint(plan.hashes())
-        entries[name] = ExamplesEntry(print_, size, 0, False, f"made {name}", TASK, saved)
+        sets[name] = ExampleSet(np.arange(size), ids[:, 0].copy(), ids[:, 1].copy(), None, negatives)
         start += size
-    entry = PlanEntry(len(plan), plan.tokens, 0, 0, plan.num_shards, 0, "", data)
-    Manifest("test", identity, entry, entries, shards).save(folder)
+
+    def shard_states(plan: Plan, number: int) -> Iterator[TextStates]:
+        for text in range(*plan.shard_range(number)):
+            states = rng.normal(0, 0.4, (int(lengths[text]), WIDTH)).astype(np.float32)
+            states[rng.integers(lengths[text])] = [4, 4, *topics[topic[text] % count]]
+            yield 2, text, states, None
+
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    data = write_plan(folder, texts, lengths.tolist(), [len(texts) // 3, 2 * len(texts) // 3])
+    write_cache(folder, data, identity, TASK, sets, shard_states)
     return Cache(folder)
 
 
 def configs(cache: Cache, contrastive: ContrastiveConfig | None = None, **options: object) -> list[RunConfig]:
-    return make_configs(cache, FitOptions(device="cpu", contrastive=contrastive, **options))
+    given = {} if contrastive is None else asdict(contrastive)
+    return make_configs(cache, FitOptions(device="cpu", **given, **options))
 
 
 def fit(cache: Cache, out: Path, contrastive: ContrastiveConfig | None = None, **options: object) -> FitResult:
@@ -164,11 +162,11 @@ def test_chunks_give_the_gradients_of_the_whole_batch(make_batch: Callable, pool
     config = ContrastiveConfig(proj_dim=4, matryoshka=(2,))
     torch.manual_seed(0)
     model = HeadModel(PoolerConfig(pooler, hidden=5), TASK, 6, "dense", config).double()
-    loss = model.backward(Inputs(batch, [pairs.query, pairs.positive, pairs.negatives[:, 0]]), None, nullcontext)
+    loss = model.backward(batch, [pairs.query, pairs.positive, pairs.negatives[:, 0]], None, nullcontext)
     whole = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     for size in (1, 4, 100):
         model.zero_grad()
-        stored = StoredBatch(batch.states, None, batch.lengths).split(size)
+        stored = HostBatch(batch.states, None, batch.lengths).split(size)
         chunks = [partial(TokenBatch, part.values, part.lengths) for part in stored]
         assert [len(chunk()) for chunk in chunks] == [len(part) for part in torch.zeros(9).split(size)]
         chunked = backward_in_chunks(model.vectors, chunks, lambda x: model.head.pair_loss(x, pairs), nullcontext)
@@ -357,7 +355,7 @@ def test_an_objective_must_fit_the_cache(pairs_cache: Cache, make_fit_cache: Cal
         configs(pairs_cache, objective="triplet")
     labelled = Cache(make_fit_cache("labelled"))
     assert configs(labelled, objective="labels")[0].contrastive is None
-    for wrong in ({"objective": "contrastive"}, {"contrastive": ContrastiveConfig()}):
+    for wrong in ({"objective": "contrastive"}, {"temperature": 0.07}):
         with pytest.raises(UsageError, match="holds labelled examples"):
             configs(labelled, **wrong)
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from glot.errors import Stopped
-from glot.fit.options import FitOptions, setting_difference
+from glot.fit.config import FitOptions
+from glot.fit.learner import Learner
+from glot.fit.options import setting_difference
 from glot.fit.run import make_configs
 from glot.fit.schedule import StepPlateau
-from glot.fit.train import HeadInTraining, fit_head
-from glot.nn.contrastive import ContrastiveConfig
+from glot.fit.train import fit_head
 from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
@@ -51,13 +52,13 @@ def test_it_goes_on_from_a_checkpoint() -> None:
 
 def plateaus(config: object, folder: Path, cache: Cache, **options: object) -> list[float]:
     """The rates of a fit's steps."""
-    rates, step = [], HeadInTraining.step
+    rates, step = [], Learner.step
 
-    def spied(self: HeadInTraining, *given: object) -> None:
+    def spied(self: Learner, *given: object) -> None:
         step(self, *given)
         rates.append(self.optimizer.param_groups[0]["lr"])
 
-    with mock.patch.object(HeadInTraining, "step", spied), mock.patch("glot.fit.schedule.PLATEAU_STEPS", 5):
+    with mock.patch.object(Learner, "step", spied), mock.patch("glot.fit.schedule.PLATEAU_STEPS", 5):
         fit_head(cache, config, folder, **options)
     return rates
 
@@ -75,7 +76,7 @@ def pairs(glot: Callable[..., tuple], backbone_folders: dict[str, Path], tmp_pat
 
 
 def test_on_pairs_a_plateau_is_one_of_steps(pairs: Cache, tmp_path: Path) -> None:
-    options = FitOptions(**OPTIONS, schedule="plateau", contrastive=ContrastiveConfig())
+    options = FitOptions(**OPTIONS, schedule="plateau")
     (config,) = make_configs(pairs, options)
     assert config.train.schedule == "plateau-steps"
     assert setting_difference(config, options, None) is None

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from glot.fit.head_model import fetch
+from glot.fit.learner import Job, Learner
 from glot.fit.run import FitOptions, make_configs
 from glot.fit.stack import Stack, make_units, stack_key
-from glot.fit.train import HeadInTraining, Job
 from glot.fit.training_data import open_data, open_states
 from glot.nn.tokens import TokenBatch
 from glot.store.reader import Cache
@@ -23,14 +23,14 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("in_float64")
 
 
-def make_heads(cache: Cache, taus: list[float], **options: object) -> tuple[list[HeadInTraining], object, object]:
+def make_heads(cache: Cache, taus: list[float], **options: object) -> tuple[list[Learner], object, object]:
     """Heads of different seeds and thresholds, their data and their states."""
     given = FitOptions(device="cpu", backend="dense", seeds=tuple(range(len(taus))), order_seed=0, **options)
     configs = make_configs(cache, given)
     configs = [replace(c, pooler=replace(c.pooler, tau=tau)) for c, tau in zip(configs, taus, strict=True)]
     states = open_states(cache, configs[0])
     data = open_data(cache, configs[0], states)
-    return [HeadInTraining(Job(config, Path("unused")), data) for config in configs], data, states
+    return [Learner(Job(config, Path("unused")), data) for config in configs], data, states
 
 
 @pytest.mark.parametrize("taus", [[0.3, 0.6, 1.0], [0.5, 0.5]])
@@ -65,9 +65,9 @@ def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: 
     labels = torch.from_numpy(data.train.label if target == "classes" else data.train.label.astype(np.float32))
     for start in range(0, 96, 32):
         chosen = np.arange(start, start + 32)
-        stack.step(fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
+        stack.step(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
         for head in alone:
-            head.step(fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
+            head.step(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
     for one, other in zip(alone, heads, strict=True):
         torch.testing.assert_close(one.lost, other.lost)
         for (name, expected), found in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
@@ -87,8 +87,8 @@ def test_steps_with_class_weights(make_fit_cache: MakeCache) -> None:
     kept = np.flatnonzero((data.train.label == 0) | (np.arange(len(data.train)) % 6 == 0))  # "yes" becomes rare
     data = replace(data, train=data.train.subset(kept))
 
-    def make(kind: str) -> list[HeadInTraining]:
-        return [HeadInTraining(Job(config, Path("unused")), data) for config in configs[kind]]
+    def make(kind: str) -> list[Learner]:
+        return [Learner(Job(config, Path("unused")), data) for config in configs[kind]]
 
     alone, heads, plain = make("balanced"), make("balanced"), make("none")
     units = make_units([*heads, *plain])
@@ -100,7 +100,7 @@ def test_steps_with_class_weights(make_fit_cache: MakeCache) -> None:
     for start in range(0, len(labels) - 16, 16):
         chosen = np.arange(start, start + 16)
         for unit in (*units, *alone):
-            unit.step(fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
+            unit.step(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
     for one, other, unweighted in zip(alone, heads, plain, strict=True):
         torch.testing.assert_close(one.lost, other.lost)
         assert abs(one.lost - unweighted.lost) > 0.01 * one.lost
@@ -119,5 +119,5 @@ def test_what_is_stacked(make_fit_cache: MakeCache) -> None:
     ]
     assert len({stack_key(head) for head in heads}) == 1
     units = make_units([*heads, *others])
-    assert [type(unit).__name__ for unit in units] == ["Stack", *["HeadInTraining"] * 4]
+    assert [type(unit).__name__ for unit in units] == ["Stack", *["Learner"] * 4]
     assert units[0].heads == heads

@@ -17,9 +17,11 @@ from glot.fit.run import FitOptions, make_configs
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
 from glot.fit.train import fit_head
-from glot.inference.attribution import MAX_TOKENS, cache_example, explain, open_runs, plain_weights
+from glot.inference.attribution import MAX_TOKENS, cache_example, explain, open_runs
 from glot.inference.predictions import predict_examples
+from glot.nn.config import PoolerConfig
 from glot.nn.edges import edge_mask
+from glot.nn.poolers import make_pooler, token_weights
 from glot.nn.tokens import TokenBatch
 from glot.store.plan import PlanWriter
 from glot.store.reader import Cache
@@ -108,8 +110,10 @@ def test_what_each_pooler_weighs(make_head_run: Callable, make_example: Callable
 
 def test_a_decoder_s_cls_is_its_last_token_and_equal_tokens_share_a_dimension() -> None:
     states = torch.tensor([[1.0, 5.0], [1.0, 0.0], [0.0, 0.0]])
-    assert plain_weights("cls", states, "decoder").tolist() == [0, 0, 1]
-    assert plain_weights("max", states, "decoder").tolist() == [0.75, 0.25, 0]
+    batch = TokenBatch(states, torch.tensor([3]))
+    for name, expected in (("cls", [0, 0, 1]), ("max", [0.75, 0.25, 0])):
+        pooler = make_pooler(PoolerConfig(pooler=name, token_position="last"), 2, "dense")
+        assert token_weights(pooler, batch).tolist() == expected
 
 
 def test_a_graph_of_another_rule_is_given_as_it_is(make_head_run: Callable, make_example: Callable) -> None:

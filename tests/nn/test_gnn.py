@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glot.nn.config import PoolerConfig
 from glot.nn.edges import EdgeRule
 from glot.nn.gnn import GatLayer, GcnLayer, GineLayer, GinLayer, TokenGNN
 from glot.nn.graph import build_graph
@@ -123,7 +126,7 @@ def test_initialisation():
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("jk", ["cat", "max", "mean"])
 def test_jumping_knowledge(batch, kind, jk):
-    gnn = TokenGNN(5, 3, 2, kind, jk).double()
+    gnn = TokenGNN(PoolerConfig(hidden=3, layers=2, gnn=kind, jk=jk), 5).double()
     graph = build_graph(batch, EdgeRule(TAU), "dense")
     first = F.relu(gnn.layers[0](batch.states, graph))
     second = F.relu(gnn.layers[1](first, graph))
@@ -140,16 +143,17 @@ def test_jumping_knowledge(batch, kind, jk):
 
 @pytest.mark.parametrize("jk", ["cat", "max", "mean"])
 def test_no_layers_leave_the_states(batch, jk):
-    gnn = TokenGNN(5, 3, 0, "gat", jk)
+    gnn = TokenGNN(PoolerConfig(hidden=3, layers=0, jk=jk), 5)
     assert gnn.out_widths == [5]
     assert gnn(batch.states, None) == [batch.states]
 
 
 def test_batch_norm_only_where_asked_for():
     for kind in ("gin", "gine"):
-        kinds = [type(module) for module in TokenGNN(5, 3, 1, kind, batch_norm=True).layers[0].mlp]
+        config = PoolerConfig(hidden=3, layers=1, gnn=kind)
+        kinds = [type(module) for module in TokenGNN(replace(config, gin_batch_norm=True), 5).layers[0].mlp]
         assert kinds == [torch.nn.Linear, torch.nn.BatchNorm1d, torch.nn.ReLU, torch.nn.Linear]
-        assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in TokenGNN(5, 3, 1, kind).modules())
+        assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in TokenGNN(config, 5).modules())
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from glot.corpus.request import parse_stress_name
-from glot.corpus.tasks import find_task
 from glot.errors import UsageError
-from glot.fit.run import FitOptions
+from glot.fit.config import all_settings
 from glot.reproduce.plan import BACKBONES, block_steps, make_agenda
 from glot.reproduce.recipe import Block, load_recipe, recipe_names
+from glot.tasks import find_task
 
 TABLES = {"table1", "stress", "stress-beyond", "layers", "imdb", "embedding", "cost", "backends"}
 ABLATIONS = {f"ablation-{name}" for name in ("tau", "layers", "gnn", "jk", "width", "readout", "graph")}
@@ -20,13 +19,13 @@ ABLATIONS = {f"ablation-{name}" for name in ("tau", "layers", "gnn", "jk", "widt
 
 def test_the_recipes_that_come_along_can_run() -> None:
     assert set(recipe_names()) == TABLES | ABLATIONS
-    known = {item.name for item in fields(FitOptions)}
+    known = set(all_settings())
     for name in recipe_names():
         recipe = load_recipe(name)
         assert recipe.title
         assert recipe.blocks or recipe.left_out
         for block in recipe.blocks:
-            assert set(block.models) <= set(BACKBONES)
+            assert set(block.models) <= set(BACKBONES.names())
             assert all(parse_stress_name(task) or find_task(task) for task in block.tasks)
             for options in block.trials().values():
                 assert set(options) <= known

@@ -34,7 +34,7 @@ def test_profiles_grow(tmp_path: Path) -> None:
     quick, cpu, paper = (set(make_agenda(profile, tmp_path).steps) for profile in ("quick", "cpu", "paper"))
     assert {step.place(tmp_path) for step in quick} < {step.place(tmp_path) for step in cpu}
     assert {(step.task, step.model) for step in cpu} >= {("sst2", "minilm"), ("mrpc", "smollm2-135m")}
-    assert {step.model for step in paper} == set(BACKBONES)
+    assert {step.model for step in paper} == set(BACKBONES.names())
     assert {step.seed for step in paper} == {0, 1, 2, 3, 4}
     with pytest.raises(UsageError, match="quick, cpu, paper"):
         make_agenda("fast", None)

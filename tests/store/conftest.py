@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from glot.store.example_set import ExampleSet
-from glot.store.layout import EXAMPLES_FOLDER, STORED_AS, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.layout import STORED_AS, Manifest, StatesIdentity
 from glot.store.plan import Plan
-from glot.store.shards import ShardWriter
 from glot.store.task_spec import TaskSpec
+from glot.store.write import TextStates, write_cache
 
 TASK = TaskSpec("made", 1, "classes", ("no", "yes"))
 IDENTITY = StatesIdentity(
@@ -83,10 +83,9 @@ def make_cache(tmp_path: Path, write_plan: Callable) -> Callable[..., MadeCache]
         width: int = 6,
     ) -> MadeCache:
         folder = tmp_path / name
-        (folder / EXAMPLES_FOLDER).mkdir(parents=True)
+        folder.mkdir(parents=True)
         cuts = [place for place in range(1, len(shards)) if shards[place] != shards[place - 1]]
         data = write_plan(folder, name_texts(len(lengths)), list(lengths), cuts)
-        plan = Plan(folder, data)
         identity = replace(IDENTITY, dtype=dtype, width=width)
         random = np.random.default_rng(0)
         states = {
@@ -94,19 +93,15 @@ def make_cache(tmp_path: Path, write_plan: Callable) -> Callable[..., MadeCache]
             for layer in identity.layers
         }
         scales = {layer: [random.random(length, dtype=np.float32) for length in lengths] for layer in identity.layers}
-        entry = PlanEntry(len(plan), plan.tokens, 1, 0, plan.num_shards, 0, "", data)
-        manifest = Manifest("test", identity, entry)
+
+        def shard_states(plan: Plan, number: int) -> Iterator[TextStates]:
+            for index in reversed(range(*plan.shard_range(number))):
+                for layer in identity.layers:
+                    yield layer, index, states[layer][index], scales[layer][index] if dtype == "int8" else None
+
         examples = ExampleSet(np.arange(3), np.asarray([2, 0, 2]), None, np.asarray([1, 0, 1]))
-        saved = examples.save(folder / "examples/train.h5")
-        manifest.examples["train"] = ExamplesEntry(examples.fingerprint(plan.hashes()), 3, 0, True, "made", TASK, saved)
-        for number in range(plan.num_shards):
-            with ShardWriter(folder, number, plan, identity) as writer:
-                for text_id in reversed(range(writer.first, writer.stop)):
-                    for layer in identity.layers:
-                        scale = scales[layer][text_id] if dtype == "int8" else None
-                        writer.write(layer, text_id, states[layer][text_id], scale)
-                manifest.shards[number] = writer.finish()
-        manifest.save(folder)
+        manifest = write_cache(folder, data, identity, TASK, {"train": examples}, shard_states)
+        plan = Plan(folder, data)
         return MadeCache(folder, plan, identity, manifest, states, scales)
 
     return make

@@ -15,7 +15,7 @@ from glot.errors import FaultError, GlotError, UsageError
 from glot.store.columns import STORED_DTYPES, ColumnReader
 from glot.store.layout import STORED_AS, Manifest, StatesIdentity, next_name
 from glot.store.reader import Cache, find_cache
-from glot.store.task_spec import Recipe, TaskSpec
+from glot.store.task_spec import TaskSpec
 
 MadeCache = Any  # the dataclass of conftest.py
 MakeCache = Callable[..., MadeCache]
@@ -38,11 +38,19 @@ def test_a_saved_manifest_loads_the_same(made: MadeCache) -> None:
     assert loaded == made.manifest
     assert loaded.complete
     entry = made.manifest.examples["train"]
-    score = TaskSpec("sts", 2, "score", (), (0.0, 5.0), ("spearman", "pearson"), Recipe(layers=4, tau=0.1))
+    score = TaskSpec("sts", 2, "score", (), (0.0, 5.0), ("spearman", "pearson"))
     made.manifest.examples["train"] = replace(entry, task=score)
     made.manifest.save(made.folder)
     assert Manifest.load(made.folder).examples["train"].task == score
     assert TaskSpec.from_json(json.loads(json.dumps(score.to_json()))) == score
+
+
+def test_a_manifest_that_holds_defaults_of_training_loads_the_same(made: MadeCache) -> None:
+    def freeze(data: dict) -> None:
+        data["examples"]["train"]["task"]["recipe"] = {"layers": 4, "hidden": 64, "tau": 0.6, "lr": 1e-4}
+
+    edit(made.folder, freeze)
+    assert Manifest.load(made.folder) == made.manifest
 
 
 def test_a_manifest_is_json_that_any_language_reads(made: MadeCache) -> None:

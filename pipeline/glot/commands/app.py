@@ -25,6 +25,7 @@ from glot.commands import (
     sweep,
 )
 from glot.commands.console import errors, manners, say, screen
+from glot.commands.settings import SettingsCommand
 from glot.errors import GlotError
 from glot.version import __version__
 
@@ -49,7 +50,7 @@ for command in (
     reproduce.reproduce,
     doctor.doctor,
 ):
-    app.command()(command)
+    app.command(cls=SettingsCommand if command in (fit.fit, sweep.sweep) else None)(command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 

@@ -40,10 +40,10 @@ def cost(
     out: Annotated[Path | None, typer.Option(help="Also write the numbers to this JSON file.")] = None,
 ) -> None:
     """Full fine-tuning, LoRA, a frozen backbone in every step, and GLOT over a cache: parameters, memory, time."""
-    from glot.corpus.tasks import find_task
     from glot.extract.source import resolve_model
     from glot.nn.config import PoolerConfig
     from glot.store.files import check_output
+    from glot.tasks import find_task
 
     if (model is None) == (random_init is None):
         raise UsageError("pass --model, or --random-init with the name of a model's shape")

@@ -21,10 +21,11 @@ from glot.progress import extract_bars
 
 if TYPE_CHECKING:
     from glot.corpus.examples import Corpus
-    from glot.corpus.request import HubDataset
+    from glot.corpus.request import CorpusRequest, HubDataset
     from glot.extract.estimate import Estimate
     from glot.extract.options import ExtractOptions
     from glot.extract.run import ExtractSummary
+    from glot.extract.source import ModelSource
 
 
 def extract(
@@ -110,10 +111,9 @@ def extract(
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from glot.corpus.load import load_corpus
     from glot.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
-    from glot.extract.checks import check_folder, check_options, is_planned
+    from glot.extract.checks import check_folder, check_options
     from glot.extract.folders import check_source
     from glot.extract.options import TEXT, ExtractOptions
-    from glot.extract.processes import leave, this_process
     from glot.extract.source import resolve_model
 
     source = resolve_model(model)
@@ -168,8 +168,17 @@ def extract(
     if estimate:
         corpus = load_corpus(request)
         _tell_understood(corpus)
-        _print_estimate(_estimate(corpus, source, folder, options), name, source.name, options)
-        return
+        _print_estimate(_estimate(corpus, source, folder, options), name, source.name)
+    else:
+        _extract(request, source, folder, options, f"{name}, {source.name}")
+
+
+def _extract(request: CorpusRequest, source: ModelSource, folder: Path, options: ExtractOptions, title: str) -> None:
+    """Extract what is asked for, one of several processes perhaps; `title` names it beside the bars."""
+    from glot.corpus.load import load_corpus
+    from glot.extract.checks import is_planned
+    from glot.extract.processes import leave, this_process
+
     process = this_process()
     may_share_plan = options.part is not None or not process.is_main
     corpus = None if may_share_plan and is_planned(folder, options.request) else load_corpus(request)
@@ -177,7 +186,7 @@ def extract(
         _tell_understood(corpus)
     from glot.extract.run import extract_states  # with torch, after all that is wrong is told
 
-    with extract_bars(notes, f"{name}, {source.name}", shown=process.is_main) as (tokens, texts):
+    with extract_bars(notes, title, shown=process.is_main) as (tokens, texts):
         turn = (process.index, process.count)
         remark = note if process.is_main else lambda line: None
         summary = extract_states(corpus, source, folder, options, tokens, texts, remark, turn)
@@ -220,18 +229,27 @@ def _for_examples(
 ) -> tuple[Path, ExtractOptions]:
     """The cache that examples are added to, and options that repeat its own settings."""
     from glot.store.reader import Cache
+    from glot.tasks import known_name
 
-    if out is None and task is None:
-        raise UsageError("--examples adds to a cache: name it with --out, or its task with --task")
-    cache = Cache(out or Path("cache") / task / model, allow_unfinished=True)
+    if out is None:
+        if task is None:
+            raise UsageError("--examples adds to a cache: name it with --out, or its task with --task")
+        out = Path("cache") / known_name(task) / model
+    cache = Cache(out, allow_unfinished=True)
     states = cache.manifest.states
-    settings = {"max_tokens": states.max_tokens, "layers": states.layers, "dtype": states.dtype}
-    settings |= {"compute_dtype": states.compute_dtype, "keep_texts": cache.plan.has_texts}
-    settings |= {"template": states.template if prompt is None else prompt}
-    return cache.folder, replace(options, **settings)
+    settings = replace(
+        options,
+        max_tokens=states.max_tokens,
+        layers=states.layers,
+        dtype=states.dtype,
+        compute_dtype=states.compute_dtype,
+        keep_texts=cache.plan.has_texts,
+        template=states.template if prompt is None else prompt,
+    )
+    return cache.folder, settings
 
 
-def _estimate(corpus: object, source: object, folder: Path, options: ExtractOptions) -> Estimate:
+def _estimate(corpus: Corpus, source: ModelSource, folder: Path, options: ExtractOptions) -> Estimate:
     from glot.extract.estimate import estimate_extraction
     from glot.extract.prepare import states_identity
     from glot.extract.run import load_source
@@ -240,7 +258,7 @@ def _estimate(corpus: object, source: object, folder: Path, options: ExtractOpti
     return estimate_extraction(corpus, backbone, states_identity(backbone, options), folder, options.token_budget)
 
 
-def _print_estimate(found: Estimate, name: str, model: str, options: ExtractOptions) -> None:
+def _print_estimate(found: Estimate, name: str, model: str) -> None:
     answer(found)
     basis = f"told from {found.sampled:,} of them" if found.sampled < found.distinct else "all of them tokenized"
     say(f"{name} with {model}: {found.texts:,} texts, {found.distinct:,} distinct, {found.tokens:,} tokens ({basis})")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from glot.corpus.delimited import QUOTE, BrokenRow, Dialect, RowParser
 from glot.corpus.lines import bare, check_encoding, encoding_of, read_file
-from glot.corpus.tasks import Columns
 from glot.errors import UsageError
+from glot.tasks import Columns
 
 QUOTING = ("auto", "none", "csv")
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}

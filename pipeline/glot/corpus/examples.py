@@ -43,7 +43,7 @@ class Example(NamedTuple):
 class _Examples(Sequence[Example]):
     """What a table and a view of it share: they compare and add up like lists of examples."""
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # the usual way to say that it has none
 
     @property
     def labels(self) -> np.ndarray:

@@ -11,8 +11,8 @@ from glot.corpus.delimited import read_rows
 from glot.corpus.dialect import DELIMITERS, FoundDialect, TableFormat, is_delimited
 from glot.corpus.examples import UnfitRow
 from glot.corpus.lines import read_file
-from glot.corpus.tasks import Columns
 from glot.errors import UsageError
+from glot.tasks import Columns
 
 JSON_LINES = {".jsonl", ".json", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}

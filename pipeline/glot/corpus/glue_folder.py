@@ -13,8 +13,8 @@ from pathlib import Path
 from glot.corpus.delimited import Dialect, read_rows
 from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
 from glot.corpus.lines import read_file, readable
-from glot.corpus.tasks import Task
 from glot.errors import UsageError
+from glot.tasks import Task
 
 _DIALECT = Dialect("\t", quoted=False)
 _COLA_COLUMNS = ["source", "label", "mark", "sentence"]  # CoLA's train and dev have no header line
@@ -35,7 +35,8 @@ def read_split(task: Task, data_dir: Path, split: str, limit: int | None = None,
     source = f"{task.folder}/{path.name}"
     with readable(path, advice="download it anew"):
         columns, rows = _read_rows(path, has_header=task.folder != "CoLA" or split == "test")
-        broken, bad = [], BadRows(bad_rows)
+        broken: list[int] = []
+        bad = BadRows(bad_rows)
         examples = ExampleTable(islice(_read_examples(task, source, split, columns, rows, broken, bad), limit))
     if broken:
         source += f" ({len(broken)} broken rows left out)"
@@ -98,7 +99,7 @@ def _find_column(name: str, columns: list[str], source: str) -> int:
 def _parse_label(task: Task, cell: str, where: str) -> int | float:
     spec = task.spec
     if spec.target == "score":
-        low, high = spec.score_range
+        low, high = spec.score_range or (0.0, 1.0)
         try:
             score = float(cell)
         except ValueError:

@@ -13,8 +13,8 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
-from glot.corpus.tasks import Task
 from glot.errors import UsageError
+from glot.tasks import Task
 
 _CONNECT_SECONDS = 5
 
@@ -98,12 +98,13 @@ def _read_examples(task: Task, source: str, rows: Iterator[dict], bad: BadRows) 
                 raise UsageError(f"{source}: no column {name!r}; the columns are: {', '.join(row)}")
         where = f"{source} row {index + 1}"
         try:
-            texts = [_text(row[name], name, where) if name else None for name in (names.text, names.text_b)]
+            text = _text(row[names.text], names.text, where)
+            text_b = _text(row[names.text_b], names.text_b, where) if names.text_b else None
             label = _label(task, row[names.label], where)
         except UnfitRow as error:
             bad.meet(error)
         else:
-            yield Example(index, *texts, label)
+            yield Example(index, text, text_b, label)
 
 
 def _text(value: object, name: str, where: str) -> str:
@@ -125,7 +126,7 @@ def _label(task: Task, value: object, where: str) -> int | float | None:
 
 
 def _elsewhere(task: Task) -> str:
-    if task.folder is None:
+    if not task.folder:
         return "pass your own file with --data"
     return f"pass --data-dir (or set GLUE_DIR to) a GLUE folder that holds {task.folder}/"
 

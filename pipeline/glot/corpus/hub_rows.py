@@ -9,9 +9,9 @@ from glot.corpus.examples import BadRows, Example, ExampleTable, UnfitRow
 from glot.corpus.hub import each_row, load_dataset
 from glot.corpus.labels import ONE_LABEL
 from glot.corpus.request import HubDataset
-from glot.corpus.tables import Row, Rows
-from glot.corpus.tasks import Columns
+from glot.corpus.rows import Row, Rows
 from glot.errors import UsageError
+from glot.tasks import Columns
 
 # Our name for a split -> what it is called on the hub, the usual name first.
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}

@@ -13,16 +13,12 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
+from typing import Any, Literal
 
 from glot.corpus.examples import UnfitRow
+from glot.corpus.rows import Row, Rows
 from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec
-
-if TYPE_CHECKING:
-    from glot.corpus.tables import Row, Rows
 
 OWN_TARGETS = ("classes", "score")
 ONE_LABEL = (
@@ -43,20 +39,6 @@ def check_target(target: str | None) -> None:
     """Raise UsageError for what is not a kind of target that a user may ask for."""
     if target is not None and target not in OWN_TARGETS:
         raise UsageError(f"unknown --target {target!r}: choose {' or '.join(OWN_TARGETS)}")
-
-
-def plain_label(label: Any) -> Any:
-    """A cell as a label: a NumPy number as Python's own, and None where it is missing.
-
-    Missing are an empty cell (blanks alone are none), null and a NaN; never a word, "nan" and "NA" included.
-    """
-    if isinstance(label, np.generic):
-        label = label.item()
-    if isinstance(label, str):
-        return label if label.strip() else None
-    if isinstance(label, float | Decimal) and label != label:
-        return None
-    return label
 
 
 def class_name(row: Row) -> str:
@@ -93,7 +75,7 @@ def score(row: Row) -> float:
     return number
 
 
-def infer_spec(name: str, table: Rows, num_texts: int, target: str | None = None) -> TaskSpec:
+def infer_spec(name: str, table: Rows, num_texts: Literal[1, 2], target: str | None = None) -> TaskSpec:
     """Tell from the training labels what the task is; `target` "classes" or "score" overrides what they look like.
 
     Whole numbers are classes in their order, others sorted; scores have the range of the training labels.
@@ -119,7 +101,7 @@ def infer_spec(name: str, table: Rows, num_texts: int, target: str | None = None
     return classes_spec(name, in_order(labels.names), num_texts)
 
 
-def classes_spec(name: str, classes: tuple[str, ...], num_texts: int) -> TaskSpec:
+def classes_spec(name: str, classes: tuple[str, ...], num_texts: Literal[1, 2]) -> TaskSpec:
     """The task of telling classes apart; raises UsageError where there are fewer than two."""
     if len(classes) < 2:
         raise UsageError(f"{name}: every label is {_short(classes[0])!r}: training needs at least two classes")

@@ -33,7 +33,7 @@ _SHOWN = {"utf-8": "UTF-8", "utf-16": "UTF-16", "utf-32": "UTF-32"}
 class _FromTheStart(io.RawIOBase):
     """A stream whose first bytes were taken already, with them before the rest."""
 
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
+    def __init__(self, head: bytes, rest: IO[bytes] | io.BufferedIOBase) -> None:
         self._head, self._rest = head, rest
         self._read = getattr(rest, "read1", rest.read)  # a pipe gives what it has, and is not waited for
 
@@ -56,7 +56,7 @@ def check_encoding(encoding: str | None) -> None:
         raise UsageError(f"unknown --encoding {encoding}: pass one as in utf-8, latin-1, utf-16-le") from error
 
 
-def read_lines(stream: IO[bytes], encoding: str | None = None) -> Iterator[str]:
+def read_lines(stream: IO[bytes] | io.BufferedIOBase, encoding: str | None = None) -> Iterator[str]:
     """The lines of a stream, each with its end; UnicodeDecodeError where they are not in the encoding.
 
     `encoding` None: what the byte-order mark says, else UTF-8.

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,10 +24,10 @@ from glot.corpus.request import (
     stress_settings,
     table_name,
 )
-from glot.corpus.tasks import TASKS, Columns, Task, find_task
 from glot.corpus.triplets import load_pairs
 from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec
+from glot.tasks import TASKS, Columns, Task, find_task
 
 _SEED = 0  # of the samples and the hold-out below, fixed so that a rerun sees the same rows
 HELD_OUT = 0.1  # the share of train kept as validation where there is none
@@ -47,16 +48,22 @@ def load_corpus(request: CorpusRequest) -> Corpus:
     BadRows(request.bad_rows)  # refuses an unknown choice before anything is read
     if request.data is not None:
         _refuse(request, ("data_dir", *STRESS_OPTIONS, "pairs", "negatives"), "your own --data")
-        names = {"text": request.text or "text", "text_b": request.text_b, "label": request.label or "label"}
-        options = {"limit": request.limit, "name": request.task, "bad_rows": request.bad_rows}
-        options["target"] = request.target
-        options["share"] = None if request.splits is None else _parse_share(request.splits)
+        options: dict[str, Any] = {
+            "text": request.text or "text",
+            "text_b": request.text_b,
+            "label": request.label or "label",
+            "limit": request.limit,
+            "name": request.task,
+            "bad_rows": request.bad_rows,
+            "target": request.target,
+            "share": None if request.splits is None else _parse_share(request.splits),
+        }
         if isinstance(request.data, HubDataset):
             _refuse(request, ("eval_data", "test_data"), f"{request.data}, whose splits are found by name")
             _refuse(request, FORMAT_OPTIONS, f"{request.data}, which the hub reads")
-            return load_hub(request.data, **names, **options)
-        files = {"eval_data": request.eval_data, "test_data": request.test_data}
-        return load_table(request.data, **files, **names, **options, form=request.form)
+            return load_hub(request.data, **options)
+        files = request.data, request.eval_data
+        return load_table(*files, test_data=request.test_data, form=request.form, **options)
     if request.pairs is not None:
         _refuse(request, PAIRS_NOT + TASK_OPTIONS + STRESS_OPTIONS, "--pairs")
         return load_pairs(
@@ -73,8 +80,8 @@ def load_corpus(request: CorpusRequest) -> Corpus:
     task = find_task(request.task)
     if task.spec.name == "stress":
         _refuse(request, TABLE_OPTIONS + TASK_OPTIONS, "the made task stress")
-        counts = {} if request.limit is None else {"train": request.limit, "validation": request.limit}
-        return load_stress(*stress_settings(request), **counts)
+        settings = stress_settings(request)
+        return load_stress(*settings) if request.limit is None else load_stress(*settings, request.limit, request.limit)
     _refuse(request, TABLE_OPTIONS + STRESS_OPTIONS, f"the known task {task.spec.name}")
     splits = request.splits.replace(" ", "").split(",") if request.splits else None
     if any(_is_number(split) for split in splits or []):
@@ -112,7 +119,7 @@ def load_task(
             rows of one class only.
     """
     task = find_task(name)
-    if task.splits is None:
+    if not task.splits:
         raise UsageError(f"task {name!r} is made, not read: run `glot stress`")
     wanted = splits or task.default_splits
     unknown = [split for split in wanted if split not in task.splits]
@@ -219,7 +226,7 @@ def _own_corpus(
 ) -> Corpus:
     """The corpus of anybody's rows by split; where there is no validation, a share of train becomes it."""
     train = sources["train"]
-    num_texts = 2 if train.columns.text_b else 1
+    num_texts: Literal[1, 2] = 2 if train.columns.text_b else 1
     if train.classes:
         spec = labels.classes_spec(name, train.classes, num_texts)
     else:
@@ -283,7 +290,7 @@ def load_stress(
 
 
 def _glue_folder(task: Task, data_dir: str | Path | None) -> Path | None:
-    if task.folder is None:
+    if not task.folder:
         if data_dir is not None:
             raise UsageError(f"{task.spec.name} is no GLUE task: leave --data-dir out, or pass your file with --data")
         return None

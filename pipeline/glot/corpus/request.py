@@ -12,9 +12,9 @@ from typing import Any
 
 from glot.corpus.dialect import TableFormat
 from glot.corpus.stress import GENERATORS, PUBLISHED, Haystack
-from glot.corpus.tasks import find_task
 from glot.errors import UsageError
 from glot.store.files import file_sha256
+from glot.tasks import find_task
 
 OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
 NOTHING_ASKED = (
@@ -139,8 +139,9 @@ def parse_stress_name(name: str) -> tuple[str, float, Haystack] | None:
 
 def default_max_tokens(request: CorpusRequest) -> int:
     """The length limit of the task, in tokens."""
-    is_own = request.data is not None or request.pairs is not None or request.task is None
-    return OWN_MAX_TOKENS if is_own else find_task(request.task).max_tokens
+    if request.data is not None or request.pairs is not None or request.task is None:
+        return OWN_MAX_TOKENS
+    return find_task(request.task).max_tokens
 
 
 def request_digest(request: CorpusRequest) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from glot.corpus.dialect import FIND_OUT, FoundDialect, TableFormat, find_dialect, is_delimited
 from glot.corpus.examples import BadRows, Example, ExampleTable, Reading, Split, UnfitRow
@@ -18,86 +18,12 @@ from glot.corpus.formats import (
     read_json_lines,
     read_parquet,
 )
-from glot.corpus.labels import LabelEncoder, plain_label
+from glot.corpus.labels import LabelEncoder
 from glot.corpus.lines import encoding_of, readable
-from glot.corpus.tasks import Columns
+from glot.corpus.rows import Rows
 from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec
-
-
-class Row(NamedTuple):
-    """A row as it was read.
-
-    Attributes:
-        index: its number among the file's rows, from 0, unfit ones included.
-        where: for messages: "a.csv line 3".
-        text, text_b: its texts.
-        label: its label as the file has it (None: none).
-    """
-
-    index: int
-    where: str
-    text: str
-    text_b: str | None
-    label: Any
-
-
-class _NoColumn(UnfitRow):
-    """A row lacks a column."""
-
-
-class Rows:
-    """Anybody's rows, read anew each time they are iterated: what a file and a split of the hub have in common.
-
-    Attributes:
-        source: where they come from, for people.
-        columns: the names of the columns.
-        label_needed: a row without a label is unfit.
-        bad_rows: what becomes of a row that is unfit on its own: "stop" or "skip".
-        same_columns: every row has the columns of the first, so one that is missing is missing for good.
-        classes: the names that the source itself gives its classes; none where only the labels can tell.
-    """
-
-    source: str
-    columns: Columns
-    label_needed: bool
-    bad_rows: str
-    same_columns: bool
-    classes: tuple[str, ...] = ()
-
-    @property
-    def described(self) -> str:
-        """How they are written, for people: "tab-separated, quotes are text, UTF-8"; "" if there is nothing to say."""
-        return ""
-
-    @property
-    def spanning(self) -> int:
-        """How many rows span several lines."""
-        return 0
-
-    def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-        """Pairs of (place, cells by column name or what is wrong with the row)."""
-        raise NotImplementedError
-
-    def __iter__(self) -> Iterator[Row]:
-        return self.rows(BadRows(self.bad_rows))
-
-    def rows(self, bad: BadRows) -> Iterator[Row]:
-        """The fit rows; unfit ones are met by `bad`."""
-        index = -1
-        for index, (where, cells) in enumerate(self.cells()):
-            try:
-                row = _row(index, where, cells, self.columns, self.label_needed)
-            except UnfitRow as error:
-                if isinstance(error, _NoColumn) and self.same_columns:
-                    raise
-                bad.meet(error)
-            else:
-                yield row
-        if index < 0:
-            raise UsageError(f"{self.source} has no rows: pass data that has some")
-        if bad.count > index:
-            raise UsageError(f"{self.source}: none of its {index + 1} rows is fit; the first: {bad.first}")
+from glot.tasks import Columns
 
 
 @dataclass(frozen=True)
@@ -215,29 +141,3 @@ def read_split(name: str, spec: TaskSpec, table: Rows) -> Split:
             examples.append(Example(row.index, row.text, row.text_b, label))
     reading = Reading(table.source, table.described, len(examples) + bad.count, bad.count, table.spanning)
     return Split(name, examples, table.source, bad.count, bad.first, reading=reading)
-
-
-def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Columns, label_needed: bool) -> Row:
-    if isinstance(cells, UnfitRow):
-        raise cells
-    text = _text_cell(where, cells, columns.text)
-    text_b = _text_cell(where, cells, columns.text_b) if columns.text_b else None
-    if columns.label not in cells and label_needed:
-        raise _no_column(where, cells, columns.label)
-    label = plain_label(cells.get(columns.label))
-    if label is None and label_needed:
-        raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in or leave the row out")
-    return Row(index, where, text, text_b, label)
-
-
-def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:
-    if column not in cells:
-        raise _no_column(where, cells, column)
-    if not isinstance(cells[column], str):
-        kind = "null" if cells[column] is None else type(cells[column]).__name__
-        raise UnfitRow(f"{where}: column {column!r} holds {kind} where a text belongs")
-    return cells[column]
-
-
-def _no_column(where: str, cells: dict[str, Any], column: str) -> _NoColumn:
-    return _NoColumn(f"{where}: no column {column!r}; the columns are: {', '.join(cells)}")

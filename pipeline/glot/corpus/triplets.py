@@ -25,10 +25,9 @@ from glot.corpus.lines import read_lines
 from glot.corpus.request import HUB
 from glot.errors import UsageError
 from glot.store.plan import text_hash
-from glot.store.task_spec import Recipe, TaskSpec
+from glot.store.task_spec import TaskSpec
 
 METRICS = ("mrr@10", "accuracy")
-RECIPE = Recipe(layers=4, hidden=256, tau=0.3, lr=2e-5)  # the published run on MS MARCO
 HELD_OUT = 2000  # queries at most: enough to tell epochs apart, few enough to be ranked against one another
 _JSON_LINES = re.compile(r".+\.(jsonl|json|ndjson)(\.gz)?", re.IGNORECASE)
 _QUERY, _POSITIVE = ("query", "anchor"), ("positive", "pos")
@@ -84,7 +83,7 @@ def load_pairs(
         splits = _hold_out(train, queries)
     else:
         splits = [train, _read_split("validation", eval_pairs, negatives, limit, bad_rows)[0]]
-    spec = TaskSpec(name, 2, "contrastive", metrics=METRICS, recipe=RECIPE)
+    spec = TaskSpec(name, 2, "contrastive", metrics=METRICS)
     return Corpus(spec, {split.name: split for split in splits})
 
 
@@ -155,8 +154,8 @@ def _file_rows(source: str) -> Iterator[tuple[str, Any]]:
 def _lines(raw: IO[bytes], source: str, name: str) -> Iterator[tuple[str, Any]]:
     """The JSON values of a file, line by line."""
     with raw, _readable(source):
-        lines = gzip.GzipFile(fileobj=raw) if name.lower().endswith(".gz") else raw
-        yield from json_values(read_lines(lines), Path(name).name, "value")
+        lines = read_lines(gzip.GzipFile(fileobj=raw)) if name.lower().endswith(".gz") else read_lines(raw)
+        yield from json_values(lines, Path(name).name, "value")
 
 
 @contextmanager

@@ -7,18 +7,13 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from glot.extract.source import HUB_ALIASES
+from glot.backbones import BACKBONES
 from glot.fit.result import FitResult
 from glot.fit.run_folder import RunConfig
 from glot.store.files import write_text
 from glot.store.layout import StatesIdentity
 
 CARD_FILE, CODE_FILE = "README.md", "glot_pooling.py"
-# What the packaged models are on the Hub, and their licences there.
-PACKAGED_ORIGINS = {
-    "minilm": ("sentence-transformers/all-MiniLM-L6-v2", "apache-2.0"),
-    "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
-}
 # The Hub's names of our metrics, where they differ.
 HUB_METRICS = {"mcc": "matthews_correlation", "macro_f1": "f1", "spearman": "spearmanr", "pearson": "pearsonr"}
 
@@ -30,7 +25,8 @@ def write_card(folder: Path, config: RunConfig, result: FitResult, width: int, n
         width: D. name: what the example of use loads, a folder's name or a repository's.
         licence: an identifier of the Hub's; None takes that of a packaged backbone, and leaves it out for others.
     """
-    licence = licence or PACKAGED_ORIGINS.get(config.states.source, (None, None))[1]
+    source = config.states.source
+    licence = licence or (BACKBONES[source].licence if source in BACKBONES else None)
     card = ModelCard.from_template(
         _metadata(config, result, licence),
         template_path=str(files("glot.export").joinpath("card.md.jinja")),
@@ -48,12 +44,9 @@ def write_card(folder: Path, config: RunConfig, result: FitResult, width: int, n
 
 def base_model(states: StatesIdentity) -> str | None:
     """The backbone's id on the Hub; None for a folder or a file, whose place is nobody else's business."""
-    if states.source in PACKAGED_ORIGINS:
-        return PACKAGED_ORIGINS[states.source][0]
-    if states.source in HUB_ALIASES:
-        return HUB_ALIASES[states.source]
-    is_hub_id = states.source.count("/") == 1 and not Path(states.source).is_absolute()
-    return states.source if is_hub_id else None
+    source = BACKBONES[states.source].hub if states.source in BACKBONES else states.source
+    is_hub_id = source.count("/") == 1 and not Path(source).is_absolute()
+    return source if is_hub_id else None
 
 
 def _metadata(config: RunConfig, result: FitResult, licence: str | None) -> ModelCardData:

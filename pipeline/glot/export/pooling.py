@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from glot.errors import UsageError
 from glot.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
 from glot.nn.config import PoolerConfig, readout_width
+from glot.nn.registry import EDGE_RULES, GNN_LAYERS
 from glot.randomness import kept_randomness
 
 if TYPE_CHECKING:
@@ -71,16 +72,21 @@ def _check(config: RunConfig) -> None:
     pooler = config.pooler
     if pooler.tokens == "content" and config.states.template != "{text}":
         raise UsageError("a head that does not see its prompt's tokens is not exported: fit with --tokens all")
-    if pooler.pooler != "glot":
+    if not pooler.entry.exports:
+        raise UsageError(f"a head of the pooler {pooler.pooler} is not exported: export knows no equations of it")
+    if not pooler.entry.has_graph:
         return
-    if pooler.graph != "cosine":
+    layer = GNN_LAYERS[pooler.gnn]
+    if not layer.exports:
+        raise UsageError(f"a head with layers of {layer.name} is not exported: export knows no equations of them")
+    if not EDGE_RULES[pooler.graph].exports:
         raise UsageError(f"a head on a {pooler.graph} graph is made for comparison and is not exported: fit on cosine")
-    if pooler.gin_batch_norm and pooler.gnn in ("gin", "gine"):
+    if pooler.gin_batch_norm and "gin_batch_norm" in layer.settings:
         raise UsageError("a head with a BatchNorm (--gin-batch-norm) is not exported: fit without it")
 
 
 def _scorer_width(pooler: PoolerConfig, width: int) -> int:
-    if pooler.pooler == "adapool":
+    if "adapool_hidden" in pooler.entry.settings:
         return pooler.adapool_hidden
     in_front = width if pooler.jk == "cat" or not pooler.layers else 0
     behind = pooler.hidden * (pooler.layers if pooler.jk == "cat" else min(1, pooler.layers))

@@ -1,9 +1,7 @@
-"""The frozen language model: from a source to a loaded backbone and tokenizer."""
+"""Loading the frozen language model: from a source to a backbone and its tokenizer."""
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +10,8 @@ from glot.errors import FaultError, UsageError
 from glot.extract.adapter import merge_adapter
 from glot.extract.folders import ModelFolders, check_peft, find_folders
 from glot.extract.foreign_code import check_code, code_files, declared_code
-from glot.extract.identity import Loader, identify_loader, tokenizer_sha256, weights_sha256
+from glot.extract.forward import Backbone
+from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha256
 from glot.extract.options import COMPUTE_DTYPES
 from glot.extract.probe import probe
 from glot.extract.quiet import without_bars
@@ -21,85 +20,8 @@ from glot.randomness import kept_randomness
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-    from transformers.utils import ModelOutput
 
 DTYPES = {name: getattr(torch, name) for name in COMPUTE_DTYPES}
-
-
-@dataclass
-class Backbone:
-    """A frozen model, its tokenizer, and the facts that the cache records of them.
-
-    Attributes:
-        source: what finds it again, see `ModelSource.spec`.
-        kind: "encoder" or "decoder".
-        num_layers: n. vocabulary_size: rows of the embedding table. device: where its input goes.
-        loader: what was read beside weights and tokenizer.
-        layer_widths: (n + 1) numbers, d of each layer; None for a layer of which the model does not say for sure
-            which it is.
-        max_positions: the longest input the model takes, None where it has no limit.
-        pads: whether texts may be padded; else only texts of equal length are forwarded together.
-        tried: the most tokens of a text that was forwarded to see that it works. See `probe` for these four.
-    """
-
-    name: str
-    source: str
-    revision: str
-    weights_sha256: str
-    tokenizer_sha256: str
-    kind: str
-    num_layers: int
-    vocabulary_size: int
-    compute_dtype: str
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    device: torch.device
-    loader: Loader
-    layer_widths: tuple[int | None, ...] = ()
-    max_positions: int | None = None
-    pads: bool = True
-    tried: int = 0
-
-    @property
-    def loader_sha256(self) -> str:
-        """Hash of what was read beside weights and tokenizer."""
-        return self.loader.sha256
-
-    @property
-    def width(self) -> int:
-        """d of the last layer."""
-        return self.layer_widths[-1]
-
-    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L) int64 ids of B texts, padded on the right, and their (B, L) int64 mask."""
-        length = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(int(length.max())) < length[:, None]
-        ids = torch.full(mask.shape, self.tokenizer.pad_token_id or 0)
-        ids[mask] = torch.tensor([number for row in rows for number in row])
-        return ids, mask.long()
-
-    @torch.inference_mode()
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> ModelOutput:
-        """The model's own output for (B, L) ids and mask, with the states of all layers where that is asked for."""
-        ids, mask = ids.to(self.device), mask.to(self.device)
-        options = {"use_cache": False} if "use_cache" in inspect.signature(self.model.forward).parameters else {}
-        return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)
-
-    def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
-        """Forward one padded batch.
-
-        Args:
-            ids: (B, L) int64, padded on the right.
-            mask: (B, L) int64, 1 for real tokens.
-            layers: which states to return, 0 (embeddings) to n (after the final norm).
-
-        Returns:
-            One (B, L, d) tensor a layer.
-        """
-        output = self.forward(ids, mask, with_inner=any(layer < self.num_layers for layer in layers))
-        return [
-            output.last_hidden_state if layer == self.num_layers else output.hidden_states[layer] for layer in layers
-        ]
 
 
 def load_backbone(

@@ -1,20 +1,109 @@
-"""From token ids to stored states: batches in length order, the forward pass, the cast, and the look at the numbers."""
+"""From token ids to stored states: batches by length, padding, forward pass, cast, and the look at the numbers.
+
+All that pads or forwards does it here, by `Backbone.pad` and `Backbone.forward`.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from glot.errors import FaultError
-from glot.extract.backbone import Backbone
+from glot.extract.identity import Loader
 from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers.utils import ModelOutput
+
 CPU_BUDGET, GPU_BUDGET = 4096, 65536  # padded tokens a forward
 BATCH_BYTES = 64 * 2**20  # of states a forward: bounds what waits for the disk
+
+
+@dataclass
+class Backbone:
+    """A frozen model, its tokenizer, and the facts that the cache records of them.
+
+    Attributes:
+        source: what finds it again, see `ModelSource.spec`.
+        kind: "encoder" or "decoder".
+        num_layers: n. vocabulary_size: rows of the embedding table. device: where its input goes.
+        loader: what was read beside weights and tokenizer.
+        layer_widths: (n + 1) numbers, d of each layer; None for a layer of which the model does not say for sure
+            which it is.
+        max_positions: the longest input the model takes, None where it has no limit.
+        pads: whether texts may be padded; else only texts of equal length are forwarded together.
+        tried: the most tokens of a text that was forwarded to see that it works. See `probe` for these four.
+    """
+
+    name: str
+    source: str
+    revision: str
+    weights_sha256: str
+    tokenizer_sha256: str
+    kind: str
+    num_layers: int
+    vocabulary_size: int
+    compute_dtype: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    device: torch.device
+    loader: Loader
+    layer_widths: tuple[int | None, ...] = ()
+    max_positions: int | None = None
+    pads: bool = True
+    tried: int = 0
+
+    @property
+    def loader_sha256(self) -> str:
+        """Hash of what was read beside weights and tokenizer."""
+        return self.loader.sha256
+
+    @property
+    def width(self) -> int:
+        """d of the last layer."""
+        return self.layer_widths[-1]
+
+    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) int64 ids of B texts, padded on the right, and their (B, L) int64 mask."""
+        packed = torch.tensor([number for row in rows for number in row])
+        return self.pad_packed(packed, torch.tensor([len(row) for row in rows]))
+
+    def pad_packed(self, packed: torch.Tensor, length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, L) int64 ids and mask of (N,) ids of B texts one after the other, and their (B,) lengths."""
+        mask = torch.arange(int(length.max())) < length[:, None]
+        ids = torch.full(mask.shape, self.tokenizer.pad_token_id or 0)
+        ids[mask] = packed
+        return ids, mask.long()
+
+    @torch.inference_mode()
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> ModelOutput:
+        """The model's own output for (B, L) ids and mask, with the states of all layers where that is asked for."""
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        options = {"use_cache": False} if "use_cache" in inspect.signature(self.model.forward).parameters else {}
+        return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)
+
+    def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
+        """Forward one padded batch.
+
+        Args:
+            ids: (B, L) int64, padded on the right.
+            mask: (B, L) int64, 1 for real tokens.
+            layers: which states to return, 0 (embeddings) to n (after the final norm).
+
+        Returns:
+            One (B, L, d) tensor a layer.
+        """
+        output = self.forward(ids, mask, with_inner=any(layer < self.num_layers for layer in layers))
+        return [
+            output.last_hidden_state if layer == self.num_layers else output.hidden_states[layer] for layer in layers
+        ]
 
 
 class Overflow(Exception):
@@ -95,28 +184,24 @@ class ShardTexts:
         self.token_ids = plan.token_ids(self.first, stop)
         self.length = plan.length[self.text_ids]
 
-    def batch(self, places: np.ndarray, padding: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, L) int64 token ids padded on the right, and the (B, L) bool mask of real ones, of texts by place."""
-        rows = self.text_ids[places] - self.first
-        length = torch.from_numpy(self.length[places].astype(np.int64))  # (B,)
-        mask = torch.arange(int(length.max())) < length[:, None]  # (B, L)
-        ids = torch.full(mask.shape, padding, dtype=torch.long)
-        packed = np.concatenate([self.token_ids[self.start[row] : self.start[row + 1]] for row in rows.tolist()])
-        ids[mask] = torch.from_numpy(packed.astype(np.int64))
-        return ids, mask
+    def packed(self, chosen: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) int64 token ids of the `chosen` of these texts, one after the other, and their (B,) lengths."""
+        indices = (self.text_ids[chosen] - self.first).tolist()
+        ids = np.concatenate([self.token_ids[self.start[index] : self.start[index + 1]] for index in indices])
+        return torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(self.length[chosen].astype(np.int64))
 
 
 def forward_batch(
-    backbone: Backbone, texts: ShardTexts, places: np.ndarray, identity: StatesIdentity, dtype: str
+    backbone: Backbone, texts: ShardTexts, chosen: np.ndarray, identity: StatesIdentity, dtype: str
 ) -> BatchStates:
     """Forward a batch and cast its states; on a GPU the copy to memory goes on while the next batch is computed.
 
     Raises FaultError where the device has no memory for the batch.
     """
-    ids, mask = texts.batch(places, backbone.tokenizer.pad_token_id or 0)
+    ids, mask = backbone.pad_packed(*texts.packed(chosen))
     try:
-        layers = backbone.hidden_states(ids, mask.long(), identity.layers)
-        stored = [_store(hidden[mask.to(hidden.device)], dtype) for hidden in layers]
+        layers = backbone.hidden_states(ids, mask, identity.layers)
+        stored = [_store(hidden[mask.bool().to(hidden.device)], dtype) for hidden in layers]
     except torch.OutOfMemoryError:
         raise FaultError(
             f"{backbone.device} has no memory for {ids.numel()} tokens a forward: pass a smaller --token-budget, "
@@ -124,8 +209,8 @@ def forward_batch(
         ) from None
     on_gpu = any(item.values.device.type == "cuda" for item in stored)
     batch = BatchStates(
-        text_ids=texts.text_ids[places],
-        lengths=texts.length[places].astype(np.int64),
+        text_ids=texts.text_ids[chosen],
+        lengths=texts.length[chosen].astype(np.int64),
         values=[_to_host(item.values) for item in stored],
         scales=[None if item.scale is None else _to_host(item.scale) for item in stored],
         finite=[_to_host(item.finite) for item in stored],
@@ -173,20 +258,22 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
 
 def check_numbers(batch: BatchStates, plan: Plan, identity: StatesIdentity, dtype: str) -> None:
     """Raise Overflow where finite states do not fit the stored dtype, FaultError where the backbone made none."""
-    for place, layer in enumerate(identity.layers):
-        if bool(batch.fits[place]):
+    for number, layer in enumerate(identity.layers):
+        if bool(batch.fits[number]):
             continue
-        if bool(batch.finite[place]):
-            raise Overflow(_name_texts(batch, place, layer, plan) + f" do not fit {dtype}")
+        if bool(batch.finite[number]):
+            raise Overflow(_name_texts(batch, number, layer, plan) + f" do not fit {dtype}")
         # int8 has no NaN: what its scale cannot say is not finite.
         raise FaultError(
-            _name_texts(batch, place, layer, plan) + " are NaN or infinite as the backbone computes them "
+            _name_texts(batch, number, layer, plan) + " are NaN or infinite as the backbone computes them "
             f"in {identity.compute_dtype}: try --compute-dtype float32; finished shards are whole"
         )
 
 
-def _name_texts(batch: BatchStates, place: int, layer: int, plan: Plan) -> str:
-    values = batch.scales[place] if batch.scales[place] is not None else batch.values[place]
+def _name_texts(batch: BatchStates, number: int, layer: int, plan: Plan) -> str:
+    """The texts of a batch whose states in a layer, the `number`-th that is kept, are not finite; for messages."""
+    scale = batch.scales[number]
+    values = batch.values[number] if scale is None else scale
     values = values.view(torch.bfloat16) if values.dtype == torch.uint16 else values
     bad_tokens = (~values.isfinite()).reshape(len(values), -1).any(dim=1).numpy()  # (N,)
     owner = np.repeat(np.arange(len(batch.lengths)), batch.lengths)

@@ -10,15 +10,13 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from glot.errors import FaultError, GlotError, UsageError
-
-if TYPE_CHECKING:
-    from glot.extract.backbone import Backbone
+from glot.extract.forward import Backbone
 
 SENTENCE = "The states of a text depend on that text alone, whatever stands beside it: 7 more words follow here, or 20."
 # Tokens of the texts that every backbone forwards when it is loaded: primes, for some take only multiples of a length.

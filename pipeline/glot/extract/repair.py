@@ -96,8 +96,8 @@ def _copy_good(reader: ShardReader, writer: ShardWriter, start: np.ndarray, dama
 def _forward_texts(cache: Cache, number: int, text_ids: np.ndarray, backbone: Backbone, writer: ShardWriter) -> None:
     identity = cache.manifest.states
     texts = ShardTexts(cache.plan, number, only=text_ids)
-    for places in length_batches(texts.length, token_budget(backbone.device, identity), backbone.pads):
-        batch = forward_batch(backbone, texts, places, identity, writer.dtype)
+    for chosen in length_batches(texts.length, token_budget(backbone.device, identity), backbone.pads):
+        batch = forward_batch(backbone, texts, chosen, identity, writer.dtype)
         batch.wait()
         check_numbers(batch, cache.plan, identity, writer.dtype)
         for text_id, layer, values, scale in batch.texts(identity.layers):

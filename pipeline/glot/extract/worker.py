@@ -191,9 +191,9 @@ class Worker:
         texts = ShardTexts(self.plan, number)
         pending: deque[Future] = deque()
         try:
-            for places in length_batches(texts.length, self.budget, self.backbone.pads):
+            for chosen in length_batches(texts.length, self.budget, self.backbone.pads):
                 started = time.perf_counter()
-                batch = forward_batch(self.backbone, texts, places, identity, dtype)
+                batch = forward_batch(self.backbone, texts, chosen, identity, dtype)
                 self.busy.forward += time.perf_counter() - started
                 pending.append(writer.submit(self._write, shard, batch))
                 while len(pending) >= IN_FLIGHT:

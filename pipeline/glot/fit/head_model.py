@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from glot.fit.read_ahead import read_ahead
 from glot.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
-from glot.fit.states import States, StoredBatch
+from glot.fit.states import HostBatch, States, Texts
 from glot.nn.config import ContrastiveConfig, PoolerConfig
 from glot.nn.contrastive import ContrastiveHead, Pairs, backward_in_chunks
 from glot.nn.heads import make_head
@@ -52,22 +51,38 @@ class HeadModel(nn.Module):
         """(B, D): the vector of each text; where pairs trained a projection, what that makes of it."""
         return self.head.embed(self.pooler(batch))
 
-    def forward(self, inputs: Inputs) -> Tensor:
-        """Raw outputs of the head for some examples (see `fetch`); each distinct text is pooled once."""
-        z = self._pooled(inputs.texts)
-        return self.head(*(z.index_select(0, rows) for rows in inputs.rows))
+    def forward(self, texts: TokenBatch | Tensor, rows: list[Tensor]) -> Tensor:
+        """Raw outputs of the head for m examples, of their distinct texts, each pooled once; see `HostBatch`."""
+        z = self._pooled(texts)
+        return self.head(*(z.index_select(0, some) for some in rows))
 
-    def backward(self, inputs: Inputs, labels: Tensor | None, autocast: Callable[[], AbstractContextManager]) -> Tensor:
-        """The loss of some examples, its gradients added to the parameters'; labels None: of pairs without any."""
-        if labels is None and isinstance(inputs.texts, list):
-            pairs = Pairs.of(inputs.rows)
-            return backward_in_chunks(self.vectors, inputs.texts, lambda x: self.head.pair_loss(x, pairs), autocast)
+    def backward(
+        self,
+        texts: Texts,
+        rows: list[Tensor],
+        labels: Tensor | None,
+        autocast: Callable[[], AbstractContextManager],
+    ) -> Tensor:
+        """() the mean loss of m examples; its gradients are added to those of the parameters.
+
+        Args:
+            labels: (m,), or None for pairs without labels. autocast: what pooler and head run under.
+        """
+        if labels is None:
+            return self._backward_pairs(texts, Pairs.of(rows), autocast)
+        assert not isinstance(texts, list)
         with autocast():
-            if labels is None:
-                vectors = self.head.embed(self._pooled(inputs.texts)).float()
-                loss = self.head.pair_loss(vectors, Pairs.of(inputs.rows))
-            else:
-                loss = self.head.loss(self(inputs).float(), labels)
+            loss = self.head.loss(self(texts, rows).float(), labels)
+        loss.backward()
+        return loss.detach()
+
+    def _backward_pairs(self, texts: Texts, pairs: Pairs, autocast: Callable[[], AbstractContextManager]) -> Tensor:
+        head = self.head
+        assert isinstance(head, ContrastiveHead)
+        if isinstance(texts, list):
+            return backward_in_chunks(self.vectors, texts, lambda x: head.pair_loss(x, pairs), autocast)
+        with autocast():
+            loss = head.pair_loss(head.embed(self._pooled(texts)).float(), pairs)
         loss.backward()
         return loss.detach()
 
@@ -76,53 +91,27 @@ class HeadModel(nn.Module):
         return self.pooler(texts) if isinstance(texts, TokenBatch) else texts
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What a step needs of some examples.
-
-    Attributes:
-        texts: the distinct texts' states, shortest first, or their vectors (B, D) where nothing of the pooler trains;
-            or chunks of the states, each made when it is called.
-        rows: (m,) int64, the text of each example; a second one for pairs, and one for each of their negatives, -1
-            where an example has fewer.
-    """
-
-    texts: TokenBatch | Tensor | list[Callable[[], TokenBatch]]
-    rows: list[Tensor]
-
-
-@dataclass(frozen=True)
-class Fetched:
-    """What `Inputs` are made of, where it is kept; see there."""
-
-    texts: StoredBatch | Tensor
-    rows: list[Tensor]
-
-    def to(self, device: torch.device, chunk_size: int | None = None) -> Inputs:
-        """The inputs of a step on the training device; with `chunk_size`, of so many texts at a time."""
-        rows = [rows.to(device) for rows in self.rows]
-        if chunk_size is None or not isinstance(self.texts, StoredBatch):
-            return Inputs(self.texts.to(device), rows)
-        return Inputs([partial(chunk.to, device) for chunk in self.texts.split(chunk_size)], rows)
-
-
-def fetch(source: States | PooledTexts, examples: ExampleSet) -> Fetched:
-    """The texts of some examples, each once, in order of their lengths: such are padded together."""
-    given = examples.text_columns
-    every = np.concatenate(given)
-    ids, place = np.unique(every[every != NO_TEXT], return_inverse=True)
+def fetch(source: Source, examples: ExampleSet) -> HostBatch:
+    """The texts of some examples, each once, in order of their lengths, since neighbours are padded together."""
+    columns = examples.text_columns
+    every = np.concatenate(columns)
+    ids, index = np.unique(every[every != NO_TEXT], return_inverse=True)
     order = np.argsort(source.lengths[ids], kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     rows = np.full(len(every), NO_TEXT)
-    rows[every != NO_TEXT] = rank[place]
-    return Fetched(source.fetch(ids[order]), list(torch.from_numpy(rows).chunk(len(given))))
+    rows[every != NO_TEXT] = rank[index]
+    return replace(source.fetch(ids[order]), rows=torch.from_numpy(rows).chunk(len(columns)))
 
 
 def each_batch(
-    source: States | PooledTexts, examples: ExampleSet, chosen: Iterable[np.ndarray]
-) -> AbstractContextManager[Iterator[tuple[np.ndarray, Fetched]]]:
-    """Every choice of examples with what it needs, read ahead where that pays; close it to end the reading."""
+    source: Source, examples: ExampleSet, chosen: Iterable[np.ndarray]
+) -> AbstractContextManager[Iterator[tuple[np.ndarray, HostBatch]]]:
+    """Each choice of examples with their `fetch`, made by a thread where that pays; leaving the block ends the thread.
+
+    Args:
+        chosen: the examples of each batch, as indices into `examples`.
+    """
     return read_ahead(lambda some: fetch(source, examples.subset(some)), chosen, source.reads_ahead)
 
 
@@ -138,9 +127,12 @@ class PooledTexts:
         self.row = np.full(len(states.lengths), -1, dtype=np.int64)
         self.row[wanted] = np.arange(len(wanted))
 
-    def fetch(self, text_ids: np.ndarray) -> Tensor:
-        """(texts, D) vectors."""
-        return self.vectors[torch.from_numpy(self.row[text_ids]).to(self.vectors.device)]
+    def fetch(self, text_ids: np.ndarray) -> HostBatch:
+        """The vectors of some texts, as `States.fetch` gives states."""
+        return HostBatch(self.vectors[torch.from_numpy(self.row[text_ids]).to(self.vectors.device)])
+
+
+Source = States | PooledTexts
 
 
 @torch.no_grad()
@@ -154,7 +146,7 @@ def pool_texts(pooler: Pooler, states: States, text_ids: np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def predict(model: HeadModel, source: States | PooledTexts, examples: ExampleSet, lengths: np.ndarray) -> np.ndarray:
+def predict(model: HeadModel, source: Source, examples: ExampleSet, lengths: np.ndarray) -> np.ndarray:
     """(m,) predictions in the labels' own units, in the examples' order; evaluated in length order."""
     model.eval()
     count = lengths[examples.text_id]
@@ -162,7 +154,7 @@ def predict(model: HeadModel, source: States | PooledTexts, examples: ExampleSet
         count = count + lengths[examples.text_id_b]
     order = np.argsort(count, kind="stable")
     with each_batch(source, examples, _chunks(count, order)) as batches:
-        parts = [model.head.predict(model(fetched.to(source.device))) for _, fetched in batches]
+        parts = [model.head.predict(model(*batch.to(source.device))) for _, batch in batches]
     values = torch.cat(parts).numpy()
     out = np.empty_like(values)
     out[order] = values

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-Key, Batch = TypeVar("Key"), TypeVar("Batch")
+Key = TypeVar("Key")
+Batch = TypeVar("Batch")
 DEPTH = 4  # batches that may lie ready
 
 

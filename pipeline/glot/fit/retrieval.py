@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glot.fit.head_model import HeadModel, PooledTexts, pool_texts
-from glot.fit.states import States
+from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
 from glot.nn.config import Similarity
-from glot.nn.contrastive import Pairs
+from glot.nn.contrastive import ContrastiveHead, Pairs
 from glot.store.example_set import NO_TEXT, ExampleSet
 
 TOP = 10  # ranks that count in MRR@10
@@ -19,13 +18,14 @@ RANKED_CELLS = 2**24  # similarities held at a time
 
 @torch.no_grad()
 def score_pairs(
-    model: HeadModel, source: States | PooledTexts, examples: ExampleSet, batch_size: int
+    model: HeadModel, source: Source, examples: ExampleSet, batch_size: int
 ) -> tuple[dict[str, float], float]:
     """`mrr@10` and `accuracy` among all documents of a set, and the mean loss over batches in the set's order."""
     model.eval()
     head = model.head
+    assert isinstance(head, ContrastiveHead)
     ids = np.unique(examples.used_ids())
-    pooled = source.fetch(ids) if isinstance(source, PooledTexts) else pool_texts(model.pooler, source, ids)
+    pooled = source.fetch(ids).values if isinstance(source, PooledTexts) else pool_texts(model.pooler, source, ids)
     vectors = head.embed(pooled).float()  # (texts, P)
     columns = [np.where(column == NO_TEXT, -1, np.searchsorted(ids, column)) for column in examples.text_columns]
     rows = [torch.from_numpy(column).to(vectors.device) for column in columns]
@@ -33,7 +33,7 @@ def score_pairs(
         head.pair_loss(vectors, Pairs.of([column[start : start + batch_size] for column in rows]))
         for start in range(0, len(examples), batch_size)
     ]
-    counts = torch.tensor([min(batch_size, len(examples) - batch_size * place) for place in range(len(losses))])
+    counts = torch.tensor([min(batch_size, len(examples) - batch_size * index) for index in range(len(losses))])
     loss = (torch.stack(losses).cpu().double() * counts).sum().item() / len(examples)
     return retrieval_scores(vectors, Pairs.of(rows), head.config.similarity), loss
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from glot.errors import UsageError
-from glot.fit.options import FitOptions, draft_configs
+from glot.fit.config import FitOptions
+from glot.fit.options import draft_configs
 from glot.fit.result import FitResult
 from glot.fit.run_folder import (
     CONFIG_FILE,
@@ -35,15 +36,15 @@ STREAM_WINDOW = 4  # shards shuffled together where the states do not fit in mem
 def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     """The config of each seed's run; raises UsageError for options out of range, or a cache that is unfit."""
     configs = draft_configs(cache, options)
-    device = check_device(options.device)
-    backend = resolve_backend(options.backend, device)
-    budget = available_memory() // 2 if options.max_memory is None else options.max_memory
+    device = check_device(options["device"])
+    backend = resolve_backend(options["backend"], device)
+    budget = options.given.get("max_memory", available_memory() // 2)
     contrastive = configs[0].contrastive
-    fits = states_bytes(cache, used_text_ids(cache, options.group, contrastive)) <= budget
+    fits = states_bytes(cache, used_text_ids(cache, options["group"], contrastive)) <= budget
     place = {"device": str(device), "backend": backend, "window": None if fits else STREAM_WINDOW}
     configs = [replace(config, train=replace(config.train, **place)) for config in configs]
     for train in {config.train.order_seed: config.train for config in configs}.values():
-        read_train(cache, set_name(options.group, "train"), train, contrastive)
+        read_train(cache, set_name(options["group"], "train"), train, contrastive)
     return configs
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from glot.errors import FaultError, UsageError
+from glot.fit.config import TrainConfig
 from glot.nn.config import ContrastiveConfig, PoolerConfig
 from glot.store.files import (
     atomic_path,
@@ -34,69 +35,9 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 VERSION = 1
-PRECISIONS = ("float32", "bfloat16")
-SCHEDULES = ("constant", "linear", "cosine", "plateau", "plateau-steps")
-SELECTS = ("validation", "holdout", "last")
-CLASS_WEIGHTS = ("none", "balanced")
 CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 NAMED_RUNS = 8  # in the line that says that one is to be named
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a head is trained.
-
-    Attributes:
-        lr: Adam's learning rate. epochs: passes at most. batch_size: examples a step.
-        patience: stop after so many epochs without a better score; None trains all epochs.
-        init_seed: of the weights. order_seed: of the data's order.
-        select: what chooses the epoch that is kept: "validation", "holdout" (a tenth of train kept aside), or "last"
-            (the last one, whatever its scores: all examples train, and no validation set is needed).
-        device: "cpu", "cuda", ...  backend: "dgl" or "dense".
-        window: None holds all states in memory; a number streams them, shuffling so many shards together.
-        precision: "float32", or "bfloat16": autocast, with the weights and the token graph in float32 still.
-        schedule: of the learning rate: "constant"; "linear" or "cosine", which end at 0; "plateau", which halves it
-            after every two epochs without a better score; "plateau-steps", a tenth of it after every 50 steps without a
-            lower training loss, as the published runs on pairs have it.
-        max_steps: steps at most, over all epochs; None: all.
-        class_weights: in the loss: "none", or "balanced" by their frequency among the examples trained on.
-    """
-
-    lr: float
-    epochs: int
-    batch_size: int
-    patience: int | None
-    init_seed: int
-    order_seed: int
-    select: str
-    device: str
-    backend: str
-    window: int | None
-    precision: str = "float32"
-    schedule: str = "constant"
-    max_steps: int | None = None
-    class_weights: str = "none"
-
-    def __post_init__(self) -> None:
-        if not 0 < self.lr <= 1000:
-            raise UsageError(f"--lr must be above 0, and at most 1000; got {self.lr}")
-        choices = {"precision": PRECISIONS, "schedule": SCHEDULES, "class_weights": CLASS_WEIGHTS}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                option = f"--{name.replace('_', '-')}"
-                raise UsageError(f"{option} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise UsageError(f"--max-steps must be at least 1; got {self.max_steps}")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(self, name)}")
-        if self.patience is not None and self.patience < 1:
-            raise UsageError(f"--patience must be at least 1; got {self.patience}")
-        if self.select not in SELECTS:
-            raise UsageError(f"--select must be one of {', '.join(SELECTS)}; got {self.select!r}")
-        if self.select == "last" and (self.patience is not None or self.schedule == "plateau"):
-            raise UsageError("--select last looks at no score: it does not go with --patience or --schedule plateau")
 
 
 @dataclass(frozen=True)

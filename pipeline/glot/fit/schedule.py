@@ -1,4 +1,4 @@
-"""Learning rates as functions of where a fit is, so that a fit that goes on needs no state of theirs; but for one."""
+"""Learning rates as functions of how far a fit is, without a state that a resumed fit would need; but `StepPlateau`."""
 
 from __future__ import annotations
 

@@ -7,31 +7,31 @@ stack gets the same batches and the same updates as by itself, to rounding.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glot.fit.head_model import Inputs
+from glot.fit.learner import Learner
 from glot.fit.schedule import lr_factor
+from glot.fit.states import Texts
 from glot.nn.attention import attend
+from glot.nn.dense_backend import DenseGraph
+from glot.nn.edges import EdgeRule
 from glot.nn.graph import build_graph
-from glot.nn.readout import compute_dtype
+from glot.nn.readout import AttentionReadout, compute_dtype
+from glot.nn.registry import GNN_LAYERS
 from glot.nn.tokens import TokenBatch
 
-if TYPE_CHECKING:
-    from glot.fit.train import HeadInTraining
 
-
-def stack_key(head: HeadInTraining) -> tuple | None:
+def stack_key(head: Learner) -> tuple | None:
     """Heads whose keys are equal can be stacked; None: this one cannot.
 
     GLOT with graph attention on the dense backend and labels can, whatever its graph and its seed.
     """
     pooler, train = head.config.pooler, head.config.train
-    kind = (pooler.pooler, pooler.gnn, pooler.readout, train.backend)
-    if kind != ("glot", "gat", "attention", "dense") or train.schedule.startswith("plateau") or head.config.contrastive:
+    can_stack = pooler.entry.stacks and GNN_LAYERS[pooler.gnn].stacks and pooler.readout == "attention"
+    if not can_stack or train.backend != "dense" or train.schedule.startswith("plateau") or head.config.contrastive:
         return None
     shape = replace(pooler, tau=0.0, graph="cosine", neighbours=1)
     return (shape, train.lr, train.schedule, train.class_weights, head.config.task)
@@ -44,52 +44,57 @@ class Stack:
         heads: with equal `stack_key`s.
     """
 
-    def __init__(self, heads: list[HeadInTraining]) -> None:
+    def __init__(self, heads: list[Learner]) -> None:
         self.heads, first = heads, heads[0]
         self.device, self.train = first.device, first.config.train
         self.config = first.config.pooler
-        self.rules = [head.config.pooler.edge_rule for head in heads]
-        self.parts = first.model.pooler.readout.part_widths
+        self.rules = [EdgeRule.of(head.config.pooler) for head in heads]
+        readout = first.model.pooler.get_submodule("readout")
+        assert isinstance(readout, AttentionReadout)  # see `stack_key`
+        self.parts = readout.part_widths
         names = [name for name, _ in first.model.named_parameters()]
         self.weights = {name: self._stacked([head.model.get_parameter(name) for head in heads]) for name in names}
         self.optimizer = torch.optim.Adam(self.weights.values(), lr=self.train.lr, fused=True)
         self.is_shared = False
         self._take_over_optimizers()
         self.lost = torch.stack([head.lost for head in heads])  # (S,)
-        for place, head in enumerate(heads):
-            head.lost = self.lost[place]
+        for index, head in enumerate(heads):
+            head.lost = self.lost[index]
 
     @staticmethod
     def _stacked(own: list[nn.Parameter]) -> nn.Parameter:
         stacked = nn.Parameter(torch.stack([parameter.detach() for parameter in own]))
-        for place, parameter in enumerate(own):
-            parameter.data = stacked.data[place]
+        for index, parameter in enumerate(own):
+            parameter.data = stacked.data[index]
         return stacked
 
     def _take_over_optimizers(self) -> None:
         for name, stacked in self.weights.items():
             states = [head.optimizer.state.get(head.model.get_parameter(name)) for head in self.heads]
-            if not all(states):
+            known = [state for state in states if state]
+            if len(known) < len(states):
                 return  # before the first step
-            moments = {key: torch.stack([state[key] for state in states]) for key in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[stacked] = {"step": states[0]["step"], **moments}
+            moments = {key: torch.stack([state[key] for state in known]) for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[stacked] = {"step": known[0]["step"], **moments}
         self._share_optimizer()
 
     def _share_optimizer(self) -> None:
         """Make the heads' own optimizers see the stacked one's state, for a checkpoint."""
         for name, stacked in self.weights.items():
             state = self.optimizer.state[stacked]
-            for place, head in enumerate(self.heads):
-                moments = {key: state[key][place] for key in ("exp_avg", "exp_avg_sq")}
+            for index, head in enumerate(self.heads):
+                moments = {key: state[key][index] for key in ("exp_avg", "exp_avg_sq")}
                 head.optimizer.state[head.model.get_parameter(name)] = {"step": state["step"], **moments}
         self.is_shared = True
 
-    def step(self, inputs: Inputs, labels: Tensor, share: float) -> None:
-        """Forward, backward and optimizer of all; `share` of all steps are done."""
+    def step(self, texts: Texts, rows: list[Tensor], labels: Tensor | None, share: float) -> None:
+        """One step of all heads, see `Learner.step`; `labels` are always given here."""
+        assert isinstance(texts, TokenBatch)
+        assert labels is not None
         for group in self.optimizer.param_groups:
             group["lr"] = self.train.lr * lr_factor(self.train.schedule, share, [])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
-            losses = self.losses(inputs, labels)
+            losses = self.losses(texts, rows, labels)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         self.optimizer.step()
@@ -97,64 +102,67 @@ class Stack:
             self._share_optimizer()
         self.lost += losses.detach().double() * len(labels)
 
-    def losses(self, inputs: Inputs, labels: Tensor) -> Tensor:
+    def losses(self, texts: TokenBatch, rows: list[Tensor], labels: Tensor) -> Tensor:
         """(S,): each head's mean loss."""
-        z = self.pool(inputs.texts)  # (S, B, D)
+        z = self.pool(texts)  # (S, B, D)
         head = self.heads[0].model.head
-        weights = {name.removeprefix("head."): value for name, value in self.weights.items() if name[:5] == "head."}
+        weights: dict[str, Tensor] = {
+            name.removeprefix("head."): value for name, value in self.weights.items() if name[:5] == "head."
+        }
 
         def loss(weights: dict[str, Tensor], *vectors: Tensor) -> Tensor:
             return head.loss(torch.func.functional_call(head, weights, vectors).float(), labels)
 
-        return torch.func.vmap(loss)(weights, *(z.index_select(1, rows) for rows in inputs.rows))
+        return torch.func.vmap(loss)(weights, *(z.index_select(1, some) for some in rows))
 
     def pool(self, batch: TokenBatch) -> Tensor:
         """(S, B, D): every head's vectors of the texts."""
         states = batch.states.to(compute_dtype(batch.states))
         outputs = [states]
         if self.config.layers:
-            deaf = self._deaf(batch)
+            masks = self._masks(batch)
             for number in range(self.config.layers):
-                outputs.append(F.relu_(self._attend(number, outputs[-1], batch, deaf)))  # (S, N, h)
+                outputs.append(F.relu_(self._attend(number, outputs[-1], batch, masks)))  # (S, N, h)
         if self.config.layers and self.config.jk != "cat":
             stacked = torch.stack(outputs[1:])
             outputs = [stacked.amax(dim=0) if self.config.jk == "max" else stacked.mean(dim=0)]
         return torch.cat(batch.readout(self._scores(outputs), outputs)[1], dim=2)
 
-    def _deaf(self, batch: TokenBatch) -> list[Tensor]:
+    def _masks(self, batch: TokenBatch) -> list[Tensor]:
         """(S or 1, b, L, L) float32 for each bucket, see `attend`."""
         rules = self.rules if len(set(self.rules)) > 1 else self.rules[:1]
-        deaf = (build_graph(batch, rule, "dense").deaf for rule in rules)  # one graph a rule, kept by the batch
-        return [torch.cat(some) for some in zip(*deaf, strict=True)]
+        graphs = [build_graph(batch, rule, "dense") for rule in rules]  # which the batch keeps
+        masks = [graph.additive_masks for graph in graphs if isinstance(graph, DenseGraph)]
+        return [torch.cat(some) for some in zip(*masks, strict=True)]
 
-    def _attend(self, number: int, h: Tensor, batch: TokenBatch, deaf: list[Tensor]) -> Tensor:
+    def _attend(self, number: int, h: Tensor, batch: TokenBatch, masks: list[Tensor]) -> Tensor:
         """Graph attention, see `GatLayer`: (N, d) or (S, N, h) to (S, N, h)."""
         weight, source, target, edge, bias = (
             self.weights[f"pooler.gnn.layers.{number}.{name}"]
             for name in ("weight", "source", "target", "edge", "bias")
         )
-        return attend(h @ weight.mT, source, target, edge, batch.buckets, deaf) + bias[:, None]
+        return attend(h @ weight.mT, source, target, edge, batch.buckets, masks) + bias[:, None]
 
     def _scores(self, parts: list[Tensor]) -> Tensor:
         """(S, N), see `AttentionReadout.scores`."""
         project, bias = self.weights["pooler.readout.project.weight"], self.weights["pooler.readout.project.bias"]
         dtype = compute_dtype(parts[0])
         hidden = bias[:, None].expand(-1, parts[0].shape[-2], -1)
-        for place, (part, weight) in enumerate(zip(parts, project.split(self.parts, dim=2), strict=True)):
+        for index, (part, weight) in enumerate(zip(parts, project.split(self.parts, dim=2), strict=True)):
             part = part.expand(len(self.heads), *part.shape[-2:])
             # The first product makes the sum, the others are added to it where it lies, which autocast leaves alone.
             part, weight = part.to(dtype), weight.to(dtype)
-            hidden = (hidden.baddbmm_ if place else hidden.to(dtype).baddbmm)(part, weight.mT)  # (S, N, r)
+            hidden = (hidden.baddbmm_ if index else hidden.to(dtype).baddbmm)(part, weight.mT)  # (S, N, r)
         score, last = self.weights["pooler.readout.score.weight"], self.weights["pooler.readout.score.bias"]
         return (hidden.tanh_() @ score.mT).squeeze(2) + last
 
 
-def make_units(heads: list[HeadInTraining]) -> list[Stack | HeadInTraining]:
+def make_units(heads: list[Learner]) -> list[Stack | Learner]:
     """Stack the heads that can be stacked, two or more at a time; the others stay by themselves."""
-    groups: dict[tuple | None, list[HeadInTraining]] = {}
+    groups: dict[tuple | None, list[Learner]] = {}
     for head in heads:
         groups.setdefault(stack_key(head), []).append(head)
-    units: list[Stack | HeadInTraining] = []
+    units: list[Stack | Learner] = []
     for key, group in groups.items():
         units += group if key is None or len(group) == 1 else [Stack(group)]
     return units

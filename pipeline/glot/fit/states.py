@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,43 +17,63 @@ from glot.store.reader import Cache, StoredStates
 
 
 @dataclass(frozen=True)
-class StoredBatch:
-    """The states of some texts as they are stored, and where they lie.
+class HostBatch:
+    """The distinct texts of some examples where the cache's states are kept: mostly in host memory, pinned if they go
+    to a GPU; on the GPU where all states fit there.
 
     Attributes:
-        values: (N, d), the texts one after the other; pinned if they are on their way to a GPU.
-        scale: (N,) what int8 values are to be multiplied with, or None.
-        lengths: (B,) int64, tokens of each text, on the CPU.
+        values: (N, d) states in the stored dtype, one text after the other, shortest first; or vectors (B, D) that a
+            pooler without weights made of the texts.
+        scale: (N,) what int8 values are to be multiplied with, else None.
+        lengths: (B,) int64, tokens of each text, on the CPU; None for vectors.
+        rows: (m,) int64, the text of each example; a second one for pairs, and one for each of their negatives, -1
+            where an example has fewer.
     """
 
     values: Tensor
-    scale: Tensor | None
-    lengths: Tensor
+    scale: Tensor | None = None
+    lengths: Tensor | None = None
+    rows: tuple[Tensor, ...] = ()
 
-    def split(self, texts: int) -> list[StoredBatch]:
-        """The batch in parts of so many texts, the last one perhaps smaller; nothing is copied."""
-        lengths = self.lengths.split(texts)
-        tokens = [int(part.sum()) for part in lengths]
-        scales = [None] * len(lengths) if self.scale is None else self.scale.split(tokens)
-        return list(map(StoredBatch, self.values.split(tokens), scales, lengths))
+    def to(self, device: torch.device, chunk_size: int | None = None) -> tuple[Texts, list[Tensor]]:
+        """The texts and the rows on a device; with `chunk_size`, chunks of so many texts, each made when called."""
+        rows = [rows.to(device) for rows in self.rows]
+        if self.lengths is None:
+            return self.values.to(device), rows
+        if chunk_size is None:
+            return self.tokens(device), rows
+        return [partial(chunk.tokens, device) for chunk in self.split(chunk_size)], rows
 
-    def to(self, device: torch.device) -> TokenBatch:
-        """The float32 states on a device."""
+    def tokens(self, device: torch.device) -> TokenBatch:
+        """The states as float32 on a device; not for vectors."""
+        assert self.lengths is not None
         states = self.values.to(device, non_blocking=True).float()
         if self.scale is not None:
             states = states * self.scale.to(device, non_blocking=True)[:, None]
         return TokenBatch(states, self.lengths)
 
+    def split(self, texts: int) -> list[HostBatch]:
+        """The states in parts of so many texts, the last one perhaps smaller; nothing is copied."""
+        assert self.lengths is not None
+        lengths = self.lengths.split(texts)
+        tokens = [int(part.sum()) for part in lengths]
+        scales = [None] * len(lengths) if self.scale is None else self.scale.split(tokens)
+        return list(map(HostBatch, self.values.split(tokens), scales, lengths))
+
+
+# Of distinct texts: their tokens, their vectors (B, D), or chunks of their tokens, each made when it is called.
+Texts = TokenBatch | Tensor | list[Callable[[], TokenBatch]]
+
 
 class States:
-    """Where batches come from.
+    """The states of the texts of a cache, by text id.
 
     Attributes:
         width: d.
         lengths: (texts,) int64, tokens of each text of the cache.
         device: where training happens.
-        reads_ahead: whether `fetch` is worth a thread of its own. Such a fetch computes nothing with torch on a CPU:
-            a second thread's pool of workers would fight with the first one's for the cores.
+        reads_ahead: whether `fetch` is worth a thread of its own. Such a fetch computes nothing with torch on a CPU,
+            where two threads' pools of workers would compete for the cores.
     """
 
     width: int
@@ -59,13 +81,13 @@ class States:
     device: torch.device
     reads_ahead: bool
 
-    def fetch(self, text_ids: np.ndarray) -> StoredBatch:
+    def fetch(self, text_ids: np.ndarray) -> HostBatch:
         """The states of some texts as they are stored."""
         raise NotImplementedError
 
     def gather(self, text_ids: np.ndarray) -> TokenBatch:
         """The states of some texts as one packed float32 batch on the training device."""
-        return self.fetch(text_ids).to(self.device)
+        return self.fetch(text_ids).tokens(self.device)
 
 
 def as_tensors(stored: StoredStates) -> tuple[Tensor, Tensor | None]:
@@ -128,18 +150,18 @@ class MemoryStates(States):
         self.start = np.full(len(self.lengths), -1, dtype=np.int64)
         self.start[wanted] = np.cumsum(self.lengths[wanted]) - self.lengths[wanted]
 
-    def fetch(self, text_ids: np.ndarray) -> StoredBatch:
+    def fetch(self, text_ids: np.ndarray) -> HostBatch:
         """See `States`."""
         lengths = self.lengths[text_ids]
         ends = np.cumsum(lengths)
-        rows = np.repeat(self.start[text_ids] - ends + lengths, lengths) + np.arange(ends[-1])  # (N,)
-        rows = torch.from_numpy(rows).to(self.packed.device)
+        index = np.repeat(self.start[text_ids] - ends + lengths, lengths) + np.arange(ends[-1])  # (N,)
+        rows = torch.from_numpy(index).to(self.packed.device)
         scale = None if self.scale is None else self.scale.index_select(0, rows)
-        return _on_the_way(self.packed.index_select(0, rows), scale, lengths, self.device)
+        return _pinned(self.packed.index_select(0, rows), scale, lengths, self.device)
 
 
 class StreamedStates(States):
-    """States read from the shards text by text; an order that stays near (see `epoch_order`) makes that fast."""
+    """States read from the shards text by text: fast where an epoch stays within a few shards, see `epoch_order`."""
 
     def __init__(self, cache: Cache, layer: int, device: torch.device, tokens: TokenChoice = "all") -> None:
         self.cache, self.layer, self.device = cache, layer, device
@@ -148,16 +170,16 @@ class StreamedStates(States):
         self.lengths = self.tokens.lengths
         self.reads_ahead = True
 
-    def fetch(self, text_ids: np.ndarray) -> StoredBatch:
+    def fetch(self, text_ids: np.ndarray) -> HostBatch:
         """See `States`."""
         values, scale = as_tensors(self.tokens.of(text_ids, self.cache.read_texts(self.layer, text_ids)))
-        return _on_the_way(values, scale, self.lengths[text_ids], self.device)
+        return _pinned(values, scale, self.lengths[text_ids], self.device)
 
 
-def _on_the_way(values: Tensor, scale: Tensor | None, lengths: np.ndarray, device: torch.device) -> StoredBatch:
+def _pinned(values: Tensor, scale: Tensor | None, lengths: np.ndarray, device: torch.device) -> HostBatch:
     if device.type == "cuda" and not values.is_cuda:
         values = values.pin_memory()  # the copy to the GPU then runs beside what computes there
-    return StoredBatch(values, scale, torch.from_numpy(lengths))
+    return HostBatch(values, scale, torch.from_numpy(lengths))
 
 
 def states_bytes(cache: Cache, text_ids: np.ndarray) -> int:
@@ -168,7 +190,7 @@ def states_bytes(cache: Cache, text_ids: np.ndarray) -> int:
 
 
 def available_memory() -> int:
-    """Bytes of memory that are free for use on this machine; 4 GiB where the system does not tell."""
+    """Bytes of memory that this machine has free; 4 GiB where the system does not tell."""
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":") for line in file)

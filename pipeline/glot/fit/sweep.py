@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from glot.errors import Stopped, UsageError
-from glot.fit.options import FitOptions, check_comparable, grid_options
+from glot.fit.config import FitOptions
+from glot.fit.options import check_comparable, grid_options
 from glot.fit.run import make_configs, open_cache
 from glot.fit.run_folder import METRICS_FILE, RunConfig, check_new_folder, clear_run, find_sweep_runs
 from glot.fit.states import States
@@ -33,14 +34,14 @@ def make_candidates(
 
     Args:
         options: what all have in common, their seeds too.
-        grid: the name of a field of `FitOptions` -> its values. A pooler that does not use a setting is trained once.
+        grid: the name of a setting -> its values. A pooler that does not use a setting is trained once.
         devices: take turns, one head each; none: that of the options.
 
     Raises UsageError for settings out of range, or where there would be no scores to compare.
     """
-    check_comparable(cache, options)
     made: dict[str, RunConfig] = {}
     for folder, some in grid_options(options, grid):
+        check_comparable(cache, some)
         for config in make_configs(cache, some):
             name = f"{folder}/seed-{config.train.init_seed}"
             if devices and name not in made:

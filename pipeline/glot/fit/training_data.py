@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from glot.errors import UsageError
-from glot.fit.head_model import HeadModel, PooledTexts
+from glot.fit.head_model import HeadModel, PooledTexts, Source
 from glot.fit.options import validation_names
 from glot.fit.run_folder import RunConfig, TrainConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
-from glot.nn.config import WEIGHTLESS, ContrastiveConfig
+from glot.nn.config import ContrastiveConfig
 from glot.nn.edges import EdgeRule, edge_density
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
 from glot.store.reader import Cache
@@ -52,9 +52,15 @@ def read_train(
         order = np.random.default_rng([train.order_seed, 0]).permutation(len(examples))
         holdout, examples = examples.subset(np.sort(order[:count])), examples.subset(np.sort(order[count:]))
         whose += f" less the {count} that --select holdout keeps aside"
-    if cache.examples_entry(name).task.target == "classes" and (examples.label == examples.label[:1]).all():
+    if cache.examples_entry(name).task.target == "classes" and (labels_of(examples) == labels_of(examples)[:1]).all():
         raise UsageError(f"{whose} are all of one class: there is nothing to learn")
     return examples, holdout
+
+
+def labels_of(examples: ExampleSet) -> np.ndarray:
+    """(m,) the labels of examples that have some: int64 classes, or scores in the task's units."""
+    assert examples.label is not None
+    return examples.label
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class TrainingData:
         return self.validation if self.holdout is None else {"holdout": self.holdout, **self.validation}
 
     @property
-    def judge(self) -> str:
+    def selection_split(self) -> str:
         """The set that chooses the best epoch: the first."""
         return next(iter(self.score_sets))
 
@@ -101,9 +107,9 @@ def open_states(cache: Cache, config: RunConfig) -> States:
     return MemoryStates(cache, config.layer, used, device, config.pooler.tokens)
 
 
-def open_source(cache: Cache, config: RunConfig, states: States, model: HeadModel) -> States | PooledTexts:
+def open_source(cache: Cache, config: RunConfig, states: States, model: HeadModel) -> Source:
     """Where a model's batches come from: the states, or what a pooler without weights makes of them, once."""
-    if config.pooler.pooler not in WEIGHTLESS:
+    if config.pooler.has_weights:
         return states
     used = used_text_ids(cache, group_of(_training_set(config)), config.contrastive)
     return PooledTexts(model.pooler, states, used)

@@ -13,17 +13,19 @@ from torch import Tensor
 from glot.errors import UsageError
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import RunConfig, find_one_run
-from glot.fit.states import StoredBatch, as_tensors
-from glot.nn.config import PoolerConfig
-from glot.nn.edges import cosines
+from glot.fit.states import HostBatch, as_tensors
+from glot.nn.config import PoolerConfig, TokenPosition
+from glot.nn.edges import EdgeRule, cosines
 from glot.nn.heads import ClassHead
-from glot.nn.poolers import AdaPooler, Glot
+from glot.nn.poolers import Pooler, make_pooler, token_weights
+from glot.nn.registry import EDGE_RULES
 from glot.nn.tokens import TokenBatch
 from glot.store.plan import CONTENT, SPECIAL
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
 
 MAX_TOKENS = 1024  # of a text: its cosines grow with the square
+COMPARED = ("mean", "cls", "max")  # poolers without weights that are drawn beside the runs
 DRAWN_TAU = 0.6  # where no run has a threshold of its own
 
 
@@ -122,10 +124,10 @@ class Explanation:
     """All that is shown of an example.
 
     Attributes:
-        drawn: the run whose graph is drawn: the first of GLOT, else the first.
+        drawn: the run whose graph is drawn: the first that has one, else the first.
         tau: the threshold that the graph is drawn with at first.
         pictures: one a text.
-        weighings: the runs' in their order, then those of mean, cls and max where no run has them.
+        weighings: the runs' in their order, then those of `COMPARED` where no run has them.
         predictions: one a run.
     """
 
@@ -172,13 +174,13 @@ def cache_example(cache: Cache, split: str, index: int, runs: Sequence[Run]) -> 
     examples, task = cache.examples(split), cache.examples_entry(split).task
     if task.num_texts != runs[0].config.task.num_texts:
         raise UsageError(_other_texts(runs[0], f"the examples of {cache.folder} have {task.num_texts}"))
-    places = np.flatnonzero(examples.index == index)
-    if not len(places):
+    rows = np.flatnonzero(examples.index == index)
+    if not len(rows):
         there = f"they go from {examples.index.min()} to {examples.index.max()}" if len(examples) else "there are none"
         raise UsageError(f"the {split} examples of {cache.folder} have no index {index}: {there}")
-    place = int(places[0])
-    ids = [int(column[place]) for column in (examples.text_id, examples.text_id_b) if column is not None]
-    label = "" if examples.label is None else answer_text(task, examples.label[place].item())
+    row = int(rows[0])
+    ids = [int(column[row]) for column in (examples.text_id, examples.text_id_b) if column is not None]
+    label = "" if examples.label is None else answer_text(task, examples.label[row].item())
     texts = [_cache_text(cache, runs[0].config.layer, text_id) for text_id in ids]
     return Example(texts, f"example {index} of {split} in {cache.folder}", label, task.name)
 
@@ -192,7 +194,7 @@ def _cache_text(cache: Cache, layer: int, text_id: int) -> TextStates:
             "or extract it again"
         )
     values, scale = as_tensors(cache.read_texts(layer, np.asarray([text_id])))
-    states = StoredBatch(values, scale, torch.tensor([len(numbers)])).to(torch.device("cpu")).states
+    states = HostBatch(values, scale, torch.tensor([len(numbers)])).tokens(torch.device("cpu")).states
     kinds = plan.token_kinds(text_id, text_id + 1)
     return TextStates([plan.vocabulary[number] for number in numbers], kinds, states)
 
@@ -221,21 +223,21 @@ def explain(example: Example, runs: list[Run], tau: float | None = None) -> Expl
         raise UsageError(f"a text of {longest:,} tokens is too long to be drawn: at most {MAX_TOKENS:,} are")
     if tau is not None and not -1 <= tau <= 1:
         raise UsageError(f"--tau is a cosine and must lie in [-1, 1]; got {tau}")
-    drawn = next((run for run in runs if run.config.pooler.pooler == "glot"), runs[0])
+    drawn = next((run for run in runs if run.config.pooler.entry.has_graph), runs[0])
     if tau is None:
-        has_tau = drawn.config.pooler.pooler == "glot" and drawn.config.pooler.graph in ("cosine", "random")
-        tau = drawn.config.pooler.tau if has_tau else DRAWN_TAU
+        pooler = drawn.config.pooler
+        has_tau = pooler.entry.has_graph and "tau" in EDGE_RULES[pooler.graph].settings
+        tau = pooler.tau if has_tau else DRAWN_TAU
     weighings, predictions = [], []
     for run in runs:
         model = load_head(run.folder, run.config, "dense", torch.device("cpu"))
-        weighings.append(weigh_by_run(model, run, example.texts))
+        weighings.append(weigh(model.pooler, example.texts, str(run.folder)))
         predictions.append(_predict(model, run.config, example.texts))
     there = {run.config.pooler.pooler for run in runs}
-    kind = runs[0].config.states.kind
-    for pooler in ("mean", "cls", "max"):
-        if pooler not in there:
-            by_text = [plain_weights(pooler, text.states, kind) for text in example.texts]
-            weighings.append(Weighing(pooler, "", by_text))
+    states = runs[0].config.states
+    position: TokenPosition = "first" if states.kind == "encoder" else "last"
+    plain = [PoolerConfig(pooler=name, token_position=position) for name in COMPARED if name not in there]
+    weighings += [weigh(make_pooler(config, states.width, "dense"), example.texts) for config in plain]
     pictures = [_picture(text, drawn.config.pooler) for text in example.texts]
     return Explanation(example, runs, drawn, tau, pictures, weighings, predictions)
 
@@ -252,42 +254,19 @@ def _batch(texts: Sequence[TextStates], config: PoolerConfig) -> TokenBatch:
 
 
 @torch.no_grad()
-def weigh_by_run(model: HeadModel, run: Run, texts: Sequence[TextStates]) -> Weighing:
-    """A trained head's weights over the tokens of some texts; 0 for tokens that it does not see.
+def weigh(pooler: Pooler, texts: Sequence[TextStates], run: str = "") -> Weighing:
+    """A pooler's weights over the tokens of some texts, as its registry entry says; 0 for tokens that it does not see.
 
-    What cannot be said by weights is uniform: `mlp` changes each token and takes their mean.
+    `run` is the folder of the run that trained it.
     """
-    config, pooler = run.config.pooler, model.pooler
-    batch = _batch(texts, config)
-    if isinstance(pooler, Glot):
-        packed = pooler.forward_with_weights(batch)[1]  # (N,)
-    elif isinstance(pooler, AdaPooler):
-        packed = pooler.readout([batch.states], batch)[1]  # (N,)
-    else:
-        states = batch.states.split(batch.lengths.tolist())
-        kind = "encoder" if config.token_position == "first" else "decoder"
-        packed = torch.from_numpy(np.concatenate([plain_weights(config.pooler, part, kind) for part in states]))
+    batch = _batch(texts, pooler.config)
+    packed = token_weights(pooler, batch)  # (N,)
     by_text = []
     for text, some in zip(texts, packed.double().split(batch.lengths.tolist()), strict=True):
         weights = np.zeros(len(text.tokens))
-        weights[seen_tokens(text, config)] = some.numpy()
+        weights[seen_tokens(text, pooler.config)] = some.numpy()
         by_text.append(weights)
-    return Weighing(config.pooler, str(run.folder), by_text)
-
-
-def plain_weights(pooler: str, states: Tensor, kind: str) -> np.ndarray:
-    """(n,) weights of a pooler that has nothing trained in it, for states (n, d).
-
-    mean and mlp: uniform. cls: all on the first token of an encoder, the last of a decoder. max: the share of the d
-    dimensions in which a token is the largest; those who are equal share a dimension.
-    """
-    count = len(states)
-    if pooler == "cls":
-        return np.eye(count)[0 if kind == "encoder" else count - 1]
-    if pooler == "max":
-        largest = (states == states.amax(dim=0)).double()  # (n, d)
-        return (largest / largest.sum(dim=0)).mean(dim=1).numpy()
-    return np.full(count, 1 / count)
+    return Weighing(pooler.config.pooler, run, by_text)
 
 
 @torch.no_grad()
@@ -310,8 +289,8 @@ def _picture(text: TextStates, config: PoolerConfig) -> TokenPicture:
     full = cosines(TokenBatch(text.states, torch.tensor([count])))[0]
     matrix = (full.triu() + full.triu(diagonal=1).T).numpy()  # (n, n)
     seen = seen_tokens(text, config)
-    if config.pooler != "glot" or config.graph == "cosine":
+    if not config.entry.has_graph or config.graph == "cosine":  # the page draws cosine edges itself, at any threshold
         return TokenPicture(text, matrix, seen, None)
-    mask = config.edge_rule.edges(_batch([text], config))[0].numpy()
+    mask = EdgeRule.of(config).edges(_batch([text], config))[0].numpy()
     own = np.flatnonzero(seen)[np.argwhere(np.triu(mask, k=1))]
     return TokenPicture(text, matrix, seen, own)

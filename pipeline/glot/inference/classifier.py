@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from functools import lru_cache
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Set
+from functools import lru_cache, wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,18 +23,53 @@ from glot.extract.backbone import Backbone, load_backbone
 from glot.extract.options import ExtractOptions
 from glot.extract.prepare import states_identity
 from glot.extract.source import ModelSource, resolve_model
+from glot.fit.config import FitOptions, TrainConfig
 from glot.fit.head_model import HeadModel, pool_texts
-from glot.fit.run import FitOptions, check_device, make_configs
+from glot.fit.run import check_device, make_configs
 from glot.fit.run_folder import HEAD_FILE, load_tensors
 from glot.fit.states import StreamedStates
 from glot.fit.train import fit_head
 from glot.inference.model import GlotModel
 from glot.inference.text_cache import open_with_texts
+from glot.nn.config import PoolerConfig
 from glot.nn.graph import resolve_backend
+from glot.nn.settings import declared
 from glot.randomness import kept_randomness
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
+
+# The settings of stage two that it takes as they are; those left out have a name or a default of their own here.
+_SETTINGS = {
+    name: item
+    for config in (PoolerConfig, TrainConfig)
+    for name, item in declared(config).items()
+    if name not in ("select", "class_weights", "device", "backend", "order_seed")
+}
+
+
+def with_settings(init: Callable[..., None]) -> Callable[..., None]:
+    """Take `_SETTINGS` as parameters of an `__init__`, the pooler by its place too, and show them in its signature."""
+    signature = inspect.signature(init)
+    own = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
+    made = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if name == "pooler" else inspect.Parameter.KEYWORD_ONLY,
+            default=None if item.setting.by_task else item.default,
+        )
+        for name, item in _SETTINGS.items()
+    ]
+    shown = signature.replace(parameters=sorted([*own, *made], key=lambda item: item.kind))
+
+    @wraps(init)
+    def with_defaults(*given: Any, **named: Any) -> None:
+        bound = shown.bind(*given, **named)
+        bound.apply_defaults()
+        init(*bound.args[:2], **dict(list(bound.arguments.items())[2:]))
+
+    vars(with_defaults)["__signature__"] = shown
+    return with_defaults
 
 
 class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClassifierMixin, BaseEstimator):
@@ -48,8 +84,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     Args:
         backbone: an alias (minilm), a hub id, a Hugging Face folder or a GGUF file.
-        pooler, gnn, jk, tau, tokens, layers, hidden: see `PoolerConfig`.
-        epochs, lr, batch_size: see `TrainConfig`.
+        pooler, gnn, jk, tau, ..., epochs, lr, batch_size, ...: each setting of `PoolerConfig` and of training in
+            `TrainConfig`, see there; None takes the default.
         class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
         layer: the backbone's layer; -1 is after the final norm. max_tokens: longer texts are cut here; None
             cuts at 128, or at what the backbone takes where that is less.
@@ -74,20 +110,11 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     and TypeError for texts and labels that are none; NotFittedError before `fit`.
     """
 
+    @with_settings
     def __init__(
         self,
         backbone: str | Path = "minilm",
-        pooler: str = "glot",
         *,
-        gnn: str = "gat",
-        jk: str = "cat",
-        tau: float | None = None,
-        tokens: str = "all",
-        layers: int | None = None,
-        hidden: int | None = None,
-        epochs: int | None = None,
-        lr: float | None = None,
-        batch_size: int | None = None,
         class_weight: str | None = None,
         layer: int = -1,
         max_tokens: int | None = None,
@@ -96,18 +123,9 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         device: str | None = None,
         trust_remote_code: bool = False,
         cache: str | Path | None = None,
+        **settings: Any,
     ) -> None:
         self.backbone = backbone
-        self.pooler = pooler
-        self.gnn = gnn
-        self.jk = jk
-        self.tau = tau
-        self.tokens = tokens
-        self.layers = layers
-        self.hidden = hidden
-        self.epochs = epochs
-        self.lr = lr
-        self.batch_size = batch_size
         self.class_weight = class_weight
         self.layer = layer
         self.max_tokens = max_tokens
@@ -116,6 +134,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.device = device
         self.trust_remote_code = trust_remote_code
         self.cache = cache
+        vars(self).update(settings)
 
     def fit(self, X: Iterable[str], y: Iterable) -> GlotClassifier:
         """Train the head on n texts and their n labels; the texts that `cache` lacks go through the backbone first."""
@@ -167,16 +186,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if self.class_weight not in (None, "balanced"):
             raise UsageError(f'class_weight must be None or "balanced"; got {self.class_weight!r}')
         return FitOptions(
-            pooler=self.pooler,
-            gnn=self.gnn,
-            jk=self.jk,
-            tau=self.tau,
-            tokens=self.tokens,
-            layers=self.layers,
-            hidden=self.hidden,
-            epochs=self.epochs,
-            lr=self.lr,
-            batch_size=self.batch_size,
+            **{name: getattr(self, name) for name in _SETTINGS},
             class_weights=self.class_weight or "none",
             select="last" if self.validation_fraction is None else "validation",
             seeds=(seed,),

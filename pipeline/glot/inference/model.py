@@ -130,10 +130,12 @@ class GlotModel:
         if not rank:
             return torch.zeros(0, self.width, device=self.device)
         order, pieces = [], []
-        for places, forwarded in forward_texts(list(rank), states, states.max_tokens, self.config.layer, self.backbone):
+        for indices, forwarded in forward_texts(
+            list(rank), states, states.max_tokens, self.config.layer, self.backbone
+        ):
             batch = forwarded.pack(self.config.pooler.tokens, self.device)
             pieces.append(self.model.vectors(batch).float())
-            order.append(places)
+            order.append(indices)
         back = np.argsort(np.concatenate(order))
         rows = back[[rank[clean(text)] for text in texts]]
         vectors = torch.cat(pieces)
@@ -166,15 +168,15 @@ class Forwarded:
 def forward_texts(
     texts: list[str], states: StatesIdentity, max_tokens: int, layer: int, backbone: Backbone
 ) -> Iterator[tuple[np.ndarray, Forwarded]]:
-    """Places of some texts and what the backbone made of them, until all are done; those of similar length together.
+    """Indices of some texts and what the backbone made of them, until all are done; those of similar length together.
 
     The texts are filled into the template of `states` and cut at `max_tokens`.
     """
     tokens = tokenize_filled(texts, states.template, backbone, max_tokens)
     lengths = np.asarray([len(row) for row in tokens.ids])
-    for places in length_batches(lengths, token_budget(backbone.device, states), backbone.pads):
-        ids, kinds = ([column[place] for place in places.tolist()] for column in (tokens.ids, tokens.kinds))
-        yield places, _forward(ids, kinds, backbone, layer)
+    for indices in length_batches(lengths, token_budget(backbone.device, states), backbone.pads):
+        ids, kinds = [tokens.ids[index] for index in indices], [tokens.kinds[index] for index in indices]
+        yield indices, _forward(ids, kinds, backbone, layer)
 
 
 def _forward(ids: list[list[int]], kinds: list[np.ndarray], backbone: Backbone, layer: int) -> Forwarded:

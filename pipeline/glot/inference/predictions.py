@@ -11,6 +11,7 @@ from glot.fit.head_model import load_head, predict
 from glot.fit.metrics import compute_metrics
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
+from glot.fit.training_data import labels_of
 from glot.inference.run_checks import answer_columns, check_predictable, check_predictions_file, check_scorable
 from glot.store.example_set import ExampleSet
 from glot.store.files import make_folder, write_text
@@ -46,7 +47,7 @@ def evaluate_head(run: Path, cache: Cache, split: str, device: str, backend: str
     """
     check_scorable(run, cache, split)
     predictions, examples = predict_examples(run, cache, split, device, backend)
-    return compute_metrics(RunConfig.load(run).task.metrics, predictions, examples.label)
+    return compute_metrics(RunConfig.load(run).task.metrics, predictions, labels_of(examples))
 
 
 def write_predictions(
@@ -74,21 +75,22 @@ def write_predictions(
 
 def _rows(task: TaskSpec, predictions: np.ndarray, examples: ExampleSet) -> list[Row]:
     rows = []
-    for place in np.argsort(examples.index, kind="stable"):
-        value = predictions[place]
+    for row in np.argsort(examples.index, kind="stable"):
+        value = predictions[row]
         answer = {"label": task.classes[value]} if task.target == "classes" else {"score": round(float(value), 6)}
-        rows.append({"index": int(examples.index[place]), **answer})
+        rows.append({"index": int(examples.index[row]), **answer})
     return rows
 
 
 def _glue_lines(task: TaskSpec, predictions: np.ndarray, examples: ExampleSet) -> list[str]:
     lines = ["index\tprediction"]
-    for place in np.argsort(examples.index, kind="stable"):
-        value = predictions[place]
+    for row in np.argsort(examples.index, kind="stable"):
+        value = predictions[row]
         if task.target == "score":
+            assert task.score_range is not None
             low, high = task.score_range
             text = f"{min(max(float(value), low), high):.3f}"
         else:
             text = task.classes[value] if task.name in NAMED_IN_GLUE else str(int(value))
-        lines.append(f"{examples.index[place]}\t{text}")
+        lines.append(f"{examples.index[row]}\t{text}")
     return lines

@@ -15,14 +15,11 @@ from torch import Tensor
 from glot.errors import UsageError
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import HEAD_FILE, RunConfig, find_one_run
-from glot.nn.config import PoolerConfig, PoolerName, TokenChoice, TokenPosition
+from glot.nn.config import PoolerConfig, TokenChoice, TokenPosition
 from glot.nn.graph import Backend
 from glot.nn.poolers import Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
-from glot.report.methods import method_name
 from glot.store.files import file_sha256
-
-_CLS_TITLES: dict[TokenPosition, str] = {"first": "CLS", "last": "last token"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +103,7 @@ def open_comparison(runs: Sequence[Path], backend: Backend) -> Comparison:
     columns = [_run_column(folder, config, backend) for folder, config in zip(folders, configs, strict=True)]
     there = {(config.pooler.pooler, config.pooler.tokens) for config in configs}
     position: TokenPosition = "first" if configs[0].states.kind == "encoder" else "last"
-    names: tuple[PoolerName, ...] = ("mean", "cls")
-    for name in names:
+    for name in ("mean", "cls"):
         if (name, "all") not in there:
             plain = PoolerConfig(pooler=name, token_position=position)
             columns.append(_plain_column(plain, configs[0].states.width, backend))
@@ -135,7 +131,7 @@ def _plain_column(config: PoolerConfig, width: int, backend: Backend) -> Vectori
 
 
 def _title(config: PoolerConfig) -> str:
-    title = _CLS_TITLES[config.token_position] if config.pooler == "cls" else method_name(config.pooler, None)
+    title = config.entry.title_at(config.token_position)
     return title if config.tokens == "all" else f"{title}, {config.tokens} tokens"
 
 

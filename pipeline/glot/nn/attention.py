@@ -19,7 +19,7 @@ SLOPE = 0.2  # of the LeakyReLU, as in Veličković et al. 2018
 
 
 def attend(
-    values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, buckets: list[TokenBatch], deaf: list[Tensor]
+    values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor, buckets: list[TokenBatch], masks: list[Tensor]
 ) -> Tensor:
     """(S, N, h): Σ_j α_ij v_j, α_i· = softmax_j(LeakyReLU(sourceᵀ v_j + targetᵀ v_i + edge_bias)) for each head.
 
@@ -29,37 +29,37 @@ def attend(
         target: (S, h).
         edge_bias: (S,).
         buckets: the texts whose tokens the N rows are, in order.
-        deaf: for each bucket (S, b, L, L) or (1, b, L, L) float, from `deafness`.
+        masks: for each bucket (S, b, L, L) or (1, b, L, L) float, from `additive_mask`.
     """
-    return _Attend.apply(values, torch.stack([source, target], dim=1), edge_bias, buckets, deaf)
+    return _Attend.apply(values, torch.stack([source, target], dim=1), edge_bias, buckets, masks)
 
 
-def deafness(mask: Tensor) -> Tensor:
-    """(b, L, L) float32 of a mask (b, L, L) bool from `EdgeRule`: 0 where i hears j, minus infinity where it does not.
+def additive_mask(mask: Tensor) -> Tensor:
+    """(b, L, L) float32 to add to logits: 0 for neighbours in `mask` (b, L, L) bool of `EdgeRule`, -1e30 elsewhere.
 
-    A place without a token hears itself, so that its softmax is a number; nothing comes of it.
+    Padding attends to itself, so that its softmax is finite, and is dropped.
     """
-    deaf = mask.float().sub_(1).mul_(1e30)  # several times as fast as filling under a mask
-    deaf.diagonal(dim1=1, dim2=2).zero_()
-    return deaf
+    additive = mask.float().sub_(1).mul_(1e30)  # several times as fast as `masked_fill`
+    additive.diagonal(dim1=1, dim2=2).zero_()
+    return additive
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, both: Tensor, edge_bias: Tensor, buckets: list[TokenBatch], deaf: list[Tensor]
+        ctx: Any, values: Tensor, both: Tensor, edge_bias: Tensor, buckets: list[TokenBatch], masks: list[Tensor]
     ) -> Tensor:
         with torch.autocast(values.device.type, enabled=False):
             scores = widen(values @ both.mT.to(values.dtype))  # (S, N, 2)
             sizes = [len(bucket.states) for bucket in buckets]
             out, kept = [], []
-            for bucket, silence, part, score in zip(
-                buckets, deaf, values.split(sizes, dim=1), scores.split(sizes, dim=1), strict=True
+            for bucket, mask, part, score in zip(
+                buckets, masks, values.split(sizes, dim=1), scores.split(sizes, dim=1), strict=True
             ):
                 padded, score = bucket.repeat_pad(part, 1), bucket.repeat_pad(score, 1)  # (S, b, L, h), (S, b, L, 2)
                 logits = score[..., None, :, 0] + (score[..., 1:] + edge_bias.to(score.dtype)[:, None, None, None])
                 logits = F.leaky_relu_(logits, SLOPE)  # (S, b, L, L)
-                alpha = (logits + silence).softmax(dim=3).to(values.dtype)
+                alpha = (logits + mask).softmax(dim=3).to(values.dtype)
                 out.append(bucket.unpad(alpha @ padded, 1))
                 kept += [padded, alpha, logits]
         ctx.buckets = buckets
@@ -70,14 +70,14 @@ class _Attend(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, both, edge_bias, *kept = ctx.saved_tensors
-        by_values, by_scores, by_edge = [], [], 0.0
+        by_values, by_scores, by_edge = [], [], torch.zeros_like(edge_bias)
         parts = gradient.split([len(bucket.states) for bucket in ctx.buckets], dim=1)
-        for place, (bucket, part) in enumerate(zip(ctx.buckets, parts, strict=True)):
-            padded, alpha, logits = kept[3 * place : 3 * place + 3]
+        for index, (bucket, part) in enumerate(zip(ctx.buckets, parts, strict=True)):
+            padded, alpha, logits = kept[3 * index : 3 * index + 3]
             given = bucket.repeat_pad(part, 1)  # what stands in the padding meets weights of zero
             by_values.append(bucket.unpad(alpha.mT @ given, 1))
             by_alpha, wide = widen(given @ padded.mT), widen(alpha)  # (S, b, L, L)
-            by_logits = torch.ops.aten._softmax_backward_data(by_alpha, wide, 3, wide.dtype)
+            by_logits = softmax_backward(by_alpha, wide)
             # The LeakyReLU's result has the sign of what went in.
             by_logits = torch.ops.aten.leaky_relu_backward(by_logits, logits, SLOPE, True)
             heard, hearing = by_logits.sum(dim=2), by_logits.sum(dim=3)  # (S, b, L)
@@ -87,6 +87,17 @@ class _Attend(torch.autograd.Function):
         by_value = by_values[0] if len(by_values) == 1 else torch.cat(by_values, dim=1)
         by_value.baddbmm_(by_score, both.to(values.dtype))
         return by_value, (by_score.mT @ values).to(both.dtype), by_edge.to(edge_bias.dtype), None, None
+
+
+# In one pass over memory what public operations do in three; private, so another torch may lack it.
+_fused_softmax_backward = getattr(torch.ops.aten, "_softmax_backward_data", None)
+
+
+def softmax_backward(gradient: Tensor, weights: Tensor) -> Tensor:
+    """(..., L): from the gradient at softmax `weights` (..., L), that at the logits they were made of."""
+    if _fused_softmax_backward is None:
+        return (gradient - (gradient * weights).sum(dim=-1, keepdim=True)) * weights
+    return _fused_softmax_backward(gradient, weights, weights.ndim - 1, weights.dtype)
 
 
 def widen(values: Tensor) -> Tensor:

@@ -1,85 +1,80 @@
-"""The settings of a head, without torch: wrong ones are told before it is loaded."""
+"""The settings of a head, each declared once, without torch: wrong ones are told before it is loaded."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from glot.errors import UsageError
+from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS, PoolerEntry
+from glot.nn.settings import Setting, check_settings, choices
 
-if TYPE_CHECKING:
-    from glot.nn.edges import EdgeRule
-
-PoolerName = Literal["glot", "mean", "max", "cls", "adapool", "mlp"]
-WEIGHTLESS = ("mean", "max", "cls")  # poolers that nothing trains
-LayerKind = Literal["gat", "gcn", "gin", "gine"]
 JumpingKnowledge = Literal["cat", "max", "mean"]
-EdgeKind = Literal["cosine", "random", "chain", "knn"]
 TokenPosition = Literal["first", "last"]
 ReadoutKind = Literal["attention", "mean"]
 TokenChoice = Literal["all", "content"]
 Similarity = Literal["cos", "dot"]
+POOLING, PAIRS = "Pooler", "Pairs without labels"  # where the help lists them
 
 
 @dataclass(frozen=True)
 class PoolerConfig:
     """All that shapes a pooler beside the width of its input; settings that a pooler does not use are ignored.
 
-    Attributes:
-        pooler: glot, mean, max, cls, adapool or mlp.
-        gnn: the layers of glot: gat, gcn, gin or gine.
-        jk: what the readout of glot sees: cat, max or mean over the layers.
-        tau: the cosine threshold of the token graph, -1 to 1 (strict: an edge iff cosine > tau).
-        graph: cosine as in the paper; or, to see what the graph is worth, random, chain or knn (see `EdgeRule`).
-        neighbours: of each token in a knn graph, at least 1.
-        readout: how glot sums up its tokens: attention, or mean.
-        tokens: what any pooler sees of a text: all its tokens, or content alone, without special ones and a template's.
-        layers: K, 0 to 16: layers of glot or mlp.
-        hidden: h, at least 1: width of those layers.
-        gin_batch_norm: a BatchNorm inside the MLPs of gin and gine, only to redo published runs.
-        adapool_hidden: width of AdaPool's scorer, at least 1.
-        token_position: the token that cls takes: first (encoders) or last (decoders).
+    `token_position` is the token that cls takes: the first of encoders, the last of decoders.
 
     Raises:
-        UsageError: a value outside these, named together with what is allowed.
+        UsageError: a value that a setting does not take, named together with what is allowed.
     """
 
-    pooler: PoolerName = "glot"
-    gnn: LayerKind = "gat"
-    jk: JumpingKnowledge = "cat"
-    tau: float = 0.6
-    graph: EdgeKind = "cosine"
-    neighbours: int = 5
-    readout: ReadoutKind = "attention"
-    tokens: TokenChoice = "all"
-    layers: int = 2
-    hidden: int = 256
-    gin_batch_norm: bool = False
-    adapool_hidden: int = 128
+    pooler: Annotated[str, Setting("What makes one vector of a text's token states.", POOLING, POOLERS)] = "glot"
+    gnn: Annotated[str, Setting("Layers of glot.", POOLING, GNN_LAYERS)] = "gat"
+    jk: Annotated[JumpingKnowledge, Setting("Jumping knowledge: what glot's readout sees of its layers.", POOLING)] = (
+        "cat"
+    )
+    graph: Annotated[
+        str,
+        Setting("Edges of glot: cosine; to compare with it, random (as many), chain or knn.", POOLING, EDGE_RULES),
+    ] = "cosine"
+    neighbours: Annotated[int, Setting("Of each token in a knn graph.", POOLING, least=1)] = 5
+    readout: Annotated[ReadoutKind, Setting("How glot sums up its tokens.", POOLING)] = "attention"
+    tokens: Annotated[
+        TokenChoice,
+        Setting("Pool all tokens, or content: no special or prompt ones.", POOLING),
+    ] = "all"
+    tau: Annotated[
+        float,
+        Setting(
+            "Cosine above which tokens are joined; 1: self-loops only.",
+            POOLING,
+            least=-1,
+            most=1,
+            bounds="is a cosine and must lie in [-1, 1]",
+            by_task=True,
+        ),
+    ] = 0.6
+    layers: Annotated[int, Setting("K, layers of glot or mlp.", POOLING, least=0, most=16, by_task=True)] = 2
+    hidden: Annotated[int, Setting("h, the width of those layers.", POOLING, least=1, by_task=True)] = 256
+    gin_batch_norm: Annotated[bool, Setting("BatchNorm in gin's MLPs, as published.", POOLING)] = False
+    adapool_hidden: Annotated[int, Setting("Width of AdaPool's scorer.", POOLING, least=1, by_task=True, option="")] = (
+        128
+    )
     token_position: TokenPosition = "first"
 
     def __post_init__(self) -> None:
-        _check_choice("pooler", self.pooler, get_args(PoolerName))
-        _check_choice("gnn", self.gnn, get_args(LayerKind))
-        _check_choice("jk", self.jk, get_args(JumpingKnowledge))
-        _check_choice("graph", self.graph, get_args(EdgeKind))
-        _check_choice("readout", self.readout, get_args(ReadoutKind))
-        _check_choice("tokens", self.tokens, get_args(TokenChoice))
-        _check_choice("token_position", self.token_position, get_args(TokenPosition))
-        if not -1 <= self.tau <= 1:  # also refuses NaN
-            raise UsageError(f"tau is a cosine and must lie in [-1, 1]; got {self.tau}")
-        if not 0 <= self.layers <= 16:
-            raise UsageError(f"layers must lie in 0..16; got {self.layers}")
-        for name in ("hidden", "adapool_hidden", "neighbours"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1; got {getattr(self, name)}")
+        check_settings(self, as_options=False)
+        if self.token_position not in choices(TokenPosition):
+            raise UsageError(f"token_position must be first or last; got {self.token_position!r}")
 
     @property
-    def edge_rule(self) -> EdgeRule:
-        """Which tokens glot joins."""
-        from glot.nn.edges import EdgeRule
+    def entry(self) -> PoolerEntry:
+        """What the registry says of the pooler."""
+        return POOLERS[self.pooler]
 
-        return EdgeRule(self.tau, self.graph, self.neighbours)
+    @property
+    def has_weights(self) -> bool:
+        """Whether anything of the pooler trains."""
+        return self.entry.has_weights(self)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict that `from_json` turns back into an equal config."""
@@ -95,33 +90,37 @@ class PoolerConfig:
 class ContrastiveConfig:
     """How vectors are trained from pairs.
 
-    Attributes:
-        temperature: similarities are divided by it.
-        similarity: "cos", or "dot" as in the published run.
-        negatives: how many hard negatives of an example to use; None: all that the cache has.
-        proj_dim: P, the width of a learned linear projection of z, the vector that is then given out; None: z itself.
-        matryoshka: widths of the projection, beside P itself, at which its first numbers are trained to do as well.
-        chunk_size: texts pooled at a time (gradient caching); None: a batch as a whole.
+    None: of `negatives` all that the cache has are used, without `proj_dim` z itself is given out, and without
+    `chunk_size` a batch is pooled as a whole; with it gradients are cached. Similarity "dot" is the published run's.
 
     Raises UsageError for values out of range.
     """
 
-    temperature: float = 0.07
-    similarity: Similarity = "cos"
-    negatives: int | None = None
-    proj_dim: int | None = None
-    matryoshka: tuple[int, ...] = ()
-    chunk_size: int | None = None
+    temperature: Annotated[float, Setting("Of the softmax over similarities.", PAIRS, above=0, most=100)] = 0.07
+    similarity: Annotated[Similarity, Setting("Of two vectors.", PAIRS)] = "cos"
+    negatives: Annotated[
+        int | None, Setting("Hard negatives used of an example.", PAIRS, least=0, default="all in the cache")
+    ] = None
+    proj_dim: Annotated[
+        int | None, Setting("Train a linear projection to this width.", PAIRS, least=1, default="none")
+    ] = None
+    matryoshka: Annotated[
+        tuple[int, ...],
+        Setting("Widths of the projection trained beside it, as in 64,128.", PAIRS, default="none", lists=False),
+    ] = ()
+    chunk_size: Annotated[
+        int | None,
+        Setting(
+            "Texts pooled at a time, for batches beyond the memory.",
+            PAIRS,
+            least=1,
+            default="all",
+            tells_apart=False,
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature <= 100:
-            raise UsageError(f"--temperature must be above 0, and at most 100; got {self.temperature}")
-        if self.similarity not in get_args(Similarity):
-            raise UsageError(f"--similarity must be one of {', '.join(get_args(Similarity))}; got {self.similarity!r}")
-        for name, least in (("negatives", 0), ("proj_dim", 1), ("chunk_size", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}; got {value}")
+        check_settings(self)
         if self.matryoshka and self.proj_dim is None:
             raise UsageError("--matryoshka trains widths of a projection: pass --proj-dim too")
         if not all(1 <= width <= (self.proj_dim or 0) for width in self.matryoshka):
@@ -129,10 +128,7 @@ class ContrastiveConfig:
 
     def check_pooler(self, pooler: PoolerConfig) -> None:
         """Raise UsageError where nothing would train, or where chunks would not add up to the batch."""
-        is_fixed = pooler.pooler in WEIGHTLESS or (
-            pooler.layers == 0 and (pooler.pooler == "mlp" or (pooler.pooler, pooler.readout) == ("glot", "mean"))
-        )
-        if is_fixed and self.proj_dim is None:
+        if not pooler.has_weights and self.proj_dim is None:
             raise UsageError(
                 f"--pooler {pooler.pooler} has no weights to train: pass --proj-dim, or choose --pooler glot or adapool"
             )
@@ -150,11 +146,6 @@ class ContrastiveConfig:
     def from_json(cls, data: dict[str, Any] | None) -> ContrastiveConfig | None:
         """Rebuild a config from a run's JSON; None where there is none."""
         return None if data is None else cls(**{**data, "matryoshka": tuple(data["matryoshka"])})
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
 
 
 def readout_width(width: int) -> int:

@@ -40,6 +40,7 @@ class ContrastiveHead(Head):
 
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
         """(B,) similarities of pairs."""
+        assert z_b is not None
         x, y = self.embed(z), self.embed(z_b)
         return F.cosine_similarity(x, y) if self.config.similarity == "cos" else (x * y).sum(dim=1)
 
@@ -102,14 +103,14 @@ def info_nce(vectors: Tensor, pairs: Pairs, similarity: Similarity, temperature:
 
 
 def _together(queries: Tensor, query: Tensor, documents: Tensor, positive: Tensor) -> Tensor:
-    """(queries, documents) bool: pairs that must not count as negatives: they belong together, or are the same text."""
+    """(queries, documents) bool: what is no negative: a pair of the batch, or twice the same text."""
     together = queries[:, None] == documents
     together[query, positive] = True
     return together
 
 
 def _cross_entropy(scores: Tensor, together: Tensor, row: Tensor, target: Tensor) -> Tensor:
-    """The mean over the examples of -log softmax of scores[row] at the target, without what belongs to the row too."""
+    """The mean over the examples of -log softmax(scores[row])[target]; the row's other matches are left out of it."""
     hidden = together[row].scatter(1, target[:, None], False)
     return F.cross_entropy(scores[row].masked_fill(hidden, -torch.inf), target)
 
@@ -135,10 +136,11 @@ def backward_in_chunks(
     vectors.requires_grad_()
     loss = loss_of(vectors)
     loss.backward()
-    start = 0
+    gradient, start = vectors.grad, 0
+    assert gradient is not None
     for chunk in chunks:
         with autocast():
             part = embed(chunk()).float()
-        part.backward(vectors.grad[start : start + len(part)])
+        part.backward(gradient[start : start + len(part)])
         start += len(part)
     return loss.detach()

@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from glot.nn.attention import attend, deafness
+from glot.nn.attention import additive_mask, attend
 from glot.nn.tokens import TokenBatch
 
 
@@ -25,14 +25,14 @@ class DenseGraph:
         self.sizes = [len(bucket.states) for bucket, _ in pieces]
 
     @cached_property
-    def deaf(self) -> list[Tensor]:
+    def additive_masks(self) -> list[Tensor]:
         """(1, b, L, L) float32 for each bucket, see `attend`: for one head, or for many that share the graph."""
-        return [deafness(mask)[None] for _, mask in self.pieces]
+        return [additive_mask(mask)[None] for _, mask in self.pieces]
 
     def attention(self, values: Tensor, source: Tensor, target: Tensor, edge_bias: Tensor) -> Tensor:
         """See `TokenGraph.attention`."""
         buckets = [bucket for bucket, _ in self.pieces]
-        return attend(values[None], source[None], target[None], edge_bias[None], buckets, self.deaf)[0]
+        return attend(values[None], source[None], target[None], edge_bias[None], buckets, self.additive_masks)[0]
 
     def neighbour_sum(self, values: Tensor) -> Tensor:
         """See `TokenGraph.neighbour_sum`."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from glot.nn.config import EdgeKind
+from glot.nn.config import PoolerConfig
+from glot.nn.registry import EDGE_RULES, load
 from glot.nn.tokens import TokenBatch
 
 
@@ -20,24 +22,25 @@ class EdgeRule:
 
     Attributes:
         tau: the threshold of cosine and random.
-        kind: `cosine` joins tokens whose cosine is above tau (1: none; -1: all but exact opposites); `random` as many
-            as cosine does, drawn anew for each text and the same each time it is seen; `chain` each with the next one
-            in the text; `knn` each with the `neighbours` of the highest cosine.
+        kind: a name of `EDGE_RULES`. `cosine` joins tokens whose cosine is above tau (1: none; -1: all but exact
+            opposites); `random` as many as cosine does, drawn anew for each text and the same each time it is seen;
+            `chain` each with the next one in the text; `knn` each with the `neighbours` of the highest cosine.
         neighbours: of knn.
     """
 
     tau: float
-    kind: EdgeKind = "cosine"
+    kind: str = "cosine"
     neighbours: int = 5
+
+    @classmethod
+    def of(cls, config: PoolerConfig) -> EdgeRule:
+        """The rule of a pooler's settings."""
+        return cls(config.tau, config.graph, config.neighbours)
 
     def edges(self, batch: TokenBatch) -> Tensor:
         """(B, Lmax, Lmax) bool, symmetric, its diagonal True at real tokens, False wherever there is no token."""
-        if self.kind == "chain":
-            return _chain(batch)
-        if self.kind == "knn":
-            return _nearest(batch, self.neighbours)
-        mask = edge_mask(batch, self.tau)
-        return mask if self.kind == "cosine" else _shuffled(batch, mask)
+        joined: Tensor = load(EDGE_RULES[self.kind].joined)(batch, self)
+        return undirected(batch, joined)
 
 
 def edge_mask(batch: TokenBatch, tau: float) -> Tensor:
@@ -49,15 +52,20 @@ def edge_mask(batch: TokenBatch, tau: float) -> Tensor:
     Returns:
         (B, Lmax, Lmax) bool, symmetric, its diagonal True at real tokens, False wherever there is no token.
     """
-    if tau >= 1:  # rounding may lift the cosine of parallel states above 1
-        return torch.diag_embed(batch.real)
-    return _undirected(batch, cosines(batch) > tau)
+    return EdgeRule(tau).edges(batch)
+
+
+def similar(batch: TokenBatch, rule: EdgeRule) -> Tensor:
+    """(B, L, L) bool: cosine above tau."""
+    cosine = cosines(batch)
+    # Rounding may lift the cosine of parallel states above 1.
+    return cosine > rule.tau if rule.tau < 1 else torch.zeros_like(cosine, dtype=torch.bool)
 
 
 def cosines(batch: TokenBatch) -> Tensor:
-    """(B, Lmax, Lmax) float32 cosines of each text's tokens; where there is no token, of another in its place.
+    """(B, Lmax, Lmax) float32 cosines of each text's tokens; padding stands for the text's last token.
 
-    (i, j) and (j, i) may be rounded differently: the one above the diagonal is what edges are decided by.
+    (i, j) and (j, i) may be rounded differently; edges are decided by the one above the diagonal.
     """
     with torch.no_grad(), _exact_float32(batch.device):
         # `normalize` divides by no less than 1e-12: a zero state has cosine 0 with every other.
@@ -65,7 +73,7 @@ def cosines(batch: TokenBatch) -> Tensor:
         return unit @ unit.mT
 
 
-def _undirected(batch: TokenBatch, joined: Tensor) -> Tensor:
+def undirected(batch: TokenBatch, joined: Tensor) -> Tensor:
     """Edges where `joined` (B, L, L) says so, and to oneself.
 
     The triangle j > i decides for both directions, for a product need not round (i, j) and (j, i) alike.
@@ -75,37 +83,39 @@ def _undirected(batch: TokenBatch, joined: Tensor) -> Tensor:
     return upper | upper.mT | torch.diag_embed(batch.real)
 
 
-def _chain(batch: TokenBatch) -> Tensor:
-    place = torch.arange(batch.longest, device=batch.device)
-    return _undirected(batch, ((place[None] - place[:, None]) == 1).expand(len(batch), -1, -1))
+def chain(batch: TokenBatch, rule: EdgeRule) -> Tensor:
+    """(B, L, L) bool: each token and the next one in the text."""
+    index = torch.arange(batch.longest, device=batch.device)
+    return ((index[None] - index[:, None]) == 1).expand(len(batch), -1, -1)
 
 
-def _nearest(batch: TokenBatch, neighbours: int) -> Tensor:
-    """Joined where one is among the other's `neighbours` nearest."""
+def nearest(batch: TokenBatch, rule: EdgeRule) -> Tensor:
+    """(B, L, L) bool: one is among the other's `neighbours` of the highest cosine."""
     others = batch.real[:, None, :] & ~torch.eye(batch.longest, dtype=torch.bool, device=batch.device)
     cosine = cosines(batch).masked_fill(~others, float("-inf"))
-    nearest = cosine.topk(min(neighbours, batch.longest), dim=2).indices  # (B, L, k)
+    nearest = cosine.topk(min(rule.neighbours, batch.longest), dim=2).indices  # (B, L, k)
     heard = torch.zeros_like(others).scatter_(2, nearest, True) & others & batch.real[:, :, None]
-    return _undirected(batch, heard | heard.mT)
+    return heard | heard.mT
 
 
-def _shuffled(batch: TokenBatch, mask: Tensor) -> Tensor:
-    """As many edges in each text as `mask` (B, L, L) has, between tokens drawn at random.
+def shuffled(batch: TokenBatch, rule: EdgeRule) -> Tensor:
+    """(B, L, L) bool: in each text as many pairs as the cosine rule joins, drawn at random.
 
-    The draw is a hash of the places and of the text's first state, so that a text has one graph for good.
+    The draw is a hash of both tokens' indices and of the text's first state, so that a text has one graph for good.
     """
-    place = torch.arange(batch.longest, device=batch.device)
+    mask = edge_mask(batch, rule.tau)
+    index = torch.arange(batch.longest, device=batch.device)
     first = batch.states[batch.offsets].float().view(torch.int32).long()  # (B, d)
     salt = (first * torch.arange(1, first.shape[1] + 1, device=batch.device)).sum(dim=1)  # (B,)
-    draw = place[:, None] * 0x9E3779B1 + place * 0x85EBCA77 + salt[:, None, None]  # (B, L, L)
-    for _ in range(2):  # multiply and shift, until nothing of the places' order is left
+    draw = index[:, None] * 0x9E3779B1 + index * 0x85EBCA77 + salt[:, None, None]  # (B, L, L)
+    for _ in range(2):  # multiply and shift, until nothing of the indices' order is left
         draw = ((draw ^ (draw >> 29)) * 0x1B873593) & 0x7FFFFFFFFFFF
     none = torch.iinfo(torch.int64).max
-    possible = _undirected(batch, torch.ones_like(mask)).triu(diagonal=1)
+    possible = undirected(batch, torch.ones_like(mask)).triu(diagonal=1)
     draw = draw.masked_fill(~possible, none).flatten(1)  # (B, L L)
     wanted = mask.triu(diagonal=1).sum(dim=(1, 2))  # (B,)
     rank = draw.argsort(dim=1, stable=True).argsort(dim=1)
-    return _undirected(batch, (rank < wanted[:, None]).view_as(mask))
+    return (rank < wanted[:, None]).view_as(mask)
 
 
 def edge_density(mask: Tensor, lengths: Tensor) -> tuple[int, int]:
@@ -130,7 +140,8 @@ def _exact_float32(device: torch.device) -> Iterator[None]:
                 torch.set_float32_matmul_precision(before)
             return
         # The older call raises where a program has used the newer settings, so it will not do for both.
-        settings = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+        mkldnn: Any = torch.backends.mkldnn  # whose type stubs do not know `matmul`
+        settings = (torch.backends.cuda.matmul, mkldnn.matmul)
         saved = [setting.fp32_precision for setting in settings]
         try:
             for setting in settings:

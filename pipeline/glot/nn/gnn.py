@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from glot.nn.config import JumpingKnowledge, LayerKind
+from glot.nn.config import PoolerConfig
 from glot.nn.graph import TokenGraph
+from glot.nn.registry import GNN_LAYERS, load
 
 
 class GatLayer(nn.Module):
@@ -55,16 +56,17 @@ class GcnLayer(nn.Module):
 class GinLayer(nn.Module):
     """Graph isomorphism layer MLP(h_i + Σ_j h_j): (N, width) to (N, hidden).
 
-    j includes i, so h_i enters twice (ε = 0). With `batch_norm`, as published, z depends on the batch in training.
+    j includes i, so h_i enters twice (ε = 0). With `gin_batch_norm`, as published, z depends on the batch in training.
     """
 
-    def __init__(self, width: int, hidden: int, batch_norm: bool = False) -> None:
+    def __init__(self, width: int, hidden: int, gin_batch_norm: bool = False) -> None:
         super().__init__()
-        self.mlp = _mlp(width, hidden, batch_norm)
+        self.mlp = _mlp(width, hidden, gin_batch_norm)
 
     def forward(self, h: Tensor, graph: TokenGraph) -> Tensor:
         """One layer over (N, width) node features: (N, hidden), before the ReLU."""
         first = self.mlp[0]
+        assert isinstance(first, nn.Linear)
         # The MLP's first map commutes with the sum over neighbours, which is cheaper after it (hidden << width).
         projected = F.linear(h, first.weight)  # (N, hidden)
         return self.mlp[1:](projected + graph.neighbour_sum(projected) + first.bias)
@@ -73,10 +75,10 @@ class GinLayer(nn.Module):
 class GineLayer(nn.Module):
     """GIN with an edge vector, MLP(h_i + Σ_j ReLU(h_j + e)), e learned from zero: (N, width) to (N, hidden)."""
 
-    def __init__(self, width: int, hidden: int, batch_norm: bool = False) -> None:
+    def __init__(self, width: int, hidden: int, gin_batch_norm: bool = False) -> None:
         super().__init__()
         self.edge = nn.Parameter(torch.zeros(width))
-        self.mlp = _mlp(width, hidden, batch_norm)
+        self.mlp = _mlp(width, hidden, gin_batch_norm)
 
     def forward(self, h: Tensor, graph: TokenGraph) -> Tensor:
         """One layer over (N, width) node features: (N, hidden), before the ReLU."""
@@ -87,31 +89,20 @@ class TokenGNN(nn.Module):
     """K layers with a ReLU after each, and what the readout sees of them (jumping knowledge).
 
     Args:
+        config: `gnn` names the layer, `layers` is K (with 0 the readout sees the states themselves), `hidden` is h, the
+            width of every layer; jk `cat` keeps [X, H¹, ..., Hᴷ], `max` and `mean` reduce H¹ ... Hᴷ elementwise.
         width: d, the width of the token states.
-        hidden: h, the width of every layer.
-        layers: K; with K = 0 the readout sees the states themselves.
-        kind: gat, gcn, gin or gine.
-        jk: cat keeps [X, H¹, ..., Hᴷ]; max and mean reduce H¹ ... Hᴷ elementwise.
-        batch_norm: a BatchNorm inside the MLPs of gin and gine, as the published runs had.
 
     Attributes:
         out_widths: the widths of the tensors that `forward` returns.
     """
 
-    def __init__(
-        self,
-        width: int,
-        hidden: int,
-        layers: int,
-        kind: LayerKind = "gat",
-        jk: JumpingKnowledge = "cat",
-        batch_norm: bool = False,
-    ) -> None:
+    def __init__(self, config: PoolerConfig, width: int) -> None:
         super().__init__()
-        self.jk = jk
-        widths = [width] + [hidden] * layers
-        self.layers = nn.ModuleList(_make_layer(kind, w, hidden, batch_norm) for w in widths[:-1])
-        self.out_widths = widths if jk == "cat" or not layers else [hidden]
+        self.jk = config.jk
+        widths = [width] + [config.hidden] * config.layers
+        self.layers = nn.ModuleList(_make_layer(config, w) for w in widths[:-1])
+        self.out_widths = widths if config.jk == "cat" or not config.layers else [config.hidden]
 
     def forward(self, states: Tensor, graph: TokenGraph) -> list[Tensor]:
         """The parts of U, never concatenated: a list of (N, w_k), w_k = out_widths[k]."""
@@ -124,12 +115,12 @@ class TokenGNN(nn.Module):
         return [stacked.amax(dim=0) if self.jk == "max" else stacked.mean(dim=0)]
 
 
-def _make_layer(kind: LayerKind, width: int, hidden: int, batch_norm: bool) -> nn.Module:
-    if kind == "gat":
-        return GatLayer(width, hidden)
-    if kind == "gcn":
-        return GcnLayer(width, hidden)
-    return (GinLayer if kind == "gin" else GineLayer)(width, hidden, batch_norm)
+def _make_layer(config: PoolerConfig, width: int) -> nn.Module:
+    entry = GNN_LAYERS[config.gnn]
+    layer: nn.Module = load(entry.make)(
+        width, config.hidden, **{name: getattr(config, name) for name in entry.settings}
+    )
+    return layer
 
 
 def _mlp(width: int, hidden: int, batch_norm: bool) -> nn.Sequential:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from glot.nn.dgl_backend import DglGraph, dgl_available, dgl_import_error, dgl_r
 from glot.nn.edges import EdgeRule
 from glot.nn.tokens import TokenBatch
 
-Backend = Literal["dgl", "dense"]
+Backend = str  # "dgl" or "dense": what `resolve_backend` gives
 
 
 class TokenGraph(Protocol):

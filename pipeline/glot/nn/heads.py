@@ -18,7 +18,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def embed(self, z: Tensor) -> Tensor:
-        """The vectors that texts are given for pooled ones (B, D): the same, unless the head projects them."""
+        """The vectors that `encode` writes, of pooled ones (B, D): the same, unless the head projects them."""
         return z
 
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
@@ -116,6 +116,5 @@ def make_head(spec: TaskSpec, width: int) -> Head:
     """The head of a task over pooled vectors of `width` (the paper's table of heads and losses)."""
     if spec.target == "classes":
         return ClassHead(width, spec.num_texts, len(spec.classes))
-    if spec.num_texts == 2:
-        return SimilarityHead(width, spec.score_range)
-    return RegressionHead(width, spec.score_range)
+    assert spec.score_range is not None  # every task of scores has one
+    return (SimilarityHead if spec.num_texts == 2 else RegressionHead)(width, spec.score_range)

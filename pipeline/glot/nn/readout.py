@@ -85,10 +85,10 @@ class SplitLinear(torch.autograd.Function):
         """Gradients of weight, bias and parts."""
         weight, *parts = ctx.saved_tensors
         by_weight, by_parts, start = weight.new_empty(weight.shape, dtype=gradient.dtype), [], 0
-        for place, part in enumerate(parts):
+        for index, part in enumerate(parts):
             columns = slice(start, start + part.shape[1])
             torch.mm(gradient.T, part, out=by_weight[:, columns])
-            needed = ctx.needs_input_grad[2 + place]
+            needed = ctx.needs_input_grad[2 + index]
             by_parts.append(gradient @ weight[:, columns].to(gradient.dtype) if needed else None)
             start = columns.stop
         return by_weight.to(weight.dtype), gradient.sum(dim=0).to(weight.dtype), *by_parts

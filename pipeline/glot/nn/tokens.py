@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# A bucket more is some dozens of small operations more; so many cells (token pairs) of padding cost the same. Measured
-# on a CPU; on CUDA a cell costs next to nothing beside the start of an operation.
+# Each cut of a batch into buckets starts some dozens of small operations more. It pays where it saves so many cells
+# (token pairs) of padding, measured on a CPU; on CUDA (True) a cell costs next to nothing beside starting an operation.
 CUT_CELLS = {False: 2**16, True: 2**22}
 
 
@@ -104,7 +104,7 @@ class TokenBatch:
 
     @cached_property
     def _slots(self) -> Tensor:
-        """(N,) int64: each token's place in the flattened padded layout."""
+        """(N,) int64: each token's index in the flattened padded layout."""
         shift = torch.arange(len(self)) * self.longest - self._first_rows  # (B,)
         return self._here(torch.arange(len(self.states)) + shift[self._texts])
 
@@ -128,9 +128,9 @@ class TokenBatch:
 
     @cached_property
     def _repeated_rows(self) -> Tensor:
-        """(B Lmax,) int64: the token in each place of the flattened padded layout, the last of a text repeated."""
-        places = torch.minimum(torch.arange(self.longest), self.lengths[:, None] - 1)  # (B, Lmax)
-        return self._here((places + self._first_rows[:, None]).flatten())
+        """(B Lmax,) int64: the token at each index of the flattened padded layout, a text's last one repeated."""
+        index = torch.minimum(torch.arange(self.longest), self.lengths[:, None] - 1)  # (B, Lmax)
+        return self._here((index + self._first_rows[:, None]).flatten())
 
     def softmax(self, scores: Tensor) -> Tensor:
         """(..., N): the softmax of scores (..., N) over each text's tokens."""
@@ -207,7 +207,7 @@ def _cuts(lengths: np.ndarray, saving: int, first: int = 0) -> list[int]:
     """Where to cut (B,) lengths so that padding each part to its own longest text saves `saving` cells a cut."""
     if len(lengths) < 2:
         return []
-    before = np.maximum.accumulate(lengths)[:-1]  # the longest of the texts up to each place
+    before = np.maximum.accumulate(lengths)[:-1]  # the longest of the texts up to each one
     after = np.maximum.accumulate(lengths[::-1])[::-1][1:]
     count = np.arange(1, len(lengths))
     cells = count * before**2 + (len(lengths) - count) * after**2

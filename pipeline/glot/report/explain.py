@@ -13,8 +13,8 @@ import numpy as np
 from glot.corpus.stress import signal_roles
 from glot.errors import UsageError
 from glot.inference.attribution import Explanation, Run, TokenPicture, Weighing
+from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS
 from glot.report.figures import save_picture
-from glot.report.methods import METHODS, colour_of
 from glot.report.pieces import Piece, readable_pieces, words_of
 from glot.store.files import make_folder, write_text
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-NAMES = {**{name: method.title for name, method in METHODS.items()}, "mlp": "MLP"}
 ONE_LINE = 72  # characters of a text in the page's title
 WIDTH = 12.0  # inches
 LINE = 118.0  # characters a line of tokens, about
@@ -66,7 +65,7 @@ def one_line(explanation: Explanation) -> str:
 def page_data(explanation: Explanation) -> dict[str, Any]:
     """What the page is made of, as plain JSON."""
     example, config = explanation.example, explanation.drawn.config
-    is_glot = config.pooler.pooler == "glot"
+    has_graph = config.pooler.entry.has_graph
     return {
         "facts": _facts(explanation),
         "runs": [
@@ -80,13 +79,13 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
         ],
         "drawn": explanation.runs.index(explanation.drawn),
         "tau": explanation.tau,
-        "tauName": f"τ of {explanation.drawn.folder}" if is_glot else "no run has a graph: τ as drawn",
-        "ownGraph": config.pooler.graph if is_glot and config.pooler.graph != "cosine" else "",
+        "tauName": f"τ of {explanation.drawn.folder}" if has_graph else "no run has a graph: τ as drawn",
+        "ownGraph": config.pooler.graph if has_graph and config.pooler.graph != "cosine" else "",
         "poolers": [
             {
                 "name": pooler_name(weighing, config.states.kind),
                 "run": weighing.run,
-                "colour": colour_of(weighing.pooler),
+                "colour": POOLERS[weighing.pooler].colour,
             }
             for weighing in explanation.weighings
         ],
@@ -100,9 +99,10 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
 
 def pooler_name(weighing: Weighing, kind: str) -> str:
     """A pooler's name for people; `cls` by the token that it takes."""
-    if weighing.pooler == "cls":
-        return "CLS (first token)" if kind == "encoder" else "last token"
-    return NAMES[weighing.pooler]
+    entry = POOLERS[weighing.pooler]
+    if kind == "encoder":
+        return f"{entry.title} (first token)" if entry.takes_one_token else entry.title
+    return entry.title_at("last")
 
 
 def is_stress(explanation: Explanation) -> bool:
@@ -114,16 +114,20 @@ def is_stress(explanation: Explanation) -> bool:
 def settings(run: Run) -> str:
     """What shapes a run's pooler, in words."""
     pooler, states = run.config.pooler, run.config.states
-    parts = [NAMES[pooler.pooler]]
-    if pooler.pooler == "glot":
-        graph = {"knn": f"{pooler.neighbours} nearest", "chain": "chain"}.get(pooler.graph, f"τ = {pooler.tau:g}")
-        parts += [f"random, {graph}" if pooler.graph == "random" else graph]
-        parts += [f"{pooler.layers} × {pooler.gnn.upper()}", f"h = {pooler.hidden}", f"jk {pooler.jk}"]
-        parts += ["mean readout"] if pooler.readout == "mean" else []
-    elif pooler.pooler == "mlp":
-        parts += [f"{pooler.layers} layers", f"h = {pooler.hidden}"]
-    elif pooler.pooler == "cls":
-        parts += [f"{pooler.token_position} token"]
+    entry = pooler.entry
+    parts = [entry.title]
+    if entry.has_graph:
+        parts += [EDGE_RULES[pooler.graph].title.format(**pooler.to_json())]
+    if "layers" in entry.settings:
+        layers = (
+            f"{pooler.layers} × {GNN_LAYERS[pooler.gnn].title}"
+            if "gnn" in entry.settings
+            else f"{pooler.layers} layers"
+        )
+        parts += [layers, f"h = {pooler.hidden}"]
+    parts += [f"jk {pooler.jk}"] if "jk" in entry.settings else []
+    parts += ["mean readout"] if "readout" in entry.settings and pooler.readout == "mean" else []
+    parts += [f"{pooler.token_position} token"] if entry.takes_one_token else []
     parts += ["content tokens alone"] if pooler.tokens == "content" else []
     return ", ".join([*parts, f"seed {run.config.train.init_seed}", f"task {run.config.task.name}", states.backbone])
 
@@ -243,7 +247,7 @@ class _Shown:
         )
         drawn = self.explanation.runs.index(self.explanation.drawn)  # the runs' weights come first
         size = 160 * self.weights[drawn] / self.weights[drawn].max() + 6
-        colour = colour_of(self.explanation.weighings[drawn].pooler)
+        colour = POOLERS[self.explanation.weighings[drawn].pooler].colour
         axes.scatter(*self.places.T, s=size, color=colour, edgecolors="black", linewidths=0.5, zorder=3)
         for (x, y), word, role in zip(self.places, self.words, self.roles, strict=True):
             look = {"color": SIGNAL, "weight": "bold"} if role and role != "filler" else {}

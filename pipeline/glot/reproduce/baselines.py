@@ -18,7 +18,7 @@ from glot.fit.metrics import compute_metrics
 from glot.fit.result import Scores
 from glot.fit.states import MemoryStates
 from glot.fit.training_data import used_text_ids, validation_names
-from glot.nn.config import PoolerConfig, PoolerName
+from glot.nn.config import PoolerConfig
 from glot.nn.poolers import make_pooler
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
@@ -28,7 +28,7 @@ STRENGTHS = [1e-3, 1e-2, 1e-1, 1.0]  # inverse regularisation, chosen by 3-fold 
 ALPHAS = np.logspace(0, 5, 11)  # ridge's regularisation, chosen by leave-one-out on train
 
 
-def vector_baseline(cache: Cache, pooler: PoolerName, layer: int | None = None) -> Scores:
+def vector_baseline(cache: Cache, pooler: str, layer: int | None = None) -> Scores:
     """Logistic regression, or ridge for scores, on the mean or the cls vector of each text.
 
     A pair is described by [a, b, |a - b|, a * b]; features are standardised; the regularisation is chosen on train.

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glot.backbones import BACKBONES
 from glot.corpus.request import parse_stress_name
 from glot.corpus.stress import GENERATORS
-from glot.corpus.tasks import find_task
 from glot.errors import UsageError
 from glot.report.results import BASELINE
 from glot.reproduce.backends import BACKENDS, BOTH_FILE
 from glot.reproduce.recipe import PROFILES, VARIANTS, Block, load_recipe, recipe_names
 from glot.store.layout import MANIFEST_FILE
 from glot.store.reader import Cache
+from glot.tasks import find_task
 
 ALONE = (BASELINE, "cost")  # settings whose steps are no run folders, but one JSON file each
 DUMB_BASELINES = ("length", "bag-of-words")
@@ -76,36 +77,8 @@ class Agenda:
     skipped: list[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class BackboneCost:
-    """What an estimate must know of a backbone: its download (GB), width, and tokens/s.
-
-    Rates: the two packaged models as measured on 2 CPU cores; the paper's six are guesses for one GPU of the
-    A100 class in float32, marked as such in the plan.
-    """
-
-    download_gb: float
-    width: int
-    tokens_per_second: float
-    parameters: float = 0.0  # in thousand millions
-
-    @property
-    def gpu_gb(self) -> float:
-        """GB on a GPU while it is forwarded: float32 weights, and about 2 GB for a batch."""
-        return 4 * self.parameters + 2
-
-
-BACKBONES: dict[str, BackboneCost] = {
-    "minilm": BackboneCost(0.09, 384, 4500),
-    "smollm2-135m": BackboneCost(0.1, 576, 450),
-    "bert": BackboneCost(0.44, 768, 60_000, 0.11),
-    "roberta": BackboneCost(0.5, 768, 60_000, 0.125),
-    "smollm2": BackboneCost(0.72, 960, 20_000, 0.36),
-    "tinyllama": BackboneCost(4.4, 2048, 8_000, 1.1),
-    "llama-3b": BackboneCost(6.4, 3072, 3_000, 3.2),
-    "mistral-7b": BackboneCost(14.5, 4096, 1_200, 7.2),
-}
-PAPER_BACKBONES = ("bert", "roberta", "smollm2", "tinyllama", "llama-3b", "mistral-7b")
+COSTS = {entry.name: entry.cost for entry in BACKBONES if entry.cost}
+PAPER_BACKBONES = tuple(entry.name for entry in BACKBONES if entry.published)
 # Distinct tokens of train and validation, in thousands, and training examples, in thousands.
 TASK_SIZES = {
     "cola": (109, 8.6),
@@ -234,7 +207,7 @@ def stress_steps(
 
 def _name_model(model: str) -> tuple[str, str]:
     """A backbone's name for folders, and where it lies; an alias is its own name and needs no location."""
-    if model in BACKBONES:
+    if model in COSTS:
         return model, ""
     from glot.extract.source import resolve_model
 
@@ -254,12 +227,12 @@ def describe_agenda(agenda: Agenda, cache: Path, runs: Path) -> str:
         need = _estimate(task, model, [step for step in steps if not step.place(runs).exists()], cached)
         seconds += need
         layers = len(steps[0].layers)
-        size = layers * _tokens(task) * 2 * BACKBONES[model].width / 1e9 if model in BACKBONES else 0.0
+        size = layers * _tokens(task) * 2 * COSTS[model].width / 1e9 if model in COSTS else 0.0
         disk += 0.0 if cached else size
         if not cached and model in PAPER_BACKBONES:
-            downloads[model] = BACKBONES[model].download_gb
+            downloads[model] = COSTS[model].download_gb
         state = "states cached" if cached else f"states {size:.2f} GB"
-        gpu = f", {BACKBONES[model].gpu_gb:.0f} GB on a GPU" if model in PAPER_BACKBONES and not cached else ""
+        gpu = f", {COSTS[model].gpu_gb:.0f} GB on a GPU" if model in PAPER_BACKBONES and not cached else ""
         lines.append(f"  {task}, {states}: {len(steps)} ({done}), {state}, {duration(need)}{gpu}")
     lines += [f"  not run: {name} ({reason})" for name, reason in agenda.skipped]
     if downloads:
@@ -277,9 +250,9 @@ def _tokens(task: str) -> float:
 
 def _estimate(task: str, model: str, steps: list[Step], cached: bool) -> float:
     """Seconds, from rates measured on 2 CPU cores (packaged models) or guessed for a GPU (the paper's)."""
-    if model not in BACKBONES:
+    if model not in COSTS:
         return 0.0
-    tokens, facts = _tokens(task), BACKBONES[model]
+    tokens, facts = _tokens(task), COSTS[model]
     extraction = 0.0 if cached else tokens / facts.tokens_per_second + 10
     on_gpu = model in PAPER_BACKBONES
     fits = sum(_passes(step) * tokens * _seconds_a_token(step.method) for step in steps)

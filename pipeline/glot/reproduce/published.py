@@ -6,17 +6,10 @@ import csv
 from functools import cache
 from importlib.resources import files
 
+from glot.backbones import BACKBONES
 from glot.report.results import BASELINE, OWN
 
-PAPER_NAMES = {
-    "bert": "BERT",
-    "roberta": "RoBERTa",
-    "smollm2": "SmolLM2-360M",
-    "tinyllama": "TinyLlama",
-    "llama-3b": "LLaMA-3B",
-    "mistral-7b": "Mistral-7B",
-}
-_NEAREST = {"minilm": "bert", "smollm2-135m": "smollm2"}
+PAPER_NAMES = {entry.name: entry.published for entry in BACKBONES if entry.published}
 
 
 @cache
@@ -36,7 +29,7 @@ def load_stress() -> dict[tuple[str, str, float], float]:
 
 def nearest_paper_model(model: str) -> str | None:
     """The paper's backbone to stand beside: the model itself, else its nearest relation, else None."""
-    return model if model in PAPER_NAMES else _NEAREST.get(model)
+    return model if model in PAPER_NAMES else (model in BACKBONES and BACKBONES[model].nearest) or None
 
 
 def no_number(model: str, method: str) -> tuple[str | None, None]:

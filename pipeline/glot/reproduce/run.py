@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glot.corpus.examples import Corpus
 from glot.corpus.load import load_stress, load_task
 from glot.corpus.request import parse_stress_name
-from glot.corpus.tasks import find_task
 from glot.errors import GlotError, Stopped, UsageError
 from glot.report.results import BASELINE
 from glot.reproduce.backends import BACKENDS, BOTH_FILE
@@ -23,10 +22,11 @@ from glot.store.example_set import split_of
 from glot.store.files import make_folder, write_json
 from glot.store.layout import MANIFEST_FILE
 from glot.store.reader import Cache
+from glot.tasks import find_task
 
 if TYPE_CHECKING:
+    from glot.fit.config import FitOptions
     from glot.fit.result import FitResult
-    from glot.fit.run import FitOptions
     from glot.fit.train import Job
 
 COMPUTE_DTYPE = "float32"  # as the published runs
@@ -185,11 +185,8 @@ def _prepare_run(step: Step, cache: Cache, runs: Path) -> Path:
 
 
 def _fit_options(step: Step) -> FitOptions:
-    from glot.fit.run import FitOptions
+    from glot.fit.config import FitOptions
 
-    unknown = [name for name, _ in step.options if name not in {item.name for item in fields(FitOptions)}]
-    if unknown:
-        raise UsageError(f"a fit has no setting {', '.join(unknown)}")
     return FitOptions(seeds=(step.seed,), **dict(step.options))
 
 

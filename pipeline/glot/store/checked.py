@@ -6,7 +6,11 @@ from functools import cache
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 Entry = TypeVar("Entry")
-_hints = cache(get_type_hints)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def checked(kind: type[Entry], values: dict[str, Any]) -> Entry:

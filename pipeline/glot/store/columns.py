@@ -110,7 +110,7 @@ class ColumnWriter:
         self.path, self.exclusive, self.about = path, exclusive, about or {}
         room = _head_room(columns, self.about)
         self.temporary = temporary_name(path)
-        self.descriptor: int | None = None
+        self.descriptor = -1  # closed
         try:
             # Room for the structure is tried with a plain write: HDF5 can crash where the disk or a quota is full.
             self.temporary.write_bytes(bytes(room + 2**16))
@@ -154,7 +154,7 @@ class ColumnWriter:
             os.fsync(self.descriptor)
             size = os.fstat(self.descriptor).st_size
             os.close(self.descriptor)
-            self.descriptor = None
+            self.descriptor = -1
             self._publish()
             fsync_folder(self.path.parent)
         except FileExistsError:
@@ -178,9 +178,9 @@ class ColumnWriter:
 
     def abandon(self) -> None:
         """Remove the temporary file, if it is still there."""
-        if self.descriptor is not None:
+        if self.descriptor >= 0:
             os.close(self.descriptor)
-            self.descriptor = None
+            self.descriptor = -1
         self.temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> ColumnWriter:
@@ -230,7 +230,7 @@ class ColumnReader:
 
     def __init__(self, folder: Path, entry: ColumnFile, remedy: str) -> None:
         self.path, self.entry, self.remedy = folder / entry.file, entry, remedy
-        self.descriptor: int | None = None
+        self.descriptor = -1  # closed
         try:
             self.descriptor = open_inside(folder, entry.file)
             size = os.fstat(self.descriptor).st_size
@@ -324,9 +324,9 @@ class ColumnReader:
 
     def close(self) -> None:
         """Close the file."""
-        if self.descriptor is not None:
+        if self.descriptor >= 0:
             os.close(self.descriptor)
-            self.descriptor = None
+            self.descriptor = -1
 
     def __del__(self) -> None:
         self.close()

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -162,7 +163,7 @@ def _join(one: ExampleSet, other: ExampleSet, name: str, entry: ExamplesEntry, a
     tasks = [(item.task.target, item.task.classes, item.task.num_texts, item.labelled) for item in (entry, added)]
     if tasks[0] != tasks[1]:
         raise UsageError(f"the {name} examples of these caches belong to different tasks: subset one of them first")
-    columns = {}
+    columns: dict[str, Any] = {}
     for column in ("index", "text_id", "text_id_b", "label"):
         values = getattr(one, column), getattr(other, column)
         columns[column] = None if values[0] is None else np.concatenate(values)

@@ -61,8 +61,8 @@ class ExampleSet:
         def pick(column: np.ndarray | None) -> np.ndarray | None:
             return None if column is None else column[chosen]
 
-        columns = {name: pick(getattr(self, name)) for name in KINDS}
-        return ExampleSet(**columns)
+        index, text_id = self.index[chosen], self.text_id[chosen]
+        return ExampleSet(index, text_id, pick(self.text_id_b), pick(self.label), pick(self.negatives))
 
     @property
     def text_columns(self) -> list[np.ndarray]:
@@ -85,8 +85,9 @@ class ExampleSet:
         """SHA-256 over rows, texts and labels: equal for equal data, whatever else the cache holds."""
         digest = hashlib.sha256(self.index.astype("<i8").tobytes())
         for ids in (self.text_id, self.text_id_b):
-            for start in range(0, 0 if ids is None else len(ids), PIECE):
-                digest.update(text_hashes[ids[start : start + PIECE]].tobytes())
+            if ids is not None:
+                for start in range(0, len(ids), PIECE):
+                    digest.update(text_hashes[ids[start : start + PIECE]].tobytes())
         if self.negatives is not None:
             digest.update(f"negatives {self.negatives.shape[1]}".encode())
             for start in range(0, len(self), PIECE):
@@ -121,11 +122,12 @@ class ExampleSet:
         )
         if not (required <= there and fits and len(shape) == 1):
             raise file.damage("is damaged: its columns do not fit together")
-        columns = {name: file.read(name) if name in file else None for name in KINDS}
+        found = {name: file.read(name) for name in KINDS if name in file}
         file.close()
         for name in IDS:
-            ids = columns[name]
+            ids = found.get(name)
             least = NO_TEXT if name == "negatives" else 0
             if ids is not None and ids.size and not (ids.min() >= least and ids.max() < num_texts):
                 raise file.damage("is damaged: it names texts that the plan does not have")
-        return cls(**columns)
+        more = (found.get(name) for name in ("text_id_b", "label", "negatives"))
+        return cls(found["index"], found["text_id"], *more)

@@ -46,8 +46,10 @@ def next_name(file: str) -> str:
 
     A new version never overwrites the one that the manifest names, so a crash between the two leaves the old cache.
     """
-    stem, number = re.fullmatch(r"(.+?)(?:-(\d+))?\.h5", file).groups()
-    return f"{stem}-{int(number or 1) + 1}.h5"
+    stem, _, number = file.removesuffix(".h5").rpartition("-")
+    if not (stem and number.isdecimal()):
+        stem, number = file.removesuffix(".h5"), "1"
+    return f"{stem}-{int(number) + 1}.h5"
 
 
 _NAMES = ("backbone", "source")  # of `StatesIdentity`: for people
@@ -56,9 +58,17 @@ _NAMES = ("backbone", "source")  # of `StatesIdentity`: for people
 class LoadedHashes(Protocol):
     """What has the hashes of a backbone: the backbone itself, or the identity of its states."""
 
-    weights_sha256: str
-    tokenizer_sha256: str
-    loader_sha256: str
+    @property
+    def weights_sha256(self) -> str:
+        """Of the files of its weights."""
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Of its tokenizer."""
+
+    @property
+    def loader_sha256(self) -> str:
+        """Of what was read beside them; "" in caches made before it was kept."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +231,8 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write `manifest.json` atomically."""
         data = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        for name, entry in self.examples.items():
+            data["examples"][name]["task"] = entry.task.to_json()
         data["shards"] = [{"number": number, **asdict(entry)} for number, entry in sorted(self.shards.items())]
         write_json(folder / MANIFEST_FILE, data)
 
@@ -277,7 +289,7 @@ class Manifest:
 def _task(values: dict[str, Any]) -> TaskSpec:
     task = TaskSpec.from_json(values)
     words = [task.name, task.target, *task.classes, *task.metrics]
-    numbers = [*(task.score_range or ()), *asdict(task.recipe).values()]
+    numbers = task.score_range or ()
     if not all(type(word) is str for word in words) or task.target not in TARGETS:
         raise ValueError(f"the task is {values!r}")
     if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):

@@ -49,7 +49,8 @@ def first_uses(keys: np.ndarray) -> np.ndarray:
 
 
 # The columns of a plan, and the dtypes that each may have.
-KINDS = {"hash": ("|u1",), "length": ("<u4",), "truncated": ("|u1",), "shard_start": ("<u8",)}
+KINDS: dict[str, tuple[str, ...]] = {"hash": ("|u1",), "length": ("<u4",), "truncated": ("|u1",)}
+KINDS |= {"shard_start": ("<u8",)}
 KINDS |= {"token_ids": ("<u2", "<u4"), "token_kind": ("|u1",), "vocabulary/ids": ("<u4",)}
 KINDS |= {f"{group}/{name}": (dtype,) for group in ("texts", "vocabulary") for name, dtype in STRINGS.items()}
 

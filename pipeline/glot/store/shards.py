@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def shard_columns(identity: StatesIdentity, texts: int, tokens: int, dtype: str)
     return columns | {"offsets": ((texts + 1,), "<u8")}
 
 
-def _states_of(columns: Columns) -> tuple[str, ...]:
+def _states_of(columns: Iterable[str]) -> tuple[str, ...]:
     """The columns that have a checksum a text, and none of their own."""
     return tuple(name for name in columns if name.startswith(("hidden/", "scale/")))
 

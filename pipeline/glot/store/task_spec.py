@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 Target = Literal["classes", "score", "contrastive"]
 TARGETS = get_args(Target)
 _CLASSES_SHOWN, _NAME_CHARACTERS = 6, 40
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """The settings a head is trained with unless the user says otherwise (one row of the task table).
-
-    Attributes:
-        layers: K, the number of token-GNN layers.
-        hidden: h, the width of each token-GNN layer.
-        tau: the cosine threshold of the token graph (strict: an edge iff cosine > tau).
-        lr: Adam's learning rate.
-        epochs: passes over the training set.
-        batch_size: examples a step.
-        adapool_hidden: width of AdaPool's scorer.
-    """
-
-    layers: int = 2
-    hidden: int = 256
-    tau: float = 0.6
-    lr: float = 2e-4
-    epochs: int = 3
-    batch_size: int = 32
-    adapool_hidden: int = 128
 
 
 @dataclass(frozen=True)
@@ -47,7 +24,6 @@ class TaskSpec:
         classes: the class names in label order; empty for scores.
         score_range: (low, high) of the scores, mapped to [0, 1] for the loss; None for classes.
         metrics: names of the metrics; the first is the one printed and selected by.
-        recipe: the default settings of a head for this task.
     """
 
     name: str
@@ -56,15 +32,17 @@ class TaskSpec:
     classes: tuple[str, ...] = ()
     score_range: tuple[float, float] | None = None
     metrics: tuple[str, ...] = ("accuracy",)
-    recipe: Recipe = field(default_factory=Recipe)
 
-    def to_json(self) -> dict:
-        """A plain dict that `from_json` turns back into an equal spec."""
-        return asdict(self)
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict that `from_json` turns back into an equal spec.
+
+        `recipe` held defaults of training, which are looked up now (`glot.tasks`): empty, for readers that want it.
+        """
+        return {**asdict(self), "recipe": {}}
 
     @classmethod
-    def from_json(cls, data: dict) -> TaskSpec:
-        """Rebuild a spec from `to_json`'s dict (lists become tuples again)."""
+    def from_json(cls, data: dict[str, Any]) -> TaskSpec:
+        """Rebuild a spec from `to_json`'s dict (lists become tuples again); a `recipe` is not looked at."""
         score_range = data["score_range"]
         return cls(
             name=data["name"],
@@ -73,7 +51,6 @@ class TaskSpec:
             classes=tuple(data["classes"]),
             score_range=tuple(score_range) if score_range is not None else None,
             metrics=tuple(data["metrics"]),
-            recipe=Recipe(**data["recipe"]),
         )
 
 

@@ -1,12 +1,18 @@
-"""The task table: one row a known task, with its defaults and where its data lies."""
+"""The table of known tasks: an entry says all that is known of one, from where its data lies to how a head is trained.
+
+A task of your own is one `TASKS.add(Task(...))` in a module that GLOT_PLUGINS names.
+"""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+from typing import Any
 
 from glot.errors import UsageError
-from glot.store.task_spec import Recipe, TaskSpec
+from glot.registry import Registry
+from glot.store.task_spec import TaskSpec
 
 GLUE_HUB = "nyu-mll/glue"
 
@@ -20,9 +26,12 @@ class Columns:
     label: str
 
 
+NO_COLUMNS = Columns("", None, "")
+
+
 @dataclass(frozen=True)
-class SplitPlace:
-    """Where one split lies: the hub's name for it, and its file in the GLUE folder ("" where there is none)."""
+class SplitSource:
+    """Where one split is read: the hub's name for it, and its file in the GLUE folder ("" where there is none)."""
 
     hub: str
     file: str = ""
@@ -30,58 +39,67 @@ class SplitPlace:
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the table.
+    """One entry of the table.
 
     Attributes:
-        spec: what the later rooms must know: texts, target, classes, metrics, recipe.
+        spec: what the cache must know: name, texts, target, classes, metrics.
         max_tokens: the default length at which texts are cut.
         train_limit: the default cap on training rows (the published runs used the first 20,000 of the large
             tasks); None means all.
-        hub: the hub dataset, None for made data.
+        hub: the hub dataset, "" for made data.
         hub_config: its configuration, None where it has only one.
         hub_columns: the column names there.
-        folder: the task's folder in the GLUE download, None for tasks that are not GLUE's.
+        folder: the task's folder in the GLUE download, "" for tasks that are not GLUE's.
         file_columns: the column names in its files' header lines.
         labels_as_names: the files write "entailment", not "0".
-        splits: split name -> place.
+        splits: split name -> where it is read.
         sorted_by_label: the source lists one class after the other, so "the first N" must be a random N.
+        head: the settings of stage two that differ from their general defaults, by the names that `glot fit` has.
+        corpora: a regular expression of the names that its corpora have, where that is not the task's own.
     """
 
     spec: TaskSpec
     max_tokens: int = 128
     train_limit: int | None = None
-    hub: str | None = None
+    hub: str = ""
     hub_config: str | None = None
-    hub_columns: Columns | None = None
-    folder: str | None = None
-    file_columns: Columns | None = None
+    hub_columns: Columns = NO_COLUMNS
+    folder: str = ""
+    file_columns: Columns = NO_COLUMNS
     labels_as_names: bool = False
-    splits: dict[str, SplitPlace] | None = None
+    splits: dict[str, SplitSource] = field(default_factory=dict)
     sorted_by_label: bool = False
+    head: dict[str, Any] = field(default_factory=dict)
+    corpora: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its name, by which `find_task` has it."""
+        return self.spec.name
 
     @property
     def default_splits(self) -> list[str]:
         """The training split and every validation split."""
-        return [split for split in self.splits or {} if not split.startswith("test")]
+        return [split for split in self.splits if not split.startswith("test")]
 
 
 _SPLITS = {
-    "train": SplitPlace("train", "train.tsv"),
-    "validation": SplitPlace("validation", "dev.tsv"),
-    "test": SplitPlace("test", "test.tsv"),
+    "train": SplitSource("train", "train.tsv"),
+    "validation": SplitSource("validation", "dev.tsv"),
+    "test": SplitSource("test", "test.tsv"),
 }
 _MNLI_SPLITS = {
-    "train": SplitPlace("train", "train.tsv"),
-    "validation": SplitPlace("validation_matched", "dev_matched.tsv"),
-    "validation_mismatched": SplitPlace("validation_mismatched", "dev_mismatched.tsv"),
-    "test": SplitPlace("test_matched", "test_matched.tsv"),
-    "test_mismatched": SplitPlace("test_mismatched", "test_mismatched.tsv"),
+    "train": SplitSource("train", "train.tsv"),
+    "validation": SplitSource("validation_matched", "dev_matched.tsv"),
+    "validation_mismatched": SplitSource("validation_mismatched", "dev_mismatched.tsv"),
+    "test": SplitSource("test_matched", "test_matched.tsv"),
+    "test_mismatched": SplitSource("test_mismatched", "test_mismatched.tsv"),
 }
 _LARGE = 20_000  # the published runs' cap for QQP, MNLI and QNLI
 
 
-def _glue(spec: TaskSpec, folder: str, hub_columns: Columns, file_columns: Columns | None = None, **other) -> Task:
-    """A GLUE row; most tasks name their columns alike on the hub and in the files."""
+def _glue(spec: TaskSpec, folder: str, hub_columns: Columns, file_columns: Columns | None = None, **other: Any) -> Task:
+    """A GLUE entry; most tasks name their columns alike on the hub and in the files."""
     return Task(
         spec=spec,
         hub=GLUE_HUB,
@@ -147,31 +165,49 @@ _ROWS = [
         max_tokens=512,
         hub="stanfordnlp/imdb",
         hub_columns=Columns("text", None, "label"),
-        splits={"train": SplitPlace("train"), "validation": SplitPlace("test")},
+        splits={"train": SplitSource("train"), "validation": SplitSource("test")},
         sorted_by_label=True,
     ),
     Task(
-        TaskSpec(
-            "stress",
-            1,
-            "classes",
-            ("negative", "positive"),
-            recipe=Recipe(layers=4, hidden=64, lr=1e-4, adapool_hidden=256),
-        )
+        TaskSpec("stress", 1, "classes", ("negative", "positive")),
+        head={"layers": 4, "hidden": 64, "lr": 1e-4, "adapool_hidden": 256},
+        corpora=r"stress-(published|balanced|paired)-.+",
     ),
 ]
-TASKS: dict[str, Task] = {task.spec.name: task for task in _ROWS}
+TASKS: Registry[Task] = Registry("task")
+for _row in _ROWS:
+    TASKS.add(_row)
+
+PAIRS_HEAD = {"layers": 4, "tau": 0.3, "lr": 2e-5}  # of pairs without labels: the published run on MS MARCO
 
 
 def find_task(name: str) -> Task:
-    """The table's row for `name`; case, "-" and "_" do not count, so "SST-2" is "sst2".
+    """The entry of `name`; case, "-" and "_" do not count, so "SST-2" is "sst2".
 
     Raises:
         UsageError: no such task; the message names the nearest one and lists all.
     """
-    key = name.lower().replace("-", "").replace("_", "")
-    if key in TASKS:
-        return TASKS[key]
-    near = difflib.get_close_matches(key, TASKS, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UsageError(f"unknown task {name!r}: {hint}known tasks are {', '.join(TASKS)}; for your own data pass --data")
+    known = {_key(task.name): task for task in TASKS}
+    if _key(name) in known:
+        return known[_key(name)]
+    near = difflib.get_close_matches(_key(name), known, n=1)
+    hint = f"did you mean {known[near[0]].name!r}? " if near else ""
+    names = ", ".join(TASKS.names())
+    raise UsageError(f"unknown task {name!r}: {hint}known tasks are {names}; for your own data pass --data")
+
+
+def known_name(name: str) -> str:
+    """The name of a known task however it is spelt; any other name as it is."""
+    return next((task.name for task in TASKS if _key(task.name) == _key(name)), name)
+
+
+def _key(name: str) -> str:
+    return re.sub("[-_]", "", name.lower())
+
+
+def head_defaults(spec: TaskSpec) -> dict[str, Any]:
+    """The settings of a head on this task's data that differ from their general defaults; empty for anybody's own."""
+    if spec.target == "contrastive":
+        return dict(PAIRS_HEAD)
+    task = next((task for task in TASKS if re.fullmatch(task.corpora or re.escape(task.name), spec.name)), None)
+    return dict(task.head) if task else {}

@@ -1,0 +1,209 @@
+"""The settings of stage two, each declared once: those of training here, those of the head in `glot.nn.config`.
+
+What `glot fit` and `glot sweep` take, what the estimator takes, what is refused, what `config.json` holds and what a
+report says of the difference between runs all come from these declarations. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from glot.errors import UsageError
+from glot.nn.config import ContrastiveConfig, PoolerConfig
+from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS
+from glot.nn.settings import Declared, Setting, check_settings, declared
+
+if TYPE_CHECKING:
+    from glot.fit.run_folder import RunConfig
+
+TRAINING, DATA, MACHINE = "Training", "Data", "Machine"  # where the help lists them
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a head is trained.
+
+    Beside what is declared: `init_seed` sets the weights. `device` is "cpu", "cuda", ...; `window` None holds all
+    states in memory, a number streams them, shuffling so many shards together.
+
+    Raises UsageError for values out of range.
+    """
+
+    lr: Annotated[float, Setting("Adam's learning rate.", TRAINING, above=0, most=1000, by_task=True)] = 2e-4
+    epochs: Annotated[int, Setting("Passes over the training examples, at most.", TRAINING, least=1, by_task=True)] = 3
+    batch_size: Annotated[int, Setting("Examples a step.", TRAINING, least=1, by_task=True)] = 32
+    patience: Annotated[
+        int | None,
+        Setting("Stop after so many epochs without a better score.", TRAINING, least=1, default="never"),
+    ] = None
+    init_seed: int = 0
+    order_seed: Annotated[
+        int,
+        Setting(
+            "One data order for all seeds (a sweep is faster).",
+            TRAINING,
+            least=0,
+            default="each its own",
+            lists=False,
+            tells_apart=False,
+        ),
+    ] = 0
+    select: Annotated[
+        Literal["validation", "holdout", "last"],
+        Setting("Keep the best epoch on validation or on holdout (a tenth of train), or the last.", TRAINING),
+    ] = "validation"
+    device: Annotated[
+        str,
+        Setting("cpu, cuda, cuda:1, ...", MACHINE, default="a GPU if there is one", lists=False, tells_apart=False),
+    ] = ""
+    backend: Annotated[
+        Literal["auto", "dgl", "dense"],
+        Setting("Passes messages: dense (plain torch), dgl, or auto: dense.", MACHINE, lists=False),
+    ] = "auto"
+    window: int | None = None
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        Setting("bfloat16 is autocast: faster on GPUs, and on CPUs that have AMX.", TRAINING),
+    ] = "float32"
+    schedule: Annotated[
+        Literal["constant", "linear", "cosine", "plateau", "plateau-steps"],
+        Setting(
+            "Of the learning rate: linear and cosine end at 0; plateau halves it after 2 epochs without a better "
+            "score, plateau-steps takes a tenth after 50 steps without a lower loss (on pairs plateau is this).",
+            TRAINING,
+        ),
+    ] = "constant"
+    max_steps: Annotated[int | None, Setting("Steps at most, over all epochs.", TRAINING, least=1, default="all")] = (
+        None
+    )
+    class_weights: Annotated[
+        Literal["none", "balanced"],
+        Setting("In the loss; balanced: rare classes count as much as frequent ones.", TRAINING),
+    ] = "none"
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.select == "last" and (self.patience is not None or self.schedule == "plateau"):
+            raise UsageError("--select last looks at no score: it does not go with --patience or --schedule plateau")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a fit is asked for that no config of a run holds under the same name."""
+
+    seeds: Annotated[
+        tuple[int, ...], Setting("One run a seed, as in 0,1,2 or 0..4.", TRAINING, lists=False, tells_apart=False)
+    ] = (0,)
+    layer: Annotated[
+        int | None,
+        Setting("Which of the cache's layers; -1 is after the final norm.", DATA, default="the last that it keeps"),
+    ] = None
+    group: Annotated[
+        str,
+        Setting(
+            "Train on other labels that `extract --examples <name>.csv` added: their name.",
+            DATA,
+            option="--examples",
+            lists=False,
+        ),
+    ] = ""
+    objective: Annotated[
+        Literal["labels", "contrastive"] | None,
+        Setting("contrastive: pairs without labels.", DATA, default="what the cache holds", lists=False),
+    ] = None
+    max_memory: Annotated[
+        int | None,
+        Setting(
+            "GiB of states to hold in memory, else stream.",
+            MACHINE,
+            least=0,
+            default="half of what is free",
+            unit=2**30,
+            lists=False,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        seeds = self.seeds
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
+            raise UsageError(f"--seeds must be different numbers from 0 up; got {','.join(map(str, seeds))}")
+
+
+def all_settings() -> dict[str, Declared]:
+    """Every setting of stage two by its name, in the order in which the help has them."""
+    configs = (PoolerConfig, TrainConfig, ContrastiveConfig, Asked)
+    return {name: item for config in configs for name, item in declared(config).items()}
+
+
+class FitOptions:
+    """What the user asked of a fit: settings by their names. None, or none given, means the default of the task.
+
+    As `adapool_hidden` "glot" makes the scorer as wide as the one in glot's readout would be; without `epochs` there
+    are as many as `max_steps` takes.
+
+    Raises UsageError for a name that is no setting.
+    """
+
+    def __init__(self, **given: Any) -> None:
+        unknown = [name for name in given if name not in all_settings()]
+        if unknown:
+            raise UsageError(f"a fit has no setting {', '.join(unknown)}")
+        self.given: Mapping[str, Any] = {name: value for name, value in given.items() if value is not None}
+
+    def __getitem__(self, name: str) -> Any:
+        """What was asked for, else the general default."""
+        return self.given.get(name, all_settings()[name].default)
+
+    def but(self, **given: Any) -> FitOptions:
+        """The same with other values of some settings."""
+        return FitOptions(**{**self.given, **given})
+
+    def values(self, config: type, by_task: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that a config declares: what was asked for, else the task's default, else the general one."""
+        return {name: self.given.get(name, by_task.get(name, item.default)) for name, item in declared(config).items()}
+
+
+def is_used(name: str, options: FitOptions) -> bool:
+    """Whether the pooler that was asked for, its layers and its edges use a setting; those of training all do."""
+    if options["pooler"] not in POOLERS:
+        return True  # which is told when its config is made
+    pooler = POOLERS[options["pooler"]]
+    if any(name in entry.settings for entry in POOLERS) and name not in pooler.settings:
+        return False
+    tables = (("gnn", GNN_LAYERS), ("graph", EDGE_RULES))
+    for setting, table in tables:
+        if options[setting] in table and any(name in entry.settings for entry in table):
+            return name in table[options[setting]].settings
+    return True
+
+
+def pooler_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that shape a run's pooler, by their names; with a graph the backend is one of them."""
+    name, pooler = config.pooler.pooler, asdict(config.pooler)
+    if name not in POOLERS:
+        return {}
+    used = {item: pooler[item] for item in declared(PoolerConfig) if item in POOLERS[name].settings}
+    return used | ({"backend": config.train.backend} if POOLERS[name].has_graph else {})
+
+
+def training_settings(config: RunConfig) -> dict[str, Any]:
+    """The settings that a run has whatever its pooler is; not among them: where it ran, and which seeds it took."""
+    shaped = {name for entry in POOLERS for name in entry.settings} | {"pooler", "backend"}
+    found: dict[str, Any] = {"layer": config.layer}
+    for part, kind in (
+        (config.train, TrainConfig),
+        (config.pooler, PoolerConfig),
+        (config.contrastive, ContrastiveConfig),
+    ):
+        names = [name for name, item in declared(kind).items() if item.setting.tells_apart and name not in shaped]
+        found |= {name: getattr(part, name, None) for name in names}
+    return found
+
+
+def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names that have more than one value, in their order."""
+    names = dict.fromkeys(name for found in settings for name in found)
+    return [name for name in names if len({repr(found.get(name)) for found in settings}) > 1]
