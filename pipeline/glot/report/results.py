@@ -10,11 +10,12 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from glot.errors import FaultError, UsageError
+from glot.fit.config import differing_settings, pooler_settings, training_settings
 from glot.fit.result import FitResult
 from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
 from glot.report.methods import METHODS
@@ -24,26 +25,6 @@ Scores = dict[str, dict[str, float]]  # example set -> metric -> fraction
 VERSION = 1  # of the files of baselines and costs
 BASELINE = "yardstick"  # the setting of baselines, and the folder of their files
 OWN = "own"  # the setting of runs that do not lie in the layout of `glot reproduce`
-# The settings that shape each pooler; the others are ignored by it.
-_SHAPED_BY = {
-    "glot": ("gnn", "jk", "tau", "graph", "neighbours", "readout", "layers", "hidden", "gin_batch_norm", "backend"),
-    "mlp": ("layers", "hidden"),
-    "adapool": ("adapool_hidden",),
-}
-# Of training. Not among them: where it ran, which seeds it took, and whether states were streamed.
-_TRAINED_BY = (
-    "lr",
-    "epochs",
-    "batch_size",
-    "patience",
-    "select",
-    "precision",
-    "schedule",
-    "max_steps",
-    "class_weights",
-)
-# Where pairs without labels were trained on; chunks change no result.
-_CONTRASTED_BY = ("temperature", "similarity", "negatives", "proj_dim", "matryoshka")
 _STATES = ("max_tokens", "dtype", "compute_dtype", "template", "weights_sha256")
 _SHORT = 8  # letters of a hash
 
@@ -122,21 +103,11 @@ class _Run:
         return self.result(method, setting, int(self.folder.name.removeprefix("seed-")))
 
     @property
-    def shape(self) -> dict[str, Any]:
-        """The settings that its pooler uses."""
-        pooler = {**asdict(self.config.pooler), "backend": self.config.train.backend}
-        return {name: pooler[name] for name in _SHAPED_BY.get(self.config.pooler.pooler, ())}
-
-    @property
     def common(self) -> dict[str, Any]:
-        """The settings that every run has."""
-        config = self.config
-        contrastive = {} if config.contrastive is None else asdict(config.contrastive)
-        found: dict[str, Any] = {"layer": config.layer}
-        found |= {name: getattr(config.train, name) for name in _TRAINED_BY}
-        found |= {name: _shown(getattr(config.states, name)) for name in _STATES}
-        found |= {"tokens": config.pooler.tokens, **{name: _shown(contrastive.get(name)) for name in _CONTRASTED_BY}}
-        return found | {f"examples of {name}": mark[:_SHORT] for name, mark in config.data.items()}
+        """The settings that every run has, what its states are of, and its data."""
+        found = training_settings(self.config) | {name: getattr(self.config.states, name) for name in _STATES}
+        found |= {f"examples of {name}": mark[:_SHORT] for name, mark in self.config.data.items()}
+        return {name: _shown(value) for name, value in found.items()}
 
 
 def collect(folder: Path) -> list[Result]:
@@ -285,11 +256,12 @@ def _name(runs: Sequence[_Run]) -> tuple[list[Result], list[tuple[str, str]]]:
     skipped: list[tuple[str, str]] = []
     seen: dict[tuple[str, str, str, int, int], Path] = {}
     for group in groups.values():
-        common = _differing([run.common for run in group])
+        common = differing_settings([run.common for run in group])
         for run in group:
             pooler, train = run.config.pooler.pooler, run.config.train
-            shape = _differing([other.shape for other in group if other.config.pooler.pooler == pooler])
-            settings = [f"{key}={_value(run.shape[key])}" for key in shape]
+            alike = [pooler_settings(other.config) for other in group if other.config.pooler.pooler == pooler]
+            shape = pooler_settings(run.config)
+            settings = [f"{key}={_value(shape[key])}" for key in differing_settings(alike)]
             settings += [f"{key}={_value(run.common.get(key))}" for key in common if run.common.get(key) is not None]
             result = run.result(", ".join([pooler, *settings]), OWN, train.init_seed)
             key = (result.task, result.model, result.method, result.seed, train.order_seed)
@@ -299,12 +271,6 @@ def _name(runs: Sequence[_Run]) -> tuple[list[Result], list[tuple[str, str]]]:
             seen[key] = result.path
             named.append(result)
     return named, skipped
-
-
-def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """The keys that have more than one value, in their order."""
-    keys = dict.fromkeys(key for found in settings for key in found)
-    return [key for key in keys if len({repr(found.get(key)) for found in settings}) > 1]
 
 
 def _value(value: Any) -> str:
