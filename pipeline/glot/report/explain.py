@@ -250,7 +250,7 @@ class _Shown:
         colour = POOLERS[self.explanation.weighings[drawn].pooler].colour
         axes.scatter(*self.places.T, s=size, color=colour, edgecolors="black", linewidths=0.5, zorder=3)
         for (x, y), word, role in zip(self.places, self.words, self.roles, strict=True):
-            look = {"color": SIGNAL, "weight": "bold"} if role and role != "filler" else {}
+            look: dict[str, Any] = {"color": SIGNAL, "weight": "bold"} if role and role != "filler" else {}
             axes.text(x, y - 1.1, word, ha="center", va="top", fontsize=8, **look)
         axes.set(xlim=(-1, LINE + 1), ylim=(self.places[-1, 1] - 2.6, 3.4))
         axes.axis("off")
