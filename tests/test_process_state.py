@@ -147,7 +147,7 @@ def classify_over_a_cache(made: Made, out: Path) -> None:
 
 def explain(made: Made, out: Path) -> None:
     from glot.inference.explain import ExplainOptions, explain_runs
-    from glot.report.explain_page import write_page
+    from glot.report.explain import write_page
 
     explanation = explain_runs([made.run], ExplainOptions(text=TEXTS[0], model=str(made.backbone), device="cpu"))
     write_page(explanation, out / "explain.html")

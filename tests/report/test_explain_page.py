@@ -16,7 +16,7 @@ import pytest
 from glot.corpus.stress import GENERATORS, make_examples, signal_roles
 from glot.errors import UsageError
 from glot.inference.attribution import Explanation, explain, open_runs
-from glot.report.explain_page import page_data, render_page, roles, write_page
+from glot.report.explain import page_data, render_page, roles, write_page
 from glot.report.pieces import readable_pieces
 
 WORDS = ["[CLS]", "in", "the", "box", "are", "never", "one", "two", "three", "four", "files", "not", "[SEP]"]
@@ -141,7 +141,7 @@ def test_tokens_are_shown_as_words() -> None:
 
 def test_the_picture_shows_everything(explained: Callable, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="pictures need matplotlib (extra: report)")
-    from glot.report.explain_picture import draw_explanation
+    from glot.report.explain import draw_explanation
 
     draw_explanation(explained(WORDS, HOSTILE, more=("adapool",)), tmp_path / "page.png")
     assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"

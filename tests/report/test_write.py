@@ -9,6 +9,8 @@ from matplotlib.image import imread
 
 from glot.errors import UsageError
 from glot.report.figures import check_extra
+from glot.report.results import collect
+from glot.report.write import write_sections
 from glot.reproduce.report import write_report
 
 Make = Callable[..., Path]
@@ -77,6 +79,13 @@ def test_what_is_missing_is_told_with_the_extra_that_brings_it(monkeypatch: pyte
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UsageError, match=rf"{package}, not installed here: pip install 'glot-pipeline\[report\]'"):
         check_extra()
+
+
+def test_anybodys_results_need_nothing_of_the_paper(tmp_path: Path, make_run: Make) -> None:
+    make_run("cola", "minilm", "glot", {"validation": {"mcc": 0.5}})
+    names = [path.name for path in write_sections(collect(tmp_path / "runs"), [], tmp_path / "out")]
+    assert names == [*FIRST, "other.md", "other.csv"]
+    assert "cola: validation mcc" in (tmp_path / "out/index.html").read_text()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

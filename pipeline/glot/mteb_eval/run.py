@@ -23,6 +23,7 @@ from glot.mteb_eval.columns import open_comparison
 from glot.mteb_eval.encoder import ColumnEncoder, Report, TextVectors
 from glot.mteb_eval.local_tasks import LocalReader
 from glot.mteb_eval.tasks import find_tasks, leaves, read_prompts
+from glot.nn.graph import Backend
 from glot.randomness import kept_randomness
 from glot.report.cells import NOTHING, markdown_table
 from glot.store.files import make_folder, write_text
@@ -56,7 +57,7 @@ class MtebOptions:
     model: str | None = None
     trust_remote_code: bool = False
     device: str | None = None
-    backend: str = "dense"
+    backend: Backend = "dense"
 
 
 @dataclass(frozen=True)

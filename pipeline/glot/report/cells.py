@@ -97,10 +97,14 @@ def make_cells(
     cells = []
     for key, places in by_method.indices.items():
         found, runs = averages.loc[key], [scored[place] for place in places]
-        paper_model, paper = published(key[0], key[3])
+        model, setting, task, method = key
+        paper_model, paper = published(model, method)
         cells.append(
             Cell(
-                *key,
+                model=model,
+                setting=setting,
+                task=task,
+                method=method,
                 metric=metric,
                 seeds=len(runs),
                 epochs=int(found["epochs"]),

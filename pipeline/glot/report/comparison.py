@@ -162,9 +162,9 @@ def _difference(
     ours: Cell, theirs: Cell, set_name: str, predictions: Predictions, labels: Predictions
 ) -> Difference | None:
     runs = [*ours.runs, *theirs.runs]
-    predicted = [predictions(run, set_name) for run in runs]
-    known = [labels(run, set_name) for run in runs]
-    if any(values is None for values in [*predicted, *known]):
+    predicted = [found for run in runs if (found := predictions(run, set_name)) is not None]
+    known = [found for run in runs if (found := labels(run, set_name)) is not None]
+    if len(predicted) < len(runs) or len(known) < len(runs):
         return None
     for run, values, truth in zip(runs, predicted, known, strict=True):
         if values.shape != known[0].shape or not np.array_equal(truth, known[0]):

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -79,7 +79,7 @@ def _config(run: Path) -> dict:
     return config if isinstance(config, dict) else {}
 
 
-def _words(values: object) -> tuple[str, ...]:
+def _words(values: Iterable[object]) -> tuple[str, ...]:
     return tuple(sorted({value for value in values if isinstance(value, str)}))
 
 

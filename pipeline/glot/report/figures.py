@@ -32,7 +32,8 @@ LINE = "#d5d9df"  # of grids; the page's own in the page
 WIDTH, HEIGHT, ROW = 2.9, 2.7, 0.36  # inches of a panel, and of a line of dots or bars
 MOST_DOTS = 40  # of a panel; a longer list is a table's business
 DPI = 120
-RC = {
+RC: dict[Any, Any] = {
+    "axes.axisbelow": True,
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.spines.right": False,
@@ -115,9 +116,9 @@ class Curves:
             axes.plot(xs, ys, lw=1.5, ls=_dashes(line.look), label=line.label, gid=name, **_mark(line.look))
         axes.axhline(self.guide, color=INK, lw=0.6, ls=":")
         axes.set(xlabel=self.x_label, ylabel=self.y_label, ylim=(self.y_range[0], self.y_range[1] * 1.02))
-        xs = sorted({x for line in self.lines for x, _, _ in line.points})
-        if all(right - left > 0.1 * (xs[-1] - xs[0]) for left, right in pairwise(xs)):  # labels have room
-            axes.set_xticks(xs)
+        places = sorted({x for line in self.lines for x, _, _ in line.points})
+        if all(right - left > 0.1 * (places[-1] - places[0]) for left, right in pairwise(places)):  # labels have room
+            axes.set_xticks(places)
         axes.grid(lw=0.6)
 
 
@@ -201,6 +202,8 @@ class Bars:
             _row_text(axes, row, name, text)
             axes.barh(row, value, height=0.3, color=colour)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_minor_formatter("")
         _set_rows(axes, len(self.bars), self.x_label)
 
 
@@ -368,7 +371,7 @@ def _mark(look: Method) -> dict[str, Any]:
 
 def _row_text(axes: Axes, row: int, left: str, right: str) -> None:
     """A row's name and number, above what is drawn of it."""
-    where = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "bottom"}
+    where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "bottom"}
     axes.annotate(left, (0, row), (0, 4), ha="left", **where)
     axes.annotate(right, (1, row), (0, 4), ha="right", **where)
 

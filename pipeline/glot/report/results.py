@@ -104,10 +104,10 @@ class _Run:
 
     @property
     def common(self) -> dict[str, Any]:
-        """The settings that every run has, whatever its pooler is."""
-        found = {name: _shown(value) for name, value in training_settings(self.config).items()}
-        found |= {name: _shown(getattr(self.config.states, name)) for name in _STATES}
-        return found | {f"examples of {name}": mark[:_SHORT] for name, mark in self.config.data.items()}
+        """The settings that every run has, what its states are of, and its data."""
+        found = training_settings(self.config) | {name: getattr(self.config.states, name) for name in _STATES}
+        found |= {f"examples of {name}": mark[:_SHORT] for name, mark in self.config.data.items()}
+        return {name: _shown(value) for name, value in found.items()}
 
 
 def collect(folder: Path) -> list[Result]:
@@ -259,11 +259,9 @@ def _name(runs: Sequence[_Run]) -> tuple[list[Result], list[tuple[str, str]]]:
         common = differing_settings([run.common for run in group])
         for run in group:
             pooler, train = run.config.pooler.pooler, run.config.train
-            used = pooler_settings(run.config)
-            shape = differing_settings(
-                [pooler_settings(other.config) for other in group if other.config.pooler.pooler == pooler]
-            )
-            settings = [f"{key}={_value(used[key])}" for key in shape]
+            alike = [pooler_settings(other.config) for other in group if other.config.pooler.pooler == pooler]
+            shape = pooler_settings(run.config)
+            settings = [f"{key}={_value(shape[key])}" for key in differing_settings(alike)]
             settings += [f"{key}={_value(run.common.get(key))}" for key in common if run.common.get(key) is not None]
             result = run.result(", ".join([pooler, *settings]), OWN, train.init_seed)
             key = (result.task, result.model, result.method, result.seed, train.order_seed)

@@ -154,7 +154,7 @@ def load_templates(out: Path, drawn: dict[int, Drawn]) -> Templates:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    templates.filters |= {
+    filters: dict[str, Any] = {
         "markdown": lambda text: Markup(markdown.render(text)),
         "inline": lambda text: Markup(markdown.renderInline(text)),
         "anchor": lambda title: re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"),
@@ -165,6 +165,7 @@ def load_templates(out: Path, drawn: dict[int, Drawn]) -> Templates:
         "relative": lambda path: relative(path, out),
         "facts": _environment_facts,
     }
+    templates.filters |= filters
     style = files("glot.report").joinpath("templates", "report.css").read_text(encoding="utf-8")
     templates.globals |= {"style": Markup(style), "is_last_of_file": _is_last_of_file}
     return templates

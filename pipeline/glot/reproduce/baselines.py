@@ -83,5 +83,6 @@ def _fit_and_score(cache: Cache, features: Callable[[ExampleSet], np.ndarray]) -
     scores = {}
     for name in validation_names(cache):
         examples = cache.examples(name)
+        assert examples.label is not None, "validation sets have labels"
         scores[name] = compute_metrics(task.metrics, fitted.predict(features(examples)), examples.label)
     return scores

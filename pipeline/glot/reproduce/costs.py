@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from glot.report.figures import Bars, Picture
 from glot.report.methods import GREY, colour_of
 from glot.report.results import read_record
 from glot.report.sections import Block, Entry, Heading, Prose, Section, Table, words
+from glot.reproduce.published import read_published
 
 EXPLANATION = """\
 All ways see the same batches in one run. Memory is of tensors at the peak of a step; "pays after" are the epochs, of \
@@ -91,8 +90,7 @@ def published_rows() -> list[list[str]]:
 
 def published_costs() -> list[dict[str, str]]:
     """The paper's table: method, trained_millions, memory_gb, step_ms."""
-    with files("glot.reproduce").joinpath("published", "efficiency.csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_published("efficiency.csv")
 
 
 def costs_section(tables: Sequence[CostTable]) -> Section:

@@ -105,7 +105,8 @@ def make_agenda(profile: str, data_dir: Path | None, recipes: Sequence[str] = ()
     if profile not in PROFILES:
         raise UsageError(f"unknown profile {profile!r}: choose {', '.join(PROFILES)}")
     steps: dict[Path, Step] = {}
-    kept, skipped = [], {}
+    kept: list[Step] = []
+    skipped: dict[str, str] = {}
     for name in recipes or PROFILE_RECIPES[profile]:
         recipe = load_recipe(name)
         found = [step for block in recipe.blocks if profile in block.profiles for step in block_steps(block)]

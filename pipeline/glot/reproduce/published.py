@@ -15,13 +15,16 @@ PAPER_NAMES = {entry.name: entry.published for entry in BACKBONES if entry.publi
 @cache
 def load_table1() -> dict[tuple[str, str, str], float]:
     """Table 1 (GLUE): (model, method, column) -> percent; the columns are task names and `mnli_mm`."""
-    return {(row["model"], row["method"], row["column"]): float(row["percent"]) for row in _read("table1.csv")}
+    return {(row["model"], row["method"], row["column"]): float(row["percent"]) for row in read_published("table1.csv")}
 
 
 @cache
 def load_stress() -> dict[tuple[str, str, float], float]:
     """The stress test: (model, method, distractor ratio) -> percent, read off the chart (± 0.5 points)."""
-    return {(row["model"], row["method"], float(row["ratio"])): float(row["percent"]) for row in _read("stress.csv")}
+    return {
+        (row["model"], row["method"], float(row["ratio"])): float(row["percent"])
+        for row in read_published("stress.csv")
+    }
 
 
 def nearest_paper_model(model: str) -> str | None:
@@ -55,6 +58,7 @@ def _backbone_note(model: str) -> str:
     )
 
 
-def _read(name: str) -> list[dict[str, str]]:
-    with files("glot.reproduce").joinpath("published", name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def read_published(name: str) -> list[dict[str, str]]:
+    """The lines of a table of the paper, by their columns."""
+    text = files("glot.reproduce").joinpath("published", name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))

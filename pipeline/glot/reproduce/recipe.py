@@ -136,4 +136,5 @@ def _block(data: dict[str, Any]) -> Block:
     unknown = set(data) - {item.name for item in fields(Block)}
     if unknown:
         raise UsageError(f"a block has no {', '.join(sorted(unknown))}")
-    return Block(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    return Block(**values)

@@ -244,7 +244,7 @@ def _run_baseline(step: Step, cache: Cache, path: Path) -> str:
     elif step.method == "bag-of-words":
         scores = baselines.bag_of_words_baseline(cache)
     else:
-        scores = baselines.vector_baseline(cache, step.method.split("-")[1])
+        scores = baselines.vector_baseline(cache, "mean" if step.method.endswith("-mean") else "cls")
     make_folder(path.parent)
     record = {"version": 1, "task": step.task, "model": step.model, "method": step.method, "scores": scores}
     record |= {"kind": cache.manifest.states.kind}
