@@ -22,8 +22,6 @@ from glot.fit.config import (
     all_settings,
     differing_settings,
     is_used,
-    pooler_settings,
-    training_settings,
 )
 from glot.fit.run_folder import RunConfig
 from glot.nn.config import PoolerConfig
@@ -115,9 +113,9 @@ def test_what_differs_between_runs(make_fit_cache: Callable[..., Path], tmp_path
 
     cache = Cache(make_fit_cache())
     runs: list[RunConfig] = [*draft_configs(cache, FitOptions(tau=0.3)), *draft_configs(cache, FitOptions(lr=0.5))]
-    assert differing_settings([pooler_settings(run) for run in runs]) == ["tau"]
-    assert differing_settings([training_settings(run) for run in runs]) == ["lr"]
-    assert not differing_settings([training_settings(run) for run in draft_configs(cache, FitOptions(seeds=(0, 1)))])
+    assert differing_settings([run.pooler_settings for run in runs]) == ["tau"]
+    assert differing_settings([run.training_settings for run in runs]) == ["lr"]
+    assert not differing_settings([run.training_settings for run in draft_configs(cache, FitOptions(seeds=(0, 1)))])
 
 
 @pytest.mark.parametrize("words", [["--layers", "99"], ["--layers=99"], ["--gnn-layers", "99"]])

@@ -7,16 +7,13 @@ report says of the difference between runs all come from these declarations. Not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from glot.errors import UsageError
 from glot.nn.config import ContrastiveConfig, PoolerConfig
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS
 from glot.nn.settings import Declared, Setting, check_settings, declared
-
-if TYPE_CHECKING:
-    from glot.fit.run_folder import RunConfig
 
 TRAINING, DATA, MACHINE = "Training", "Data", "Machine"  # where the help lists them
 
@@ -87,6 +84,12 @@ class TrainConfig:
         check_settings(self)
         if self.select == "last" and (self.patience is not None or self.schedule == "plateau"):
             raise UsageError("--select last looks at no score: it does not go with --patience or --schedule plateau")
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> TrainConfig:
+        """Rebuild a config from a run's JSON; raises KeyError for a name that every run records and this one lacks."""
+        recorded = ("lr", "epochs", "batch_size", "patience", "init_seed", "order_seed", "select", "device", "backend")
+        return cls(**{**data, **{name: data[name] for name in (*recorded, "window")}})
 
 
 @dataclass(frozen=True)
@@ -184,29 +187,6 @@ def is_used(name: str, options: FitOptions) -> bool:
         if options[setting] in table and any(name in entry.settings for entry in table):
             return name in table[options[setting]].settings
     return True
-
-
-def pooler_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings that shape a run's pooler, by their names; with a graph the backend is one of them."""
-    name, pooler = config.pooler.pooler, asdict(config.pooler)
-    if name not in POOLERS:
-        return {}
-    used = {item: pooler[item] for item in declared(PoolerConfig) if item in POOLERS[name].settings}
-    return used | ({"backend": config.train.backend} if POOLERS[name].has_graph else {})
-
-
-def training_settings(config: RunConfig) -> dict[str, Any]:
-    """The settings that a run has whatever its pooler is; not among them: where it ran, and which seeds it took."""
-    shaped = {name for entry in POOLERS for name in entry.settings} | {"pooler", "backend"}
-    found: dict[str, Any] = {"layer": config.layer}
-    for part, kind in (
-        (config.train, TrainConfig),
-        (config.pooler, PoolerConfig),
-        (config.contrastive, ContrastiveConfig),
-    ):
-        names = [name for name, item in declared(kind).items() if item.setting.tells_apart and name not in shaped]
-        found |= {name: getattr(part, name, None) for name in names}
-    return found
 
 
 def differing_settings(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from glot.errors import FaultError, UsageError
 from glot.fit.config import TrainConfig
 from glot.nn.config import ContrastiveConfig, PoolerConfig
+from glot.nn.registry import POOLERS
+from glot.nn.settings import declared
 from glot.store.files import (
     atomic_path,
     check_access,
@@ -63,6 +65,26 @@ class RunConfig:
     created_by: str
     contrastive: ContrastiveConfig | None = None
 
+    @property
+    def pooler_settings(self) -> dict[str, Any]:
+        """The settings that shape the pooler, by their names; with a graph the backend is one of them."""
+        if self.pooler.pooler not in POOLERS:
+            return {}
+        entry, values = POOLERS[self.pooler.pooler], asdict(self.pooler)
+        used = {name: values[name] for name in declared(PoolerConfig) if name in entry.settings}
+        return used | ({"backend": self.train.backend} if entry.has_graph else {})
+
+    @property
+    def training_settings(self) -> dict[str, Any]:
+        """The settings that a run has whatever its pooler is; not among them: where it ran, and which seeds it took."""
+        shaped = {name for entry in POOLERS for name in entry.settings} | {"pooler", "backend"}
+        found: dict[str, Any] = {"layer": self.layer}
+        kinds = ((self.train, TrainConfig), (self.pooler, PoolerConfig), (self.contrastive, ContrastiveConfig))
+        for part, kind in kinds:
+            names = [name for name, item in declared(kind).items() if item.setting.tells_apart and name not in shaped]
+            found |= {name: getattr(part, name, None) for name in names}
+        return found
+
     def save(self, folder: Path) -> None:
         """Write `config.json` atomically."""
         write_json(folder / CONFIG_FILE, {"version": VERSION, **asdict(self)})
@@ -81,7 +103,7 @@ class RunConfig:
                 data=data["data"],
                 task=TaskSpec.from_json(data["task"]),
                 pooler=PoolerConfig.from_json(data["pooler"]),
-                train=TrainConfig(**data["train"]),
+                train=TrainConfig.from_json(data["train"]),
                 created_by=data["created_by"],
                 contrastive=ContrastiveConfig.from_json(data.get("contrastive")),
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from glot.errors import FaultError, UsageError
-from glot.fit.config import differing_settings, pooler_settings, training_settings
+from glot.fit.config import differing_settings
 from glot.fit.result import FitResult
 from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
 from glot.report.methods import METHODS
@@ -105,7 +105,7 @@ class _Run:
     @property
     def common(self) -> dict[str, Any]:
         """The settings that every run has, what its states are of, and its data."""
-        found = training_settings(self.config) | {name: getattr(self.config.states, name) for name in _STATES}
+        found = self.config.training_settings | {name: getattr(self.config.states, name) for name in _STATES}
         found |= {f"examples of {name}": mark[:_SHORT] for name, mark in self.config.data.items()}
         return {name: _shown(value) for name, value in found.items()}
 
@@ -259,8 +259,8 @@ def _name(runs: Sequence[_Run]) -> tuple[list[Result], list[tuple[str, str]]]:
         common = differing_settings([run.common for run in group])
         for run in group:
             pooler, train = run.config.pooler.pooler, run.config.train
-            alike = [pooler_settings(other.config) for other in group if other.config.pooler.pooler == pooler]
-            shape = pooler_settings(run.config)
+            alike = [other.config.pooler_settings for other in group if other.config.pooler.pooler == pooler]
+            shape = run.config.pooler_settings
             settings = [f"{key}={_value(shape[key])}" for key in differing_settings(alike)]
             settings += [f"{key}={_value(run.common.get(key))}" for key in common if run.common.get(key) is not None]
             result = run.result(", ".join([pooler, *settings]), OWN, train.init_seed)
