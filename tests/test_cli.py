@@ -128,16 +128,17 @@ def test_a_killed_fit_goes_on_with_resume(glot: Callable[..., tuple], extracted:
     code = (
         "import os, glot.fit.train as t\n"
         "t.CHECKPOINT_SECONDS = 0\n"
-        "save = t._Trainer.save_checkpoint\n"
+        "save = t.Training.save_checkpoint\n"
         "count = [0]\n"
         "def save_and_die(self):\n"
         "    save(self)\n"
         "    count[0] += 1\n"
         "    if count[0] == 7: os.kill(os.getpid(), 9)\n"
-        "t._Trainer.save_checkpoint = save_and_die\n"
-        "import sys, cli\n"
+        "t.Training.save_checkpoint = save_and_die\n"
+        "import sys\n"
+        "from glot.commands import app\n"
         "sys.argv = ['glot', 'fit', '--cache', sys.argv[1], '--out', 'runs/killed']\n"
-        "cli.main()\n"
+        "app.main()\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from glot.nn.poolers import Glot
     from glot.store.reader import Cache
 
-__all__ = ["Cache", "Glot", "GlotClassifier", "GlotModel", "__version__", "extract_states", "fit_head"]
+__all__ = ["Cache", "Glot", "GlotClassifier", "GlotModel", "extract_states", "fit_head"]
 
 _HOMES = {
     "extract_states": "glot.extract.run",

@@ -81,7 +81,7 @@ def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: 
 def test_steps_with_class_weights(make_fit_cache: MakeCache) -> None:
     cache = Cache(make_fit_cache())
     given = FitOptions(device="cpu", backend="dense", seeds=(0, 1), order_seed=0, lr=1e-3)
-    configs = {kind: make_configs(cache, replace(given, class_weights=kind)) for kind in ("balanced", "none")}
+    configs = {kind: make_configs(cache, given.but(class_weights=kind)) for kind in ("balanced", "none")}
     states = open_states(cache, configs["none"][0])
     data = open_data(cache, configs["none"][0], states)
     kept = np.flatnonzero((data.train.label == 0) | (np.arange(len(data.train)) % 6 == 0))  # "yes" becomes rare

@@ -75,7 +75,7 @@ class PoolerConfig:
     def __post_init__(self) -> None:
         check_settings(self, as_options=False)
         if self.token_position not in choices(TokenPosition):
-            raise UsageError(f"token_position must be first or last; got {self.token_position!r}")
+            raise UsageError(f"token_position must be one of first, last; got {self.token_position!r}")
 
     @property
     def entry(self) -> PoolerEntry:

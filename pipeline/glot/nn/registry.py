@@ -35,8 +35,8 @@ class PoolerEntry:
         trains: whether it has weights, or whether a given `PoolerConfig` gives it any. One without is run once a text.
         weights: called with (Pooler, TokenBatch) it gives the weights (N,) that `explain` draws; they sum to 1 over a
             text.
-        colour, dash, marker: how pictures tell it apart: a CSS colour, an SVG `stroke-dasharray`, and a shape of
-            `glot.report`. Grey is what has no colour of its own.
+        colour, dash, marker: how pictures tell it apart: a CSS colour (grey is what has none of its own), the lengths of
+            its dashes, on and off, and a marker of matplotlib.
         stacks: whether `glot.fit.stack` knows how to train several of it as one, if their layer `stacks` too.
         exports: whether `glot.export` has its equations.
     """
@@ -48,8 +48,8 @@ class PoolerEntry:
     trains: bool | Callable[[Any], bool] = True
     weights: Code = "glot.nn.poolers:uniform_weights"
     colour: str = "#777777"
-    dash: str = ""
-    marker: str = "circle"
+    dash: tuple[float, ...] = ()
+    marker: str = "o"
     stacks: bool = False
     exports: bool = False
 
@@ -136,8 +136,8 @@ POOLERS.add(
         make="glot.nn.poolers:MeanPooler",
         trains=False,
         colour="#0072B2",
-        dash="5 3",
-        marker="square",
+        dash=(4, 2),
+        marker="s",
         exports=True,
     )
 )
@@ -149,8 +149,8 @@ POOLERS.add(
         trains=False,
         weights="glot.nn.poolers:largest_weights",
         colour="#56B4E9",
-        dash="3 3",
-        marker="fall",
+        dash=(2, 2),
+        marker="v",
         exports=True,
     )
 )
@@ -163,8 +163,8 @@ POOLERS.add(
         trains=False,
         weights="glot.nn.poolers:one_token_weights",
         colour="#009E73",
-        dash="8 3",
-        marker="triangle",
+        dash=(6, 2),
+        marker="^",
         exports=True,
     )
 )
@@ -176,8 +176,8 @@ POOLERS.add(
         settings=("adapool_hidden",),
         weights="glot.nn.poolers:readout_weights",
         colour="#E69F00",
-        dash="9 3 2 3",
-        marker="diamond",
+        dash=(6, 2, 1, 2),
+        marker="D",
         exports=True,
     )
 )

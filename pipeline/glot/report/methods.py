@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from glot.nn.registry import POOLERS, PoolerEntry
+
 
 @dataclass(frozen=True)
 class Method:
@@ -20,14 +22,16 @@ class Method:
 GREY = "#777777"  # of what is no method, or one of many
 INK = "#0b0c0d"  # becomes the colour of the text around a picture that lies in a page
 PAPER = Method("the paper", INK, (1, 3), "hollow")
-# Okabe and Ito's colours, which colour-blind readers can tell apart, for the methods that stand in every table; colours
-# never stand alone.
+
+
+def _of_pooler(entry: PoolerEntry) -> Method:
+    return Method(entry.title, entry.colour, entry.dash, entry.marker)
+
+
+# Poolers as their entries have them, and variants of GLOT and baselines; colours never stand alone.
+_POOLERS = ("cls", "mean", "max", "adapool", "glot")  # in the paper's order
 METHODS = {
-    "cls": Method("CLS", "#009E73", (6, 2), "^"),
-    "mean": Method("mean", "#0072B2", (4, 2), "s"),
-    "max": Method("max", "#56B4E9", (2, 2), "v"),
-    "adapool": Method("AdaPool", "#E69F00", (6, 2, 1, 2), "D"),
-    "glot": Method("GLOT", "#D55E00", (), "o"),
+    **{name: _of_pooler(POOLERS[name]) for name in _POOLERS},
     "adapool-wide": Method("AdaPool, scorer as wide as GLOT's", "#A6761D", (6, 2, 1, 2), "s"),
     "glot-loops": Method("GLOT, self-loops only", "#CC79A7", (8, 2), "x"),
     "glot-complete": Method("GLOT, complete graph", "#B5416E", (5, 2), "s"),
@@ -48,27 +52,37 @@ _OTHER_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 2))
 _OTHER_MARKERS = ("o", "s", "^", "D", "x", "v", "+")
 
 
+def _fixed(method: str) -> Method | None:
+    """How a method is drawn wherever it stands: those above, and poolers from outside that have a colour."""
+    if method not in METHODS and method in POOLERS and POOLERS[method].colour != GREY:
+        return _of_pooler(POOLERS[method])
+    return METHODS.get(method)
+
+
 def looks_of(methods: Sequence[str]) -> dict[str, Method]:
     """A look a method: the fixed ones, and for others colours that are free here, each its own while there are any."""
-    taken = {METHODS[method].colour for method in methods if method in METHODS}
+    fixed = {method: look for method in methods if (look := _fixed(method))}
+    taken = {look.colour for look in fixed.values()}
     free = list(product(_OTHER_DASHES, [look.colour for look in METHODS.values() if look.colour not in taken]))
-    others = [method for method in methods if method not in METHODS]
+    others = [method for method in methods if method not in fixed]
     made = {}
     for place, method in enumerate(others):
         dash, colour = free[place % len(free)] if free else ((), GREY)
         made[method] = Method(method, colour, dash, _OTHER_MARKERS[place % len(_OTHER_MARKERS)])
-    return {method: METHODS.get(method) or made[method] for method in methods}
+    return {method: fixed.get(method) or made[method] for method in methods}
 
 
 def colour_of(method: str) -> str:
     """The colour of a method; grey for those that have none of their own."""
-    return METHODS[method].colour if method in METHODS else GREY
+    look = _fixed(method)
+    return look.colour if look else GREY
 
 
 def method_name(method: str, kind: str | None) -> str:
     """A method's name for people; backbones of the kind decoder read their last token, so there CLS is EOS."""
     method, *settings = (part.strip() for part in method.split(","))
-    name = ", ".join([METHODS[method].title if method in METHODS else method, *settings])
+    look = _fixed(method)
+    name = ", ".join([look.title if look else method, *settings])
     return name.replace("CLS", "EOS") if kind == "decoder" else name
 
 
