@@ -35,8 +35,8 @@ class PoolerEntry:
         trains: whether it has weights, or whether a given `PoolerConfig` gives it any. One without is run once a text.
         weights: called with (Pooler, TokenBatch) it gives the weights (N,) that `explain` draws; they sum to 1 over a
             text.
-        colour, dash, marker: how pictures tell it apart: a CSS colour (grey is what has none of its own), the lengths of
-            its dashes, on and off, and a marker of matplotlib.
+        colour, dash, marker: how pictures tell it apart: a CSS colour (grey is what has none of its own), the lengths
+            of its dashes, on and off, and a marker of matplotlib.
         stacks: whether `glot.fit.stack` knows how to train several of it as one, if their layer `stacks` too.
         exports: whether `glot.export` has its equations.
     """
