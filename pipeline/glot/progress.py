@@ -1,8 +1,7 @@
-"""What long work shows and hears: progress bars, and a request to stop."""
+"""What long work shows: progress bars, on terminals only."""
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -77,21 +76,3 @@ def epoch_bar(console: Console) -> Iterator[Callable[[int, int, int, float], Non
             progress.update(bar, completed=step, total=steps, description=f"epoch {epoch}, loss {loss:.4f}")
 
         yield report
-
-
-@contextmanager
-def stop_flag() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C (or SIGTERM) into a request to stop at the next step; a second one stops at once."""
-    asked = []
-
-    def ask(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

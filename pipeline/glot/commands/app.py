@@ -9,6 +9,7 @@ import traceback
 from typing import Annotated, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from glot.commands import (
     bench,
@@ -58,13 +59,13 @@ app.add_typer(bench.app, name="bench")
 SHARED = ("quiet", "verbose", "as_json")  # parameters of `root` that every command takes too
 
 
-def command_tree() -> typer.core.TyperGroup:
+def command_tree() -> TyperGroup:
     """All commands, each with the shared options, so that `glot --json fit` and `glot fit --json` are the same."""
-    tree = typer.main.get_command(app)
+    tree = typer.main.get_group(app)
     shared = [parameter for parameter in tree.params if parameter.name in SHARED]
     groups = [tree]
     for group in groups:
-        groups += [command for command in group.commands.values() if hasattr(command, "commands")]
+        groups += [command for command in group.commands.values() if isinstance(command, TyperGroup)]
         for command in group.commands.values():
             command.params += shared
     return tree
@@ -88,8 +89,9 @@ def main() -> None:
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, error)
     except Exception as error:
-        if hasattr(error, "format_message"):  # Typer's own: an unknown option, a value that does not parse
-            _fail(error.format_message(), error.exit_code, error)
+        told = getattr(error, "format_message", None)
+        if told is not None:  # Typer's own: an unknown option, a value that does not parse
+            _fail(told(), getattr(error, "exit_code", 2), error)
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
             _fail("the device is out of memory: pass a smaller --batch-size, or --device cpu", 1, error)
         raise
@@ -106,7 +108,7 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if type(error).__name__ != "NoArgsIsHelpError":
             raise
-        print(error.ctx.get_help())  # a group alone: its help, as `glot` alone prints its own
+        print(vars(error)["ctx"].get_help())  # a group alone: its help, as `glot` alone prints its own
         return 0
 
 

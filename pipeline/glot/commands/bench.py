@@ -60,6 +60,7 @@ def cost(
     if model is not None:
         work, costs = measure_task(model, task, data_dir, batch_size, steps, config, place, trust_remote_code)
     else:
+        assert random_init is not None  # checked above
         backbone, work = _random(random_init, mean_tokens, batch_size, steps, str(place))
         costs = measure_cost(backbone, work, config, place)
     name = model or f"{random_init}, random weights"

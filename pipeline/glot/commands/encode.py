@@ -128,6 +128,7 @@ def predict(
 
     if out is not None:
         check_predictions_file(out, format and format.value)
+    assert input is not None  # checked above
     texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
     folder, config = _check_run(run, model)
     described = texts.describe()

@@ -89,7 +89,7 @@ def evaluate(
     on_mteb = mteb is not None or bool(mteb_local)
     if (cache is not None) == on_mteb:
         raise UsageError("pass --cache, or tasks with --mteb or --mteb-local")
-    if not on_mteb:
+    if cache is not None:
         asked = {"--max-tokens": max_tokens, "--mteb-prompt": mteb_prompt, "--out": out, "--model": model}
         asked |= {"--trust-remote-code": trust_remote_code, "--on-bad-row": on_bad_row != "stop"}
         _refuse({**asked, **tables}, "--cache")

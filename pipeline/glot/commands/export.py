@@ -32,7 +32,7 @@ def export(
     if to not in KINDS:
         raise UsageError(f"--to must be one of {', '.join(KINDS)}; got {to!r}")
     if to == "onnx":
-        given = {"--model": model, "--push": push, "--license": licence, "--device": device}
+        given: dict[str, object] = {"--model": model, "--push": push, "--license": licence, "--device": device}
         given |= {"--trust-remote-code": trust_remote_code or None}
         for name, value in given.items():
             if value is not None:

@@ -13,7 +13,8 @@ from rich.table import Table
 from glot.commands.console import answer, chat, note, notes, refuse_beside, tell
 from glot.commands.settings import given_options, with_settings
 from glot.errors import UsageError
-from glot.progress import epoch_bar, stop_flag
+from glot.progress import epoch_bar
+from glot.stop import stop_flag
 
 if TYPE_CHECKING:
     from glot.fit.result import FitResult
@@ -59,7 +60,7 @@ def fit(
     from glot.fit.run import finish_runs, make_configs, prepare_runs  # with torch, after all that is wrong is told
     from glot.report.loss import draw_loss
 
-    if resume is None:
+    if resume is None and opened is not None:
         prepare_runs(make_configs(opened, options), folder)
     with stop_flag() as should_stop, epoch_bar(notes) as report:
         results = finish_runs(folder, opened, report, should_stop, track)
@@ -99,19 +100,19 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
             for metric, value in scores.items():
                 cells.setdefault((name, metric), []).append(value)
                 published = result.best_published.get(name, {}).get(metric)
-                values = [_percent(value), _percent(published), _percent(result.last[name][metric])]
-                table.add_row(seed, str(result.best_epoch), name, metric, *values)
+                shown = [_percent(value), _percent(published), _percent(result.last[name][metric])]
+                table.add_row(seed, str(result.best_epoch), name, metric, *shown)
     if cells:
         chat.print(table)
     else:
         tell(f"{folder}: the last epoch is kept; there is no validation set to score it on")
     if len(results) > 1:
         for (name, metric), values in cells.items():
-            average = f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
-            tell(f"{name} {metric}: {average} over {len(values)} seeds")
+            spread = f"{100 * mean(values):.2f} ± {100 * stdev(values):.2f}"
+            tell(f"{name} {metric}: {spread} over {len(values)} seeds")
     for name in first.epochs[0].losses:
-        losses = [result.epochs[result.best_epoch - 1].losses[name] for result in results.values()]
-        tell(f"{name} loss at the best epoch: {mean(losses):.4f}")
+        average = mean(result.epochs[result.best_epoch - 1].losses[name] for result in results.values())
+        tell(f"{name} loss at the best epoch: {average:.4f}")
     seconds = sum(result.seconds for result in results.values())  # of the runs as they trained, one after the other
     waited = sum(epoch.waited for result in results.values() for epoch in result.epochs)
     bound = "reading" if waited > seconds / 2 else "arithmetic"

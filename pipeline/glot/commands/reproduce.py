@@ -20,7 +20,8 @@ from glot.commands.console import (
     words,
 )
 from glot.errors import FaultError, UsageError
-from glot.progress import extract_bars, stop_flag
+from glot.progress import extract_bars
+from glot.stop import stop_flag
 
 
 def stress(

@@ -13,7 +13,8 @@ from glot.commands.console import answer, chat, note, notes, refuse_beside, tell
 from glot.commands.fit import note_layer
 from glot.commands.settings import given_grid, with_settings
 from glot.errors import UsageError
-from glot.progress import epoch_bar, stop_flag
+from glot.progress import epoch_bar
+from glot.stop import stop_flag
 
 
 @with_settings(lists=True, without=("device",))
@@ -33,10 +34,14 @@ def sweep(
 
     if resume is not None:
         refuse_beside("--resume", context, ("--cache",), "which goes on with the sweep's own settings")
-    folder, opened = resume, Cache(cache) if cache else None
-    if resume is None:
-        if opened is None:
-            raise UsageError("pass --cache (made by `glot extract`), or --resume with a sweep's folder")
+    opened = Cache(cache) if cache else None
+    if resume is not None:
+        folder = resume
+        if not find_sweep_runs(resume):
+            raise UsageError(f"{resume} holds no sweep: make one with `glot sweep`")
+    elif opened is None:
+        raise UsageError("pass --cache (made by `glot extract`), or --resume with a sweep's folder")
+    else:
         options, grid = given_grid(settings)
         combined = [some for _, some in grid_options(options, grid)]
         for some in combined:
@@ -46,12 +51,10 @@ def sweep(
             note_layer(first)
         folder = out or _sweep_folder(first.task.name, first.states.backbone)
         check_new_folder(folder)
-    elif not find_sweep_runs(resume):
-        raise UsageError(f"{resume} holds no sweep: make one with `glot sweep`")
     from glot.fit.run import check_device  # with torch, after all that is wrong is told
     from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 
-    if resume is None:
+    if resume is None and opened is not None:
         places = tuple(str(check_device(device)) for device in words(devices))
         candidates = make_candidates(opened, options.but(device=places[0] if places else None), grid, places)
         prepare_sweep(candidates, folder)

@@ -148,12 +148,13 @@ def _compare(folder: Path, expected: np.ndarray, device: str, trust_remote_code:
     backbone's own code that is trusted.
     """
     from sentence_transformers import SentenceTransformer
+    from torch.nn import Module
 
     from glot.export.pooling_module import GlotBackbone, GlotPooling
 
     with kept_randomness():  # as in `load_pooling`
         backbone = GlotBackbone.load(str(folder), trust_remote_code=trust_remote_code)
-        modules = [backbone, GlotPooling.load(str(folder), subfolder=POOLING_FOLDER)]
+        modules: list[Module] = [backbone, GlotPooling.load(str(folder), subfolder=POOLING_FOLDER)]
     vectors = SentenceTransformer(modules=modules, device=device).encode(
         list(PROBES), batch_size=1, show_progress_bar=False
     )

@@ -60,7 +60,7 @@ class OnnxHead(nn.Module):
         raw = self.pooling.raw(vectors)
         if self.pooling.config.classes:
             return vectors, raw
-        low, high = self.pooling.config.score_range
+        low, high = self.pooling.config.score_range or (0.0, 1.0)
         return vectors, low + raw * (high - low)
 
 
@@ -116,6 +116,7 @@ def _write(head: OnnxHead, path: Path, facts: dict[str, str]) -> None:
             dynamic_shapes=({0: batch, 1: tokens}, {0: batch, 1: tokens}),
             verbose=False,
         )
+    assert program is not None  # as it is with dynamo=True
     model = program.model_proto
     for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del part.metadata_props[:]  # where on this machine each line of code lies

@@ -23,10 +23,12 @@ class GlotBackbone(Transformer):
     def __init__(self, *args: Any, template: str = "{text}", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.template = template
+        assert self.tokenizer is not None
         self.tokenizer.padding_side = self.tokenizer.truncation_side = "right"
 
-    def preprocess(self, inputs: list[str], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Token ids and mask (B, L); a prompt stands right before the text, inside the template."""
+    # Of texts alone, where the base takes pictures and sounds too.
+    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Token ids and mask (B, L) of B texts; a prompt stands right before the text, inside the template."""
         features = super().preprocess([self._fill(text, prompt or "") for text in inputs], **kwargs)
         empty = features["attention_mask"].sum(dim=1) == 0
         if not empty.any():
@@ -45,6 +47,7 @@ class GlotBackbone(Transformer):
     @property
     def _ending(self) -> int:
         """The token that stands for a text without any."""
+        assert self.tokenizer is not None
         candidates = (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id, self.tokenizer.pad_token_id, 0)
         return next(number for number in candidates if number is not None)
 
@@ -272,6 +275,7 @@ class GlotPooling(Module):
 
     def raw(self, vectors: Tensor, vectors_b: Tensor | None = None) -> Tensor:
         """What the head makes of vectors (B, D), of a pair's second texts too: logits (B, C), or scaled scores (B,)."""
+        assert self.head is not None
         if self.config.classes:
             return self.head(vectors if vectors_b is None else torch.cat([vectors, vectors_b], dim=1))
         if vectors_b is None:
@@ -288,7 +292,7 @@ class GlotPooling(Module):
         raw = self.raw(*given)
         if self.config.classes:
             return [self.config.classes[number] for number in raw.argmax(dim=1).tolist()]
-        low, high = self.config.score_range
+        low, high = self.config.score_range or (0.0, 1.0)
         return (low + raw * (high - low)).tolist()
 
     def get_embedding_dimension(self) -> int:
@@ -305,7 +309,7 @@ class GlotPooling(Module):
         self.save_torch_weights(output_path, safe_serialization=safe_serialization)
 
     @classmethod
-    def load(
+    def load(  # type: ignore[override]  # `init_defaults` is of newer versions alone, and reaches **kwargs
         cls,
         model_name_or_path: str,
         subfolder: str = "",
@@ -316,7 +320,7 @@ class GlotPooling(Module):
         **kwargs: Any,
     ) -> GlotPooling:
         """Read what `save` wrote, from a folder or the Hub."""
-        where = {"subfolder": subfolder, "token": token, "cache_folder": cache_folder, "revision": revision}
-        where["local_files_only"] = local_files_only
+        where: dict[str, Any] = {"subfolder": subfolder, "token": token, "cache_folder": cache_folder}
+        where |= {"revision": revision, "local_files_only": local_files_only}
         pooling = cls(**cls.load_config(model_name_or_path, **where))
         return cls.load_torch_weights(model_name_or_path, model=pooling, **where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, cast
 
 import torch
 
@@ -37,12 +38,13 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     """The config of each seed's run; raises UsageError for options out of range, or a cache that is unfit."""
     configs = draft_configs(cache, options)
     device = check_device(options["device"])
-    backend = resolve_backend(options["backend"], device)
+    backend = cast("Literal['dgl', 'dense']", resolve_backend(options["backend"], device))
     budget = options.given.get("max_memory", available_memory() // 2)
     contrastive = configs[0].contrastive
     fits = states_bytes(cache, used_text_ids(cache, options["group"], contrastive)) <= budget
-    place = {"device": str(device), "backend": backend, "window": None if fits else STREAM_WINDOW}
-    configs = [replace(config, train=replace(config.train, **place)) for config in configs]
+    window = None if fits else STREAM_WINDOW
+    trains = [replace(config.train, device=str(device), backend=backend, window=window) for config in configs]
+    configs = [replace(config, train=train) for config, train in zip(configs, trains, strict=True)]
     for train in {config.train.order_seed: config.train for config in configs}.values():
         read_train(cache, set_name(options["group"], "train"), train, contrastive)
     return configs

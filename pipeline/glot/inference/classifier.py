@@ -134,7 +134,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.device = device
         self.trust_remote_code = trust_remote_code
         self.cache = cache
-        vars(self).update(settings)
+        self.__dict__.update(settings)
 
     def fit(self, X: Iterable[str], y: Iterable) -> GlotClassifier:
         """Train the head on n texts and their n labels; the texts that `cache` lacks go through the backbone first."""
@@ -231,7 +231,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     def _logits(self, X: Iterable[str]) -> torch.Tensor:
         check_is_fitted(self)
         head = self._head()
-        return head.head(self._vectors(check_texts(X), head).to(head.head.linear.weight.device)).cpu()
+        return head.head(self._vectors(check_texts(X), head).to(next(head.head.parameters()).device)).cpu()
 
     def _vectors(self, texts: list[str], head: HeadModel) -> torch.Tensor:
         """(n, D) float32 on the CPU: over the cache's states where there is one, else as the backbone gives them."""

@@ -49,7 +49,7 @@ def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> Explanatio
 
     check_explainable(folders, options)
     runs = open_runs(folders)
-    if options.cache is not None:
+    if options.cache is not None and options.index is not None:
         example = cache_example(Cache(options.cache), options.split or "validation", options.index, runs)
     else:
         texts = [text for text in (options.text, options.text_b) if text is not None]

@@ -51,11 +51,13 @@ def open_with_texts(
     name = f"{backbone.name}-layer-{layers}-tokens-{identity.max_tokens}"
     texts = [clean(text) for text in texts]
     with _alone(make_folder(folder), name):
-        cache = _open(folder / name)
-        known, new = _look_up(cache.plan if cache else None, texts)
-        if cache is None or new or not cache.manifest.complete:
-            _grow(folder / name, cache, new, backbone, options)
-            cache = _open(folder / name)
+        found = _open(folder / name)
+        known, new = _look_up(found.plan if found else None, texts)
+        if found is not None and not new and found.manifest.complete:
+            cache = found
+        else:
+            _grow(folder / name, found, new, backbone, options)
+            cache = Cache(folder / name)
             known, _ = _look_up(cache.plan, texts)
     difference = cache.manifest.states.difference(identity)
     if difference:

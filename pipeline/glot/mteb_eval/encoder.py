@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ScoringFunction
 
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone
@@ -128,8 +129,8 @@ class ColumnEncoder(AbsEncoder):
 
     def __init__(self, vectors: TextVectors, place: int, prompts: Mapping[str, str]) -> None:
         self.vectors, self.place = vectors, place
-        self.model_prompts = dict(prompts)
-        self.mteb_model_meta = _model_meta(vectors, vectors.comparison.columns[place], dict(prompts))
+        self.model_prompts: dict[str, str] = dict(prompts)
+        self.meta = self.mteb_model_meta = _model_meta(vectors, vectors.comparison.columns[place], dict(prompts))
 
     def encode(self, inputs: Iterable[Any], *, task_metadata: Any, prompt_type: Any = None, **_: Any) -> np.ndarray:
         """(n, D) float32 unit vectors of mteb's batches of texts, in their order."""
@@ -159,7 +160,7 @@ def _model_meta(vectors: TextVectors, column: Vectorizer, prompts: dict[str, str
         public_training_code=None,
         public_training_data=None,
         framework=["PyTorch"],
-        similarity_fn_name="cosine",
+        similarity_fn_name=ScoringFunction.COSINE,
         use_instructions=bool(prompts),
         training_datasets=None,
     )

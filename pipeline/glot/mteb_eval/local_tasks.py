@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict
 from mteb.abstasks import AbsTask, AbsTaskClassification, AbsTaskRetrieval
 from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
 from mteb.abstasks.sts import AbsTaskSTS
-from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.abstasks.task_metadata import TaskCategory, TaskMetadata, TaskType
 
 from glot.corpus import labels
 from glot.corpus.dialect import FIND_OUT, TableFormat
@@ -203,7 +203,8 @@ def _split(rows: Labelled, path: Path) -> tuple[Labelled, Labelled]:
         _, name = rows[place]
         is_test[place] = left[name] > 0
         left[name] -= 1
-    return tuple([row for row, here in zip(rows, is_test, strict=True) if here == wanted] for wanted in (False, True))
+    train, test = ([row for row, here in zip(rows, is_test, strict=True) if here == wanted] for wanted in (False, True))
+    return train, test
 
 
 def _labelled(rows: Labelled, classes: list[str]) -> Dataset:
@@ -291,7 +292,7 @@ def _grade(row: Row) -> int:
 
 
 def _metadata(
-    reader: LocalReader, kind: str, named: str, what: str, category: str, main_score: str, *files: Path
+    reader: LocalReader, kind: TaskType, named: str, what: str, category: TaskCategory, main_score: str, *files: Path
 ) -> TaskMetadata:
     paths = ", ".join(map(str, files))
     return TaskMetadata(

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import cast
 
 import datasets
 import mteb
 from mteb.abstasks import AbsTask
 from mteb.abstasks.aggregated_task import AbsTaskAggregate
 from mteb.cache import ResultCache
+from mteb.models import EncoderProtocol
 from mteb.results import TaskResult
 
 from glot.corpus.dialect import FIND_OUT, TableFormat
@@ -190,7 +192,7 @@ class _Evaluation:
         # An average's parts are up to date by now; else "always" replaces what older data gave.
         only_missing = isinstance(task, AbsTaskAggregate) or self._usable(task, encoder) is not None
         return mteb.evaluate(
-            encoder,
+            cast("EncoderProtocol", encoder),  # which mteb wraps in an evaluator of its own
             task,
             co2_tracker=False,
             cache=self.cache,
@@ -205,9 +207,9 @@ class _Evaluation:
     def _usable(self, task: AbsTask, encoder: ColumnEncoder) -> TaskResult | None:
         """What the cache has of the task as its data is now, whole or in part."""
         try:
-            found = self.cache.load_task_result(task.metadata.name, encoder.mteb_model_meta)
+            found = self.cache.load_task_result(task.metadata.name, encoder.meta)
         except ValueError:  # mteb was stopped while it wrote the file
-            self.cache.get_task_result_path(task.metadata.name, encoder.mteb_model_meta).unlink()
+            self.cache.get_task_result_path(task.metadata.name, encoder.meta).unlink()
             return None
         return found if found is not None and found.dataset_revision == task.metadata.revision else None
 

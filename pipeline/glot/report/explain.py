@@ -248,7 +248,8 @@ class _Shown:
         drawn = self.explanation.runs.index(self.explanation.drawn)  # the runs' weights come first
         size = 160 * self.weights[drawn] / self.weights[drawn].max() + 6
         colour = POOLERS[self.explanation.weighings[drawn].pooler].colour
-        axes.scatter(*self.places.T, s=size, color=colour, edgecolors="black", linewidths=0.5, zorder=3)
+        across, up = self.places.T
+        axes.scatter(across, up, s=size, color=colour, edgecolors="black", linewidths=0.5, zorder=3)
         for (x, y), word, role in zip(self.places, self.words, self.roles, strict=True):
             look: dict[str, Any] = {"color": SIGNAL, "weight": "bold"} if role and role != "filler" else {}
             axes.text(x, y - 1.1, word, ha="center", va="top", fontsize=8, **look)

@@ -18,13 +18,15 @@ def draw_loss(run: Path) -> bool:
     numbers = [epoch["epoch"] for epoch in metrics["epochs"]]
 
     def draw(figure: Figure) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         left = figure.add_subplot()
         left.plot(numbers, [epoch["loss"] for epoch in metrics["epochs"]], "o-", color="tab:blue", label="train loss")
         for name in metrics["epochs"][0].get("losses", {}):
             left.plot(numbers, [epoch["losses"][name] for epoch in metrics["epochs"]], "--", label=f"{name} loss")
         left.set_xlabel("epoch")
         left.set_ylabel("mean training loss")
-        left.xaxis.get_major_locator().set_params(integer=True)
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
         right = left.twinx()
         for name, style in zip(metrics["best"], ("s--", "^:", "d-."), strict=False):
             scores = [100 * epoch["scores"][name][metrics["metric"]] for epoch in metrics["epochs"]]

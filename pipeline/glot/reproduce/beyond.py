@@ -67,9 +67,10 @@ class Sweep:
 
     def row_name(self, value: float) -> str:
         """A value on the axis, with the words of its texts and how many of them are noise, where all have as many."""
-        generator, ratio, haystack = parse_stress_name(next(c.task for (v, _), c in self.cells.items() if v == value))
-        if generator == "published":
+        made = parse_stress_name(next(cell.task for (v, _), cell in self.cells.items() if v == value))
+        if made is None or made[0] == "published":
             return f"{value:g}"
+        _, ratio, haystack = made
         return f"{value:g} ({haystack.fair_length(ratio)} words, {haystack.fair_noise(ratio)} of noise)"
 
     def points(self, method: str) -> list[Point]:

@@ -12,11 +12,12 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, u
     if len(examples) < batch_size * steps:
         raise UsageError(f"{corpus.spec.name} has {len(examples)} examples: lower --batch-size or --steps")
     wide = corpus.spec.num_texts == 2
-    rows = [(example.text, example.text_b) if wide else (example.text,) for example in examples]
+    rows = [(example.text, example.text_b or "") if wide else (example.text,) for example in examples]
     place = {text: number for number, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
     ids, _ = tokenize(list(place), backbone, length_limit(backbone, None, usual_tokens))
     chosen = np.asarray([[place[text] for text in row] for row in rows[: batch_size * steps]])
@@ -174,7 +175,7 @@ def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, u
 class Labelled(nn.Module):
     """A backbone that is trained with its labels: mean of the last states, one linear map."""
 
-    def __init__(self, model: PreTrainedModel, width: int, num_texts: int) -> None:
+    def __init__(self, model: nn.Module, width: int, num_texts: int) -> None:
         super().__init__()
         self.model, self.num_texts = model, num_texts
         self.head = nn.Linear(num_texts * width, 2)
@@ -187,7 +188,7 @@ class Labelled(nn.Module):
         return self.head(z.reshape(-1, self.num_texts * z.shape[1]).to(self.head.weight.dtype))
 
 
-def _no_cache(model: PreTrainedModel) -> dict[str, bool]:
+def _no_cache(model: nn.Module) -> dict[str, bool]:
     return {"use_cache": False} if hasattr(model.config, "use_cache") else {}
 
 
@@ -206,7 +207,7 @@ class Way:
         loss.backward()
         self.optimizer.step()
 
-    def held_bytes(self, more: list[nn.Module]) -> int:
+    def held_bytes(self, more: Sequence[nn.Module]) -> int:
         """Bytes of weights (of `more` modules too) and of the optimizer's state."""
         tensors = {id(p): p for module in [*self.modules, *more] for p in module.parameters()}
         state = [value for values in self.optimizer.state.values() for value in values.values() if value.ndim]
@@ -217,7 +218,7 @@ class Way:
 def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, device: torch.device) -> list[Cost]:
     """Measure all ways, which take turns step by step; LoRA is left out where peft is not installed."""
     num_texts = work.batches[0].ndim
-    model = model.to(device).eval()
+    cast("nn.Module", model).to(device).eval()  # its own `to` is wrapped, and so untyped
     labels = torch.arange(work.batch_size, device=device) % 2
     place = _Places(work, device)
     backend = resolve_backend("auto", device)
@@ -243,19 +244,22 @@ def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, devic
         assert isinstance(pooler, Glot)
         head = nn.Linear(num_texts * pooler.out_width, 2).to(device)
 
-        def glot_loss(batch: np.ndarray, pooler: Glot = pooler, head: nn.Module = head, gather=gather) -> Tensor:
-            z = pooler(gather(batch))
-            return nn.functional.cross_entropy(head(z.reshape(len(labels), -1)), labels)
-
-        ways.append(Way(name, [pooler, head], glot_loss, 2e-4))
+        ways.append(Way(name, [pooler, head], partial(_glot_loss, pooler, head, gather, labels), 2e-4))
     return _costs(ways, model, work, device, work.distinct_tokens / rate)
+
+
+def _glot_loss(
+    pooler: Glot, head: nn.Module, gather: Callable[[np.ndarray], TokenBatch], labels: Tensor, batch: np.ndarray
+) -> Tensor:
+    z = pooler(gather(batch))
+    return nn.functional.cross_entropy(head(z.reshape(len(labels), -1)), labels)
 
 
 def _costs(ways: list[Way], model: PreTrainedModel, work: Work, device: torch.device, extraction: float) -> list[Cost]:
     times: dict[str, list[float]] = {way.name: [] for way in ways}
     for number, batch in enumerate(work.batches):
         for way in ways:
-            seconds = _seconds(lambda way=way, batch=batch: way.step(batch), device)
+            seconds = _seconds(partial(way.step, batch), device)
             if number:  # the first warms up
                 times[way.name].append(seconds)
     costs, steps = [], EPOCHS * math.ceil(work.examples / work.batch_size)
@@ -263,7 +267,7 @@ def _costs(ways: list[Way], model: PreTrainedModel, work: Work, device: torch.de
         step = statistics.median(times[way.name])
         uses_model = [model] if way.name.startswith("frozen") else []
         before = extraction if "cache" in way.name else 0.0
-        held = way.held_bytes(uses_model) + step_bytes(lambda way=way: way.step(work.batches[0]), device)
+        held = way.held_bytes(uses_model) + step_bytes(partial(way.step, work.batches[0]), device)
         trained = sum(parameter.numel() for parameter in way.trained)
         costs.append(Cost(way.name, trained, held, step, before, before + steps * step))
     return costs
