@@ -79,7 +79,7 @@ def test_when_extraction_has_paid_for_itself() -> None:
 def test_random_weights_of_a_known_shape() -> None:
     work = cost.random_work(100, 20, 4, 3, 50)
     assert [len(batch) for batch in work.batches] == [4, 4, 4]
-    with pytest.raises(UsageError, match="knows the shapes of mistral-7b"):
+    with pytest.raises(UsageError, match="knows the shapes of bert, roberta"):
         cost.random_model("gpt-7", torch.float32)
 
 

@@ -61,7 +61,8 @@ SHARED = ("quiet", "verbose", "as_json")  # parameters of `root` that every comm
 
 def command_tree() -> TyperGroup:
     """All commands, each with the shared options, so that `glot --json fit` and `glot fit --json` are the same."""
-    tree = typer.main.get_group(app)
+    tree = typer.main.get_command(app)
+    assert isinstance(tree, TyperGroup)  # an app of several commands is one
     shared = [parameter for parameter in tree.params if parameter.name in SHARED]
     groups = [tree]
     for group in groups:
