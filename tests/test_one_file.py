@@ -74,6 +74,9 @@ def test_a_task_is_added_in_one_file(
     assert fitted.returncode == 0, fitted.stderr
     config = json.loads(next((tmp_path / "run").rglob("config.json")).read_text())
     assert (config["pooler"]["hidden"], config["train"]["epochs"]) == (5, 1)  # the task's own defaults of a head
+    (tmp_path / "mistyped.py").write_text(TASK.replace('"hidden"', '"hiden"'))
+    wrong = run("mistyped", "fit", "--cache", "cache", "--out", "other", "--device", "cpu")
+    assert (wrong.returncode, "no setting hiden" in wrong.stderr) == (2, True)
     unknown = run("", "extract", "--model", model, "--task", "toy")
     assert (unknown.returncode, "unknown task 'toy'" in unknown.stderr) == (2, True)
 

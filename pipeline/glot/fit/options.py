@@ -44,8 +44,13 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     return [run_config(cache, pooler, train, asked.layer, asked.group, contrastive) for train in trains]
 
 
+def _by_task(task: TaskSpec) -> dict[str, Any]:
+    """The task's own defaults; raises UsageError for a name that is no setting: its entry is wrong."""
+    return dict(FitOptions(**head_defaults(task)).given)
+
+
 def _pooler_config(options: FitOptions, task: TaskSpec, states: StatesIdentity) -> PoolerConfig:
-    values = options.values(PoolerConfig, head_defaults(task))
+    values = options.values(PoolerConfig, _by_task(task))
     if values["adapool_hidden"] == "glot":
         values["adapool_hidden"] = readout_width(states.width + values["layers"] * values["hidden"])
     return PoolerConfig(**values, token_position="first" if states.kind == "encoder" else "last")
@@ -53,7 +58,7 @@ def _pooler_config(options: FitOptions, task: TaskSpec, states: StatesIdentity) 
 
 def _train_config(options: FitOptions, task: TaskSpec, seed: int, examples: int) -> TrainConfig:
     """The settings of a fit on so many examples; device and backend as they were asked for."""
-    values = options.values(TrainConfig, head_defaults(task))
+    values = options.values(TrainConfig, _by_task(task))
     if options["max_steps"] is not None and "epochs" not in options.given:
         count = max(1, examples - (max(1, examples // 10) if options["select"] == "holdout" else 0))
         values["epochs"] = max(1, -(-options["max_steps"] // -(-count // max(1, values["batch_size"]))))
