@@ -57,6 +57,7 @@ def toy_folder(tmp_path: Path) -> Path:
     return folder.parent
 
 
+@pytest.mark.slow
 def test_a_task_is_added_in_one_file(
     tmp_path: Path, toy_folder: Path, backbone_folders: dict[str, Path], run: Callable
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_task_is_added_in_one_file(
     assert (unknown.returncode, "unknown task 'toy'" in unknown.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_an_alias_is_added_in_one_file(tmp_path: Path, backbone_folders: dict[str, Path], run: Callable) -> None:
     (tmp_path / "my_alias.py").write_text(ALIAS.format(folder=str(backbone_folders["bert"])))
     arguments = ["extract", "--model", "toy-bert", "--task", "stress", "--limit", "8"]

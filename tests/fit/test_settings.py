@@ -74,6 +74,7 @@ def test_choices_are_listed_and_completed(glot: Callable[..., tuple]) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_new_setting_is_one_line_in_one_file(make_fit_cache: Callable[..., Path], tmp_path: Path) -> None:
     """A copy of the package with one more line in glot/fit/config.py."""
     source = tmp_path / "source"

@@ -101,8 +101,11 @@ def glot(plugins: dict[str, str], folder: Path, *arguments: str) -> subprocess.C
 
 @pytest.mark.parametrize(
     ("code", "settings"),
-    [(POOLER, ["--pooler", "louder"]), (LAYER, ["--gnn", "toy-sum"]), (RULE, ["--graph", "skip"])],
-    ids=["pooler", "layer", "rule"],
+    [
+        pytest.param(POOLER, ["--pooler", "louder"], id="pooler"),
+        pytest.param(LAYER, ["--gnn", "toy-sum"], id="layer", marks=pytest.mark.slow),
+        pytest.param(RULE, ["--graph", "skip"], id="rule", marks=pytest.mark.slow),
+    ],
 )
 def test_one_file_from_outside_trains_predicts_and_is_explained(
     code: str, settings: list[str], make_fit_cache: MakeCache, tmp_path: Path
