@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'glot-pipeline[report]'"
 LINE = "#d5d9df"  # of grids; the page's own in the page
 WIDTH, HEIGHT, ROW = 2.9, 2.7, 0.36  # inches of a panel, and of a line of dots or bars
+TITLE_LETTERS, TITLE_LINE = 14, 0.17  # of a title: letters an inch, and inches a line
 MOST_DOTS = 40  # of a panel; a longer list is a table's business
 DPI = 120
 RC: dict[Any, Any] = {
@@ -245,8 +247,11 @@ def draw_picture(picture: Picture) -> tuple[Figure, Tips]:
     names = list(dict.fromkeys(line.label for panel in curves for line in panel.lines))
     many = max(1, min(len(names), int(columns * picture.width / 2.2)))
     legend = 0.2 * -(-len(names) // many) + 0.15 if names else 0.0
-    figure = Figure(figsize=(picture.width * columns, sum(heights) + legend + 0.25), layout="constrained")
-    figure.suptitle(picture.title, x=0.005, ha="left")
+    width = picture.width * columns
+    title = textwrap.wrap(picture.title, max(20, int(width * TITLE_LETTERS)))
+    height = sum(heights) + legend + 0.08 + TITLE_LINE * len(title)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle("\n".join(title), x=0.005, ha="left")
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     tips: Tips = {}
     panels = iter(picture.panels)
