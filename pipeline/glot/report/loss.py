@@ -26,7 +26,7 @@ def draw_loss(run: Path) -> bool:
             left.plot(numbers, [epoch["losses"][name] for epoch in metrics["epochs"]], "--", label=f"{name} loss")
         left.set_xlabel("epoch")
         left.set_ylabel("mean training loss")
-        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        left.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         right = left.twinx()
         for name, style in zip(metrics["best"], ("s--", "^:", "d-."), strict=False):
             scores = [100 * epoch["scores"][name][metrics["metric"]] for epoch in metrics["epochs"]]
