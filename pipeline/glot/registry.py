@@ -76,5 +76,6 @@ def load_plugins() -> None:
         try:
             import_module(name)
         except Exception as error:  # whatever its code raises, a name that is taken included
+            _loaded.discard(name)  # who asks again is told again
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise UsageError(f"GLOT_PLUGINS names {name!r}, which cannot be imported: {reason}") from error

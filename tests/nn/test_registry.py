@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from glot.errors import UsageError
 from glot.fit.result import FitResult
 from glot.nn.config import PoolerConfig
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS, load
@@ -181,3 +182,13 @@ def test_every_built_in_entry_names_code_that_is_there() -> None:
         assert callable(load(entry.weights))
     assert all(callable(load(entry.make)) for entry in GNN_LAYERS)
     assert all(callable(load(entry.joined)) for entry in EDGE_RULES)
+
+
+def test_a_plugin_that_failed_fails_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program caught once is not taken for loaded."""
+    (tmp_path / "broken_plugin.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("GLOT_PLUGINS", "broken_plugin")
+    for _ in range(2):
+        with pytest.raises(UsageError, match="GLOT_PLUGINS names 'broken_plugin'"):
+            POOLERS.names()

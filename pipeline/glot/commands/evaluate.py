@@ -73,7 +73,8 @@ def evaluate(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The folder of mteb's results and the table; default: <first run>/mteb.")
+        Path | None,
+        typer.Option(help="The folder of mteb's results and the table; default: mteb in the first run's folder."),
     ] = None,
     model: BackboneOption = None,
     trust_remote_code: TrustOption = False,

@@ -65,7 +65,7 @@ def extract(
         str | None, typer.Option(help="Stress test: published, balanced or paired; default: published.")
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Stress test: share of distractor words; default: 0.9.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The cache's folder; default: cache/<task>/<model>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The cache's folder; default: cache/TASK/MODEL.")] = None,
     prompt: Annotated[
         str | None,
         typer.Option(help="What stands around each text, as in 'Classify: {text}'; another prompt is another cache."),
@@ -94,7 +94,7 @@ def extract(
     ] = False,
     examples: Annotated[
         str | None,
-        typer.Option(help="A file of other labels for the cache at --out: adds the sets <file>.train, .validation."),
+        typer.Option(help="A file of other labels for the cache at --out: adds the sets FILE.train, FILE.validation."),
     ] = None,
     on_overflow: Annotated[
         str, typer.Option(help="States beyond float16: stop, or float32-shard, which keeps that shard in float32.")

@@ -29,9 +29,7 @@ def fit(
     track: Annotated[
         str | None, typer.Option(help="Show loss and scores as it trains: tensorboard (in the run's folder) or wandb.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; default: runs/<task>-<model>-<pooler>-<time>.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/TASK-MODEL-POOLER-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run; its own settings hold.")] = None,
     **settings: Any,
 ) -> None:

@@ -23,7 +23,7 @@ def sweep(
     cache: Annotated[Path | None, typer.Option("--cache", help="A cache, or a folder with one cache below it.")] = None,
     *,
     devices: Annotated[str, typer.Option(help="One, or several that share the heads, as in cuda:0,cuda:1.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Default: runs/<task>-<model>-sweep-<time>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: runs/TASK-MODEL-sweep-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted sweep.")] = None,
     **settings: Any,
 ) -> None:

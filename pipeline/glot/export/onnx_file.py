@@ -60,7 +60,8 @@ class OnnxHead(nn.Module):
         raw = self.pooling.raw(vectors)
         if self.pooling.config.classes:
             return vectors, raw
-        low, high = self.pooling.config.score_range or (0.0, 1.0)
+        assert self.pooling.config.score_range is not None  # as of every head without classes
+        low, high = self.pooling.config.score_range
         return vectors, low + raw * (high - low)
 
 

@@ -26,8 +26,9 @@ class GlotBackbone(Transformer):
         assert self.tokenizer is not None
         self.tokenizer.padding_side = self.tokenizer.truncation_side = "right"
 
-    # Of texts alone, where the base takes pictures and sounds too.
-    def preprocess(self, inputs: Any, prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def preprocess(  # type: ignore[override]  # of texts alone, where the base takes pictures and sounds too
+        self, inputs: Any, prompt: str | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Token ids and mask (B, L) of B texts; a prompt stands right before the text, inside the template."""
         features = super().preprocess([self._fill(text, prompt or "") for text in inputs], **kwargs)
         empty = features["attention_mask"].sum(dim=1) == 0
@@ -292,7 +293,8 @@ class GlotPooling(Module):
         raw = self.raw(*given)
         if self.config.classes:
             return [self.config.classes[number] for number in raw.argmax(dim=1).tolist()]
-        low, high = self.config.score_range or (0.0, 1.0)
+        assert self.config.score_range is not None  # as of every head without classes
+        low, high = self.config.score_range
         return (low + raw * (high - low)).tolist()
 
     def get_embedding_dimension(self) -> int:

@@ -112,7 +112,7 @@ class Asked:
     group: Annotated[
         str,
         Setting(
-            "Train on other labels that `extract --examples <name>.csv` added: their name.",
+            "Train on other labels that `extract --examples NAME.csv` added: their name.",
             DATA,
             option="--examples",
             lists=False,

@@ -18,8 +18,9 @@ from glot.store.reader import Cache, StoredStates
 
 @dataclass(frozen=True)
 class HostBatch:
-    """The distinct texts of some examples where the cache's states are kept: mostly in host memory, pinned if they go
-    to a GPU; on the GPU where all states fit there.
+    """The distinct texts of some examples, before they go to the training device.
+
+    They lie in host memory (pinned, if that device is a GPU), or on the GPU where all states fit there.
 
     Attributes:
         values: (N, d) states in the stored dtype, one text after the other, shortest first; or vectors (B, D) that a

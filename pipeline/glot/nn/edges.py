@@ -46,8 +46,8 @@ class EdgeRule:
 def edge_mask(batch: TokenBatch, tau: float) -> Tensor:
     """Decide the edges of every text: j and i are joined iff cos(x_i, x_j) > tau (strict); i is joined to itself.
 
-    The one function that decides the paper's edges, whatever the backend. Cosines are float32, without autocast or
-    TF32, whatever the states are: in bfloat16 thousands of edges near tau flip. No gradient flows through it.
+    The paper's rule, `similar`, by itself. Cosines are float32, without autocast or TF32, whatever the states are: in
+    bfloat16 thousands of edges near tau flip. No gradient flows through it.
 
     Returns:
         (B, Lmax, Lmax) bool, symmetric, its diagonal True at real tokens, False wherever there is no token.

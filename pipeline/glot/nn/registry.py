@@ -12,6 +12,7 @@ from typing import Any
 
 from glot.registry import Registry
 
+GREY = "#777777"  # of what has no colour of its own
 Code = str | Callable[..., Any]  # a callable, or "module:name" of one that is imported when it is first used
 
 
@@ -35,7 +36,7 @@ class PoolerEntry:
         trains: whether it has weights, or whether a given `PoolerConfig` gives it any. One without is run once a text.
         weights: called with (Pooler, TokenBatch) it gives the weights (N,) that `explain` draws; they sum to 1 over a
             text.
-        colour, dash, marker: how pictures tell it apart: a CSS colour (grey is what has none of its own), the lengths
+        colour, dash, marker: how pictures tell it apart: a CSS colour (`GREY` where it has none), the lengths
             of its dashes, on and off, and a marker of matplotlib.
         stacks: whether `glot.fit.stack` knows how to train several of it as one, if their layer `stacks` too.
         exports: whether `glot.export` has its equations.
@@ -47,7 +48,7 @@ class PoolerEntry:
     settings: tuple[str, ...] = ()
     trains: bool | Callable[[Any], bool] = True
     weights: Code = "glot.nn.poolers:uniform_weights"
-    colour: str = "#777777"
+    colour: str = GREY
     dash: tuple[float, ...] = ()
     marker: str = "o"
     stacks: bool = False

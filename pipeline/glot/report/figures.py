@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'glot-pipeline[report]'"
 LINE = "#d5d9df"  # of grids; the page's own in the page
 WIDTH, HEIGHT, ROW = 2.9, 2.7, 0.36  # inches of a panel, and of a line of dots or bars
-TITLE_LETTERS, TITLE_LINE = 14, 0.17  # of a title: letters an inch, and inches a line
+TITLE_LETTERS, TITLE_LINE = 12, 0.17  # of a title: letters an inch, wide ones too, and inches a line
 MOST_DOTS = 40  # of a panel; a longer list is a table's business
 DPI = 120
 RC: dict[Any, Any] = {

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from glot.nn.registry import POOLERS, PoolerEntry
+from glot.nn.registry import GREY, POOLERS, PoolerEntry
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class Method:
     marker: str  # as matplotlib has it; "ring" and "hollow" are a circle and a diamond without a filling
 
 
-GREY = "#777777"  # of what is no method, or one of many
 INK = "#0b0c0d"  # becomes the colour of the text around a picture that lies in a page
 PAPER = Method("the paper", INK, (1, 3), "hollow")
 

@@ -256,13 +256,17 @@ def _name(runs: Sequence[_Run]) -> tuple[list[Result], list[tuple[str, str]]]:
     skipped: list[tuple[str, str]] = []
     seen: dict[tuple[str, str, str, int, int], Path] = {}
     for group in groups.values():
-        common = differing_settings([run.common for run in group])
+        shapes: dict[str, list[dict[str, Any]]] = defaultdict(list)  # pooler -> its settings in each run
         for run in group:
+            shapes[run.config.pooler.pooler].append(run.config.pooler_settings)
+        of_pooler = {pooler: differing_settings(alike) for pooler, alike in shapes.items()}
+        shared = [run.common for run in group]
+        of_all = differing_settings(shared)
+        for run, common in zip(group, shared, strict=True):
             pooler, train = run.config.pooler.pooler, run.config.train
-            alike = [other.config.pooler_settings for other in group if other.config.pooler.pooler == pooler]
             shape = run.config.pooler_settings
-            settings = [f"{key}={_value(shape[key])}" for key in differing_settings(alike)]
-            settings += [f"{key}={_value(run.common.get(key))}" for key in common if run.common.get(key) is not None]
+            settings = [f"{key}={_value(shape[key])}" for key in of_pooler[pooler]]
+            settings += [f"{key}={_value(common[key])}" for key in of_all if common.get(key) is not None]
             result = run.result(", ".join([pooler, *settings]), OWN, train.init_seed)
             key = (result.task, result.model, result.method, result.seed, train.order_seed)
             if key in seen:
