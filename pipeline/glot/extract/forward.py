@@ -181,7 +181,7 @@ class ShardTexts:
     def __init__(self, plan: Plan, number: int, only: np.ndarray | None = None) -> None:
         self.first, stop = plan.shard_range(number)
         self.text_ids = np.arange(self.first, stop) if only is None else only
-        self.start = plan.token_start[self.first : stop + 1] - plan.token_start[self.first]
+        self.start = plan.shard_offsets(number)
         self.token_ids = plan.token_ids(self.first, stop)
         self.length = plan.length[self.text_ids]
 

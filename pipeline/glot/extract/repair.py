@@ -12,7 +12,7 @@ from glot.store.claims import Claims
 from glot.store.layout import ShardEntry
 from glot.store.reader import Cache
 from glot.store.shards import ShardReader, ShardWriter, list_shards, load_manifest, write_sidecar
-from glot.store.verify import Damage, shard_starts
+from glot.store.verify import Damage
 
 
 def repair_cache(
@@ -74,23 +74,22 @@ def _load(cache: Cache, source: ModelSource, device: str | None, trust_remote_co
 def _repair_shard(cache: Cache, number: int, damage: Damage, backbone: Backbone | None) -> ShardEntry:
     """Write a shard anew: good texts from the old file, damaged ones from the backbone."""
     entry, identity = cache.manifest.shards[number], cache.manifest.states
-    first, stop = cache.plan.shard_range(number)
     with ShardWriter(cache.folder, number, cache.plan, identity, entry.dtype, replaces=True) as writer:
         if damage.whole:
-            reader = ShardReader(cache.folder, entry, stop - first, cache.plan.shard_tokens(number), identity)
-            _copy_good(reader, writer, shard_starts(cache, number), set(damage.texts))
+            reader = ShardReader(cache.folder, entry, cache.plan, number, identity)
+            _copy_good(reader, writer, set(damage.texts))
             reader.close()
         if damage.texts and backbone is not None:  # it was loaded where any text is damaged
             _forward_texts(cache, number, np.asarray(damage.texts), backbone, writer)
         return writer.finish()
 
 
-def _copy_good(reader: ShardReader, writer: ShardWriter, start: np.ndarray, damaged: set[int]) -> None:
+def _copy_good(reader: ShardReader, writer: ShardWriter, damaged: set[int]) -> None:
     for text_id in range(writer.first, writer.stop):
         if text_id not in damaged:
             row = text_id - writer.first
             for layer in reader.layers:
-                writer.write(layer, text_id, *reader.read_states(layer, int(start[row]), int(start[row + 1])))
+                writer.write(layer, text_id, *reader.read_states(layer, *writer.start[row : row + 2].tolist()))
 
 
 def _forward_texts(cache: Cache, number: int, text_ids: np.ndarray, backbone: Backbone, writer: ShardWriter) -> None:

@@ -110,6 +110,11 @@ class Plan:
         first, stop = self.shard_range(number)
         return int(self.token_start[stop] - self.token_start[first])
 
+    def shard_offsets(self, number: int) -> np.ndarray:
+        """(texts + 1,) int64: where each text's rows begin in a shard."""
+        first, stop = self.shard_range(number)
+        return self.token_start[first : stop + 1] - self.token_start[first]
+
     def shard_digest(self, number: int) -> str:
         """Ties a shard file to its texts and their order: SHA-256 over the hashes and lengths of its texts."""
         first, stop = self.shard_range(number)

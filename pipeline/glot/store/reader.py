@@ -227,9 +227,7 @@ class Cache:
             return self._open[number]
         if number not in self.manifest.shards:
             raise FaultError(f"{self.folder} lacks shard {number}: run the same `glot extract` again")
-        first, stop = self.plan.shard_range(number)
-        entry, tokens = self.manifest.shards[number], self.plan.shard_tokens(number)
-        reader = ShardReader(self.folder, entry, stop - first, tokens, self.manifest.states)
+        reader = ShardReader(self.folder, self.manifest.shards[number], self.plan, number, self.manifest.states)
         while len(self._open) >= MAX_OPEN_FILES:
             self._open.popitem(last=False)[1].close()
         self._open[number] = reader

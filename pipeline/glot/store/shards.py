@@ -75,7 +75,7 @@ class ShardWriter:
     ) -> None:
         self.identity, self.dtype = identity, dtype or identity.dtype
         self.first, self.stop = plan.shard_range(number)
-        self.start = plan.token_start[self.first : self.stop + 1] - plan.token_start[self.first]  # (texts + 1,)
+        self.start = plan.shard_offsets(number)
         texts, self.tokens = self.stop - self.first, int(self.start[-1])
         self.checks = {layer: np.zeros(texts, dtype="<u8") for layer in identity.layers}
         self.written = np.zeros((texts, len(identity.layers)), dtype=bool)
@@ -132,10 +132,12 @@ def text_check(states: np.ndarray, scale: np.ndarray | None) -> int:
 class ShardReader(ColumnReader):
     """One shard opened for reading; raises FaultError where its entry does not fit the plan or the file."""
 
-    def __init__(self, folder: Path, entry: ShardEntry, texts: int, tokens: int, identity: StatesIdentity) -> None:
+    def __init__(self, folder: Path, entry: ShardEntry, plan: Plan, number: int, identity: StatesIdentity) -> None:
         super().__init__(folder, entry.data, DAMAGED_SHARD)
-        self.dtype = entry.dtype
-        self.layers = identity.layers
+        self.plan, self.number = plan, number
+        self.dtype, self.layers = entry.dtype, identity.layers
+        first, stop = plan.shard_range(number)
+        texts, tokens = stop - first, plan.shard_tokens(number)
         expected = shard_columns(identity, texts, tokens, entry.dtype)
         there = {name: (column.shape, column.dtype) for name, column in entry.data.columns.items()}
         fits = entry.dtype == identity.dtype or (identity.dtype, entry.dtype) == ("float16", "float32")
@@ -143,11 +145,9 @@ class ShardReader(ColumnReader):
             self.close()
             raise self.damage("does not hold what the manifest's plan says")
 
-    def damaged_rows(self, start: np.ndarray) -> np.ndarray:
-        """(k,) rows of the texts whose bytes are not what their checksums say, in any layer; reads all states.
-
-        `start`, (texts + 1,), says where each text's rows begin.
-        """
+    def damaged_rows(self) -> np.ndarray:
+        """(k,) rows of the texts whose bytes are not what their checksums say, in any layer; reads all states."""
+        start = self.plan.shard_offsets(self.number)
         bad = np.zeros(len(start) - 1, dtype=bool)
         rows = max(1, CHUNK_BYTES // self.entry.columns[f"hidden/{self.layers[0]}"].row_bytes)
         for layer in self.layers:
@@ -228,17 +228,16 @@ def adopt_shard(folder: Path, number: int, plan: Plan, identity: StatesIdentity)
     The file must say that it holds these texts' states under these settings, and every text must fit its checksum.
     """
     first, stop = plan.shard_range(number)
-    tokens = plan.shard_tokens(number)
     try:
         data, about = describe_file(folder, shard_file(number))
         made_of = about.get("texts_sha256"), about.get("states_sha256")
         if made_of != (plan.shard_digest(number), identity.digest()):
             return None
+        tokens = plan.shard_tokens(number)
         values = {"texts": stop - first, "tokens": tokens, "dtype": about["dtype"], "data": asdict(data)}
         entry = ShardEntry.from_json(number, values)
-        reader = ShardReader(folder, entry, entry.texts, tokens, identity)
-        start = plan.token_start[first : stop + 1] - plan.token_start[first]
-        fits = (reader.read("offsets") == start).all() and not len(reader.damaged_rows(start))
+        reader = ShardReader(folder, entry, plan, number, identity)
+        fits = (reader.read("offsets") == plan.shard_offsets(number)).all() and not len(reader.damaged_rows())
         reader.close()
     except (ValueError, KeyError, TypeError, AttributeError, FaultError):
         return None

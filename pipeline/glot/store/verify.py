@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from glot.errors import FaultError
 from glot.store.columns import ColumnFile, ColumnReader
 from glot.store.reader import Cache
@@ -52,12 +50,6 @@ def verify_cache(cache: Cache, progress: Callable[[int, int], None] = lambda don
     return found
 
 
-def shard_starts(cache: Cache, number: int) -> np.ndarray:
-    """(texts + 1,) int64: where each text's rows begin in a shard."""
-    first, stop = cache.plan.shard_range(number)
-    return cache.plan.token_start[first : stop + 1] - cache.plan.token_start[first]
-
-
 def _damaged_small_files(cache: Cache) -> Iterator[Damage]:
     manifest = cache.manifest
     damage = verify_file(cache.folder, manifest.plan.data)
@@ -92,9 +84,7 @@ def _verify_shard(cache: Cache, number: int) -> Damage | None:
     entry = cache.manifest.shards[number]
     first, stop = cache.plan.shard_range(number)
     try:
-        tokens = cache.plan.shard_tokens(number)
-        reader = ShardReader(cache.folder, entry, stop - first, tokens, cache.manifest.states)
-        rows = reader.damaged_rows(shard_starts(cache, number))
+        rows = ShardReader(cache.folder, entry, cache.plan, number, cache.manifest.states).damaged_rows()
     except FaultError as error:
         return Damage(entry.data.file, str(error), number, tuple(range(first, stop)), whole=False)
     if len(rows):
