@@ -30,7 +30,6 @@ from glot.store.layout import (
     PlanEntry,
     StatesIdentity,
     next_name,
-    plan_about,
 )
 from glot.store.plan import Plan, PlanWriter
 from glot.store.recover import recover_manifest
@@ -141,11 +140,12 @@ class Preparation:
         for name, examples in sets.items():
             _check_examples(manifest, self.folder, name, examples, corpus.spec)
         if manifest is None:
-            manifest = self._first_manifest(texts, order_seed)
+            self._distrust_shards()
+            manifest = Manifest(PROGRAM, self.identity, self._write_plan(None, None, texts, order_seed))
         elif old is None:
             self._rebuild_plan(manifest, texts)
         elif len(texts.new):
-            manifest.plan = self._write_plan(manifest, old, texts, order_seed, next_name(manifest.plan.data.file))
+            manifest.plan = self._write_plan(manifest, old, texts, order_seed)
         else:
             self._check_room(old.tokens, manifest, old)
         plan = Plan(self.folder, manifest.plan.data)
@@ -215,17 +215,11 @@ class Preparation:
         for path in self.folder.glob("shard-*.json"):
             path.unlink()
 
-    def _first_manifest(self, texts: NumberedTexts, order_seed: int) -> Manifest:
-        self._distrust_shards()
-        entry = self._write_plan(None, None, texts, order_seed, PLAN_FILE)
-        return Manifest(PROGRAM, self.identity, entry)
-
     def _rebuild_plan(self, manifest: Manifest, texts: NumberedTexts) -> None:
         """Make a damaged plan again; it must come to the same bytes, for the shards were made by it."""
         entry = manifest.plan
-        new = self._write_plan(None, None, texts, entry.order_seed, next_name(entry.data.file), manifest)
-        same = replace(new.data, file=entry.data.file) == entry.data
-        if not same:
+        new = self._write_plan(manifest, None, texts, entry.order_seed)
+        if replace(new.data, file=entry.data.file) != entry.data:
             (self.folder / new.data.file).unlink()
             raise FaultError(
                 f"{self.folder / entry.data.file} is damaged, and this data alone does not make it again: take the "
@@ -234,49 +228,43 @@ class Preparation:
         os.replace(self.folder / new.data.file, self.folder / entry.data.file)
 
     def _write_plan(
-        self,
-        manifest: Manifest | None,
-        old: Plan | None,
-        texts: NumberedTexts,
-        order_seed: int,
-        file: str,
-        damaged: Manifest | None = None,
+        self, manifest: Manifest | None, old: Plan | None, texts: NumberedTexts, order_seed: int
     ) -> PlanEntry:
-        """Tokenize the new texts and write the plan to a file of its own."""
-        known = manifest or damaged
-        writer = PlanWriter(self.folder, old.has_texts if old else self._keeps_texts(damaged))
+        """Tokenize the new texts and write the plan to a file of its own.
+
+        Of a cache that is there `old` is its plan, or None where that is damaged.
+        """
+        if manifest is None:
+            states, file, keep_texts = self.identity, PLAN_FILE, self.options.keep_texts
+        else:
+            # The name by which the backbone was called first: a plan made again must come to the same bytes.
+            states, file = manifest.states, next_name(manifest.plan.data.file)
+            keep_texts = "texts/offsets" in manifest.plan.data.columns
+        writer = PlanWriter(self.folder, keep_texts)
         try:
             if old:
                 writer.copy(old)
             empty = tokenize_into(writer, texts, self.backbone, self.identity, self.progress)
-            if damaged is None:
+            if manifest and old:
+                empty += manifest.plan.empty
+            if old or not manifest:  # the states of a plan made again are there
                 self._check_room(writer.tokens, manifest, old)
-            counts = {
-                "truncated": sum(writer.truncated),
-                "empty": empty + (manifest.plan.empty if manifest else 0),
-                "order_seed": order_seed,
-            }
-            # The name by which the backbone was called first: a plan made again must come to the same bytes.
-            about = plan_about(known.states if known else self.identity, **counts)
-            shard_tokens = max(1, self.options.shard_bytes // self.identity.bytes_per_token)
-            data = writer.finish(self.folder / file, shard_tokens, about)
-            totals = {"texts": len(writer), "tokens": writer.tokens, "shards": len(writer.shard_start) - 1}
+            options = self.options
+            return writer.save(self.folder / file, states, options.shard_bytes, empty, order_seed, options.request)
         finally:
             writer.close()
-        return PlanEntry(**totals, **counts, request=self.options.request, data=data)
 
     def _check_room(self, tokens: int, manifest: Manifest | None, old: Plan | None) -> None:
         """Compare the states still to be made with what is free."""
-        there = _tokens_there(self.folder, manifest, old) if manifest and old else 0
-        needed, free = (tokens - there) * self.identity.bytes_per_token, shutil.disk_usage(self.folder).free
+        if manifest and old:
+            there = (number for number in range(old.num_shards) if finished_shard(self.folder, number, manifest))
+            tokens -= sum(map(old.shard_tokens, there))
+        needed, free = tokens * self.identity.bytes_per_token, shutil.disk_usage(self.folder).free
         if needed > free:
             raise FaultError(
                 f"{self.folder} needs {needed / 2**30:.2f} GiB for these states and {free / 2**30:.2f} GiB are free: "
                 "make room, or choose another folder with --out"
             )
-
-    def _keeps_texts(self, damaged: Manifest | None) -> bool:
-        return self.options.keep_texts if damaged is None else "texts/offsets" in damaged.plan.data.columns
 
     def _add_examples(self, manifest: Manifest, name: str, examples: ExampleSet, corpus: Corpus, plan: Plan) -> None:
         fingerprint = examples.fingerprint(plan.hashes())
@@ -320,11 +308,6 @@ def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples
                 f"{folder} holds {other} examples of another task ({', '.join(entry.task.classes) or kind}; "
                 f"{entry.task.num_texts} text(s) each): choose another folder with --out, or add them with --examples"
             )
-
-
-def _tokens_there(folder: Path, manifest: Manifest, plan: Plan) -> int:
-    numbers = range(plan.num_shards)
-    return sum(plan.shard_tokens(number) for number in numbers if finished_shard(folder, number, manifest))
 
 
 def _remove_leftovers(folder: Path, manifest: Manifest) -> None:

@@ -19,15 +19,7 @@ from glot.errors import FaultError, UsageError
 from glot.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import atomic_folder, make_folder
-from glot.store.layout import (
-    EXAMPLES_FOLDER,
-    PLAN_FILE,
-    ExamplesEntry,
-    Manifest,
-    PlanEntry,
-    StatesIdentity,
-    plan_about,
-)
+from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, StatesIdentity
 from glot.store.plan import Plan, PlanWriter, first_uses
 from glot.store.reader import Cache
 from glot.store.shards import ShardWriter
@@ -197,20 +189,17 @@ def _build(
     """Write a cache of the parts' texts, one part after the other."""
     keep_texts = all(part.cache.plan.has_texts for part in parts)
     writer = PlanWriter(folder, keep_texts)
-    counts = {"truncated": 0, "empty": 0, "order_seed": parts[0].cache.manifest.plan.order_seed}
+    empty, order_seed = 0, parts[0].cache.manifest.plan.order_seed
     try:
         for part in parts:
             for first, stop in _runs(part.text_ids):
                 writer.copy_texts(part.cache.plan, first, stop)
-                counts["empty"] += _count_empty(part.cache.plan, first, stop)
+                empty += _count_empty(part.cache.plan, first, stop)
             writer.take_vocabulary(part.cache.plan)
-        counts["truncated"] = sum(writer.truncated)
-        shard_tokens = max(1, shard_bytes // identity.bytes_per_token)
-        data = writer.finish(folder / PLAN_FILE, shard_tokens, plan_about(identity, **counts))
+        entry = writer.save(folder / PLAN_FILE, identity, shard_bytes, empty, order_seed)
     finally:
         writer.close()
-    plan = Plan(folder, data)
-    entry = PlanEntry(len(plan), plan.tokens, shards=plan.num_shards, request="", data=data, **counts)
+    plan = Plan(folder, entry.data)
     manifest = Manifest(f"glot {__version__}", identity, entry)
     for name, examples in sets.items():
         fingerprint = examples.fingerprint(plan.hashes())

@@ -178,12 +178,6 @@ class PlanEntry:
     data: ColumnFile
 
 
-def plan_about(states: StatesIdentity, truncated: int, empty: int, order_seed: int) -> dict[str, Any]:
-    """What a plan's file says of itself beside its columns, for the day when the manifest is lost."""
-    counts = {"truncated": truncated, "empty": empty, "order_seed": order_seed}
-    return {"states": asdict(states), "plan": counts}
-
-
 @dataclass(frozen=True)
 class ExamplesEntry:
     """An example set: its size, the task that its labels belong to, and its file. `skipped` rows were unreadable."""

@@ -6,21 +6,16 @@ import hashlib
 import itertools
 from array import array
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from glot.store.columns import (
-    CHUNK_BYTES,
-    STRINGS,
-    ColumnFile,
-    ColumnReader,
-    ColumnWriter,
-    strings_columns,
-)
+from glot.store.columns import CHUNK_BYTES, STRINGS, ColumnFile, ColumnReader, ColumnWriter, strings_columns
 from glot.store.files import nameless_file, write_error
+from glot.store.layout import PlanEntry, StatesIdentity
 
 CONTENT, SPECIAL, TEMPLATE = 0, 1, 2  # values of `token_kind`
 PIECE = 2**16  # texts copied at a time
@@ -210,9 +205,7 @@ class PlanWriter:
         self.vocabulary: dict[int, str] = {}
         self._used = np.zeros(2**16, dtype=bool)
         names = ("hash", "token_ids", "token_kind", "texts/bytes", "texts/offsets")
-        self._spools: dict[str, IO[bytes]] = {}
-        for name in names:
-            self._spools[name] = nameless_file(folder)
+        self._spools = {name: nameless_file(folder) for name in names}
         self._text_bytes = 0
         self._spool("texts/offsets", bytes(8))
 
@@ -281,7 +274,7 @@ class PlanWriter:
     def finish(self, path: Path, shard_tokens: int, about: dict[str, Any] | None = None) -> ColumnFile:
         """Assign the new texts to shards of at most `shard_tokens` (a longer text has its own) and write the plan.
 
-        `about` is kept in its head, for the day when the manifest is lost.
+        `about` is kept in its head.
         """
         length = np.frombuffer(self.length, dtype=np.uint32)
         self.shard_start += _fill_shards(length[self.shard_start[-1] :], shard_tokens, self.shard_start[-1])
@@ -310,6 +303,19 @@ class PlanWriter:
                     writer.append(name, start, piece)
                     start += len(piece)
             return writer.finish()
+
+    def save(
+        self, path: Path, states: StatesIdentity, shard_bytes: int, empty: int, order_seed: int, request: str = ""
+    ) -> PlanEntry:
+        """Write the plan as `finish` does, with shards of at most `shard_bytes`; returns what the manifest says of it.
+
+        The file says so too, for the day when the manifest is lost.
+        """
+        counts = {"truncated": sum(self.truncated), "empty": empty, "order_seed": order_seed}
+        shard_tokens = max(1, shard_bytes // states.bytes_per_token)
+        data = self.finish(path, shard_tokens, {"states": asdict(states), "plan": counts})
+        shards = len(self.shard_start) - 1
+        return PlanEntry(len(self), self.tokens, shards=shards, request=request, data=data, **counts)
 
     def close(self) -> None:
         """Drop what was collected."""
