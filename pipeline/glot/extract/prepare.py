@@ -18,7 +18,6 @@ from glot.extract.options import ExtractOptions
 from glot.extract.planning import NumberedTexts, check_template, length_limit, number_texts, tokenize_into
 from glot.extract.probe import describe
 from glot.store.claims import Claims
-from glot.store.columns import NO_FILE
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
 from glot.store.layout import (
     EXAMPLES_FOLDER,
@@ -267,23 +266,14 @@ class Preparation:
             )
 
     def _add_examples(self, manifest: Manifest, name: str, examples: ExampleSet, corpus: Corpus, plan: Plan) -> None:
-        fingerprint = examples.fingerprint(plan.hashes())
-        old = manifest.examples.get(name)
         split = corpus.splits[split_of(name)]
-        is_same = old is not None and (old.fingerprint, old.task) == (fingerprint, corpus.spec)
+        entry = ExamplesEntry.of(examples, plan.hashes(), corpus.spec, split.provenance, split.skipped)
+        old = manifest.examples.get(name)
+        is_same = old is not None and (old.fingerprint, old.task) == (entry.fingerprint, entry.task)
         if old is not None and is_same and verify_file(self.folder, old.data) is None:
             return
         file = next_name(old.data.file) if old else f"{EXAMPLES_FOLDER}/{name}.h5"
-        entry = ExamplesEntry(
-            fingerprint=fingerprint,
-            examples=len(examples),
-            skipped=split.skipped,
-            labelled=examples.label is not None,
-            source=split.provenance,
-            task=corpus.spec,
-            data=NO_FILE,
-        )
-        manifest.examples[name] = replace(entry, data=examples.save(self.folder / file, entry.about(name)))
+        manifest.examples[name] = entry.save(examples, self.folder / file, name)
 
 
 def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples: ExampleSet, task: TaskSpec) -> None:

@@ -204,8 +204,7 @@ def _build(
     for name, examples in sets.items():
         fingerprint = examples.fingerprint(plan.hashes())
         new = replace(entries[name], fingerprint=fingerprint, examples=len(examples))
-        saved = examples.save(folder / EXAMPLES_FOLDER / f"{name}.h5", new.about(name))
-        manifest.examples[name] = replace(new, data=saved)
+        manifest.examples[name] = new.save(examples, folder / EXAMPLES_FOLDER / f"{name}.h5", name)
     for number in range(plan.num_shards):
         _write_shard(folder, number, plan, identity, parts, manifest)
     manifest.save(folder)

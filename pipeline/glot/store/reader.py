@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import CHUNK_BYTES, NO_FILE
+from glot.store.columns import CHUNK_BYTES
 from glot.store.example_set import ExampleSet
 from glot.store.layout import MANIFEST_FILE, STORED_AS, ExamplesEntry
 from glot.store.plan import Plan
@@ -110,15 +110,7 @@ class Cache:
     def add_examples(self, name: str, examples: ExampleSet, task: TaskSpec) -> None:
         """Add an example set to this opened cache alone: nothing is written."""
         self._added[name] = examples
-        self.manifest.examples[name] = ExamplesEntry(
-            fingerprint=examples.fingerprint(self.plan.hashes()),
-            examples=len(examples),
-            skipped=0,
-            labelled=examples.label is not None,
-            source="memory",
-            task=task,
-            data=NO_FILE,
-        )
+        self.manifest.examples[name] = ExamplesEntry.of(examples, self.plan.hashes(), task, "memory")
 
     def examples_entry(self, name: str) -> ExamplesEntry:
         """What the manifest says of an example set."""
