@@ -111,9 +111,8 @@ def extract(
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from glot.corpus.load import load_corpus
     from glot.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
-    from glot.extract.checks import check_folder, check_options
     from glot.extract.folders import check_source
-    from glot.extract.options import TEXT, ExtractOptions
+    from glot.extract.options import TEXT, ExtractOptions, check_folder, check_options
     from glot.extract.source import resolve_model
 
     source = resolve_model(model)
@@ -176,7 +175,7 @@ def extract(
 def _extract(request: CorpusRequest, source: ModelSource, folder: Path, options: ExtractOptions, title: str) -> None:
     """Extract what is asked for, one of several processes perhaps; `title` names it beside the bars."""
     from glot.corpus.load import load_corpus
-    from glot.extract.checks import is_planned
+    from glot.extract.options import is_planned
     from glot.extract.processes import leave, this_process
 
     process = this_process()

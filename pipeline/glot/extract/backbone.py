@@ -12,7 +12,7 @@ from glot.extract.folders import ModelFolders, check_peft, find_folders
 from glot.extract.foreign_code import check_code, code_files, declared_code
 from glot.extract.forward import Backbone
 from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha256
-from glot.extract.options import COMPUTE_DTYPES
+from glot.extract.options import check_loading
 from glot.extract.probe import probe
 from glot.extract.quiet import without_bars
 from glot.extract.source import ModelSource
@@ -20,8 +20,6 @@ from glot.randomness import kept_randomness
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-DTYPES = {name: getattr(torch, name) for name in COMPUTE_DTYPES}
 
 
 def load_backbone(
@@ -45,9 +43,7 @@ def load_backbone(
     """
     from accelerate import PartialState
 
-    if device is not None and device_map is not None:
-        raise UsageError("--device places the whole model, --device-map spreads it: pass one of them")
-
+    check_loading(compute_dtype, device, device_map)
     folders = find_folders(source, trust_remote_code)
     with kept_randomness(), without_bars():  # weights that no checkpoint has are drawn
         tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
@@ -104,15 +100,14 @@ def _load(
 ) -> tuple[PreTrainedTokenizerBase, PretrainedConfig, PreTrainedModel]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    if compute_dtype not in ("auto", *DTYPES):
-        raise UsageError(f"unknown compute dtype {compute_dtype!r}: choose auto, {', '.join(DTYPES)}")
     if folders.adapter is not None:
         check_peft(folders.name)
     for folder in (folders.model, folders.tokenizer):
         check_code(folder, folders.name, trust_remote_code)
     gguf = {"gguf_file": folders.gguf_file} if folders.gguf_file else {}
     # A GGUF file is dequantized to float32; "auto" would ask it for a dtype that it does not record.
-    dtype = torch.float32 if gguf and compute_dtype == "auto" else DTYPES.get(compute_dtype, "auto")
+    arithmetic = "float32" if gguf and compute_dtype == "auto" else compute_dtype
+    dtype = arithmetic if arithmetic == "auto" else getattr(torch, arithmetic)
     # Where this is not said, transformers asks on the terminal, and reads the answer from standard input.
     options = {"trust_remote_code": trust_remote_code, **gguf}
     try:

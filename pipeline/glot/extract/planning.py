@@ -138,10 +138,8 @@ def fill(template: str, text: str) -> str:
 def check_template(template: str, backbone: Backbone) -> str:
     """The template as it is kept.
 
-    Raises UsageError where it has the place of the text not once, or the tokenizer cannot say which tokens are its.
+    Raises UsageError where the tokenizer cannot say which tokens are the text's.
     """
-    if template.count(TEXT) != 1:
-        raise UsageError(f"--prompt {template!r} must hold {TEXT} once, where the text goes, as in 'Classify: {TEXT}'")
     if template != TEXT and not backbone.tokenizer.is_fast:
         raise UsageError(
             f"--prompt needs a fast tokenizer, which tells tokens of text and prompt apart: {backbone.name} has none"
@@ -210,7 +208,7 @@ def tokenize_filled(texts: list[str], template: str, backbone: Backbone, max_tok
     A token that spans the border of text and template is the text's. A text without any token becomes one EOS.
     """
     filled = [fill(template, text) for text in texts]
-    ids, truncated, spans = _encode(filled, backbone, max_tokens, with_spans=template != TEXT)
+    ids, truncated, spans = _encode(filled, backbone, max_tokens, template != TEXT)
     kinds = _kinds([len(item) for item in ids], *added_tokens(backbone.tokenizer))
     ids = [item or [_ending(backbone.tokenizer)] for item in ids]
     if template != TEXT:
@@ -255,14 +253,8 @@ def _touches(spans: list[tuple[int, int]], start: int, stop: int) -> np.ndarray:
     return (first < stop) & (np.maximum(end, first + 1) > start) & (start < stop)
 
 
-def tokenize(texts: list[str], backbone: Backbone, max_tokens: int) -> tuple[list[list[int]], np.ndarray]:
-    """Token ids of each text alone, and (k,) uint8 whether it was cut. A text without any token becomes one EOS."""
-    ids, truncated, _ = _encode(texts, backbone, max_tokens)
-    return [item or [_ending(backbone.tokenizer)] for item in ids], truncated
-
-
 def _encode(
-    texts: list[str], backbone: Backbone, max_tokens: int, with_spans: bool = False
+    texts: list[str], backbone: Backbone, max_tokens: int, with_spans: bool
 ) -> tuple[list[list[int]], np.ndarray, list[list[tuple[int, int]]]]:
     """Token ids of each text, maybe none, whether it was cut, and where its tokens' characters are if asked for."""
     tokenizer = backbone.tokenizer

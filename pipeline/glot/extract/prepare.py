@@ -23,7 +23,6 @@ from glot.store.layout import (
     EXAMPLES_FOLDER,
     MANIFEST_FILE,
     PLAN_FILE,
-    STORED_AS,
     ExamplesEntry,
     Manifest,
     PlanEntry,
@@ -44,7 +43,10 @@ Say = Callable[[str], None]
 
 
 def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdentity:
-    """All that the states will depend on; raises UsageError for an unfit template, length, layer or dtype."""
+    """All that the states will depend on.
+
+    Raises UsageError where options that `check_options` passes do not fit this backbone: template, length, layers.
+    """
     count = backbone.num_layers
     layers = sorted({layer if layer >= 0 else count + 1 + layer for layer in options.layers})
     if not layers or layers[0] < 0 or layers[-1] > count:
@@ -52,8 +54,6 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
             f"--layers {options.layers}: {backbone.name} has the layers 0 to {count} (or -1 to -{count + 1})"
         )
     template = check_template(options.template, backbone)
-    if options.dtype not in ("auto", *STORED_AS):
-        raise UsageError(f"unknown --dtype {options.dtype!r}: choose auto, {', '.join(STORED_AS)}")
     automatic = "bfloat16" if backbone.compute_dtype == "bfloat16" else "float16"
     return StatesIdentity(
         backbone=backbone.name,

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from glot.corpus.examples import Corpus
 from glot.extract.backbone import Backbone, load_backbone
-from glot.extract.checks import check_folder, check_options
 from glot.extract.forward import token_budget
-from glot.extract.options import ExtractOptions
+from glot.extract.options import ExtractOptions, check_folder, check_options
 from glot.extract.prepare import Preparation, Progress, Say, hold_plan, states_identity
 from glot.extract.source import ModelSource
 from glot.extract.worker import Busy, Worker
