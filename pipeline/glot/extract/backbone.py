@@ -15,8 +15,9 @@ from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha
 from glot.extract.options import check_loading
 from glot.extract.probe import probe
 from glot.extract.quiet import without_bars
-from glot.extract.source import ModelSource
+from glot.extract.source import ModelSource, find_source
 from glot.randomness import kept_randomness
+from glot.store.layout import StatesIdentity
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -76,6 +77,27 @@ def load_backbone(
     )
     with kept_randomness():  # some families draw numbers where they forward
         probe(backbone)
+    return backbone
+
+
+def load_backbone_of(
+    states: StatesIdentity,
+    what: str,
+    model: str | None = None,
+    device: torch.device | str | None = None,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """The backbone that made some states, found where the extraction found it, or as `model` says.
+
+    Raises UsageError where it is not there, or is another one; `what` says in words which one it is.
+    """
+    source = find_source(states, what, model)
+    backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
+    different = states.other_backbone(backbone)
+    if different:
+        raise UsageError(
+            f"{source.location} is not the backbone {what} ({different} differs): pass the right one with --model"
+        )
     return backbone
 
 

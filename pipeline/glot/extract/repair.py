@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from glot.errors import FaultError, UsageError
-from glot.extract.backbone import Backbone, load_backbone
+from glot.errors import FaultError
+from glot.extract.backbone import Backbone, load_backbone_of
 from glot.extract.forward import ShardTexts, check_numbers, forward_batch, length_batches, token_budget
-from glot.extract.source import ModelSource, find_source
 from glot.store.claims import Claims
 from glot.store.layout import ShardEntry
 from glot.store.reader import Cache
@@ -35,18 +34,18 @@ def repair_cache(
     small = [damage.file for damage in damages if damage.shard is None]
     if small:
         raise FaultError(f"{cache.folder / small[0]} is damaged: run the same `glot extract` again, it makes it anew")
-    needs_backbone = any(damage.texts for damage in damages)
     backbone = None
-    if needs_backbone:
-        source = find_source(cache.manifest.states, f"that made {cache.folder}", model)
-        backbone = _load(cache, source, device, trust_remote_code)
+    if any(damage.texts for damage in damages):
+        made_it = f"that made {cache.folder}"
+        backbone = load_backbone_of(cache.manifest.states, made_it, model, device, trust_remote_code)
     forwarded = 0
     with Claims(cache.folder) as claims:
         _claim(claims, "plan")
         for damage in damages:
-            assert damage.shard is not None  # such were refused above
-            _claim(claims, f"shard-{damage.shard:05d}")
-            write_sidecar(cache.folder, damage.shard, _repair_shard(cache, damage.shard, damage, backbone))
+            number = damage.shard
+            assert number is not None  # such were refused above
+            _claim(claims, f"shard-{number:05d}")
+            write_sidecar(cache.folder, number, _repair_shard(cache, number, damage, backbone))
             forwarded += len(damage.texts)
         manifest = load_manifest(cache.folder)
         if manifest.complete:
@@ -57,18 +56,6 @@ def repair_cache(
 def _claim(claims: Claims, name: str) -> None:
     if not claims.acquire(name):
         raise FaultError(f"{claims.owner(name)} is working in {claims.folder}: repair it afterwards")
-
-
-def _load(cache: Cache, source: ModelSource, device: str | None, trust_remote_code: bool) -> Backbone:
-    states = cache.manifest.states
-    backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
-    different = states.other_backbone(backbone)
-    if different:
-        raise UsageError(
-            f"{source.location} is not the backbone that made {cache.folder} ({different} differs): "
-            "pass the right one with --model"
-        )
-    return backbone
 
 
 def _repair_shard(cache: Cache, number: int, damage: Damage, backbone: Backbone | None) -> ShardEntry:
