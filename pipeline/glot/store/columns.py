@@ -20,8 +20,7 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, GlotError
-from glot.store.checked import checked
-from glot.store.files import fsync_folder, one_line, open_inside, publish, temporary_name, write_error
+from glot.store.files import checked, fsync_folder, one_line, open_inside, publish, temporary_name, write_error
 
 ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk

@@ -16,10 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from glot.errors import FaultError, UsageError
-from glot.store.checked import checked
 from glot.store.columns import NO_FILE, ColumnFile
 from glot.store.example_set import ExampleSet
-from glot.store.files import read_json, write_json
+from glot.store.files import checked, read_json, write_json
 from glot.store.task_spec import TARGETS, TaskSpec
 
 FORMAT = "glot-cache"
