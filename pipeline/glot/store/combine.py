@@ -44,10 +44,9 @@ def copy_cache(source: Path, target: Path, verify: bool = False) -> Manifest:
     the source is damaged.
     """
     cache = Cache(source, allow_unfinished=True)
-    with _new_folder(target) as folder:
+    with _new_folder(target, verify) as folder:
         _copy_files(cache, folder, [entry.data for entry in cache.manifest.shards.values()])
         cache.manifest.save(folder)
-        _verify(folder, verify)
     return cache.manifest
 
 
@@ -74,14 +73,14 @@ def subset_cache(
     identity = cache.manifest.states
     if layers is not None:
         identity = replace(identity, layers=tuple(sorted({cache.resolve_layer(layer) for layer in layers})))
-    used = _first_use_order(sets)
+    every = np.concatenate([examples.used_ids() for examples in sets.values()])
+    used = every[np.sort(np.unique(every, return_index=True)[1])]  # each text once, by first use
     number = np.full(len(cache.plan), -1, dtype=np.int64)
     number[used] = np.arange(len(used))
     sets = {name: examples.renumbered(number) for name, examples in sets.items()}
     entries = {name: cache.manifest.examples[name] for name in names}
-    with _new_folder(target) as folder:
+    with _new_folder(target, verify) as folder:
         manifest = _build(folder, identity, [_Part(cache, used)], sets, entries, shard_bytes)
-        _verify(folder, verify)
     return manifest
 
 
@@ -100,12 +99,11 @@ def merge_caches(sources: list[Path], target: Path, shard_bytes: int = 2**30, ve
         difference = first.states.difference(cache.manifest.states)
         if difference:
             raise UsageError(f"{cache.folder} has other settings than {caches[0].folder} ({difference})")
-    with _new_folder(target) as folder:
+    with _new_folder(target, verify) as folder:
         if all(cache.manifest.plan.data.xxh3 == first.plan.data.xxh3 for cache in caches):
             manifest = _merge_shards(caches, folder)
         else:
             manifest = _merge_texts([Cache(source) for source in sources], folder, shard_bytes)
-        _verify(folder, verify)
     return manifest
 
 
@@ -169,13 +167,6 @@ def _join_negatives(one: ExampleSet, other: ExampleSet) -> np.ndarray | None:
         return None
     wide = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=NO_TEXT) for part in parts]
     return np.concatenate(wide)
-
-
-def _first_use_order(sets: dict[str, ExampleSet]) -> np.ndarray:
-    """The ids of the texts that some example sets use, by first use."""
-    every = np.concatenate([examples.used_ids() for examples in sets.values()])
-    _, first = np.unique(every, return_index=True)
-    return every[np.sort(first)]
 
 
 def _build(
@@ -258,11 +249,17 @@ def _runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that becomes it at the end, or goes."""
+def _new_folder(target: Path, verify: bool) -> Iterator[Path]:
+    """A folder beside `target` that becomes it at the end, when it was read back if that is wanted; or goes."""
     with atomic_folder(target) as folder:
         make_folder(folder / EXAMPLES_FOLDER)
         yield folder
+        damaged = verify_cache(Cache(folder, allow_unfinished=True)) if verify else []
+        if damaged:
+            raise FaultError(
+                f"{damaged[0].file} is damaged ({damaged[0].what}), as {len(damaged) - 1} more files: "
+                "repair the source with `glot inspect --repair` first"
+            )
 
 
 def _copy_files(cache: Cache, folder: Path, shards: list[ColumnFile]) -> None:
@@ -274,14 +271,3 @@ def _copy_files(cache: Cache, folder: Path, shards: list[ColumnFile]) -> None:
             copy.flush()
             os.fsync(copy.fileno())
         reader.close()
-
-
-def _verify(folder: Path, wanted: bool) -> None:
-    if not wanted:
-        return
-    damaged = verify_cache(Cache(folder, allow_unfinished=True))
-    if damaged:
-        raise FaultError(
-            f"{damaged[0].file} is damaged ({damaged[0].what}), as {len(damaged) - 1} more files: "
-            "repair the source with `glot inspect --repair` first"
-        )
