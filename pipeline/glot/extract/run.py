@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from glot.corpus.examples import Corpus
@@ -99,7 +99,13 @@ def extract_states(
         worker.run()
         manifest = _finish(folder, claims, say)
         seconds = time.monotonic() - started
-    return _summary(folder, manifest, corpus, options.group, worker, seconds)
+    return replace(
+        _summary(folder, manifest, corpus, options.group),
+        forwarded=worker.forwarded_texts,
+        forwarded_tokens=worker.forwarded_tokens,
+        seconds=seconds,
+        busy=worker.busy,
+    )
 
 
 def load_source(source: ModelSource, options: ExtractOptions) -> Backbone:
@@ -148,34 +154,25 @@ def _finish(folder: Path, claims: Claims, say: Say) -> Manifest:
         claims.release("plan")
 
 
-def _summary(
-    folder: Path,
-    manifest: Manifest,
-    corpus: Corpus | None,
-    group: str,
-    worker: Worker | None = None,
-    seconds: float = 0.0,
-) -> ExtractSummary:
+def _summary(folder: Path, manifest: Manifest, corpus: Corpus | None, group: str) -> ExtractSummary:
+    """What is there after a run, before what the run did is added."""
     # A run without a corpus took a plan that was there: all of its sets are its own.
     entries = {
         name: entry
         for name, entry in manifest.examples.items()
         if corpus is None or (group_of(name) == group and split_of(name) in corpus.splits)
     }
-    done = {"forwarded": worker.forwarded_texts, "forwarded_tokens": worker.forwarded_tokens} if worker else {}
+    plan = manifest.plan
     return ExtractSummary(
         folder=folder,
         examples={name: entry.examples for name, entry in entries.items()},
         skipped=sum(entry.skipped for entry in entries.values()),
         texts=sum(entry.examples * entry.texts_each for entry in entries.values()),
-        distinct=manifest.plan.texts,
-        tokens=manifest.plan.tokens,
-        truncated=manifest.plan.truncated,
-        empty=manifest.plan.empty,
+        distinct=plan.texts,
+        tokens=plan.tokens,
+        truncated=plan.truncated,
+        empty=plan.empty,
         bytes=folder_bytes(folder),
-        shards=manifest.plan.shards,
-        missing=manifest.plan.shards - len(manifest.shards),
-        busy=worker.busy if worker else Busy(),
-        seconds=seconds,
-        **done,
+        shards=plan.shards,
+        missing=plan.shards - len(manifest.shards),
     )
