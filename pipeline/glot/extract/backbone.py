@@ -16,7 +16,7 @@ from glot.extract.options import COMPUTE_DTYPES
 from glot.extract.probe import probe
 from glot.extract.quiet import without_bars
 from glot.extract.source import ModelSource
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
