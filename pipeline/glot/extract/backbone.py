@@ -16,7 +16,7 @@ from glot.extract.options import check_loading
 from glot.extract.probe import probe
 from glot.extract.quiet import without_bars
 from glot.extract.source import ModelSource, find_source
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.store.layout import StatesIdentity
 
 if TYPE_CHECKING:
