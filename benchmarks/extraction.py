@@ -97,7 +97,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 def padded_batches(backbone: Backbone, cache: Cache, number: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The very batches that stage one forwards for a shard, as padded tensors."""
-    budget = token_budget(backbone.device, cache.manifest.states)
+    budget = token_budget(backbone, cache.manifest.states)
     texts = ShardTexts(cache.plan, number)
     chosen = length_batches(texts.length, budget, backbone.pads)
     batches = [backbone.pad_packed(*texts.packed(some)) for some in chosen]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from glot.store.verify import verify_cache
 
 SHARD_BYTES = 24 * 32 * 2  # 24 tokens of width 32 in float16
 NUM_SHARDS = 6  # of the small corpus
+SMALL_BATCH = 48  # padded tokens
 
 
 @pytest.fixture
@@ -127,9 +129,165 @@ def test_a_run_that_died_is_finished_without_doing_anything_twice(
             Cache(out)  # whatever is there, nobody takes it for finished
     summary = extract(make_corpus(), bert, out, shard_bytes=SHARD_BYTES)
     assert {name: stamp for name, stamp in stamps(out).items() if name in before} == before
-    assert summary.forwarded == sum(entry.texts for number, entry in unbroken.shards.items() if number not in done)
+    missing = sum(entry.texts for number, entry in unbroken.shards.items() if number not in done)
+    assert summary.forwarded <= missing  # less where a shard was begun
     assert_same(out, tmp_path / "unbroken")
     assert_no_leftovers(out)
+
+
+# A run that dies in the middle of a shard
+
+
+@pytest.fixture
+def one_shard(extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path) -> Manifest:
+    """The manifest of an unbroken extraction whose cache is one shard, forwarded in small batches."""
+    extract(make_corpus(), bert, tmp_path / "unbroken", token_budget=SMALL_BATCH)
+    manifest = Cache(tmp_path / "unbroken").manifest
+    assert len(manifest.shards) == 1
+    return manifest
+
+
+@pytest.fixture
+def stop_in_shard(
+    extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """`stop_in_shard(3)`: stop the extraction of one shard at its third forward; gives what it said."""
+
+    def stop(call: int, error: type[BaseException] = KeyboardInterrupt, **options: Any) -> list[str]:
+        said: list[str] = []
+        left, forward = iter(range(call - 1)), Backbone.hidden_states
+
+        def dying(*args: Any) -> Any:
+            if next(left, None) is None:
+                raise error
+            return forward(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Backbone, "hidden_states", dying)
+            with pytest.raises((error, FaultError)):
+                extract(make_corpus(), bert, tmp_path / "out", token_budget=SMALL_BATCH, say=said.append, **options)
+        return said
+
+    return stop
+
+
+def test_a_stop_in_a_shard_keeps_what_was_forwarded(
+    one_shard: Manifest, stop_in_shard: Callable, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    forwarded = [int(line.split(" texts")[0].rpartition(" ")[2]) for call in (2, 2) for line in stop_in_shard(call)]
+    assert len(forwarded) == 2
+    assert all(forwarded)
+    assert [path.name for path in out.glob("shard-*")] == ["shard-00000.h5.part"]
+    summary = extract(make_corpus(), bert, out, token_budget=SMALL_BATCH)
+    assert summary.forwarded == one_shard.plan.texts - sum(forwarded)  # nothing was forwarded twice
+    assert_same(out, tmp_path / "unbroken")
+    assert_no_leftovers(out)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_a_text_kept_damaged_is_forwarded_again(
+    dtype: str, stop_in_shard: Callable, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = {"layers": (0, -1), "dtype": dtype}
+    extract(make_corpus(), bert, tmp_path / "unbroken", token_budget=SMALL_BATCH, **options)
+    stop_in_shard(4, **options)
+    (part,) = out.glob("shard-*")
+    entry, _ = columns.describe_file(out, part.name, finished=False)
+    data = bytearray(part.read_bytes())
+    column = entry.columns["hidden/0"]
+    first = next(place for place in range(column.offset, column.offset + column.nbytes) if data[place])
+    data[first] ^= 1
+    part.write_bytes(data)
+    summary = extract(make_corpus(), bert, out, token_budget=SMALL_BATCH, **options)
+    assert 0 < summary.forwarded < summary.distinct
+    assert_same(out, tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize("size", [0, 100, 5000])
+def test_what_is_left_torn_of_a_shard_is_of_no_use_and_goes(
+    size: int,
+    one_shard: Manifest,
+    stop_in_shard: Callable,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    stop_in_shard(4)
+    (part,) = out.glob("shard-*")
+    os.truncate(part, size)
+    shutil.copy(part, out / "shard-00000.h5.tmp-host-1")
+    assert extract(make_corpus(), bert, out, token_budget=SMALL_BATCH).forwarded == one_shard.plan.texts
+    assert_same(out, tmp_path / "unbroken")
+    assert_no_leftovers(out)
+
+
+def test_what_is_left_of_other_settings_is_not_taken(
+    one_shard: Manifest,
+    stop_in_shard: Callable,
+    extract: Callable,
+    make_corpus: Callable,
+    make_backbone_folder: Callable,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "out"
+    stop_in_shard(4)
+    for name in ("manifest.json", "plan.h5"):
+        (out / name).unlink()
+    other = make_backbone_folder("bert", seed=1)
+    extract(make_corpus(), other, tmp_path / "other", token_budget=SMALL_BATCH)
+    summary = extract(make_corpus(), other, out, token_budget=SMALL_BATCH)
+    assert summary.forwarded == summary.distinct
+    assert_same(out, tmp_path / "other")
+
+
+def test_a_fault_in_a_shard_keeps_what_was_forwarded(
+    one_shard: Manifest, stop_in_shard: Callable, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    stop_in_shard(4, torch.OutOfMemoryError)
+    summary = extract(make_corpus(), bert, tmp_path / "out", token_budget=SMALL_BATCH)
+    assert 0 < summary.forwarded < summary.distinct
+    assert_same(tmp_path / "out", tmp_path / "unbroken")
+
+
+def test_a_shard_that_cannot_be_published_is_kept(
+    one_shard: Manifest,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(columns, "publish", full)
+    with pytest.raises(FaultError, match="No space left on device"):
+        extract(make_corpus(), bert, tmp_path / "out", token_budget=SMALL_BATCH)
+    monkeypatch.undo()
+    assert extract(make_corpus(), bert, tmp_path / "out", token_budget=SMALL_BATCH).forwarded == 0
+    assert_same(tmp_path / "out", tmp_path / "unbroken")
+    assert_no_leftovers(tmp_path / "out")
+
+
+def test_without_room_for_two_the_unfinished_shard_gives_way(
+    one_shard: Manifest,
+    stop_in_shard: Callable,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stop_in_shard(4)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4096))
+    summary = extract(make_corpus(), bert, tmp_path / "out", token_budget=SMALL_BATCH)
+    assert summary.forwarded == summary.distinct
+    assert_same(tmp_path / "out", tmp_path / "unbroken")
 
 
 def test_sidecars_that_were_not_removed_are_removed(
@@ -718,7 +876,7 @@ def test_a_disk_that_fills_up_on_the_way(
     def fill(descriptor: int, data: memoryview, place: int) -> int:
         if (out / "manifest.json").exists():  # the plan is written
             written.append(len(data))
-        if len(written) > 6:
+        if len(written) > 12:
             raise OSError(28, os.strerror(28))
         return pwrite(descriptor, data, place)
 

@@ -55,7 +55,7 @@ def estimate_extraction(
     distinct = len(numbered.new)
     scale = distinct / len(sample)
     tokens, text_bytes = int(length.sum() * scale), int(sum(len(text.encode()) for text in sample) * scale)
-    rate = _measure(backbone, ids, length, identity, budget or token_budget(backbone.device, identity))
+    rate = _measure(backbone, ids, length, identity, budget or token_budget(backbone, identity))
     return Estimate(
         texts=sum(len(split.examples) * (corpus.spec.num_texts + split.negatives) for split in corpus.splits.values()),
         distinct=distinct,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CPU_BUDGET, GPU_BUDGET = 4096, 65536  # padded tokens a forward
+FORWARD_FLOPS = 30 * 5e10  # of a forward on a CPU: 30 s of a slow one
 BATCH_BYTES = 64 * 2**20  # of states a forward: bounds what waits for the disk
 
 
@@ -166,10 +167,16 @@ class BatchStates:
             self.copied.synchronize()
 
 
-def token_budget(device: torch.device, identity: StatesIdentity) -> int:
-    """Padded tokens a forward, where the user does not say: what keeps the device busy and the memory small."""
-    most = CPU_BUDGET if device.type == "cpu" else GPU_BUDGET
-    return max(256, min(most, BATCH_BYTES // identity.bytes_per_token))
+def token_budget(backbone: Backbone, identity: StatesIdentity) -> int:
+    """Padded tokens a forward, where the user does not say: what keeps the device busy and the memory small.
+
+    On a CPU a large backbone gets fewer, so that a forward takes half a minute at most: a stop loses what is in flight.
+    """
+    most = GPU_BUDGET
+    if backbone.device.type == "cpu":
+        parameters = sum(weights.numel() for weights in backbone.model.parameters())
+        most = min(CPU_BUDGET, int(FORWARD_FLOPS / (2 * parameters + 1)))
+    return max(128, min(most, BATCH_BYTES // identity.bytes_per_token))
 
 
 def length_batches(length: np.ndarray, budget: int, pads: bool = True) -> Iterator[np.ndarray]:

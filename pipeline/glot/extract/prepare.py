@@ -31,7 +31,7 @@ from glot.store.layout import (
 )
 from glot.store.plan import Plan, PlanWriter
 from glot.store.recover import recover_manifest
-from glot.store.shards import finished_shard
+from glot.store.shards import finished_shard, unfinished_bytes
 from glot.store.task_spec import TaskSpec
 from glot.store.verify import verify_file
 from glot.version import __version__
@@ -258,7 +258,8 @@ class Preparation:
         if manifest and old:
             there = (number for number in range(old.num_shards) if finished_shard(self.folder, number, manifest))
             tokens -= sum(map(old.shard_tokens, there))
-        needed, free = tokens * self.identity.bytes_per_token, shutil.disk_usage(self.folder).free
+        needed = tokens * self.identity.bytes_per_token
+        free = shutil.disk_usage(self.folder).free + unfinished_bytes(self.folder)
         if needed > free:
             raise FaultError(
                 f"{self.folder} needs {needed / 2**30:.2f} GiB for these states and {free / 2**30:.2f} GiB are free: "

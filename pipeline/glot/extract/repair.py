@@ -82,7 +82,7 @@ def _copy_good(reader: ShardReader, writer: ShardWriter, damaged: set[int]) -> N
 def _forward_texts(cache: Cache, number: int, text_ids: np.ndarray, backbone: Backbone, writer: ShardWriter) -> None:
     identity = cache.manifest.states
     texts = ShardTexts(cache.plan, number, only=text_ids)
-    for chosen in length_batches(texts.length, token_budget(backbone.device, identity), backbone.pads):
+    for chosen in length_batches(texts.length, token_budget(backbone, identity), backbone.pads):
         batch = forward_batch(backbone, texts, chosen, identity, writer.dtype)
         batch.wait()
         check_numbers(batch, cache.plan, identity, writer.dtype)

@@ -89,7 +89,7 @@ def extract_states(
             manifest=manifest,
             plan=Plan(folder, manifest.plan.data),
             claims=claims,
-            budget=options.token_budget or token_budget(backbone.device, manifest.states),
+            budget=options.token_budget or token_budget(backbone, manifest.states),
             part=options.part,
             turn=turn,
             on_overflow=options.on_overflow,

@@ -5,6 +5,7 @@ Any number of workers may share a folder; what one has claimed the others leave 
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -25,10 +26,18 @@ from glot.extract.forward import (
 from glot.store.claims import Claims
 from glot.store.layout import Manifest, shard_file, sidecar_file
 from glot.store.plan import Plan
-from glot.store.shards import ShardWriter, adopt_shard, finished_shard, write_sidecar
+from glot.store.shards import (
+    ShardReader,
+    ShardWriter,
+    adopt_shard,
+    finished_shard,
+    unfinished_shards,
+    write_sidecar,
+)
 
 IN_FLIGHT = 3  # batches that may wait for the disk
 POLL_SECONDS = 1.0
+NOTE_SECONDS = 2.0  # between notes of what a shard holds so far: a killed worker loses no more, and what is in flight
 
 
 @dataclass
@@ -70,6 +79,7 @@ class Worker:
     _counted: set[int] = field(default_factory=set)
     _total: int = 0
     _waited_for: str = ""
+    _noted: float = 0.0
 
     def run(self) -> None:
         """Make every missing shard of this worker's share; without `part` also wait for those that others make."""
@@ -81,14 +91,18 @@ class Worker:
             if self._finished(number):
                 self._count(number)
         self.progress(self._done, self._total)
-        # One thread writes batches, one publishes shards: an fsync does not hold up the next batch.
-        with ThreadPoolExecutor(1, "glot-writer") as writer, ThreadPoolExecutor(1, "glot-publisher") as publisher:
-            while left:
-                left = self._make_those_free(left, writer, publisher)
-                if self.part is not None:
-                    return  # a job array does not wait: whoever holds a shard finishes it
-                if left:
-                    self._wait_for(left[0])
+        try:
+            # One thread writes batches, one publishes shards: an fsync does not hold up the next batch.
+            with ThreadPoolExecutor(1, "glot-writer") as writer, ThreadPoolExecutor(1, "glot-publisher") as publisher:
+                while left:
+                    left = self._make_those_free(left, writer, publisher)
+                    if self.part is not None:
+                        return  # a job array does not wait: whoever holds a shard finishes it
+                    if left:
+                        self._wait_for(left[0])
+        except KeyboardInterrupt:
+            self.say(f"kept of this run: {self.forwarded_texts:,} texts, {self.forwarded_tokens:,} tokens")
+            raise
 
     def _make_those_free(
         self, numbers: list[int], writer: ThreadPoolExecutor, publisher: ThreadPoolExecutor
@@ -140,27 +154,27 @@ class Worker:
             self.claims.release(f"shard-{number:05d}")
             return None
         self._counted.add(number)
-        before = self._done
+        dtype = self.manifest.states.dtype
+        unfinished = unfinished_shards(self.folder, number, self.plan, self.manifest.states)
+        if any(shard.dtype == "float32" for shard in unfinished):
+            dtype = "float32"  # since they overflowed before
+        before = (self._done, self.forwarded_texts, self.forwarded_tokens)
         try:
-            shard = self._forward_shard(number, writer, self.manifest.states.dtype)
+            shard = self._forward_shard(number, writer, dtype, unfinished)
         except Overflow as overflow:
             if self.on_overflow == "stop":
                 raise FaultError(
                     f"{overflow}: pass --on-overflow float32-shard or --dtype float32; finished shards are whole"
                 ) from None
             self.say(f"{overflow}: shard {number} is kept in float32")
-            self._done = before
-            shard = self._forward_shard(number, writer, "float32")
-        first, stop = self.plan.shard_range(number)
-        self.forwarded_texts += stop - first
-        self.forwarded_tokens += self.plan.shard_tokens(number)
+            self._done, self.forwarded_texts, self.forwarded_tokens = before
+            shard = self._forward_shard(number, writer, "float32", [])
         return publisher.submit(self._publish, number, shard)
 
     def _tidy(self, number: int) -> bool:
         """Remove what a killed worker left of a claimed shard; True where its file was whole and is now listed."""
-        for file in (shard_file(number), sidecar_file(number)):
-            for path in self.folder.glob(f"{file}.tmp-*"):
-                path.unlink(missing_ok=True)
+        for path in self.folder.glob(f"{sidecar_file(number)}.tmp-*"):
+            path.unlink(missing_ok=True)
         path = self.folder / shard_file(number)
         if not path.exists() and not path.is_symlink():
             return False
@@ -172,33 +186,57 @@ class Worker:
         write_sidecar(self.folder, number, entry)
         return True
 
-    def _forward_shard(self, number: int, writer: ThreadPoolExecutor, dtype: str) -> ShardWriter:
-        """Forward a shard's texts in length order; they are written meanwhile, and all written on return."""
+    def _forward_shard(
+        self, number: int, writer: ThreadPoolExecutor, dtype: str, unfinished: list[ShardReader]
+    ) -> ShardWriter:
+        """Forward a shard's texts in length order; they are written meanwhile, and all written on return.
+
+        What is whole in `unfinished` files of the shard is taken from there. A batch that lacks a text is forwarded
+        whole: in other company a text's states might differ in the last bits. Whatever ends this early, the texts
+        written so far are kept.
+        """
         identity = self.manifest.states
         shard = ShardWriter(self.folder, number, self.plan, identity, dtype)
         texts = ShardTexts(self.plan, number)
         pending: deque[Future] = deque()
         try:
+            self._take_over(shard, unfinished)
+            there = shard.whole
             for chosen in length_batches(texts.length, self.budget, self.backbone.pads):
+                self._done += int(texts.length[chosen].sum())
+                if there[chosen].all():
+                    continue
                 started = time.perf_counter()
                 batch = forward_batch(self.backbone, texts, chosen, identity, dtype)
                 self.busy.forward += time.perf_counter() - started
                 pending.append(writer.submit(self._write, shard, batch))
                 while len(pending) >= IN_FLIGHT:
                     self._collect(pending)
-                self._done += batch.tokens
+                self.forwarded_texts += len(chosen)
+                self.forwarded_tokens += batch.tokens
                 self.progress(self._done, self._total)
             while pending:
                 self._collect(pending)
-        except BaseException:
+        except BaseException as error:
             for future in pending:
-                future.cancel()
-            for future in pending:
-                if not future.cancelled():
-                    future.exception()  # waits: the file must not go while it is written
-            shard.file.abandon()
+                future.exception()  # waits: what is forwarded is written, and the file must not go meanwhile
+            if isinstance(error, Overflow):
+                shard.file.abandon()
+            else:
+                shard.keep()
             raise
         return shard
+
+    def _take_over(self, shard: ShardWriter, unfinished: list[ShardReader]) -> None:
+        """Copy what others left whole of a shard, and remove their files, which a thread of theirs may still hold."""
+        for other in unfinished:
+            if other.dtype == shard.dtype and shutil.disk_usage(self.folder).free > other.entry.size:
+                shard.take_over(other)
+        if unfinished:
+            shard.note()
+        for other in unfinished:
+            other.close()
+            other.path.unlink(missing_ok=True)
 
     def _collect(self, pending: deque[Future]) -> None:
         started = time.perf_counter()
@@ -212,17 +250,20 @@ class Worker:
         check_numbers(batch, self.plan, shard.identity, shard.dtype)
         for text_id, layer, values, scale in batch.texts(shard.identity.layers):
             shard.write(layer, text_id, values, scale)
+        if started - self._noted > NOTE_SECONDS:
+            shard.note()
+            self._noted = started
         self.busy.write += time.perf_counter() - started
 
     def _publish(self, number: int, shard: ShardWriter) -> None:
         """Fsync and name a shard, say so in its sidecar, give the claim back."""
         started = time.perf_counter()
         try:
-            entry = shard.finish()
-            write_sidecar(self.folder, number, entry)
+            write_sidecar(self.folder, number, shard.finish())
         except FileExistsError:  # the claim was thought stale and another worker has finished the shard
-            pass
-        finally:
             shard.file.abandon()
+        except BaseException:
+            shard.keep()
+            raise
         self.claims.release(f"shard-{number:05d}")
         self.busy.publish += time.perf_counter() - started

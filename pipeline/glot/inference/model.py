@@ -173,7 +173,7 @@ def forward_texts(
     """
     tokens = tokenize_filled(texts, states.template, backbone, max_tokens)
     lengths = np.asarray([len(row) for row in tokens.ids])
-    for indices in length_batches(lengths, token_budget(backbone.device, states), backbone.pads):
+    for indices in length_batches(lengths, token_budget(backbone, states), backbone.pads):
         ids, kinds = [tokens.ids[index] for index in indices], [tokens.kinds[index] for index in indices]
         yield indices, _forward(ids, kinds, backbone, layer)
 

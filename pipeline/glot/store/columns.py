@@ -11,6 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, GlotError
-from glot.store.files import checked, fsync_folder, one_line, open_inside, publish, temporary_name, write_error
+from glot.store.files import KEPT, checked, fsync_folder, one_line, open_inside, publish, temporary_name, write_error
 
 ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
 HEAD = "glot-columns"  # how each file begins; HDF5 leaves that place, its user block, to us
 HEAD_LINE = 80  # bytes in which the first line ends
+UNFINISHED = "0" * 16  # in the head of a file that is still being written, in place of its checksum
 MAX_WIDTH = 2**24  # of a column's rows
 STORED_DTYPES = ("|u1", "|i1", "<u2", "<u4", "<u8", "<i8", "<f2", "<f4", "<f8")
 
@@ -115,6 +117,7 @@ class ColumnWriter:
             self.temporary.write_bytes(bytes(room + 2**16))
             self.columns = _preallocate(self.temporary, columns, attributes or {}, room)
             self.descriptor = os.open(self.temporary, os.O_RDWR)
+            _write_all(self.descriptor, memoryview(_head(self.columns, self.about, UNFINISHED)), 0)
         except (OSError, RuntimeError) as error:
             self.abandon()
             raise self._fault(error) from error
@@ -149,7 +152,8 @@ class ColumnWriter:
             for name, column in sorted(self.columns.items())
         }
         try:
-            digest = _write_head(self.descriptor, columns, self.about)
+            digest = _rest_xxh3(self.descriptor, len(_head(columns, self.about, UNFINISHED)))
+            _write_all(self.descriptor, memoryview(_head(columns, self.about, digest)), 0)
             os.fsync(self.descriptor)
             size = os.fstat(self.descriptor).st_size
             os.close(self.descriptor)
@@ -160,8 +164,7 @@ class ColumnWriter:
             raise
         except OSError as error:
             raise self._fault(error) from error
-        finally:
-            self.abandon()
+        self.abandon()
         return ColumnFile(self.path.name, size, digest, columns)
 
     def _publish(self) -> None:
@@ -177,10 +180,19 @@ class ColumnWriter:
 
     def abandon(self) -> None:
         """Remove the temporary file, if it is still there."""
+        self._close()
+        self.temporary.unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """Close the file unfinished, and leave it for `find_unfinished`; not if it is published already."""
+        self._close()
+        with suppress(FileNotFoundError):
+            os.replace(self.temporary, self.path.with_name(self.path.name + KEPT))
+
+    def _close(self) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
-        self.temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> ColumnWriter:
         return self
@@ -331,23 +343,23 @@ class ColumnReader:
         self.close()
 
 
-def describe_file(folder: Path, file: str) -> tuple[ColumnFile, dict[str, Any]]:
+def describe_file(folder: Path, file: str, finished: bool = True) -> tuple[ColumnFile, dict[str, Any]]:
     """What a manifest would say of a column file that lies there, and what the file is about, from its own head.
 
     For a cache whose manifest is lost. Every byte is compared with the checksums in the head; raises ValueError where
-    it is no whole column file.
+    it is no whole column file. Of one that need not be `finished` the head alone is compared.
     """
     try:
         descriptor = open_inside(folder, file)
         try:
-            return _describe(descriptor, file)
+            return _describe(descriptor, file, finished)
         finally:
             os.close(descriptor)
     except (OSError, KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
         raise ValueError(f"{folder / file} does not describe itself: {one_line(error)}") from None
 
 
-def _describe(descriptor: int, file: str) -> tuple[ColumnFile, dict[str, Any]]:
+def _describe(descriptor: int, file: str, finished: bool = True) -> tuple[ColumnFile, dict[str, Any]]:
     first = os.pread(descriptor, HEAD_LINE, 0).partition(b"\n")[0]
     match = re.fullmatch(rf"{HEAD} (\d{{1,9}}) ([0-9a-f]{{16}}) ([0-9a-f]{{16}})".encode(), first)
     if match is None:
@@ -359,8 +371,8 @@ def _describe(descriptor: int, file: str) -> tuple[ColumnFile, dict[str, Any]]:
     if xxhash.xxh3_64_hexdigest(text) != match[2].decode():
         raise ValueError("its head is damaged")
     head = json.loads(text)
-    rest = _rest_xxh3(descriptor, stop)
-    if rest != match[3].decode():
+    rest = match[3].decode()
+    if finished and rest != _rest_xxh3(descriptor, stop):
         raise ValueError("it is damaged")
     data = ColumnFile.from_json({"file": file, "size": size, "xxh3": rest, "columns": head["columns"]})
     return data, dict(head["about"])
@@ -371,16 +383,10 @@ def _head_json(columns: dict[str, Column], about: dict[str, Any]) -> bytes:
     return json.dumps(values, sort_keys=True, allow_nan=False).encode()
 
 
-def _write_head(descriptor: int, columns: dict[str, Column], about: dict[str, Any]) -> str:
-    """Begin a file with a line (a name, the bytes of JSON, the XXH3-64 of the JSON and of all that follows it), JSON.
-
-    Returns the last of these.
-    """
+def _head(columns: dict[str, Column], about: dict[str, Any], rest: str) -> bytes:
+    """How a file begins: a line (a name, the bytes of the JSON, XXH3-64 of it and of all that follows), the JSON."""
     text = _head_json(columns, about)
-    line = f"{HEAD} {len(text)} {xxhash.xxh3_64_hexdigest(text)} "
-    rest = _rest_xxh3(descriptor, len(line) + 17 + len(text))
-    _write_all(descriptor, memoryview(f"{line}{rest}\n".encode() + text), 0)
-    return rest
+    return f"{HEAD} {len(text)} {xxhash.xxh3_64_hexdigest(text)} {rest}\n".encode() + text
 
 
 def _write_all(descriptor: int, data: memoryview, place: int) -> None:

@@ -70,6 +70,7 @@ def worker_name() -> str:
 
 
 UNFINISHED = ".tmp-"  # in the names of files that are not finished
+KEPT = ".part"  # ends the names of files that were left unfinished, for whoever goes on
 MAX_TEXT = 2**30  # bytes of a text file that is read whole
 _names = itertools.count()
 Entry = TypeVar("Entry")
@@ -82,20 +83,25 @@ def temporary_name(path: Path) -> Path:
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a name is one of `temporary_name`: of a file that is being written, or that a killed process left."""
-    return UNFINISHED in path.name
+    """Whether a file is being written, or was left before it was finished."""
+    return UNFINISHED in path.name or path.name.endswith(KEPT)
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether a folder holds anything but what a killed process left unfinished."""
+    """Whether a folder holds anything but what was left unfinished."""
     return any(not is_unfinished(path) for path in folder.iterdir())
 
 
 def remove_leftovers(folder: Path, files: Iterable[str]) -> None:
-    """Remove what a killed process left unfinished of files (patterns of names) that nobody else writes in a folder."""
+    """Remove what was left unfinished of files (patterns of names) that nobody else writes in a folder."""
     for file in files:
-        for path in folder.glob(f"{file}{UNFINISHED}*"):
+        for path in find_unfinished(folder, file):
             path.unlink(missing_ok=True)
+
+
+def find_unfinished(folder: Path, file: str) -> list[Path]:
+    """What was left of a file (or a pattern of names) that is written in a folder."""
+    return [*folder.glob(f"{file}{KEPT}"), *folder.glob(f"{file}{UNFINISHED}*")]
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from glot.store.columns import (
     ColumnWriter,
     describe_file,
 )
-from glot.store.files import read_json, write_json
+from glot.store.files import find_unfinished, read_json, write_json
 from glot.store.layout import (
     STORED_AS,
     Manifest,
@@ -30,6 +31,7 @@ from glot.store.layout import (
 from glot.store.plan import Plan
 
 DAMAGED_SHARD = "find its texts with `glot inspect --verify` and make them again with `glot inspect --repair`"
+TextStates = dict[int, tuple[np.ndarray, np.ndarray | None]]  # layer -> (L, d) states, and (L,) scales of int8
 Columns = dict[str, tuple[tuple[int, ...], str]]
 
 
@@ -55,7 +57,8 @@ def _states_of(columns: Iterable[str]) -> tuple[str, ...]:
 class ShardWriter:
     """Writes one shard; `finish` makes it appear, leaving the block removes it.
 
-    Texts may come in any order: each goes to its own rows of the preallocated states.
+    Texts may come in any order: each goes to its own rows of the preallocated states. The checksums tell which are
+    there: after `note`, or `keep`, another writer can take them over from the file, whatever ended this one.
 
     Args:
         dtype: how its states are stored; None is the cache's own.
@@ -103,6 +106,31 @@ class ShardWriter:
         self.checks[layer][row] = text_check(states, scale)
         self.written[row, self.identity.layers.index(layer)] = True
 
+    def note(self) -> None:
+        """Write the checksums of the texts so far into the file."""
+        for layer, checks in self.checks.items():
+            self.file.write(f"check/{layer}", 0, checks)
+
+    def keep(self) -> None:
+        """Leave the file unfinished, for `unfinished_shards` to find; nothing is left of one without a text."""
+        if not self.written.any():
+            self.file.abandon()
+            return
+        with suppress(FaultError):  # a full disk may have no room for them: what was noted before counts
+            self.note()
+        self.file.keep()
+
+    def take_over(self, unfinished: ShardReader) -> None:
+        """Copy all texts that are whole in an unfinished shard."""
+        for row, states in unfinished.whole_texts():
+            for layer, (values, scale) in states.items():
+                self.write(layer, self.first + row, values, scale)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """(texts,) whether all layers of a text are written."""
+        return self.written.all(axis=1)
+
     def finish(self) -> ShardEntry:
         """Flush, fsync and publish the shard; returns its entry. Raises FileExistsError where another was first."""
         if not self.written.all():
@@ -147,25 +175,60 @@ class ShardReader(ColumnReader):
 
     def damaged_rows(self) -> np.ndarray:
         """(k,) rows of the texts whose bytes are not what their checksums say, in any layer; reads all states."""
+        texts = self.entry.columns["offsets"].shape[0] - 1
+        whole = np.fromiter((row for row, _ in self.whole_texts()), dtype=np.int64)
+        return np.setdiff1d(np.arange(texts), whole)
+
+    def whole_texts(self) -> Iterator[tuple[int, TextStates]]:
+        """Each text, by its row, whose bytes are what their checksums say, with its states and scales in each layer."""
         start = self.plan.shard_offsets(self.number)
-        bad = np.zeros(len(start) - 1, dtype=bool)
+        checks = np.stack([self.read_unchecked(f"check/{layer}") for layer in self.layers])  # (layers, texts)
+        wanted = checks.any(axis=0)  # in an unfinished shard 0 stands for a text that is not there
         rows = max(1, CHUNK_BYTES // self.entry.columns[f"hidden/{self.layers[0]}"].row_bytes)
-        for layer in self.layers:
-            checks = self.read_unchecked(f"check/{layer}").tolist()
-            first = 0
-            while first < len(bad):
-                stop = max(first + 1, int(np.searchsorted(start, start[first] + rows, side="right")) - 1)
-                states, scale = self.read_states(layer, int(start[first]), int(start[stop]))
-                for row in range(first, stop):
-                    part = slice(int(start[row] - start[first]), int(start[row + 1] - start[first]))
-                    bad[row] |= text_check(states[part], None if scale is None else scale[part]) != checks[row]
-                first = stop
-        return np.flatnonzero(bad)
+        first = 0
+        while first < len(wanted):
+            stop = max(first + 1, int(np.searchsorted(start, start[first] + rows, side="right")) - 1)
+            if wanted[first:stop].any():
+                read = {layer: self.read_states(layer, int(start[first]), int(start[stop])) for layer in self.layers}
+            for row in (first + np.flatnonzero(wanted[first:stop])).tolist():
+                part = slice(int(start[row] - start[first]), int(start[row + 1] - start[first]))
+                states = {
+                    layer: (values[part], None if scale is None else scale[part])
+                    for layer, (values, scale) in read.items()
+                }
+                if [text_check(*some) for some in states.values()] == checks[:, row].tolist():
+                    yield row, states
+            first = stop
 
     def read_states(self, layer: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Rows of a layer's states in this shard's stored dtype, and for int8 their scales; unchecked."""
         scale = self.read(f"scale/{layer}", start, stop) if self.dtype == "int8" else None
         return self.read(f"hidden/{layer}", start, stop), scale
+
+
+def unfinished_shards(folder: Path, number: int, plan: Plan, identity: StatesIdentity) -> list[ShardReader]:
+    """What interrupted and killed workers left of a shard, opened; for the holder of its claim.
+
+    Files that hold nothing of these texts under these settings are removed.
+    """
+    found = []
+    for path in find_unfinished(folder, shard_file(number)):
+        try:
+            data, about = describe_file(folder, path.name, finished=False)
+            made_of = about.get("texts_sha256"), about.get("states_sha256")
+            if made_of != (plan.shard_digest(number), identity.digest()):
+                raise ValueError("other texts, or other settings")
+            first, stop = plan.shard_range(number)
+            entry = ShardEntry(stop - first, plan.shard_tokens(number), about["dtype"], data)
+            found.append(ShardReader(folder, entry, plan, number, identity))
+        except (ValueError, KeyError, TypeError, AttributeError, FaultError):
+            path.unlink(missing_ok=True)
+    return found
+
+
+def unfinished_bytes(folder: Path) -> int:
+    """What the unfinished shards of a folder take of its disk; it becomes free as they are taken over."""
+    return sum(path.stat().st_blocks * 512 for path in find_unfinished(folder, "shard-*.h5"))
 
 
 def finished_shard(folder: Path, number: int, manifest: Manifest) -> ShardEntry | None:
