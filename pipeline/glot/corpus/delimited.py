@@ -118,13 +118,14 @@ def read_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[tup
 
     `name` is the file's, for messages.
     """
-    return _quoted_rows(lines, dialect, name) if dialect.quoted else _plain_rows(lines, dialect)
+    return _quoted_rows(lines, dialect, name) if dialect.quoted else plain_rows(lines, dialect.delimiter)
 
 
-def _plain_rows(lines: Iterable[str], dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+def plain_rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """As `read_rows` where quotes are text: every line is a row."""
     for number, line in enumerate(lines, start=1):
         if text := bare(line):
-            yield number, text.split(dialect.delimiter)
+            yield number, text.split(delimiter)
 
 
 def _quoted_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[tuple[int, list[str] | UnfitRow]]:

@@ -58,12 +58,7 @@ class LocalReader:
         Raises UsageError where there are none, or the file or a column is missing or damaged.
         """
         table, bad = Table(path, columns, bad_rows=self.bad_rows, form=self.form), BadRows(self.bad_rows)
-        found = []
-        for row in table.rows(bad):
-            try:
-                found.append((row, fit(row)))
-            except UnfitRow as error:
-                bad.meet(error)
+        found = list(bad.fit(table.rows(bad), lambda row: (row, fit(row))))
         first = f", the first: {bad.first}" if bad.count else ""
         if not found:
             raise UsageError(f"{path} has no fit row{first}")
@@ -243,16 +238,10 @@ def _documents(path: Path, with_title: bool, reader: LocalReader) -> Dataset:
     """`id` and `text` (and `title`) of BEIR's JSON lines."""
     if not path.is_file():
         raise UsageError(f"no file {path}: name a folder with queries.jsonl, corpus.jsonl and qrels.tsv")
-    rows: dict[str, dict[str, str]] = {}
     bad, encoding = BadRows(reader.bad_rows), reader.form.encoding
     with readable(path, encoding):
-        for where, cells in read_json_lines(path, encoding):
-            try:
-                row = _document(cells, where, with_title)
-            except UnfitRow as error:
-                bad.meet(error)
-            else:
-                rows[row["id"]] = row
+        documents = bad.fit(read_json_lines(path, encoding), lambda line: _document(*line, with_title))
+        rows = {document["id"]: document for document in documents}
     if not rows:
         raise UsageError(f"{path} has no rows: pass a file that has some")
     if bad.count:
@@ -260,7 +249,7 @@ def _documents(path: Path, with_title: bool, reader: LocalReader) -> Dataset:
     return Dataset.from_list(list(rows.values()))
 
 
-def _document(cells: dict[str, Any] | UnfitRow, where: str, with_title: bool) -> dict[str, str]:
+def _document(where: str, cells: dict[str, Any] | UnfitRow, with_title: bool) -> dict[str, str]:
     if isinstance(cells, UnfitRow):
         raise cells
     if not {"_id", "text"} <= set(cells):
