@@ -182,7 +182,7 @@ def _print_rows(run: Path, pieces: Iterator[list[Row]]) -> None:
 def _predict_cache(
     run: Path, cache: Path, split: str, format: Format | None, out: Path | None, backend: str, device: str | None
 ) -> None:
-    from glot.fit.run_folder import RunConfig, find_one_run
+    from glot.fit.run_folder import find_one_run
     from glot.inference.run_checks import check_predictable, check_predictions_file
     from glot.store.reader import Cache
 
@@ -190,7 +190,7 @@ def _predict_cache(
     path = out or run / f"{split}.{'tsv' if format is Format.glue else 'jsonl'}"
     check_predictions_file(path, name)
     opened = Cache(cache)
-    check_predictable(folder, RunConfig.load(folder), opened, split)
+    check_predictable(folder, opened, split)
     from glot.fit.run import check_device
     from glot.inference.predictions import write_predictions
     from glot.nn.graph import resolve_backend

@@ -12,7 +12,8 @@ import numpy as np
 
 from glot.corpus.stress import signal_roles
 from glot.errors import UsageError
-from glot.inference.attribution import Explanation, Run, TokenPicture, Weighing
+from glot.inference.attribution import Explanation, TokenPicture, Weighing
+from glot.inference.run_checks import Run
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS
 from glot.report.figures import save_picture
 from glot.report.pieces import Piece, readable_pieces, words_of
