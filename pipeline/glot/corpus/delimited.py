@@ -35,6 +35,15 @@ class Dialect:
     encoding: str | None = None
     header: bool = True
 
+    def misfit(self, count: int, least: int) -> str:
+        """What is wrong with a row of `count` cells where there should be `least`, "" where nothing is.
+
+        Without a header line tab-separated rows may have more, for then nobody said how many there are.
+        """
+        if count == least or (count > least and not self.header and self.delimiter == "\t"):
+            return ""
+        return f"{count} columns where " + (f"the header has {least}" if self.header else f"{least} are expected")
+
 
 class BrokenRow(Exception):
     """A row that breaks the rules of quotes; the message says how."""

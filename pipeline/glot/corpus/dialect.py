@@ -96,18 +96,6 @@ class FoundDialect:
     headless: bool
     described: str
 
-    def misfit(self, cells: list[str]) -> str:
-        """What is wrong with the number of a row's cells, "" where nothing is."""
-        return _misfit(len(cells), self.least, self.dialect)
-
-
-def _misfit(count: int, least: int, dialect: Dialect) -> str:
-    if count == least or (count > least and not dialect.header and dialect.delimiter == "\t"):
-        return ""
-    if dialect.header:
-        return f"{count} columns where the header has {least}"
-    return f"{count} columns where {least} are expected"
-
 
 def is_delimited(path: Path, form: TableFormat) -> bool:
     """Whether the suffix says so, or a delimiter was named."""
@@ -307,7 +295,7 @@ class _Look:
             self._label = names.index(self._label_name)
 
     def _misfit(self, count: int, side: _Side) -> bool:
-        return bool(_misfit(count, side.width, self._dialect))
+        return bool(self._dialect.misfit(count, side.width))
 
     def _take_csv(self) -> None:
         parser, side = self._parser, self.csv

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -19,6 +18,7 @@ from glot.corpus.request import (
     NOTHING_ASKED,
     CorpusRequest,
     HubDataset,
+    check_name,
     pairs_name,
     stress_name,
     stress_settings,
@@ -216,9 +216,7 @@ def _check_own(name: str, limit: int | None, share: float | None, target: str | 
     labels.check_target(target)
     if share is not None and not 0 < share < 1:
         raise UsageError(f"--split {share:g}: the share of train to keep as validation lies between 0 and 1")
-    if not re.fullmatch(r"\w[\w.-]*", name):  # it names folders
-        raise UsageError(f"task name {name!r}: use letters, digits, '.', '_' and '-', the first a letter or digit")
-    return name
+    return check_name(name)
 
 
 def _own_corpus(
@@ -373,14 +371,11 @@ def _checked(spec: TaskSpec, splits: list[Split]) -> Corpus:
             raise UsageError(
                 f"{spec.name} {split.name} has no rows ({left_out or split.source}): pass data that has some"
             )
-        if split.name == "train" and _is_constant(labels_of(split.examples)):
+        labels = labels_of(split.examples)
+        if split.name == "train" and ((labels == labels[0]).all() or np.isnan(labels).all()):
             what = "class" if spec.target == "classes" else "score"
             raise UsageError(
                 f"{spec.name} train has only one {what} in its {len(split.examples)} rows ({split.source}): "
                 "raise --limit or pass data with more"
             )
     return Corpus(spec, {split.name: split for split in splits})
-
-
-def _is_constant(values: np.ndarray) -> bool:
-    return bool((values == values[0]).all() or np.isnan(values).all())

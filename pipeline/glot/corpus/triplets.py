@@ -22,7 +22,7 @@ from glot.corpus import hub
 from glot.corpus.examples import BadRows, Corpus, Example, ExampleTable, Split, UnfitRow, check_text, take
 from glot.corpus.formats import json_values
 from glot.corpus.lines import read_lines
-from glot.corpus.request import HUB
+from glot.corpus.request import HUB, check_name
 from glot.errors import UsageError
 from glot.store.plan import text_hash
 from glot.store.task_spec import TaskSpec
@@ -73,8 +73,7 @@ def load_pairs(
         UsageError: a file or the data on the hub is missing, damaged or without rows; a name that names no folder;
             with "stop" also an unfit row, with its line.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):  # it names folders
-        raise UsageError(f"task name {name!r}: use letters, digits, '.', '_' and '-', the first a letter or digit")
+    check_name(name)
     for value, option, least in ((limit, "--limit", 1), (negatives, "--negatives", 0)):
         if value is not None and value < least:
             raise UsageError(f"{option} must be at least {least}; got {value}")
