@@ -199,7 +199,7 @@ class _Look:
         self.strays = self.tidy = self.needless = self.spanning = 0
         self._dialect, self._least, self._label_name = dialect, least, label
         self._delimiter = dialect.delimiter
-        self._label: int | None = None  # its place
+        self._label: int | None = None  # the index of its column
         self._parser = RowParser(dialect.delimiter)
         self._row: list[str] = []  # the lines of the row that is open, while they are few
         self._swallowed: list[_Swallowed] = []
@@ -263,9 +263,9 @@ class _Look:
     def headless(self, quoted: bool) -> bool:
         """Whether the first row has what no name of a column is: a number, a sentence, or a value of a later row."""
         first = (self.csv if quoted else self.plain).first
-        for place, cell in enumerate(first):
+        for index, cell in enumerate(first):
             is_long = len(cell) > _NAME_CHARACTERS or len(cell.split()) > _NAME_WORDS
-            again = cell and any(place < len(row) and row[place] == cell for row in self._early)
+            again = cell and any(index < len(row) and row[index] == cell for row in self._early)
             if is_long or again or _NUMBER.fullmatch(cell.strip()):
                 return True
         return False
@@ -325,6 +325,6 @@ class _Look:
         """Keep the row in mind if more than half of its lines have as many cells as a row has."""
         rows = [text for text in self._row if text and not self._misfit(text.count(self._delimiter) + 1, self.plain)]
         if 2 * len(rows) > len(self._row) and len(self._swallowed) < _KEPT:
-            place = self._label or 0
-            labels = {row.split(self._delimiter)[place] for row in rows} if self._label is not None else set()
+            index = self._label or 0
+            labels = {row.split(self._delimiter)[index] for row in rows} if self._label is not None else set()
             self._swallowed.append(_Swallowed(self._parser.lines, labels))

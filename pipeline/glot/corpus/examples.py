@@ -101,7 +101,8 @@ class ExampleTable(_Examples):
         self._ends = array("Q")  # where each row's bytes end in the spool
         self._labels = array("d")
         self._whole = True
-        self.extend(examples)
+        for example in examples:
+            self.append(example)
 
     def append(self, example: Example) -> None:
         """Add an example at the end. Raises FaultError where there is no room for its texts."""
@@ -109,11 +110,6 @@ class ExampleTable(_Examples):
         self._ends.append(self._spool.append(marshal.dumps((index, text, text_b, negatives))))
         self._whole = self._whole and (label is None or hasattr(label, "__index__"))
         self._labels.append(math.nan if label is None else label)
-
-    def extend(self, examples: Iterable[Example]) -> None:
-        """Append one example after the other."""
-        for example in examples:
-            self.append(example)
 
     @property
     def labels(self) -> np.ndarray:

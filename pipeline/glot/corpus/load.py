@@ -329,9 +329,10 @@ def _hold_out(spec: TaskSpec, train: Split, share: float = HELD_OUT) -> list[Spl
 def _every_nth(spec: TaskSpec, examples: Sequence[Example], share: float) -> np.ndarray:
     """(m,) positions: a share of the shuffled examples sorted by label, evenly spread over them.
 
-    Sorting is in place, on ranks of labels joined with places in the shuffled order: no second array of this size.
+    Sorting is in place, on ranks of labels joined with positions in the shuffled order: no second array of this size.
     """
-    ranks = _label_ranks(spec, examples)
+    values = labels_of(examples)
+    ranks = (values if spec.target == "classes" else np.unique(values, return_inverse=True)[1]).astype(np.uint32)
     order = np.random.default_rng(_SEED).permutation(len(examples)).astype(np.uint32)
     if spec.target == "classes":
         lone = np.bincount(ranks) == 1  # a class's only example stays in training
@@ -345,18 +346,12 @@ def _every_nth(spec: TaskSpec, examples: Sequence[Example], share: float) -> np.
 
 
 def _spread(count: int, share: float) -> np.ndarray:
-    """(m,) int64: the middles of the stretches of `1 / share` among `count` places, at least one where there is any."""
+    """(m,) int64: the middles of the stretches of `1 / share` among `count` positions, at least one if any."""
     exact = max(Fraction(share).limit_denominator(SHARE_STEPS), Fraction(1, SHARE_STEPS))  # 1/10 of 0.1
     part, whole = exact.as_integer_ratio()
-    places = (2 * np.arange(count * part // whole + 1) + 1) * whole // (2 * part)
-    places[0] = min(places[0], count // 2)
-    return places[places < count]
-
-
-def _label_ranks(spec: TaskSpec, examples: Sequence[Example]) -> np.ndarray:
-    """(n,) uint32: class indices, or the places of scores among the different ones in their order."""
-    values = labels_of(examples)
-    return (values if spec.target == "classes" else np.unique(values, return_inverse=True)[1]).astype(np.uint32)
+    positions = (2 * np.arange(count * part // whole + 1) + 1) * whole // (2 * part)
+    positions[0] = min(positions[0], count // 2)
+    return positions[positions < count]
 
 
 def _check_limit(limit: int | None) -> None:

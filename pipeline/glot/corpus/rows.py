@@ -64,7 +64,7 @@ class Rows:
         return 0
 
     def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-        """Pairs of (place, cells by column name or what is wrong with the row)."""
+        """Pairs of (where, cells by column name or what is wrong with the row)."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Row]:

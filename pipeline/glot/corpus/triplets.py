@@ -127,7 +127,7 @@ def _triplets(source: str, bad: BadRows) -> Iterator[tuple[int, Triplet]]:
 
 
 def _rows(source: str) -> Iterator[tuple[str, Any]]:
-    """Pairs of (place, JSON value or what is wrong with the line)."""
+    """Pairs of (where, JSON value or what is wrong with the line)."""
     if not source.startswith(HUB):
         return _file_rows(source)
     owner, _, rest = source.removeprefix(HUB).partition("/")

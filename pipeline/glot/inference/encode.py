@@ -141,7 +141,7 @@ def predict_rows(model: GlotModel, texts: Input, report: Report = lambda done: N
     done = 0
     for window, seconds in texts.windows():
         answers = list(_answers(model, window, seconds))
-        yield [{"index": done + place, **answer} for place, answer in enumerate(answers)]
+        yield [{"index": done + index, **answer} for index, answer in enumerate(answers)]
         done += len(answers)
         report(done)
 

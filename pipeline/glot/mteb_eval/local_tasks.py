@@ -188,9 +188,9 @@ def _split(rows: Labelled, path: Path) -> tuple[Labelled, Labelled]:
         )
     left = {name: max(1, count // _TEST_SHARE) for name, count in counts.items()}
     is_test = np.zeros(len(rows), dtype=bool)
-    for place in np.random.default_rng(_SPLIT_SEED).permutation(len(rows)).tolist():
-        _, name = rows[place]
-        is_test[place] = left[name] > 0
+    for index in np.random.default_rng(_SPLIT_SEED).permutation(len(rows)).tolist():
+        _, name = rows[index]
+        is_test[index] = left[name] > 0
         left[name] -= 1
     train, test = ([row for row, here in zip(rows, is_test, strict=True) if here == wanted] for wanted in (False, True))
     return train, test
