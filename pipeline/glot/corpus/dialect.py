@@ -175,14 +175,6 @@ class _Side:
     unfit: int = 0
 
 
-@dataclass
-class _Swallowed:
-    """A row that spans lines each of which could be a row: how many, and their cells in the label's column."""
-
-    lines: int
-    labels: set[str]
-
-
 class _Look:
     """Goes through a file line by line under both rules of quotes.
 
@@ -202,7 +194,8 @@ class _Look:
         self._label: int | None = None  # the index of its column
         self._parser = RowParser(dialect.delimiter)
         self._row: list[str] = []  # the lines of the row that is open, while they are few
-        self._swallowed: list[_Swallowed] = []
+        # Rows that span lines each of which could be a row: how many lines, and their cells in the label's column.
+        self._swallowed: list[tuple[int, set[str]]] = []
         self._labels: set[str] = set()  # of lines without quotes
         self._early: list[list[str]] = []  # rows after the first
         self._first_in_quotes = False
@@ -235,19 +228,17 @@ class _Look:
         """The file is at its end."""
         if self._parser.is_open:
             self.csv.unfit += self._parser.lines
-        known = self._labels
-        for swallowed in self._swallowed:
-            if self._delimiter == "\t" or (self._label is not None and swallowed.labels <= known):
-                self.csv.unfit += swallowed.lines
+        for lines, labels in self._swallowed:
+            if self._delimiter == "\t" or (self._label is not None and labels <= self._labels):
+                self.csv.unfit += lines
 
     @property
     def quoted(self) -> bool:
-        """Whether quotes are CSV's: the rule by which fewer lines are unfit; they stay so where more cells need them.
+        """Whether quotes are CSV's: the rule by which fewer lines are unfit; CSV's where more cells need quotes.
 
-        Where both fit alike:
-        a CSV writer leaves no quote in a bare cell, and puts no cell in quotes that would do without, or all in the
-        header line, too. Tab-separated text is CSV only where this holds; other text where quoted cells are more than
-        stray quotes, for people write `"a",1` by hand.
+        Where both fit alike, it counts that a CSV writer leaves no quote in a bare cell, and puts only those cells in
+        quotes that need them, unless it puts all of the header line in quotes, too. Tab-separated text is CSV only
+        where this holds; other text where quoted cells are at least as many as stray quotes, for people write `"a",1`.
         """
         if not self.quotes:
             return False
@@ -327,4 +318,4 @@ class _Look:
         if 2 * len(rows) > len(self._row) and len(self._swallowed) < _KEPT:
             index = self._label or 0
             labels = {row.split(self._delimiter)[index] for row in rows} if self._label is not None else set()
-            self._swallowed.append(_Swallowed(self._parser.lines, labels))
+            self._swallowed.append((self._parser.lines, labels))

@@ -48,11 +48,9 @@ class _Examples(Sequence[Example]):
 
     @property
     def labels(self) -> np.ndarray:
-        """(n,) float64 labels, NaN where there is none; a copy."""
         raise NotImplementedError
 
     def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:
-        """A view of the examples at (m,) positions, each at least 0, in the order given; texts are not copied."""
         raise NotImplementedError
 
     def _read(self, positions: range) -> Iterator[Example]:
