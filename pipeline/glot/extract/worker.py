@@ -7,21 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone
-from glot.extract.forward import (
-    BatchStates,
-    Overflow,
-    ShardTexts,
-    check_numbers,
-    forward_batch,
-    length_batches,
-)
+from glot.extract.forward import BatchStates, Overflow, ShardTexts, check_numbers, forward_batch, length_batches
+from glot.extract.prepare import Progress, Say
 from glot.store.claims import Claims
 from glot.store.layout import Manifest, shard_file, sidecar_file
 from glot.store.plan import Plan
@@ -61,8 +54,8 @@ class Worker:
     part: tuple[int, int] | None = None
     turn: tuple[int, int] = (0, 1)
     on_overflow: str = "stop"
-    progress: Callable[[int, int], None] = lambda done, total: None
-    say: Callable[[str], None] = lambda line: None
+    progress: Progress = lambda done, total: None
+    say: Say = lambda line: None
     forwarded_texts: int = 0
     forwarded_tokens: int = 0
     busy: Busy = field(default_factory=Busy)

@@ -283,8 +283,7 @@ class ColumnReader:
         column = self._column(name)
         digest, rows = xxhash.xxh3_64(), max(1, CHUNK_BYTES // max(1, column.row_bytes))
         for start in range(0, column.shape[0], rows):
-            out = np.empty((min(rows, column.shape[0] - start), *column.shape[1:]), column.dtype)
-            self.read_into(out.data.cast("B"), column.offset + start * column.row_bytes)
+            out = self.read_unchecked(name, start, min(start + rows, column.shape[0]))
             digest.update(out.data)
             yield out
         if column.xxh3:

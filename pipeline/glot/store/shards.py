@@ -11,22 +11,9 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import (
-    CHUNK_BYTES,
-    ColumnFile,
-    ColumnReader,
-    ColumnWriter,
-    describe_file,
-)
+from glot.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader, ColumnWriter, describe_file
 from glot.store.files import read_json, write_json
-from glot.store.layout import (
-    STORED_AS,
-    Manifest,
-    ShardEntry,
-    StatesIdentity,
-    shard_file,
-    sidecar_file,
-)
+from glot.store.layout import STORED_AS, Manifest, ShardEntry, StatesIdentity, shard_file, sidecar_file
 from glot.store.plan import Plan
 
 DAMAGED_SHARD = "find its texts with `glot inspect --verify` and make them again with `glot inspect --repair`"
