@@ -67,8 +67,8 @@ class Worker:
     def run(self) -> None:
         """Make every missing shard of this worker's share; without `part` also wait for those that others make."""
         numbers = [number for number in range(self.plan.num_shards) if self._is_mine(number)]
-        place = len(numbers) * self.turn[0] // self.turn[1]
-        left = numbers[place:] + numbers[:place]
+        first = len(numbers) * self.turn[0] // self.turn[1]
+        left = numbers[first:] + numbers[:first]
         self._total = sum(self.plan.shard_tokens(number) for number in numbers)
         for number in numbers:
             if self._finished(number):

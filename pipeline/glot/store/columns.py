@@ -1,7 +1,7 @@
-"""Column files: HDF5 files whose datasets are plain bytes at known places.
+"""Column files: HDF5 files whose datasets are plain bytes at known offsets.
 
-Every file of a cache is one. HDF5 is what other tools read; we write and read the bytes themselves, at the places that
-the manifest names, so no foreign HDF5 structure is ever followed and a full disk is an error like any other.
+Every file of a cache is one. HDF5 is what other tools read; we write and read the bytes themselves, at the offsets
+that the manifest names, so no foreign HDF5 structure is ever followed and a full disk is an error like any other.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ColumnFile:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ColumnFile:
-        """Rebuild an entry, its places and shapes checked; raises KeyError, TypeError, ValueError, AttributeError."""
+        """Rebuild an entry, its offsets and shapes checked; raises KeyError, TypeError, ValueError, AttributeError."""
         columns = {}
         for name, column in values["columns"].items():
             columns[name] = checked(Column, {**column, "shape": tuple(column["shape"])})
@@ -382,10 +382,10 @@ def _write_head(descriptor: int, columns: dict[str, Column], about: dict[str, An
     return rest
 
 
-def _write_all(descriptor: int, data: memoryview, place: int) -> None:
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
-        count = os.pwrite(descriptor, data, place)
-        data, place = data[count:], place + count
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
 
 
 def _head_room(columns: dict[str, tuple[tuple[int, ...], str]], about: dict[str, Any]) -> int:

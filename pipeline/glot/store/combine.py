@@ -223,12 +223,12 @@ def _copy_texts(writer: ShardWriter, part: _Part, ids: np.ndarray, start: int, p
     for layer in writer.identity.layers:
         stored = part.cache.read_texts(layer, part.text_ids[ids - start])
         values = stored.values if stored.dtype == dtype else stored.values.astype(np.float32)
-        place = 0
+        row = 0
         for text_id in ids.tolist():
-            end = place + int(plan.length[text_id])
-            scale = None if stored.scale is None else stored.scale[place:end]
-            writer.write(layer, text_id, values[place:end], scale)
-            place = end
+            end = row + int(plan.length[text_id])
+            scale = None if stored.scale is None else stored.scale[row:end]
+            writer.write(layer, text_id, values[row:end], scale)
+            row = end
 
 
 def _count_empty(plan: Plan, start: int, end: int) -> int:

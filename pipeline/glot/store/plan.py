@@ -28,18 +28,18 @@ def text_hash(text: str) -> bytes:
 
 
 def first_uses(keys: np.ndarray) -> np.ndarray:
-    """(m,) integers: for each of the keys, shape (m, 16), the place of the first that is equal to it."""
+    """(m,) integers: for each of the keys, shape (m, 16), the index of the first that is equal to it."""
     first = np.empty(len(keys), dtype=np.uint32 if len(keys) < 2**32 else np.int64)
     bucket = keys[:, 0] % BUCKETS
     for number in range(BUCKETS):
-        places = np.flatnonzero(bucket == number)
-        halves = np.ascontiguousarray(keys[places]).view("<u8")  # (b, 2)
+        rows = np.flatnonzero(bucket == number)
+        halves = np.ascontiguousarray(keys[rows]).view("<u8")  # (b, 2)
         order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: of equal keys the first comes first
         ordered = halves[order]
         starts = np.ones(len(order), dtype=bool)
         starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
         group = np.cumsum(starts) - 1
-        first[places[order]] = places[order[np.flatnonzero(starts)]][group] if len(order) else 0
+        first[rows[order]] = rows[order[np.flatnonzero(starts)]][group] if len(order) else 0
     return first
 
 
