@@ -16,6 +16,7 @@ from glot.extract.backbone import Backbone
 from glot.extract.forward import BatchStates, Overflow, ShardTexts, check_numbers, forward_batch, length_batches
 from glot.extract.prepare import Progress, Say
 from glot.store.claims import Claims
+from glot.store.files import remove_leftovers
 from glot.store.layout import Manifest, shard_file, sidecar_file
 from glot.store.plan import Plan
 from glot.store.shards import ShardWriter, adopt_shard, finished_shard, write_sidecar
@@ -151,9 +152,7 @@ class Worker:
 
     def _tidy(self, number: int) -> bool:
         """Remove what a killed worker left of a claimed shard; True where its file was whole and is now listed."""
-        for file in (shard_file(number), sidecar_file(number)):
-            for path in self.folder.glob(f"{file}.tmp-*"):
-                path.unlink(missing_ok=True)
+        remove_leftovers(self.folder, (shard_file(number), sidecar_file(number)))
         path = self.folder / shard_file(number)
         if not path.exists() and not path.is_symlink():
             return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader, ColumnWriter, describe_file
+from glot.store.columns import CHUNK_BYTES, ColumnReader, ColumnWriter, describe_file
 from glot.store.files import read_json, write_json
 from glot.store.layout import STORED_AS, Manifest, ShardEntry, StatesIdentity, shard_file, sidecar_file
 from glot.store.plan import Plan
@@ -32,11 +31,6 @@ def shard_columns(identity: StatesIdentity, texts: int, tokens: int, dtype: str)
             columns[f"scale/{layer}"] = ((tokens,), "<f4")
         columns[f"check/{layer}"] = ((texts,), "<u8")
     return columns | {"offsets": ((texts + 1,), "<u8")}
-
-
-def _states_of(columns: Iterable[str]) -> tuple[str, ...]:
-    """The columns that have a checksum a text, and none of their own."""
-    return tuple(name for name in columns if name.startswith(("hidden/", "scale/")))
 
 
 class ShardWriter:
@@ -98,7 +92,8 @@ class ShardWriter:
         for layer, checks in self.checks.items():
             self.file.append(f"check/{layer}", 0, checks)
         self.file.append("offsets", 0, self.start.astype("<u8"))
-        data = self.file.finish(unchecked=_states_of(self.file.columns))
+        states = tuple(name for name in self.file.columns if name.startswith(("hidden/", "scale/")))
+        data = self.file.finish(unchecked=states)  # they have a checksum a text
         return ShardEntry(self.stop - self.first, self.tokens, self.dtype, data)
 
     def __enter__(self) -> ShardWriter:
@@ -163,13 +158,11 @@ def finished_shard(folder: Path, number: int, manifest: Manifest) -> ShardEntry 
     entry = read_sidecar(folder, number)
     if entry is None:
         entry = manifest.shards.get(number)
-    return entry if entry is not None and has_size(folder, entry.data) else None
-
-
-def has_size(folder: Path, data: ColumnFile) -> bool:
-    """Whether a file is there with the size that its entry says."""
-    path = folder / data.file
-    return path.is_file() and not path.is_symlink() and path.stat().st_size == data.size
+    if entry is None:
+        return None
+    path = folder / entry.data.file
+    has_size = path.is_file() and not path.is_symlink() and path.stat().st_size == entry.data.size
+    return entry if has_size else None
 
 
 def read_sidecar(folder: Path, number: int) -> ShardEntry | None:
@@ -190,16 +183,11 @@ def load_manifest(folder: Path) -> Manifest:
 
     Raises UsageError (missing, other version) or FaultError (damaged).
     """
-    sidecars = [int(path.stem.split("-")[1]) for path in folder.glob("shard-*.json") if _is_sidecar(path.name)]
-    found = {number: read_sidecar(folder, number) for number in sidecars}
-    manifest = Manifest.load(folder)
-    listed = {number: entry for number, entry in found.items() if entry and number < manifest.plan.shards}
-    manifest.shards |= listed
+    names = (re.fullmatch(r"shard-(\d{5,})\.json", path.name) for path in folder.glob("shard-*.json"))
+    found = {number: read_sidecar(folder, number) for number in (int(name[1]) for name in names if name)}
+    manifest = Manifest.load(folder)  # after the sidecars, which are removed only when it lists their shards
+    manifest.shards |= {number: entry for number, entry in found.items() if entry and number < manifest.plan.shards}
     return manifest
-
-
-def _is_sidecar(name: str) -> bool:
-    return re.fullmatch(r"shard-\d{5,}\.json", name) is not None
 
 
 def list_shards(folder: Path, manifest: Manifest) -> None:
