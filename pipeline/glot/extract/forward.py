@@ -91,15 +91,9 @@ class Backbone:
         return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)
 
     def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
-        """Forward one padded batch.
+        """Forward one batch of (B, L) int64 ids, padded on the right, and their mask; one (B, L, d) tensor a layer.
 
-        Args:
-            ids: (B, L) int64, padded on the right.
-            mask: (B, L) int64, 1 for real tokens.
-            layers: which states to return, 0 (embeddings) to n (after the final norm).
-
-        Returns:
-            One (B, L, d) tensor a layer.
+        Layers count from 0 (embeddings) to n (after the final norm).
         """
         output = self.forward(ids, mask, with_inner=any(layer < self.num_layers for layer in layers))
         return [
@@ -189,10 +183,7 @@ def length_batches(length: np.ndarray, budget: int, pads: bool = True) -> Iterat
 
 
 class ShardTexts:
-    """The token ids of one shard's texts, read from the plan once.
-
-    `only` takes just some of its texts (ids).
-    """
+    """The token ids of one shard's texts, or `only` of those with some ids, read from the plan once."""
 
     def __init__(self, plan: Plan, number: int, only: np.ndarray | None = None) -> None:
         self.first, stop = plan.shard_range(number)

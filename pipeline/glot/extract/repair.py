@@ -21,12 +21,9 @@ def repair_cache(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> int:
-    """Make the damaged texts' states again; returns how many texts were forwarded.
+    """Make the states of the damaged texts that `verify_cache` found again; returns how many texts were forwarded.
 
-    Args:
-        damages: what `verify_cache` found.
-        model: the backbone, where it no longer lies where the cache says. device: where it runs.
-        trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
+    `model` is the backbone, where it no longer lies where the cache says; see `load_backbone` for the others.
 
     Raises UsageError where the backbone is not the one that made the cache, FaultError where plan or example sets
     are damaged (an extraction makes those again) or another process works in the folder.
