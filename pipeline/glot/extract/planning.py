@@ -21,7 +21,7 @@ from glot.extract.probe import longest_that_works
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import nameless_file
 from glot.store.layout import StatesIdentity
-from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, first_uses, text_hash
+from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, number_by_first_use, text_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
     So every shard is a random sample, and the two texts of a pair lie together. The hashes of all texts lie in a
     nameless file meanwhile, in the folder `scratch` or else in that for temporary files.
     """
-    known = len(old) if old else 0
+    known = 0 if old is None else len(old)
     widths = {name: corpus.spec.num_texts + split.negatives for name, split in corpus.splits.items()}
     total = known + sum(len(split.examples) * widths[name] for name, split in corpus.splits.items())
     occurrences, columns = [], {}
@@ -80,11 +80,9 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
             columns[name] = _read_columns(split, order, keys[start:stop].reshape(len(order), width, 16))
             occurrences.append((split, order, width))
             start = stop
-        first_use = first_uses(keys)
+        is_new, number = number_by_first_use(keys)
         del keys
-    is_new = first_use == np.arange(total, dtype=first_use.dtype)
-    number = (np.cumsum(is_new, dtype=first_use.dtype) - 1)[first_use]
-    new = np.flatnonzero(is_new[known:]).astype(first_use.dtype)
+    new = np.flatnonzero(is_new[known:]).astype(number.dtype)
     sets, start = {}, known
     for name, (index, label, filled) in columns.items():
         width, pair = widths[name], corpus.spec.num_texts == 2

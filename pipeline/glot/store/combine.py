@@ -20,7 +20,7 @@ from glot.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import atomic_folder, make_folder
 from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, StatesIdentity
-from glot.store.plan import Plan, PlanWriter, first_uses
+from glot.store.plan import Plan, PlanWriter, number_by_first_use
 from glot.store.reader import Cache
 from glot.store.shards import ShardWriter
 from glot.store.verify import verify_cache
@@ -123,16 +123,14 @@ def _merge_shards(caches: list[Cache], folder: Path) -> Manifest:
 
 
 def _merge_texts(caches: list[Cache], folder: Path, shard_bytes: int) -> Manifest:
-    keys = np.concatenate([cache.plan.hashes() for cache in caches])
-    first = first_uses(keys)
-    is_new = first == np.arange(len(keys))
-    number = (np.cumsum(is_new) - 1)[first]  # of each source's texts, one source after the other, in the result
+    # Of each source's texts, one source after the other: whether they are new, and their numbers in the result.
+    is_new, number = number_by_first_use(np.concatenate([cache.plan.hashes() for cache in caches]))
     parts, sets, entries, start = [], {}, {}, 0
     for cache in caches:
         stop = start + len(cache.plan)
         parts.append(_Part(cache, np.flatnonzero(is_new[start:stop])))
         for name, entry in cache.manifest.examples.items():
-            examples = cache.examples(name).renumbered(number[start:stop])
+            examples = cache.examples(name).renumbered(number[start:stop].astype(np.int64))
             if name not in sets:
                 sets[name], entries[name] = examples, entry
             elif entries[name].fingerprint != entry.fingerprint:
