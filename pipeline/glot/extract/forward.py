@@ -1,4 +1,4 @@
-"""From token ids to stored states: batches by length, padding, forward pass, cast, and the look at the numbers.
+"""From token ids to stored states: batches by length, padding, forward pass, cast, a look at the numbers, the shard.
 
 All that pads or forwards does it here, by `Backbone.pad` and `Backbone.forward`.
 """
@@ -17,6 +17,7 @@ from glot.errors import FaultError
 from glot.extract.identity import Loader
 from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
+from glot.store.shards import ShardWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -145,19 +146,22 @@ class BatchStates:
         """N."""
         return int(self.lengths.sum())
 
-    def texts(self, layers: tuple[int, ...]) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
-        """Text id, layer, (L, d) stored states, and (L,) scales or None, of each text and layer."""
-        ends = np.cumsum(self.lengths).tolist()
-        for layer, states in zip(layers, self.layers, strict=True):
-            start, values, scale = 0, states.values.numpy(), None if states.scale is None else states.scale.numpy()
-            for text_id, end in zip(self.text_ids.tolist(), ends, strict=True):
-                yield text_id, layer, values[start:end], None if scale is None else scale[start:end]
-                start = end
+    def write(self, shard: ShardWriter, plan: Plan) -> None:
+        """Write the states to their shard, once their copies have arrived.
 
-    def wait(self) -> None:
-        """Wait until the copies have arrived."""
+        Raises Overflow where finite states do not fit the shard's dtype, FaultError where the backbone made states that
+        are not finite, or the disk is full.
+        """
         if self.copied is not None:
             self.copied.synchronize()
+        _check_numbers(self, plan, shard.identity, shard.dtype)
+        ends = np.cumsum(self.lengths).tolist()
+        for layer, states in zip(shard.identity.layers, self.layers, strict=True):
+            start, values = 0, states.values.numpy()
+            scale = None if states.scale is None else states.scale.numpy()
+            for text_id, end in zip(self.text_ids.tolist(), ends, strict=True):
+                shard.write(layer, text_id, values[start:end], None if scale is None else scale[start:end])
+                start = end
 
 
 def token_budget(device: torch.device, identity: StatesIdentity) -> int:
@@ -253,8 +257,7 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
-def check_numbers(batch: BatchStates, plan: Plan, identity: StatesIdentity, dtype: str) -> None:
-    """Raise Overflow where finite states do not fit the stored dtype, FaultError where the backbone made none."""
+def _check_numbers(batch: BatchStates, plan: Plan, identity: StatesIdentity, dtype: str) -> None:
     for layer, states in zip(identity.layers, batch.layers, strict=True):
         if bool(states.fits):
             continue

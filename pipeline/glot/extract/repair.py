@@ -6,7 +6,7 @@ import numpy as np
 
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone, load_backbone_of
-from glot.extract.forward import ShardTexts, check_numbers, forward_batch, length_batches, token_budget
+from glot.extract.forward import ShardTexts, forward_batch, length_batches, token_budget
 from glot.store.claims import Claims
 from glot.store.layout import ShardEntry
 from glot.store.reader import Cache
@@ -80,8 +80,4 @@ def _forward_texts(cache: Cache, number: int, text_ids: np.ndarray, backbone: Ba
     identity = cache.manifest.states
     texts = ShardTexts(cache.plan, number, only=text_ids)
     for chosen in length_batches(texts.length, token_budget(backbone.device, identity), backbone.pads):
-        batch = forward_batch(backbone, texts, chosen, identity, writer.dtype)
-        batch.wait()
-        check_numbers(batch, cache.plan, identity, writer.dtype)
-        for text_id, layer, values, scale in batch.texts(identity.layers):
-            writer.write(layer, text_id, values, scale)
+        forward_batch(backbone, texts, chosen, identity, writer.dtype).write(writer, cache.plan)

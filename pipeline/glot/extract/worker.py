@@ -13,7 +13,7 @@ from pathlib import Path
 
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone
-from glot.extract.forward import BatchStates, Overflow, ShardTexts, check_numbers, forward_batch, length_batches
+from glot.extract.forward import BatchStates, Overflow, ShardTexts, forward_batch, length_batches
 from glot.extract.prepare import Progress, Say
 from glot.store.claims import Claims
 from glot.store.files import remove_leftovers
@@ -200,10 +200,7 @@ class Worker:
 
     def _write(self, shard: ShardWriter, batch: BatchStates) -> None:
         started = time.perf_counter()
-        batch.wait()
-        check_numbers(batch, self.plan, shard.identity, shard.dtype)
-        for text_id, layer, values, scale in batch.texts(shard.identity.layers):
-            shard.write(layer, text_id, values, scale)
+        batch.write(shard, self.plan)
         self.busy.write += time.perf_counter() - started
 
     def _publish(self, number: int, shard: ShardWriter) -> None:
