@@ -21,7 +21,7 @@ from glot.nn.dgl_backend import dgl_available
 from glot.nn.edges import edge_density, edge_mask
 from glot.nn.poolers import Glot, PoolerConfig
 from glot.nn.tokens import TokenBatch
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.report.figures import save_picture
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def compare(length: int, tau: float, repeats: int) -> tuple[float, float]:
 @kept_randomness(0)
 def make_way(batch: TokenBatch, tau: float, backend: str) -> Way:
     """A training step of GLOT over a batch."""
-    model = Glot(PoolerConfig(layers=LAYERS, hidden=HIDDEN, tau=tau), WIDTH, backend)
+    model = Glot(PoolerConfig(gnn_layers=LAYERS, hidden=HIDDEN, tau=tau), WIDTH, backend)
     return Way(
         model,
         model.out_width,

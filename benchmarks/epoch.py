@@ -28,7 +28,7 @@ from glot.fit.run import FitOptions, make_configs
 from glot.fit.train import fit_head
 from glot.fit.training_data import open_states
 from glot.nn.poolers import Glot, PoolerConfig
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.store.reader import Cache
 
 BATCH, HIDDEN, TAU, TARGET, FAIR_TARGET = 32, 128, 0.6, 8.0, 1.5
@@ -77,7 +77,7 @@ def fair_batches(folder: Path) -> Iterator[tuple[list[Texts], Tensor]]:
 @kept_randomness(0)
 def train_peer(way: str, folder: Path, count: int, width: int) -> None:
     """An epoch of a hand-written way."""
-    ours = Glot(PoolerConfig(layers=2, hidden=HIDDEN, tau=TAU), width, "dense")
+    ours = Glot(PoolerConfig(gnn_layers=2, hidden=HIDDEN, tau=TAU), width, "dense")
     model, head = peers.PygGlot(width, HIDDEN, 2).take(ours), nn.Linear(2 * ours.out_width, 2)
     optimizer = torch.optim.Adam([*model.parameters(), *head.parameters()], lr=2e-4)
     build, _ = peers.WAYS[way]
@@ -92,7 +92,7 @@ def train_peer(way: str, folder: Path, count: int, width: int) -> None:
 
 def train_ours(cache: Cache) -> float:
     """Seconds of an epoch of `glot fit`, the reading of all states into memory included, scoring not."""
-    options = FitOptions(layers=2, hidden=HIDDEN, tau=TAU, epochs=1, device="cpu", batch_size=BATCH)
+    options = FitOptions(gnn_layers=2, hidden=HIDDEN, tau=TAU, epochs=1, device="cpu", batch_size=BATCH)
     [config] = make_configs(cache, options)
     reading = seconds_of(lambda: open_states(cache, config))
     with tempfile.TemporaryDirectory() as run:

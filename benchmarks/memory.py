@@ -119,7 +119,7 @@ def save_backbone(folder: Path) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    from glot.randomness import kept_randomness
+    from glot.process import kept_randomness
 
     digits = [f"{prefix}{digit}" for prefix in ("", "##") for digit in range(10)]
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *digits, *(f"w{number}" for number in range(WORDS))]
@@ -180,7 +180,7 @@ def child_fit(place: Path, run: Path) -> None:
     from glot.store.reader import Cache
 
     cache = Cache(place)
-    options = FitOptions(layers=1, hidden=HIDDEN, epochs=1, backend="dense", device="cpu", max_memory=0)
+    options = FitOptions(gnn_layers=1, hidden=HIDDEN, epochs=1, backend="dense", device="cpu", max_memory=0)
     [config] = make_configs(cache, options)
     begin("ready")
     begin("fitting")

@@ -22,7 +22,7 @@ from benchmarks.ratios import describe_machine, seconds_of, verdict
 from glot.nn.dgl_backend import dgl_available
 from glot.nn.poolers import Glot, PoolerConfig
 from glot.nn.tokens import TokenBatch
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.reproduce.cost import step_bytes
 
 TEXTS, LAYERS, HIDDEN, TAU = 32, 2, 128, 0.6
@@ -90,7 +90,7 @@ class Way:
 def make_ways(batch: TokenBatch, bfloat16: bool) -> dict[str, Way]:
     """Ours on each backend and, where torch-geometric is there, the peers in float32, all with the same parameters."""
     width, device = batch.states.shape[1], batch.device
-    config = PoolerConfig(layers=LAYERS, hidden=HIDDEN, tau=TAU)
+    config = PoolerConfig(gnn_layers=LAYERS, hidden=HIDDEN, tau=TAU)
     first = Glot(config, width, "dense").to(device)
     ways = {}
 

@@ -16,12 +16,12 @@ from glot.fit.learner import Learner
 from glot.fit.result import Scores
 from glot.nn.dgl_backend import dgl_available, dgl_import_error
 from glot.nn.tokens import TokenBatch
+from glot.registry.tasks import TASKS, Task
 from glot.store.example_set import ExampleSet
 from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
 from glot.store.task_spec import TaskSpec
 from glot.store.write import TextStates, write_cache
-from glot.tasks import TASKS, Task
 
 
 @pytest.fixture

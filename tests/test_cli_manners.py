@@ -97,7 +97,7 @@ def test_verbose_lets_the_libraries_speak(
 
 
 def test_bars_of_a_quiet_run_stay_away() -> None:
-    from glot.progress import extract_bars
+    from glot.commands.progress import extract_bars
 
     def written(quiet: bool) -> str:
         screen = io.StringIO()

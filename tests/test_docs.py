@@ -143,7 +143,7 @@ def reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_models: dict[str, Path], glot: Callable[..., tuple]
 ) -> Callable[[Path], None]:
     """Does what a page says, as its reader would."""
-    from glot.backbones import BACKBONES, BackboneEntry
+    from glot.registry.backbones import BACKBONES, BackboneEntry
 
     encoders = ("bert", "roberta", "minilm")
     for name in BACKBONES.names():

@@ -13,7 +13,7 @@ import pytest
 
 TASK = """
 from glot.store.task_spec import TaskSpec
-from glot.tasks import TASKS, Columns, SplitSource, Task
+from glot.registry.tasks import TASKS, Columns, SplitSource, Task
 
 TASKS.add(
     Task(
@@ -27,7 +27,7 @@ TASKS.add(
 )
 """
 ALIAS = """
-from glot.backbones import BACKBONES, BackboneEntry
+from glot.registry.backbones import BACKBONES, BackboneEntry
 
 BACKBONES.add(BackboneEntry("toy-bert", {folder!r}, nearest="bert"))
 """

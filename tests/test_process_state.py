@@ -174,7 +174,7 @@ def measure(made: Made, out: Path) -> None:
 
     backbone = load_backbone(ModelSource("tiny", str(made.backbone)), "float32", "cpu")
     work = cost.task_work(made.corpus, backbone, 4, 2, usual_tokens=16)
-    cost.measure_cost(backbone.model, work, PoolerConfig(layers=1, hidden=4), torch.device("cpu"))
+    cost.measure_cost(backbone.model, work, PoolerConfig(gnn_layers=1, hidden=4), torch.device("cpu"))
 
 
 def baseline(made: Made, out: Path) -> None:

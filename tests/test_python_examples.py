@@ -39,7 +39,7 @@ def check(namespace: dict[str, Any]) -> None:
 def test_the_page_of_examples_runs(
     backbone_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    from glot.backbones import BACKBONES, BackboneEntry
+    from glot.registry.backbones import BACKBONES, BackboneEntry
 
     folder = shutil.copytree(backbone_folders["llama"], tmp_path / "tiny")
     settings = json.loads((folder / "config.json").read_text())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glot.backbones import packaged
+from glot.registry.backbones import packaged
 from glot.version import __version__
 
 DISTRIBUTION = "glot-pipeline"

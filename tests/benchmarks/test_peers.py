@@ -23,7 +23,7 @@ def test_outputs_and_gradients_are_the_peers(way: str, tau: float, layers: int) 
     torch.manual_seed(0)
     states = torch.randn(sum(LENGTHS), 24, dtype=torch.float64) + 0.5
     for backend in ("dense", *(["dgl"] if dgl_available() else [])):
-        ours = Glot(PoolerConfig(layers=layers, hidden=16, tau=tau), 24, backend).double()
+        ours = Glot(PoolerConfig(gnn_layers=layers, hidden=16, tau=tau), 24, backend).double()
         theirs = peers.PygGlot(24, 16, layers).double().take(ours)
         build, padded = peers.WAYS[way]
         expected = theirs(build(*peers.padded_states(states, LENGTHS, padded), tau))

@@ -16,7 +16,7 @@ from glot.corpus.dialect import TableFormat
 from glot.corpus.examples import BadRows
 from glot.corpus.tables import Table
 from glot.errors import UsageError
-from glot.tasks import Columns
+from glot.registry.tasks import Columns
 
 COLUMNS = Columns("text", None, "label")
 NUMBERS = Columns("2", None, "1")

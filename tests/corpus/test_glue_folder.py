@@ -8,7 +8,7 @@ import pytest
 
 from glot.corpus.glue_folder import read_split
 from glot.errors import UsageError
-from glot.tasks import find_task
+from glot.registry.tasks import find_task
 
 PAIR_HEADER = "index\tsentence1\tsentence2\tlabel\n"
 # task -> (folder, {split: (file, content)}, {split: expected (index, text, text_b, label)})

@@ -11,7 +11,7 @@ import pytest
 
 from glot.corpus import hub
 from glot.errors import UsageError
-from glot.tasks import find_task
+from glot.registry.tasks import find_task
 
 
 @pytest.fixture

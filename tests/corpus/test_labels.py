@@ -19,8 +19,8 @@ from glot.corpus.load import load_table
 from glot.corpus.rows import Row, plain_label
 from glot.corpus.tables import Table, read_split
 from glot.errors import UsageError
+from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec, describe_labels
-from glot.tasks import Columns
 
 COLUMNS = Columns("text", None, "label")
 LONG = "7" * 5000

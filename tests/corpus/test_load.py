@@ -25,8 +25,8 @@ from glot.corpus.load import (
     load_task,
 )
 from glot.errors import UsageError
+from glot.registry.tasks import Task, find_task, head_defaults
 from glot.store.task_spec import TaskSpec
-from glot.tasks import Task, find_task, head_defaults
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from glot.corpus.examples import Split
 from glot.corpus.labels import infer_spec
 from glot.corpus.tables import Table, read_split
 from glot.errors import UsageError
+from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec
-from glot.tasks import Columns
 
 COLUMNS = Columns("text", None, "label")
 PAIR = Columns("text", "other", "label")

@@ -22,7 +22,7 @@ from glot.corpus.triplets import load_pairs
 from glot.errors import UsageError
 from glot.fit.config import FitOptions, TrainConfig
 from glot.nn.config import PoolerConfig
-from glot.tasks import head_defaults
+from glot.registry.tasks import head_defaults
 
 ROWS = [
     ({"query": "q", "pos": ["p", "p2"], "neg": ["n", "n2", "n3"]}, [("q", "p", "n"), ("q", "p2", "n")]),

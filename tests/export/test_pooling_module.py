@@ -25,12 +25,12 @@ LENGTHS = (1, 7, 3, 12)
 SETTINGS = [
     *({"gnn": gnn, "jk": jk} for gnn in ("gat", "gcn", "gin", "gine") for jk in ("cat", "max", "mean")),
     *({"gnn": "gat", "tau": tau} for tau in (-1.0, 0.0, 0.9, 1.0)),
-    {"layers": 0},
-    {"layers": 0, "jk": "max"},
-    {"layers": 3, "readout": "mean"},
+    {"gnn_layers": 0},
+    {"gnn_layers": 0, "jk": "max"},
+    {"gnn_layers": 3, "readout": "mean"},
     {"gnn": "gcn", "jk": "mean", "readout": "mean"},
     *({"pooler": pooler} for pooler in ("mean", "max", "adapool", "mlp")),
-    {"pooler": "mlp", "layers": 0},
+    {"pooler": "mlp", "gnn_layers": 0},
     *({"pooler": "cls", "token_position": position} for position in ("first", "last")),
 ]
 
@@ -53,7 +53,7 @@ def pad(states: list[torch.Tensor], fill: float) -> tuple[torch.Tensor, torch.Te
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda some: "-".join(map(str, some.values())))
 def test_vectors_and_gradients(settings: dict, make_head_run: Callable[..., Path], states: list[torch.Tensor]) -> None:
-    run = make_head_run("run", **{"layers": 2, "hidden": 6, "tau": 0.6, **settings})
+    run = make_head_run("run", **{"gnn_layers": 2, "hidden": 6, "tau": 0.6, **settings})
     config = RunConfig.load(run)
     trained, pooling = load_head(run, config, "dense", torch.device("cpu")), load_pooling(run, config)
     packed = torch.cat(states).requires_grad_()

@@ -43,7 +43,7 @@ SHARDS, WIDTH = 3, 12
 @pytest.fixture
 def pairs_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.MonkeyPatch) -> Cache:
     """Queries, positives and negatives; the topic of a text is in one of its tokens, which its first numbers mark."""
-    monkeypatch.setattr("glot.tasks.PAIRS_HEAD", {"hidden": 8, "lr": 1e-2, "epochs": 4})
+    monkeypatch.setattr("glot.registry.tasks.PAIRS_HEAD", {"hidden": 8, "lr": 1e-2, "epochs": 4})
     rng = np.random.default_rng(0)
     count = sum(SETS.values())
     topics = rng.normal(0, 2, (count, WIDTH - 2))
@@ -337,8 +337,8 @@ def test_something_must_train(pairs_cache: Cache) -> None:
         {"pooler": "mean"},
         {"pooler": "max"},
         {"pooler": "cls"},
-        {"pooler": "mlp", "layers": 0},
-        {"readout": "mean", "layers": 0},
+        {"pooler": "mlp", "gnn_layers": 0},
+        {"readout": "mean", "gnn_layers": 0},
     ):
         with pytest.raises(UsageError, match="has no weights to train: pass --proj-dim"):
             configs(pairs_cache, **options)

@@ -53,7 +53,7 @@ def test_what_a_pooler_uses() -> None:
     assert not is_used("tau", FitOptions(graph="knn"))
     assert is_used("neighbours", FitOptions(graph="knn"))
     assert not is_used("gnn", FitOptions(pooler="mlp"))
-    assert is_used("layers", FitOptions(pooler="mlp"))
+    assert is_used("gnn_layers", FitOptions(pooler="mlp"))
     assert is_used("lr", FitOptions(pooler="mean"))
 
 
@@ -122,5 +122,5 @@ def test_what_differs_between_runs(make_fit_cache: Callable[..., Path], tmp_path
 @pytest.mark.parametrize("words", [["--layers", "99"], ["--layers=99"], ["--gnn-layers", "99"]])
 def test_old_names_of_options_are_taken(glot: Callable[..., tuple], make_fit_cache: Callable, words: list[str]) -> None:
     code, _, err = glot("fit", "--cache", make_fit_cache(), *words)
-    assert (code, err) == (2, "glot: layers must lie in 0..16; got 99\n")
+    assert (code, err) == (2, "glot: gnn_layers must lie in 0..16; got 99\n")
     assert "--layers" not in glot("fit", "--help")[1].replace("--gnn-layers", "")

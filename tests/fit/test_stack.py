@@ -37,7 +37,7 @@ def make_heads(cache: Cache, taus: list[float], **options: object) -> tuple[list
 @pytest.mark.parametrize("jk", ["cat", "max", "mean"])
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_vectors_and_gradients(make_fit_cache: MakeCache, taus: list[float], jk: str, layers: int) -> None:
-    heads, _, _ = make_heads(Cache(make_fit_cache()), taus, jk=jk, layers=layers, hidden=5)
+    heads, _, _ = make_heads(Cache(make_fit_cache()), taus, jk=jk, gnn_layers=layers, hidden=5)
     lengths = torch.tensor([1, 2, 3, 30, 31, 200])  # far enough apart for more than one bucket
     states = torch.randn(int(lengths.sum()), 8) + 0.5
     assert len(TokenBatch(states, lengths).buckets) > 1

@@ -22,7 +22,7 @@ from glot.report.sweep import read_sweep, write_sweep
 from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
-GRID = {"tau": (0.3, 0.6), "layers": (0, 2)}
+GRID = {"tau": (0.3, 0.6), "gnn_layers": (0, 2)}
 
 
 def sweep(folder: Path, out: Path, grid: dict, devices: tuple[str, ...] = (), **options: object) -> None:

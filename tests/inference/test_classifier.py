@@ -51,7 +51,7 @@ def data() -> tuple[list[str], list[str]]:
 @pytest.fixture
 def make(backbone_folders: dict[str, Path]) -> MakeClassifier:
     def make_classifier(family: str = "bert", **settings: object) -> GlotClassifier:
-        small = {"max_tokens": 24, "hidden": 16, "layers": 1, "lr": 1e-2, "epochs": 8, "device": "cpu"}
+        small = {"max_tokens": 24, "hidden": 16, "gnn_layers": 1, "lr": 1e-2, "epochs": 8, "device": "cpu"}
         return GlotClassifier(str(backbone_folders[family]), **{**small, **settings})
 
     return make_classifier
@@ -327,5 +327,5 @@ def test_a_cache_of_another_backbone_of_the_same_name_is_refused(
     with pytest.raises(UsageError, match="weights_sha256"):
         other.fit(*data)
     make("llama", cache=tmp_path, epochs=1).fit(*data)
-    make(cache=tmp_path, epochs=1, max_tokens=8, layer=1).fit(*data)
+    make(cache=tmp_path, epochs=1, max_tokens=8, backbone_layer=1).fit(*data)
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 3

@@ -113,4 +113,4 @@ def all_checks() -> list[Any]:
 @pytest.mark.parametrize("check", all_checks())
 @pytest.mark.filterwarnings("ignore")
 def test_a_check_over_rows_written_as_words(check: partial, backbone_folders: dict[str, Path]) -> None:
-    check(RowsAsWords(str(backbone_folders["bert"]), max_tokens=24, hidden=8, layers=1, lr=1e-2, epochs=4))
+    check(RowsAsWords(str(backbone_folders["bert"]), max_tokens=24, hidden=8, gnn_layers=1, lr=1e-2, epochs=4))

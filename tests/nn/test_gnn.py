@@ -126,7 +126,7 @@ def test_initialisation():
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("jk", ["cat", "max", "mean"])
 def test_jumping_knowledge(batch, kind, jk):
-    gnn = TokenGNN(PoolerConfig(hidden=3, layers=2, gnn=kind, jk=jk), 5).double()
+    gnn = TokenGNN(PoolerConfig(hidden=3, gnn_layers=2, gnn=kind, jk=jk), 5).double()
     graph = build_graph(batch, EdgeRule(TAU), "dense")
     first = F.relu(gnn.layers[0](batch.states, graph))
     second = F.relu(gnn.layers[1](first, graph))
@@ -143,14 +143,14 @@ def test_jumping_knowledge(batch, kind, jk):
 
 @pytest.mark.parametrize("jk", ["cat", "max", "mean"])
 def test_no_layers_leave_the_states(batch, jk):
-    gnn = TokenGNN(PoolerConfig(hidden=3, layers=0, jk=jk), 5)
+    gnn = TokenGNN(PoolerConfig(hidden=3, gnn_layers=0, jk=jk), 5)
     assert gnn.out_widths == [5]
     assert gnn(batch.states, None) == [batch.states]
 
 
 def test_batch_norm_only_where_asked_for():
     for kind in ("gin", "gine"):
-        config = PoolerConfig(hidden=3, layers=1, gnn=kind)
+        config = PoolerConfig(hidden=3, gnn_layers=1, gnn=kind)
         kinds = [type(module) for module in TokenGNN(replace(config, gin_batch_norm=True), 5).layers[0].mlp]
         assert kinds == [torch.nn.Linear, torch.nn.BatchNorm1d, torch.nn.ReLU, torch.nn.Linear]
         assert not any(isinstance(m, torch.nn.BatchNorm1d) for m in TokenGNN(config, 5).modules())

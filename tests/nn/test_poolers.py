@@ -121,7 +121,7 @@ def test_glot_gradcheck(make_batch, kind, jk, backend):
 
 def test_no_layers_make_a_plain_attention_pool(make_batch, backend):
     batch = make_batch(LENGTHS)
-    pooler = make_glot(backend, layers=0)
+    pooler = make_glot(backend, gnn_layers=0)
     project, score = pooler.readout.project, pooler.readout.score
     for z, x in zip(pooler(batch), batch.states.split(LENGTHS), strict=True):
         torch.testing.assert_close(z, (score(project(x).tanh())).softmax(0)[:, 0] @ x)
@@ -200,7 +200,7 @@ def test_adapool_against_a_loop(make_batch):
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_mlp_against_a_loop(make_batch, layers):
     batch = make_batch(LENGTHS)
-    pooler = make_pooler(PoolerConfig(pooler="mlp", hidden=4, layers=layers), 6, "dense").double()
+    pooler = make_pooler(PoolerConfig(pooler="mlp", hidden=4, gnn_layers=layers), 6, "dense").double()
     assert pooler.out_width == (4 if layers else 6)
     for z, x in zip(pooler(batch), batch.states.split(LENGTHS), strict=True):
         for layer in pooler.layers:
@@ -209,9 +209,9 @@ def test_mlp_against_a_loop(make_batch, layers):
 
 
 def test_widths_of_glot():
-    assert make_pooler(PoolerConfig(hidden=4, layers=3), 6, "dense").out_width == 18
+    assert make_pooler(PoolerConfig(hidden=4, gnn_layers=3), 6, "dense").out_width == 18
     assert make_pooler(PoolerConfig(hidden=4, jk="max"), 6, "dense").out_width == 4
-    assert make_pooler(PoolerConfig(layers=0, jk="max"), 6, "dense").out_width == 6
+    assert make_pooler(PoolerConfig(gnn_layers=0, jk="max"), 6, "dense").out_width == 6
 
 
 def test_the_paper_counts_this_many_parameters():
@@ -236,8 +236,8 @@ def test_config_round_trip():
         ({"tau": 1.01}, r"\[-1, 1\]"),
         ({"tau": -1.5}, r"\[-1, 1\]"),
         ({"tau": float("nan")}, r"\[-1, 1\]"),
-        ({"layers": -1}, r"0\.\.16"),
-        ({"layers": 17}, r"0\.\.16"),
+        ({"gnn_layers": -1}, r"0\.\.16"),
+        ({"gnn_layers": 17}, r"0\.\.16"),
         ({"hidden": 0}, "at least 1"),
         ({"adapool_hidden": 0}, "at least 1"),
     ],

@@ -40,7 +40,7 @@ def test_every_way_is_measured(backbone_folders: dict[str, Path], name: str, num
     assert len(work.texts) == len(set(map(tuple, work.texts)))
     whole = sum(parameter.numel() for parameter in backbone.model.parameters())
     before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
-    costs = cost.measure_cost(backbone.model, work, PoolerConfig(layers=1, hidden=4), torch.device("cpu"))
+    costs = cost.measure_cost(backbone.model, work, PoolerConfig(gnn_layers=1, hidden=4), torch.device("cpu"))
     assert [item.name.split(",")[0] for item in costs] == [
         *("full fine-tuning", "LoRA", "frozen backbone", "GLOT over the cache")
     ]

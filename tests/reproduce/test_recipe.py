@@ -9,9 +9,9 @@ import pytest
 from glot.corpus.request import parse_stress_name
 from glot.errors import UsageError
 from glot.fit.config import all_settings
+from glot.registry.tasks import find_task
 from glot.reproduce.plan import BACKBONES, block_steps, make_agenda
 from glot.reproduce.recipe import Block, load_recipe, recipe_names
-from glot.tasks import find_task
 
 TABLES = {"table1", "stress", "stress-beyond", "layers", "imdb", "embedding", "cost", "backends"}
 ABLATIONS = {f"ablation-{name}" for name in ("tau", "layers", "gnn", "jk", "width", "readout", "graph")}

@@ -42,14 +42,14 @@ def cost(
     """Full fine-tuning, LoRA, a frozen backbone in every step, and GLOT over a cache: parameters, memory, time."""
     from glot.extract.source import resolve_model
     from glot.nn.config import PoolerConfig
+    from glot.registry.tasks import find_task
     from glot.store.files import check_output
-    from glot.tasks import find_task
 
     if (model is None) == (random_init is None):
         raise UsageError("pass --model, or --random-init with the name of a model's shape")
     if out is not None:
         check_output(out, (".json",), "--out")
-    config = PoolerConfig(layers=2, hidden=hidden, tau=tau)
+    config = PoolerConfig(gnn_layers=2, hidden=hidden, tau=tau)
     if model is not None:
         resolve_model(model)
         find_task(task)

@@ -22,8 +22,8 @@ from glot.commands.console import (
     tell,
     words,
 )
+from glot.commands.progress import byte_bar
 from glot.errors import FaultError
-from glot.progress import byte_bar
 
 if TYPE_CHECKING:
     from glot.report.cache_summary import CacheSummary

@@ -21,6 +21,7 @@ from glot.commands.console import (
     notes,
     tell,
 )
+from glot.commands.progress import text_bar
 from glot.commands.table_options import (
     DelimiterOption,
     EncodingOption,
@@ -29,7 +30,6 @@ from glot.commands.table_options import (
     table_format,
 )
 from glot.errors import UsageError
-from glot.progress import text_bar
 
 if TYPE_CHECKING:
     from glot.fit.run_folder import RunConfig

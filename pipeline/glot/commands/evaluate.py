@@ -23,6 +23,7 @@ from glot.commands.console import (
     screen,
 )
 from glot.commands.encode import BackboneOption
+from glot.commands.progress import text_bar
 from glot.commands.table_options import (
     BadRowOption,
     DelimiterOption,
@@ -32,7 +33,6 @@ from glot.commands.table_options import (
     table_format,
 )
 from glot.errors import UsageError
-from glot.progress import text_bar
 
 if TYPE_CHECKING:
     from glot.mteb_eval.run import Scores

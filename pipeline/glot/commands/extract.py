@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glot.commands.console import DeviceOption, ModelOption, TrustOption, answer, note, notes, numbers, say, tell
+from glot.commands.progress import extract_bars
 from glot.commands.table_options import (
     BadRowOption,
     DelimiterOption,
@@ -17,7 +18,6 @@ from glot.commands.table_options import (
     QuotingOption,
 )
 from glot.errors import UsageError
-from glot.progress import extract_bars
 
 if TYPE_CHECKING:
     from glot.corpus.examples import Corpus
@@ -227,8 +227,8 @@ def _for_examples(
     out: Path | None, task: str | None, model: str, prompt: str | None, options: ExtractOptions
 ) -> tuple[Path, ExtractOptions]:
     """The cache that examples are added to, and options that repeat its own settings."""
+    from glot.registry.tasks import known_name
     from glot.store.reader import Cache
-    from glot.tasks import known_name
 
     if out is None:
         if task is None:

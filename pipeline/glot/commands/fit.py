@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 
 from glot.commands.console import answer, chat, note, notes, refuse_beside, tell
+from glot.commands.progress import epoch_bar
 from glot.commands.settings import given_options, with_settings
 from glot.errors import UsageError
-from glot.progress import epoch_bar
-from glot.stop import stop_flag
+from glot.process import stop_flag
 
 if TYPE_CHECKING:
     from glot.fit.result import FitResult
@@ -51,7 +51,7 @@ def fit(
     else:
         options, opened = given_options(settings), Cache(cache)
         configs = draft_configs(opened, options)
-        if options["layer"] is None:
+        if options["backbone_layer"] is None:
             note_layer(configs[0])
         folder = out or _run_folder(configs[0])
         check_new_folder(folder)

@@ -19,9 +19,9 @@ from glot.commands.console import (
     tell,
     words,
 )
+from glot.commands.progress import extract_bars
 from glot.errors import FaultError, UsageError
-from glot.progress import extract_bars
-from glot.stop import stop_flag
+from glot.process import stop_flag
 
 
 def stress(

@@ -11,10 +11,10 @@ from rich.table import Table
 
 from glot.commands.console import answer, chat, note, notes, refuse_beside, tell, words
 from glot.commands.fit import note_layer
+from glot.commands.progress import epoch_bar
 from glot.commands.settings import given_grid, with_settings
 from glot.errors import UsageError
-from glot.progress import epoch_bar
-from glot.stop import stop_flag
+from glot.process import stop_flag
 
 
 @with_settings(lists=True, without=("device",))
@@ -47,7 +47,7 @@ def sweep(
         for some in combined:
             check_comparable(opened, some)
         first, *_ = (config for some in combined for config in draft_configs(opened, some))
-        if "layer" not in grid:
+        if "backbone_layer" not in grid:
             note_layer(first)
         folder = out or _sweep_folder(first.task.name, first.states.backbone)
         check_new_folder(folder)

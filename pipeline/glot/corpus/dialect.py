@@ -16,7 +16,7 @@ from pathlib import Path
 from glot.corpus.delimited import QUOTE, BrokenRow, Dialect, RowParser
 from glot.corpus.lines import bare, check_encoding, encoding_of, read_file
 from glot.errors import UsageError
-from glot.tasks import Columns
+from glot.registry.tasks import Columns
 
 QUOTING = ("auto", "none", "csv")
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}

@@ -12,7 +12,7 @@ from glot.corpus.dialect import DELIMITERS, FoundDialect, TableFormat, is_delimi
 from glot.corpus.examples import UnfitRow
 from glot.corpus.lines import read_file
 from glot.errors import UsageError
-from glot.tasks import Columns
+from glot.registry.tasks import Columns
 
 JSON_LINES = {".jsonl", ".json", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}

@@ -14,7 +14,7 @@ from glot.corpus.delimited import Dialect, read_rows
 from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
 from glot.corpus.lines import read_file, readable
 from glot.errors import UsageError
-from glot.tasks import Task
+from glot.registry.tasks import Task
 
 _DIALECT = Dialect("\t", quoted=False)
 _COLA_COLUMNS = ["source", "label", "mark", "sentence"]  # CoLA's train and dev have no header line

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
 from glot.errors import UsageError
-from glot.tasks import Task
+from glot.registry.tasks import Task
 
 _CONNECT_SECONDS = 5
 

@@ -11,7 +11,7 @@ from glot.corpus.labels import ONE_LABEL
 from glot.corpus.request import HubDataset
 from glot.corpus.rows import Row, Rows
 from glot.errors import UsageError
-from glot.tasks import Columns
+from glot.registry.tasks import Columns
 
 # Our name for a split -> what it is called on the hub, the usual name first.
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}

@@ -26,8 +26,8 @@ from glot.corpus.request import (
 )
 from glot.corpus.triplets import load_pairs
 from glot.errors import UsageError
+from glot.registry.tasks import TASKS, Columns, Task, find_task
 from glot.store.task_spec import TaskSpec
-from glot.tasks import TASKS, Columns, Task, find_task
 
 _SEED = 0  # of the samples and the hold-out below, fixed so that a rerun sees the same rows
 HELD_OUT = 0.1  # the share of train kept as validation where there is none

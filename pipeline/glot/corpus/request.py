@@ -13,8 +13,8 @@ from typing import Any
 from glot.corpus.dialect import TableFormat
 from glot.corpus.stress import GENERATORS, PUBLISHED, Haystack
 from glot.errors import UsageError
+from glot.registry.tasks import find_task
 from glot.store.files import file_sha256
-from glot.tasks import find_task
 
 OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
 NOTHING_ASKED = (

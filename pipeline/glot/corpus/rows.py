@@ -10,7 +10,7 @@ import numpy as np
 
 from glot.corpus.examples import BadRows, UnfitRow
 from glot.errors import UsageError
-from glot.tasks import Columns
+from glot.registry.tasks import Columns
 
 
 class Row(NamedTuple):

@@ -22,8 +22,8 @@ from glot.corpus.labels import LabelEncoder
 from glot.corpus.lines import encoding_of, readable
 from glot.corpus.rows import Rows
 from glot.errors import UsageError
+from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec
-from glot.tasks import Columns
 
 
 @dataclass(frozen=True)

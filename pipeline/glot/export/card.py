@@ -7,9 +7,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from glot.backbones import BACKBONES
 from glot.fit.result import FitResult
 from glot.fit.run_folder import RunConfig
+from glot.registry.backbones import BACKBONES
 from glot.store.files import write_text
 from glot.store.layout import StatesIdentity
 

@@ -17,7 +17,7 @@ from glot.extract.planning import added_tokens
 from glot.fit.result import FitResult
 from glot.fit.run_folder import find_one_run
 from glot.inference.model import GlotModel
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.store.files import atomic_folder, folder_bytes, write_json
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from glot.errors import UsageError
 from glot.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
 from glot.nn.config import PoolerConfig, readout_width
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 
 if TYPE_CHECKING:
     from glot.export.pooling_module import GlotPooling
@@ -45,7 +45,8 @@ def load_pooling(run: Path, config: RunConfig, added: tuple[int, int] = (0, 0)) 
     pooler, task = config.pooler, config.task
     hidden_before, hidden_behind = added if pooler.tokens == "content" else (0, 0)
     score_range = list(task.score_range) if task.score_range else None
-    settings = {name: getattr(pooler, name) for name in ("pooler", "gnn", "layers", "hidden", "jk", "tau", "readout")}
+    shape = pooler.to_json()
+    settings = {key: shape[key] for key in ("pooler", "gnn", "layers", "hidden", "jk", "tau", "readout")}
     with kept_randomness():  # new weights are drawn, though these are replaced
         pooling = GlotPooling(
             width=config.states.width,
@@ -88,6 +89,6 @@ def _check(config: RunConfig) -> None:
 def _scorer_width(pooler: PoolerConfig, width: int) -> int:
     if "adapool_hidden" in pooler.entry.settings:
         return pooler.adapool_hidden
-    in_front = width if pooler.jk == "cat" or not pooler.layers else 0
-    behind = pooler.hidden * (pooler.layers if pooler.jk == "cat" else min(1, pooler.layers))
+    in_front = width if pooler.jk == "cat" or not pooler.gnn_layers else 0
+    behind = pooler.hidden * (pooler.gnn_layers if pooler.jk == "cat" else min(1, pooler.gnn_layers))
     return readout_width(in_front + behind)

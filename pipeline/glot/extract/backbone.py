@@ -17,7 +17,7 @@ from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha
 from glot.extract.options import check_loading
 from glot.extract.probe import probe
 from glot.extract.source import ModelSource, find_source
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.store.layout import StatesIdentity
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glot.backbones import BACKBONES, Package, packaged
 from glot.errors import UsageError
+from glot.registry.backbones import BACKBONES, Package, packaged
 from glot.store.files import check_access
 
 if TYPE_CHECKING:

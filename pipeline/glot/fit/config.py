@@ -99,13 +99,13 @@ class Asked:
     seeds: Annotated[
         tuple[int, ...], Setting("One run a seed, as in 0,1,2 or 0..4.", TRAINING, lists=False, tells_apart=False)
     ] = (0,)
-    layer: Annotated[
+    backbone_layer: Annotated[
         int | None,
         Setting(
             "Which of the cache's layers; -1 is after the final norm.",
             DATA,
             default="the last that it keeps",
-            option="--backbone-layer",
+            key="layer",
             old_options=("--layer",),
         ),
     ] = None
@@ -148,7 +148,9 @@ def all_settings() -> dict[str, Declared]:
 
 
 class FitOptions:
-    """What the user asked of a fit: settings by their names. None, or none given, means the default of the task.
+    """What the user asked of a fit: settings by their names, or by those that files have.
+
+    None, or none given, means the default of the task.
 
     As `adapool_hidden` "glot" makes the scorer as wide as the one in glot's readout would be; without `epochs` there
     are as many as `max_steps` takes.
@@ -157,10 +159,13 @@ class FitOptions:
     """
 
     def __init__(self, **given: Any) -> None:
-        unknown = [name for name in given if name not in all_settings()]
+        settings = all_settings()
+        names = {item.key: name for name, item in settings.items()}
+        named = {names.get(name, name): value for name, value in given.items()}
+        unknown = [name for name in named if name not in settings]
         if unknown:
             raise UsageError(f"a fit has no setting {', '.join(unknown)}")
-        self.given: Mapping[str, Any] = {name: value for name, value in given.items() if value is not None}
+        self.given: Mapping[str, Any] = {name: value for name, value in named.items() if value is not None}
 
     def __getitem__(self, name: str) -> Any:
         """What was asked for, else the general default."""

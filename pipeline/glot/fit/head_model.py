@@ -19,7 +19,7 @@ from glot.nn.contrastive import ContrastiveHead, Pairs, backward_in_chunks
 from glot.nn.heads import make_head
 from glot.nn.poolers import Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.task_spec import TaskSpec
 

@@ -20,7 +20,7 @@ from glot.fit.schedule import StepPlateau, lr_factor
 from glot.fit.states import Texts
 from glot.fit.training_data import TrainingData, labels_of
 from glot.nn.heads import balanced_weights
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.store.files import save_array
 
 

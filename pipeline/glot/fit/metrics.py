@@ -1,4 +1,4 @@
-"""The scores that tasks are judged by, as fractions."""
+"""The scores of the tasks, as fractions."""
 
 from __future__ import annotations
 

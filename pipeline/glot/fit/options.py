@@ -12,15 +12,15 @@ from dataclasses import asdict
 from typing import Any
 
 from glot.errors import UsageError
-from glot.fit.config import Asked, FitOptions, TrainConfig, is_used
+from glot.fit.config import Asked, FitOptions, TrainConfig, all_settings, is_used
 from glot.fit.run_folder import RunConfig
 from glot.nn.config import ContrastiveConfig, PoolerConfig, readout_width
 from glot.nn.settings import declared
+from glot.registry.tasks import head_defaults
 from glot.store.example_set import group_of, set_name, split_of
 from glot.store.layout import StatesIdentity
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
-from glot.tasks import head_defaults
 from glot.version import __version__
 
 
@@ -41,7 +41,7 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     if contrastive is not None:
         contrastive.check_pooler(pooler)
     trains = [_train_config(options, entry.task, seed, entry.examples) for seed in asked.seeds]
-    return [run_config(cache, pooler, train, asked.layer, asked.group, contrastive) for train in trains]
+    return [run_config(cache, pooler, train, asked.backbone_layer, asked.group, contrastive) for train in trains]
 
 
 def _by_task(task: TaskSpec) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _by_task(task: TaskSpec) -> dict[str, Any]:
 def _pooler_config(options: FitOptions, task: TaskSpec, states: StatesIdentity) -> PoolerConfig:
     values = options.values(PoolerConfig, _by_task(task))
     if values["adapool_hidden"] == "glot":
-        values["adapool_hidden"] = readout_width(states.width + values["layers"] * values["hidden"])
+        values["adapool_hidden"] = readout_width(states.width + values["gnn_layers"] * values["hidden"])
     return PoolerConfig(**values, token_position="first" if states.kind == "encoder" else "last")
 
 
@@ -74,7 +74,7 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
     None where there is none. Where and how it computes does not count, but for a backend that was asked for; nor does
     what is not known without the number of training `examples`.
     """
-    states, train, layer = config.states, config.train, options["layer"]
+    states, train, layer = config.states, config.train, options["backbone_layer"]
     if layer is None:
         layer = config.layer
     elif layer < 0:
@@ -95,12 +95,16 @@ def grid_options(options: FitOptions, grid: dict[str, tuple[Any, ...]]) -> Itera
     Args:
         grid: the name of a setting -> its values.
     """
+    settings = all_settings()
     for values in itertools.product(*grid.values()):
         given = dict(zip(grid, values, strict=True))
         made = options.but(**given)
         given = {name: value for name, value in given.items() if is_used(name, made)}
         varied = {name: value for name, value in given.items() if len(grid[name]) > 1}
-        yield ",".join(f"{name}={value}" for name, value in varied.items()) or "default", options.but(**given)
+        yield (
+            ",".join(f"{settings[name].key}={value}" for name, value in varied.items()) or "default",
+            options.but(**given),
+        )
 
 
 def check_comparable(cache: Cache, options: FitOptions) -> None:

@@ -84,14 +84,14 @@ class FitResult:
 
 
 def argmax(values: list[float]) -> int:
-    """The 1-based place of the largest value; the earliest of equals."""
+    """The 1-based index of the largest value; the earliest of equals."""
     return int(np.argmax(values)) + 1
 
 
 def best_published(history: list[Epoch], task: TaskSpec, names: list[str]) -> Scores:
     """Scores by the published script's rule for its best epoch (see `FitResult`)."""
 
-    def judged(epoch: Epoch) -> float:
+    def rank(epoch: Epoch) -> float:
         scores = epoch.scores[names[0]]
         if task.target == "score":
             return (scores["spearman"] + scores["pearson"]) / 2
@@ -99,5 +99,5 @@ def best_published(history: list[Epoch], task: TaskSpec, names: list[str]) -> Sc
 
     if not names:
         return {}
-    best = history[argmax([judged(epoch) for epoch in history]) - 1]
-    return {name: (best if place == 0 else history[-1]).scores[name] for place, name in enumerate(names)}
+    best = history[argmax([rank(epoch) for epoch in history]) - 1]
+    return {name: (best if index == 0 else history[-1]).scores[name] for index, name in enumerate(names)}

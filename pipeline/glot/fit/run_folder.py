@@ -67,11 +67,11 @@ class RunConfig:
 
     @property
     def pooler_settings(self) -> dict[str, Any]:
-        """The settings that shape the pooler, by their names; with a graph the backend is one of them."""
+        """The settings that shape the pooler, by their keys; with a graph the backend is one of them."""
         if self.pooler.pooler not in POOLERS:
             return {}
-        entry, values = POOLERS[self.pooler.pooler], asdict(self.pooler)
-        used = {name: values[name] for name in declared(PoolerConfig) if name in entry.settings}
+        entry, values = POOLERS[self.pooler.pooler], self.pooler.to_json()
+        used = {item.key: values[item.key] for name, item in declared(PoolerConfig).items() if name in entry.settings}
         return used | ({"backend": self.train.backend} if entry.has_graph else {})
 
     @property
@@ -85,9 +85,13 @@ class RunConfig:
             found |= {name: getattr(part, name, None) for name in names}
         return found
 
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, as `config.json` has it."""
+        return {"version": VERSION, **asdict(self), "pooler": self.pooler.to_json()}
+
     def save(self, folder: Path) -> None:
         """Write `config.json` atomically."""
-        write_json(folder / CONFIG_FILE, {"version": VERSION, **asdict(self)})
+        write_json(folder / CONFIG_FILE, self.to_json())
 
     @classmethod
     def load(cls, folder: Path) -> RunConfig:

@@ -119,11 +119,11 @@ class Stack:
         """(S, B, D): every head's vectors of the texts."""
         states = batch.states.to(compute_dtype(batch.states))
         outputs = [states]
-        if self.config.layers:
+        if self.config.gnn_layers:
             masks = self._masks(batch)
-            for number in range(self.config.layers):
+            for number in range(self.config.gnn_layers):
                 outputs.append(F.relu_(self._attend(number, outputs[-1], batch, masks)))  # (S, N, h)
-        if self.config.layers and self.config.jk != "cat":
+        if self.config.gnn_layers and self.config.jk != "cat":
             stacked = torch.stack(outputs[1:])
             outputs = [stacked.amax(dim=0) if self.config.jk == "max" else stacked.mean(dim=0)]
         return torch.cat(batch.readout(self._scores(outputs), outputs)[1], dim=2)

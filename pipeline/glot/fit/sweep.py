@@ -20,7 +20,7 @@ from glot.fit.run_folder import METRICS_FILE, RunConfig, check_new_folder, clear
 from glot.fit.states import States
 from glot.fit.train import Job, Progress, batch_key, fit_heads
 from glot.fit.training_data import open_states
-from glot.stop import stop_flag
+from glot.process import stop_flag
 from glot.store.files import make_folder
 from glot.store.reader import Cache
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,4 +97,4 @@ def hyper_parameters(config: RunConfig) -> dict[str, bool | int | float | str]:
             elif value is not None:
                 yield before + name, ", ".join(map(str, value))
 
-    return dict(flatten(asdict(config), ""))
+    return dict(flatten({name: value for name, value in config.to_json().items() if name != "version"}, ""))

@@ -34,7 +34,7 @@ from glot.inference.text_cache import open_with_texts
 from glot.nn.config import PoolerConfig
 from glot.nn.graph import resolve_backend
 from glot.nn.settings import declared
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
@@ -87,7 +87,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         pooler, gnn, jk, tau, ..., epochs, lr, batch_size, ...: each setting of `PoolerConfig` and of training in
             `TrainConfig`, see there; None takes the default.
         class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
-        layer: the backbone's layer; -1 is after the final norm. max_tokens: longer texts are cut here; None
+        backbone_layer: which of its layers; -1 is after the final norm. max_tokens: longer texts are cut here; None
             cuts at 128, or at what the backbone takes where that is less.
         validation_fraction: None trains on all examples and keeps the last epoch; a share of them, 0 to 1, is kept
             aside, each class in proportion, to choose the best epoch by accuracy.
@@ -116,7 +116,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         backbone: str | Path = "minilm",
         *,
         class_weight: str | None = None,
-        layer: int = -1,
+        backbone_layer: int = -1,
         max_tokens: int | None = None,
         validation_fraction: float | None = None,
         random_state: int | np.random.RandomState | None = 0,
@@ -127,7 +127,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
     ) -> None:
         self.backbone = backbone
         self.class_weight = class_weight
-        self.layer = layer
+        self.backbone_layer = backbone_layer
         self.max_tokens = max_tokens
         self.validation_fraction = validation_fraction
         self.random_state = random_state
@@ -190,12 +190,12 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             class_weights=self.class_weight or "none",
             select="last" if self.validation_fraction is None else "validation",
             seeds=(seed,),
-            layer=self.layer,
+            backbone_layer=self.backbone_layer,
             device=self.device,
         )
 
     def _extract_options(self) -> ExtractOptions:
-        return ExtractOptions(max_tokens=self.max_tokens, layers=(self.layer,))
+        return ExtractOptions(max_tokens=self.max_tokens, layers=(self.backbone_layer,))
 
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):

@@ -18,9 +18,9 @@ from glot.corpus.lines import bare, read_file, read_stdin, readable
 from glot.corpus.tables import Table
 from glot.errors import UsageError
 from glot.inference.run_checks import answer_columns
+from glot.registry.tasks import Columns
 from glot.store.files import atomic_path, check_output, make_folder
 from glot.store.rows import JSON_LINES, PARQUET, Row, check_parquet, rows_file
-from glot.tasks import Columns
 
 if TYPE_CHECKING:
     from glot.inference.model import GlotModel

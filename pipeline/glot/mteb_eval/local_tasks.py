@@ -28,8 +28,8 @@ from glot.corpus.lines import readable
 from glot.corpus.rows import Row
 from glot.corpus.tables import Table
 from glot.errors import UsageError
+from glot.registry.tasks import Columns
 from glot.store.files import file_sha256
-from glot.tasks import Columns
 
 GRAMMAR = "sts:FILE[:TEXT,TEXT,SCORE], classification:FILE[+TESTFILE][:TEXT,LABEL] or retrieval:FOLDER"
 _TEST_SHARE = 5  # one in five rows of a class is for the test, where there is no file for it

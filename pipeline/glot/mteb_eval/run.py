@@ -26,7 +26,7 @@ from glot.mteb_eval.encoder import ColumnEncoder, Report, TextVectors
 from glot.mteb_eval.local_tasks import LocalReader
 from glot.mteb_eval.tasks import find_tasks, leaves, read_prompts
 from glot.nn.graph import Backend
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
 from glot.report.cells import NOTHING, markdown_table
 from glot.store.files import make_folder, write_text
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from glot.errors import UsageError
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS, PoolerEntry
-from glot.nn.settings import Setting, check_settings, choices
+from glot.nn.settings import Setting, check_settings, choices, with_keys, with_names
 
 JumpingKnowledge = Literal["cat", "max", "mean"]
 TokenPosition = Literal["first", "last"]
@@ -53,7 +53,7 @@ class PoolerConfig:
         TokenChoice,
         Setting("Pool all tokens, or content: no special or prompt ones.", POOLING),
     ] = "all"
-    layers: Annotated[
+    gnn_layers: Annotated[
         int,
         Setting(
             "K, layers of glot or mlp.",
@@ -61,7 +61,7 @@ class PoolerConfig:
             least=0,
             most=16,
             by_task=True,
-            option="--gnn-layers",
+            key="layers",
             old_options=("--layers",),
         ),
     ] = 2
@@ -89,12 +89,12 @@ class PoolerConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict that `from_json` turns back into an equal config."""
-        return asdict(self)
+        return with_keys(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> PoolerConfig:
         """Rebuild a config from `to_json`'s dict."""
-        return cls(**data)
+        return cls(**with_names(cls, data))
 
 
 @dataclass(frozen=True)

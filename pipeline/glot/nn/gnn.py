@@ -89,8 +89,8 @@ class TokenGNN(nn.Module):
     """K layers with a ReLU after each, and what the readout sees of them (jumping knowledge).
 
     Args:
-        config: `gnn` names the layer, `layers` is K (with 0 the readout sees the states themselves), `hidden` is h, the
-            width of every layer; jk `cat` keeps [X, H¹, ..., Hᴷ], `max` and `mean` reduce H¹ ... Hᴷ elementwise.
+        config: `gnn` names the layer, `gnn_layers` is K (with 0 the readout sees the states themselves), `hidden` is
+            h, the width of every layer; jk `cat` keeps [X, H¹, ..., Hᴷ], `max` and `mean` reduce H¹ ... Hᴷ elementwise.
         width: d, the width of the token states.
 
     Attributes:
@@ -100,9 +100,9 @@ class TokenGNN(nn.Module):
     def __init__(self, config: PoolerConfig, width: int) -> None:
         super().__init__()
         self.jk = config.jk
-        widths = [width] + [config.hidden] * config.layers
+        widths = [width] + [config.hidden] * config.gnn_layers
         self.layers = nn.ModuleList(_make_layer(config, w) for w in widths[:-1])
-        self.out_widths = widths if config.jk == "cat" or not config.layers else [config.hidden]
+        self.out_widths = widths if config.jk == "cat" or not config.gnn_layers else [config.hidden]
 
     def forward(self, states: Tensor, graph: TokenGraph) -> list[Tensor]:
         """The parts of U, never concatenated: a list of (N, w_k), w_k = out_widths[k]."""

@@ -96,7 +96,7 @@ class MlpPooler(Pooler):
 
     def __init__(self, config: PoolerConfig, width: int, backend: Backend = "dense") -> None:
         super().__init__(config, width, backend)
-        widths = [width] + [config.hidden] * config.layers
+        widths = [width] + [config.hidden] * config.gnn_layers
         self.out_width = widths[-1]
         self.layers = nn.ModuleList(nn.Linear(w, config.hidden) for w in widths[:-1])
 

@@ -122,8 +122,8 @@ POOLERS.add(
         "glot",
         "GLOT",
         make="glot.nn.poolers:Glot",
-        settings=("gnn", "jk", "tau", "graph", "neighbours", "readout", "layers", "hidden", "gin_batch_norm"),
-        trains=lambda config: config.layers > 0 or config.readout == "attention",
+        settings=("gnn", "jk", "tau", "graph", "neighbours", "readout", "gnn_layers", "hidden", "gin_batch_norm"),
+        trains=lambda config: config.gnn_layers > 0 or config.readout == "attention",
         weights="glot.nn.poolers:readout_weights",
         colour="#D55E00",
         stacks=True,
@@ -187,8 +187,8 @@ POOLERS.add(
         "mlp",
         "MLP",
         make="glot.nn.poolers:MlpPooler",
-        settings=("layers", "hidden"),
-        trains=lambda config: config.layers > 0,
+        settings=("gnn_layers", "hidden"),
+        trains=lambda config: config.gnn_layers > 0,
         exports=True,
     )
 )

@@ -7,7 +7,8 @@ Its type, its default and its `Setting` are all there is: commands, the estimato
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -24,10 +25,11 @@ class Setting:
         names: the registry whose names it takes; a `Literal` says its choices by itself.
         least, most: the bounds, both allowed. above: a lower bound that is not.
         bounds: the bounds in words that follow the name, where those made of the numbers would not do.
+        key: its name in files and in names of folders, where that is not its own: as files from before have it.
         option: its name on the command line, where that is not its own; "" for one that no command takes.
         old_options: names that commands still take for it, and tell nobody.
         default: in words, where the value of the field does not say it.
-        by_task: a task may have a default of its own (`glot.tasks`).
+        by_task: a task may have a default of its own (`glot.registry.tasks`).
         unit: on the command line it is given in so many of what the field has: GiB of bytes.
         lists: whether it may be one of the settings that a sweep combines.
         tells_apart: whether runs that differ in it are different methods to a report.
@@ -40,6 +42,7 @@ class Setting:
     most: float | None = None
     above: float | None = None
     bounds: str = ""
+    key: str = ""
     option: str | None = None
     old_options: tuple[str, ...] = ()
     default: str = ""
@@ -57,6 +60,11 @@ class Declared:
     kind: Any
     default: Any
     setting: Setting
+
+    @property
+    def key(self) -> str:
+        """What it is called in files."""
+        return self.setting.key or self.name
 
     @property
     def option(self) -> str:
@@ -97,6 +105,18 @@ def declared(config: type) -> dict[str, Declared]:
             kind = next((part for part in get_args(kind) if part is not type(None)), kind) if _or_none(kind) else kind
             found[item.name] = Declared(item.name, kind, item.default, setting)
     return found
+
+
+def with_keys(config: Any) -> dict[str, Any]:
+    """The fields of a config as files have them: by their keys."""
+    settings = declared(config.__class__)
+    return {settings[name].key if name in settings else name: value for name, value in asdict(config).items()}
+
+
+def with_names(config: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What `with_keys` gave, by the names of the config's fields."""
+    names = {item.key: name for name, item in declared(config).items()}
+    return {names.get(key, key): value for key, value in data.items()}
 
 
 def check_settings(config: Any, as_options: bool = True) -> None:

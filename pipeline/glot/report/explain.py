@@ -118,11 +118,11 @@ def settings(run: Run) -> str:
     parts = [entry.title]
     if entry.has_graph:
         parts += [EDGE_RULES[pooler.graph].title.format(**pooler.to_json())]
-    if "layers" in entry.settings:
+    if "gnn_layers" in entry.settings:
         layers = (
-            f"{pooler.layers} × {GNN_LAYERS[pooler.gnn].title}"
+            f"{pooler.gnn_layers} × {GNN_LAYERS[pooler.gnn].title}"
             if "gnn" in entry.settings
-            else f"{pooler.layers} layers"
+            else f"{pooler.gnn_layers} layers"
         )
         parts += [layers, f"h = {pooler.hidden}"]
     parts += [f"jk {pooler.jk}"] if "jk" in entry.settings else []

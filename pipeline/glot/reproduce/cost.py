@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from glot.backbones import BACKBONES
 from glot.errors import UsageError
 from glot.nn.config import PoolerConfig
 from glot.nn.graph import resolve_backend
 from glot.nn.poolers import Glot, make_pooler
 from glot.nn.tokens import TokenBatch
-from glot.randomness import kept_randomness
+from glot.process import kept_randomness
+from glot.registry.backbones import BACKBONES
 from glot.store.files import write_json
 
 if TYPE_CHECKING:

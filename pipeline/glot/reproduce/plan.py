@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glot.backbones import BACKBONES
 from glot.corpus.request import parse_stress_name
 from glot.corpus.stress import GENERATORS
 from glot.errors import UsageError
+from glot.registry.backbones import BACKBONES
+from glot.registry.tasks import find_task
 from glot.report.results import BASELINE
 from glot.reproduce.backends import BACKENDS, BOTH_FILE
 from glot.reproduce.recipe import PROFILES, VARIANTS, Block, load_recipe, recipe_names
 from glot.store.layout import MANIFEST_FILE
 from glot.store.reader import Cache
-from glot.tasks import find_task
 
 ALONE = (BASELINE, "cost")  # settings whose steps are no run folders, but one JSON file each
 DUMB_BASELINES = ("length", "bag-of-words")

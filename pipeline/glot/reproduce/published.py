@@ -6,7 +6,7 @@ import csv
 from functools import cache
 from importlib.resources import files
 
-from glot.backbones import BACKBONES
+from glot.registry.backbones import BACKBONES
 from glot.report.results import BASELINE, OWN
 
 PAPER_NAMES = {entry.name: entry.published for entry in BACKBONES if entry.published}

@@ -15,6 +15,7 @@ from glot.corpus.examples import Corpus
 from glot.corpus.load import load_stress, load_task
 from glot.corpus.request import parse_stress_name
 from glot.errors import GlotError, Stopped, UsageError
+from glot.registry.tasks import find_task
 from glot.report.results import BASELINE
 from glot.reproduce.backends import BACKENDS, BOTH_FILE
 from glot.reproduce.plan import ALONE, Step, duration
@@ -22,7 +23,6 @@ from glot.store.example_set import split_of
 from glot.store.files import make_folder, write_json
 from glot.store.layout import MANIFEST_FILE
 from glot.store.reader import Cache
-from glot.tasks import find_task
 
 if TYPE_CHECKING:
     from glot.fit.config import FitOptions

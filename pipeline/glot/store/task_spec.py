@@ -36,7 +36,8 @@ class TaskSpec:
     def to_json(self) -> dict[str, Any]:
         """A plain dict that `from_json` turns back into an equal spec.
 
-        `recipe` held defaults of training, which are looked up now (`glot.tasks`): empty, for readers that want it.
+        `recipe` held defaults of training, which are looked up now (`glot.registry.tasks`); it stays, empty, for
+        readers that want it.
         """
         return {**asdict(self), "recipe": {}}
 

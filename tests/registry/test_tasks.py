@@ -4,8 +4,8 @@ import pytest
 
 from glot.errors import UsageError
 from glot.fit.config import all_settings
+from glot.registry.tasks import TASKS, find_task, head_defaults, known_name
 from glot.store.task_spec import TaskSpec
-from glot.tasks import TASKS, find_task, head_defaults, known_name
 
 
 def test_a_name_is_found_however_it_is_spelt() -> None:
@@ -29,9 +29,10 @@ def test_a_name_like_no_other_gets_no_guess() -> None:
 def test_defaults_of_the_published_runs() -> None:
     assert {task.name for task in TASKS if task.train_limit == 20_000} == {"qqp", "mnli", "qnli"}
     assert {task.name: task.max_tokens for task in TASKS if task.max_tokens != 128} == {"imdb": 512}
-    glue = {"layers": 2, "hidden": 256, "tau": 0.6, "lr": 2e-4, "epochs": 3, "batch_size": 32, "adapool_hidden": 128}
+    glue = {"gnn_layers": 2, "hidden": 256, "tau": 0.6, "lr": 2e-4, "epochs": 3, "batch_size": 32}
+    glue["adapool_hidden"] = 128
     assert {name: item.default for name, item in all_settings().items() if item.setting.by_task} == glue
-    stress = {"layers": 4, "hidden": 64, "tau": 0.6, "lr": 1e-4, "epochs": 3, "batch_size": 32, "adapool_hidden": 256}
+    stress = {**glue, "gnn_layers": 4, "hidden": 64, "lr": 1e-4, "adapool_hidden": 256}
     made = TaskSpec("stress-paired-0.9-w256-g20", 1, "classes", ("negative", "positive"))
     assert {**glue, **head_defaults(made)} == stress
     assert not any(head_defaults(task.spec) for task in TASKS if task.name != "stress")

@@ -170,7 +170,7 @@ _ROWS = [
     ),
     Task(
         TaskSpec("stress", 1, "classes", ("negative", "positive")),
-        head={"layers": 4, "hidden": 64, "lr": 1e-4, "adapool_hidden": 256},
+        head={"gnn_layers": 4, "hidden": 64, "lr": 1e-4, "adapool_hidden": 256},
         corpora=r"stress-(published|balanced|paired)-.+",
     ),
 ]
@@ -178,7 +178,7 @@ TASKS: Registry[Task] = Registry("task")
 for _row in _ROWS:
     TASKS.add(_row)
 
-PAIRS_HEAD = {"layers": 4, "tau": 0.3, "lr": 2e-5}  # of pairs without labels: the published run on MS MARCO
+PAIRS_HEAD = {"gnn_layers": 4, "tau": 0.3, "lr": 2e-5}  # of pairs without labels: the published run on MS MARCO
 
 
 def find_task(name: str) -> Task:
