@@ -395,7 +395,7 @@ def test_a_shard_of_an_unfinished_cache_is_repaired(
 
     def differ(*arguments: object) -> object:
         batch = forward_batch(*arguments)
-        batch.values[0] *= 1.01
+        batch.layers[0].values *= 1.01
         return batch
 
     monkeypatch.setattr(repair, "forward_batch", differ)

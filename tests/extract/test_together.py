@@ -17,8 +17,7 @@ import pytest
 from glot.corpus.examples import Corpus
 from glot.errors import FaultError, UsageError
 from glot.extract import worker
-from glot.extract.checks import is_planned
-from glot.extract.options import ExtractOptions
+from glot.extract.options import ExtractOptions, is_planned
 from glot.extract.run import extract_states
 from glot.extract.source import ModelSource
 from glot.store.layout import Manifest

@@ -164,7 +164,7 @@ def test_the_other_columns_of_a_shard_are_guarded_too(made_once: MadeCache, colu
     place = entry.data.columns[column]
     for offset in range(place.offset, place.offset + place.nbytes):
         flip(made_once.folder / entry.data.file, offset)
-        reader = ShardReader(made_once.folder, entry, 2, 11, made_once.identity)
+        reader = ShardReader(made_once.folder, entry, made_once.plan, 1, made_once.identity)
         with pytest.raises(FaultError, match=rf"shard-00001\.h5 is damaged in its column {column}"):
             reader.read(column)
         flip(made_once.folder / entry.data.file, offset)
@@ -180,7 +180,7 @@ def test_the_damaged_texts_of_a_shard_are_listed(
     columns, start = entry.data.columns, made.plan.token_start
 
     def damaged() -> list[int]:
-        return ShardReader(made.folder, entry, 7, 18, made.identity).damaged_rows(start).tolist()
+        return ShardReader(made.folder, entry, made.plan, 0, made.identity).damaged_rows().tolist()
 
     assert damaged() == []
     flip(made.folder / entry.data.file, columns["hidden/3"].offset + int(start[3]) * columns["hidden/3"].row_bytes + 5)

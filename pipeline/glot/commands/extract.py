@@ -111,9 +111,8 @@ def extract(
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from glot.corpus.load import load_corpus
     from glot.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
-    from glot.extract.checks import check_folder, check_options
     from glot.extract.folders import check_source
-    from glot.extract.options import TEXT, ExtractOptions
+    from glot.extract.options import TEXT, ExtractOptions, check_folder, check_options
     from glot.extract.source import resolve_model
 
     source = resolve_model(model)
@@ -176,22 +175,22 @@ def extract(
 def _extract(request: CorpusRequest, source: ModelSource, folder: Path, options: ExtractOptions, title: str) -> None:
     """Extract what is asked for, one of several processes perhaps; `title` names it beside the bars."""
     from glot.corpus.load import load_corpus
-    from glot.extract.checks import is_planned
+    from glot.extract.options import is_planned
     from glot.extract.processes import leave, this_process
 
-    process = this_process()
-    may_share_plan = options.part is not None or not process.is_main
+    turn = this_process()
+    is_main = turn[0] == 0  # it speaks for all
+    may_share_plan = options.part is not None or not is_main
     corpus = None if may_share_plan and is_planned(folder, options.request) else load_corpus(request)
-    if corpus is not None and process.is_main:
+    if corpus is not None and is_main:
         _tell_understood(corpus)
     from glot.extract.run import extract_states  # with torch, after all that is wrong is told
 
-    with extract_bars(notes, title, shown=process.is_main) as (tokens, texts):
-        turn = (process.index, process.count)
-        remark = note if process.is_main else lambda line: None
+    with extract_bars(notes, title, shown=is_main) as (tokens, texts):
+        remark = note if is_main else lambda line: None
         summary = extract_states(corpus, source, folder, options, tokens, texts, remark, turn)
     leave()
-    if process.is_main:
+    if is_main:
         _print_summary(summary, corpus, options)
 
 

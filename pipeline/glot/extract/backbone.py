@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,16 +14,14 @@ from glot.extract.folders import ModelFolders, check_peft, find_folders
 from glot.extract.foreign_code import check_code, code_files, declared_code
 from glot.extract.forward import Backbone
 from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha256
-from glot.extract.options import COMPUTE_DTYPES
+from glot.extract.options import check_loading
 from glot.extract.probe import probe
-from glot.extract.quiet import without_bars
-from glot.extract.source import ModelSource
+from glot.extract.source import ModelSource, find_source
 from glot.process import kept_randomness
+from glot.store.layout import StatesIdentity
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-DTYPES = {name: getattr(torch, name) for name in COMPUTE_DTYPES}
 
 
 def load_backbone(
@@ -45,11 +45,9 @@ def load_backbone(
     """
     from accelerate import PartialState
 
-    if device is not None and device_map is not None:
-        raise UsageError("--device places the whole model, --device-map spreads it: pass one of them")
-
+    check_loading(compute_dtype, device, device_map)
     folders = find_folders(source, trust_remote_code)
-    with kept_randomness(), without_bars():  # weights that no checkpoint has are drawn
+    with kept_randomness(), _without_bars():  # weights that no checkpoint has are drawn
         tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
     trusted = (folders.model, folders.tokenizer) if trust_remote_code else ()
     code = code_files(trusted, (config, model, tokenizer))
@@ -83,6 +81,44 @@ def load_backbone(
     return backbone
 
 
+def load_backbone_of(
+    states: StatesIdentity,
+    what: str,
+    model: str | None = None,
+    device: torch.device | str | None = None,
+    trust_remote_code: bool = False,
+) -> Backbone:
+    """The backbone that made some states, found where the extraction found it, or as `model` says.
+
+    Raises UsageError where it is not there, or is another one; `what` says in words which one it is.
+    """
+    source = find_source(states, what, model)
+    backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
+    different = states.other_backbone(backbone)
+    if different:
+        raise UsageError(
+            f"{source.location} is not the backbone {what} ({different} differs): pass the right one with --model"
+        )
+    return backbone
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without the bars that libraries draw by tqdm, whose own switches do not reach all of them."""
+    from tqdm import std
+
+    draw = std.tqdm.__init__
+
+    def draw_nothing(self: std.tqdm, *args: object, **options: object) -> None:
+        draw(self, *args, **{**options, "disable": True})
+
+    std.tqdm.__init__ = draw_nothing
+    try:
+        yield
+    finally:
+        std.tqdm.__init__ = draw
+
+
 def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | str) -> torch.device:
     try:
         device = torch.device(device)
@@ -104,15 +140,14 @@ def _load(
 ) -> tuple[PreTrainedTokenizerBase, PretrainedConfig, PreTrainedModel]:
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-    if compute_dtype not in ("auto", *DTYPES):
-        raise UsageError(f"unknown compute dtype {compute_dtype!r}: choose auto, {', '.join(DTYPES)}")
     if folders.adapter is not None:
         check_peft(folders.name)
     for folder in (folders.model, folders.tokenizer):
         check_code(folder, folders.name, trust_remote_code)
     gguf = {"gguf_file": folders.gguf_file} if folders.gguf_file else {}
     # A GGUF file is dequantized to float32; "auto" would ask it for a dtype that it does not record.
-    dtype = torch.float32 if gguf and compute_dtype == "auto" else DTYPES.get(compute_dtype, "auto")
+    arithmetic = "float32" if gguf and compute_dtype == "auto" else compute_dtype
+    dtype = arithmetic if arithmetic == "auto" else getattr(torch, arithmetic)
     # Where this is not said, transformers asks on the terminal, and reads the answer from standard input.
     options = {"trust_remote_code": trust_remote_code, **gguf}
     try:

@@ -1,4 +1,4 @@
-"""From token ids to stored states: batches by length, padding, forward pass, cast, and the look at the numbers.
+"""From token ids to stored states: batches by length, padding, forward pass, cast, a look at the numbers, the shard.
 
 All that pads or forwards does it here, by `Backbone.pad` and `Backbone.forward`.
 """
@@ -17,6 +17,7 @@ from glot.errors import FaultError
 from glot.extract.identity import Loader
 from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
+from glot.store.shards import ShardWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -91,15 +92,9 @@ class Backbone:
         return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)
 
     def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
-        """Forward one padded batch.
+        """Forward one batch of (B, L) int64 ids, padded on the right, and their mask; one (B, L, d) tensor a layer.
 
-        Args:
-            ids: (B, L) int64, padded on the right.
-            mask: (B, L) int64, 1 for real tokens.
-            layers: which states to return, 0 (embeddings) to n (after the final norm).
-
-        Returns:
-            One (B, L, d) tensor a layer.
+        Layers count from 0 (embeddings) to n (after the final norm).
         """
         output = self.forward(ids, mask, with_inner=any(layer < self.num_layers for layer in layers))
         return [
@@ -112,22 +107,38 @@ class Overflow(Exception):
 
 
 @dataclass
+class LayerStates:
+    """The packed states of N tokens in one layer.
+
+    Attributes:
+        values: (N, d) in the stored dtype. scale: (N,) float32, None but for int8.
+        finite: whether the backbone's states are finite. fits: whether the stored ones are.
+    """
+
+    values: torch.Tensor
+    scale: torch.Tensor | None
+    finite: torch.Tensor
+    fits: torch.Tensor
+
+    def to_host(self) -> LayerStates:
+        """The same in memory; from a GPU the copy may still be under way."""
+        scale = None if self.scale is None else _to_host(self.scale)
+        return LayerStates(_to_host(self.values), scale, _to_host(self.finite), _to_host(self.fits))
+
+
+@dataclass
 class BatchStates:
     """The states of a batch of texts on their way to the disk.
 
     Attributes:
         text_ids: (B,) the texts. lengths: (B,) their tokens.
-        values: one packed (N, d) CPU tensor a kept layer, in the stored dtype. scales: (N,) float32 each, or None.
-        finite: one flag a layer, whether the backbone's states are finite; fits: whether the stored ones are.
+        layers: in memory, for each kept layer.
         copied: set where the copy from the device may still be under way.
     """
 
     text_ids: np.ndarray
     lengths: np.ndarray
-    values: list[torch.Tensor]
-    scales: list[torch.Tensor | None]
-    finite: list[torch.Tensor]
-    fits: list[torch.Tensor]
+    layers: list[LayerStates]
     copied: torch.cuda.Event | None
 
     @property
@@ -135,19 +146,22 @@ class BatchStates:
         """N."""
         return int(self.lengths.sum())
 
-    def texts(self, layers: tuple[int, ...]) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
-        """Text id, layer, (L, d) stored states, and (L,) scales or None, of each text and layer."""
-        ends = np.cumsum(self.lengths).tolist()
-        for layer, values, scale in zip(layers, self.values, self.scales, strict=True):
-            start = 0
-            for text_id, end in zip(self.text_ids.tolist(), ends, strict=True):
-                yield text_id, layer, values[start:end].numpy(), None if scale is None else scale[start:end].numpy()
-                start = end
+    def write(self, shard: ShardWriter, plan: Plan) -> None:
+        """Write the states to their shard, once their copies have arrived.
 
-    def wait(self) -> None:
-        """Wait until the copies have arrived."""
+        Raises Overflow where finite states do not fit the shard's dtype, FaultError where the backbone made states that
+        are not finite, or the disk is full.
+        """
         if self.copied is not None:
             self.copied.synchronize()
+        _check_numbers(self, plan, shard.identity, shard.dtype)
+        ends = np.cumsum(self.lengths).tolist()
+        for layer, states in zip(shard.identity.layers, self.layers, strict=True):
+            start, values = 0, states.values.numpy()
+            scale = None if states.scale is None else states.scale.numpy()
+            for text_id, end in zip(self.text_ids.tolist(), ends, strict=True):
+                shard.write(layer, text_id, values[start:end], None if scale is None else scale[start:end])
+                start = end
 
 
 def token_budget(device: torch.device, identity: StatesIdentity) -> int:
@@ -173,15 +187,12 @@ def length_batches(length: np.ndarray, budget: int, pads: bool = True) -> Iterat
 
 
 class ShardTexts:
-    """The token ids of one shard's texts, read from the plan once.
-
-    `only` takes just some of its texts (ids).
-    """
+    """The token ids of one shard's texts, or `only` of those with some ids, read from the plan once."""
 
     def __init__(self, plan: Plan, number: int, only: np.ndarray | None = None) -> None:
         self.first, stop = plan.shard_range(number)
         self.text_ids = np.arange(self.first, stop) if only is None else only
-        self.start = plan.token_start[self.first : stop + 1] - plan.token_start[self.first]
+        self.start = plan.shard_offsets(number)
         self.token_ids = plan.token_ids(self.first, stop)
         self.length = plan.length[self.text_ids]
 
@@ -201,21 +212,18 @@ def forward_batch(
     """
     ids, mask = backbone.pad_packed(*texts.packed(chosen))
     try:
-        layers = backbone.hidden_states(ids, mask, identity.layers)
-        stored = [_store(hidden[mask.bool().to(hidden.device)], dtype) for hidden in layers]
+        hidden = backbone.hidden_states(ids, mask, identity.layers)
+        layers = [_store(states[mask.bool().to(states.device)], dtype) for states in hidden]
     except torch.OutOfMemoryError:
         raise FaultError(
             f"{backbone.device} has no memory for {ids.numel()} tokens a forward: pass a smaller --token-budget, "
             "or --compute-dtype bfloat16; finished shards are whole"
         ) from None
-    on_gpu = any(item.values.device.type == "cuda" for item in stored)
+    on_gpu = any(layer.values.is_cuda for layer in layers)
     batch = BatchStates(
         text_ids=texts.text_ids[chosen],
         lengths=texts.length[chosen].astype(np.int64),
-        values=[_to_host(item.values) for item in stored],
-        scales=[None if item.scale is None else _to_host(item.scale) for item in stored],
-        finite=[_to_host(item.finite) for item in stored],
-        fits=[_to_host(item.fits) for item in stored],
+        layers=[layer.to_host() for layer in layers],
         copied=torch.cuda.Event() if on_gpu else None,
     )
     if batch.copied is not None:
@@ -223,23 +231,15 @@ def forward_batch(
     return batch
 
 
-@dataclass
-class _Stored:
-    values: torch.Tensor
-    scale: torch.Tensor | None
-    finite: torch.Tensor
-    fits: torch.Tensor
-
-
-def _store(states: torch.Tensor, dtype: str) -> _Stored:
+def _store(states: torch.Tensor, dtype: str) -> LayerStates:
     """Packed states (N, d) in their stored form."""
     finite = states.isfinite().all()
     if dtype == "int8":
         values, scale = quantize(states)
-        return _Stored(values, scale, finite, finite)
+        return LayerStates(values, scale, finite, finite)
     values = states.to(getattr(torch, dtype))
     fits = values.isfinite().all() if dtype == "float16" else finite
-    return _Stored(values.view(torch.uint16) if dtype == "bfloat16" else values, None, finite, fits)
+    return LayerStates(values.view(torch.uint16) if dtype == "bfloat16" else values, None, finite, fits)
 
 
 def quantize(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -251,33 +251,32 @@ def quantize(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.device.type != "cuda":
+    if not tensor.is_cuda:
         return tensor.cpu()
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
 
 
-def check_numbers(batch: BatchStates, plan: Plan, identity: StatesIdentity, dtype: str) -> None:
-    """Raise Overflow where finite states do not fit the stored dtype, FaultError where the backbone made none."""
-    for number, layer in enumerate(identity.layers):
-        if bool(batch.fits[number]):
+def _check_numbers(batch: BatchStates, plan: Plan, identity: StatesIdentity, dtype: str) -> None:
+    for layer, states in zip(identity.layers, batch.layers, strict=True):
+        if bool(states.fits):
             continue
-        if bool(batch.finite[number]):
-            raise Overflow(_name_texts(batch, number, layer, plan) + f" do not fit {dtype}")
-        # int8 has no NaN: what its scale cannot say is not finite.
+        where = f"layer {layer}: states of {_name_texts(batch, states, plan)}"
+        if bool(states.finite):
+            raise Overflow(f"{where} do not fit {dtype}")
         raise FaultError(
-            _name_texts(batch, number, layer, plan) + " are NaN or infinite as the backbone computes them "
-            f"in {identity.compute_dtype}: try --compute-dtype float32; finished shards are whole"
+            f"{where} are NaN or infinite as the backbone computes them in {identity.compute_dtype}: "
+            "try --compute-dtype float32; finished shards are whole"
         )
 
 
-def _name_texts(batch: BatchStates, number: int, layer: int, plan: Plan) -> str:
-    """The texts of a batch whose states in a layer, the `number`-th that is kept, are not finite; for messages."""
-    scale = batch.scales[number]
-    values = batch.values[number] if scale is None else scale
+def _name_texts(batch: BatchStates, states: LayerStates, plan: Plan) -> str:
+    """The first text of a batch whose states in a layer are not finite, and how many more; for messages."""
+    # int8 has neither NaN nor infinity: its scale shows them.
+    values = states.values if states.scale is None else states.scale
     values = values.view(torch.bfloat16) if values.dtype == torch.uint16 else values
     bad_tokens = (~values.isfinite()).reshape(len(values), -1).any(dim=1).numpy()  # (N,)
     owner = np.repeat(np.arange(len(batch.lengths)), batch.lengths)
     bad = np.unique(owner[bad_tokens])
     others = f" and of {len(bad) - 1} more in its batch" if len(bad) > 1 else ""
-    return f"layer {layer}: states of {plan.name_text(int(batch.text_ids[bad[0]]))}{others}"
+    return plan.name_text(int(batch.text_ids[bad[0]])) + others

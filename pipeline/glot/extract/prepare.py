@@ -18,19 +18,16 @@ from glot.extract.options import ExtractOptions
 from glot.extract.planning import NumberedTexts, check_template, length_limit, number_texts, tokenize_into
 from glot.extract.probe import describe
 from glot.store.claims import Claims
-from glot.store.columns import NO_FILE
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
 from glot.store.layout import (
     EXAMPLES_FOLDER,
     MANIFEST_FILE,
     PLAN_FILE,
-    STORED_AS,
     ExamplesEntry,
     Manifest,
     PlanEntry,
     StatesIdentity,
     next_name,
-    plan_about,
 )
 from glot.store.plan import Plan, PlanWriter
 from glot.store.recover import recover_manifest
@@ -46,7 +43,10 @@ Say = Callable[[str], None]
 
 
 def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdentity:
-    """All that the states will depend on; raises UsageError for an unfit template, length, layer or dtype."""
+    """All that the states will depend on.
+
+    Raises UsageError where options that `check_options` passes do not fit this backbone: template, length, layers.
+    """
     count = backbone.num_layers
     layers = sorted({layer if layer >= 0 else count + 1 + layer for layer in options.layers})
     if not layers or layers[0] < 0 or layers[-1] > count:
@@ -54,8 +54,6 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
             f"--layers {options.layers}: {backbone.name} has the layers 0 to {count} (or -1 to -{count + 1})"
         )
     template = check_template(options.template, backbone)
-    if options.dtype not in ("auto", *STORED_AS):
-        raise UsageError(f"unknown --dtype {options.dtype!r}: choose auto, {', '.join(STORED_AS)}")
     automatic = "bfloat16" if backbone.compute_dtype == "bfloat16" else "float16"
     return StatesIdentity(
         backbone=backbone.name,
@@ -141,11 +139,12 @@ class Preparation:
         for name, examples in sets.items():
             _check_examples(manifest, self.folder, name, examples, corpus.spec)
         if manifest is None:
-            manifest = self._first_manifest(texts, order_seed)
+            self._distrust_shards()
+            manifest = Manifest(PROGRAM, self.identity, self._write_plan(None, None, texts, order_seed))
         elif old is None:
             self._rebuild_plan(manifest, texts)
         elif len(texts.new):
-            manifest.plan = self._write_plan(manifest, old, texts, order_seed, next_name(manifest.plan.data.file))
+            manifest.plan = self._write_plan(manifest, old, texts, order_seed)
         else:
             self._check_room(old.tokens, manifest, old)
         plan = Plan(self.folder, manifest.plan.data)
@@ -215,17 +214,11 @@ class Preparation:
         for path in self.folder.glob("shard-*.json"):
             path.unlink()
 
-    def _first_manifest(self, texts: NumberedTexts, order_seed: int) -> Manifest:
-        self._distrust_shards()
-        entry = self._write_plan(None, None, texts, order_seed, PLAN_FILE)
-        return Manifest(PROGRAM, self.identity, entry)
-
     def _rebuild_plan(self, manifest: Manifest, texts: NumberedTexts) -> None:
         """Make a damaged plan again; it must come to the same bytes, for the shards were made by it."""
         entry = manifest.plan
-        new = self._write_plan(None, None, texts, entry.order_seed, next_name(entry.data.file), manifest)
-        same = replace(new.data, file=entry.data.file) == entry.data
-        if not same:
+        new = self._write_plan(manifest, None, texts, entry.order_seed)
+        if replace(new.data, file=entry.data.file) != entry.data:
             (self.folder / new.data.file).unlink()
             raise FaultError(
                 f"{self.folder / entry.data.file} is damaged, and this data alone does not make it again: take the "
@@ -234,68 +227,53 @@ class Preparation:
         os.replace(self.folder / new.data.file, self.folder / entry.data.file)
 
     def _write_plan(
-        self,
-        manifest: Manifest | None,
-        old: Plan | None,
-        texts: NumberedTexts,
-        order_seed: int,
-        file: str,
-        damaged: Manifest | None = None,
+        self, manifest: Manifest | None, old: Plan | None, texts: NumberedTexts, order_seed: int
     ) -> PlanEntry:
-        """Tokenize the new texts and write the plan to a file of its own."""
-        known = manifest or damaged
-        writer = PlanWriter(self.folder, old.has_texts if old else self._keeps_texts(damaged))
+        """Tokenize the new texts and write the plan to a file of its own.
+
+        `manifest` is None for a new cache; of one that is there `old` is the plan, or None where that is damaged.
+        """
+        if manifest is None:
+            states, file, keep_texts = self.identity, PLAN_FILE, self.options.keep_texts
+        else:
+            # The name by which the backbone was called first: a plan made again must come to the same bytes.
+            states, file = manifest.states, next_name(manifest.plan.data.file)
+            keep_texts = "texts/offsets" in manifest.plan.data.columns
+        writer = PlanWriter(self.folder, keep_texts)
         try:
-            if old:
+            if old is not None:
                 writer.copy(old)
             empty = tokenize_into(writer, texts, self.backbone, self.identity, self.progress)
-            if damaged is None:
+            if manifest is not None and old is not None:
+                empty += manifest.plan.empty
+            if manifest is None or old is not None:  # the states of a plan made again are there
                 self._check_room(writer.tokens, manifest, old)
-            counts = {
-                "truncated": sum(writer.truncated),
-                "empty": empty + (manifest.plan.empty if manifest else 0),
-                "order_seed": order_seed,
-            }
-            # The name by which the backbone was called first: a plan made again must come to the same bytes.
-            about = plan_about(known.states if known else self.identity, **counts)
-            shard_tokens = max(1, self.options.shard_bytes // self.identity.bytes_per_token)
-            data = writer.finish(self.folder / file, shard_tokens, about)
-            totals = {"texts": len(writer), "tokens": writer.tokens, "shards": len(writer.shard_start) - 1}
+            options = self.options
+            return writer.save(self.folder / file, states, options.shard_bytes, empty, order_seed, options.request)
         finally:
             writer.close()
-        return PlanEntry(**totals, **counts, request=self.options.request, data=data)
 
     def _check_room(self, tokens: int, manifest: Manifest | None, old: Plan | None) -> None:
         """Compare the states still to be made with what is free."""
-        there = _tokens_there(self.folder, manifest, old) if manifest and old else 0
-        needed, free = (tokens - there) * self.identity.bytes_per_token, shutil.disk_usage(self.folder).free
+        if manifest is not None and old is not None:
+            there = (number for number in range(old.num_shards) if finished_shard(self.folder, number, manifest))
+            tokens -= sum(map(old.shard_tokens, there))
+        needed, free = tokens * self.identity.bytes_per_token, shutil.disk_usage(self.folder).free
         if needed > free:
             raise FaultError(
                 f"{self.folder} needs {needed / 2**30:.2f} GiB for these states and {free / 2**30:.2f} GiB are free: "
                 "make room, or choose another folder with --out"
             )
 
-    def _keeps_texts(self, damaged: Manifest | None) -> bool:
-        return self.options.keep_texts if damaged is None else "texts/offsets" in damaged.plan.data.columns
-
     def _add_examples(self, manifest: Manifest, name: str, examples: ExampleSet, corpus: Corpus, plan: Plan) -> None:
-        fingerprint = examples.fingerprint(plan.hashes())
-        old = manifest.examples.get(name)
         split = corpus.splits[split_of(name)]
-        is_same = old is not None and (old.fingerprint, old.task) == (fingerprint, corpus.spec)
+        entry = ExamplesEntry.of(examples, plan.hashes(), corpus.spec, split.provenance, split.skipped)
+        old = manifest.examples.get(name)
+        is_same = old is not None and (old.fingerprint, old.task) == (entry.fingerprint, entry.task)
         if old is not None and is_same and verify_file(self.folder, old.data) is None:
             return
         file = next_name(old.data.file) if old else f"{EXAMPLES_FOLDER}/{name}.h5"
-        entry = ExamplesEntry(
-            fingerprint=fingerprint,
-            examples=len(examples),
-            skipped=split.skipped,
-            labelled=examples.label is not None,
-            source=split.provenance,
-            task=corpus.spec,
-            data=NO_FILE,
-        )
-        manifest.examples[name] = replace(entry, data=examples.save(self.folder / file, entry.about(name)))
+        manifest.examples[name] = entry.save(examples, self.folder / file, name)
 
 
 def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples: ExampleSet, task: TaskSpec) -> None:
@@ -309,22 +287,13 @@ def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples
             "choose another folder with --out for a smaller cache"
         )
     for other, entry in manifest.examples.items():
-        is_same = (entry.task.target, entry.task.classes, entry.task.num_texts) == (
-            task.target,
-            task.classes,
-            task.num_texts,
-        )
-        if group_of(other) == group_of(name) and not is_same:
+        mixed = any(getattr(entry.task, key) != getattr(task, key) for key in ("target", "classes", "num_texts"))
+        if group_of(other) == group_of(name) and mixed:
             kind = "no labels" if entry.task.target == "contrastive" else "scores"
             raise UsageError(
                 f"{folder} holds {other} examples of another task ({', '.join(entry.task.classes) or kind}; "
                 f"{entry.task.num_texts} text(s) each): choose another folder with --out, or add them with --examples"
             )
-
-
-def _tokens_there(folder: Path, manifest: Manifest, plan: Plan) -> int:
-    numbers = range(plan.num_shards)
-    return sum(plan.shard_tokens(number) for number in numbers if finished_shard(folder, number, manifest))
 
 
 def _remove_leftovers(folder: Path, manifest: Manifest) -> None:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from glot.errors import FaultError, UsageError
-from glot.extract.backbone import Backbone, load_backbone
-from glot.extract.forward import ShardTexts, check_numbers, forward_batch, length_batches, token_budget
-from glot.extract.source import ModelSource, find_source
+from glot.errors import FaultError
+from glot.extract.backbone import Backbone, load_backbone_of
+from glot.extract.forward import ShardTexts, forward_batch, length_batches, token_budget
 from glot.store.claims import Claims
 from glot.store.layout import ShardEntry
 from glot.store.reader import Cache
 from glot.store.shards import ShardReader, ShardWriter, list_shards, load_manifest, write_sidecar
-from glot.store.verify import Damage, shard_starts
+from glot.store.verify import Damage
 
 
 def repair_cache(
@@ -22,12 +21,9 @@ def repair_cache(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> int:
-    """Make the damaged texts' states again; returns how many texts were forwarded.
+    """Make the states of the damaged texts that `verify_cache` found again; returns how many texts were forwarded.
 
-    Args:
-        damages: what `verify_cache` found.
-        model: the backbone, where it no longer lies where the cache says. device: where it runs.
-        trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
+    `model` is the backbone, where it no longer lies where the cache says; see `load_backbone` for the others.
 
     Raises UsageError where the backbone is not the one that made the cache, FaultError where plan or example sets
     are damaged (an extraction makes those again) or another process works in the folder.
@@ -35,18 +31,18 @@ def repair_cache(
     small = [damage.file for damage in damages if damage.shard is None]
     if small:
         raise FaultError(f"{cache.folder / small[0]} is damaged: run the same `glot extract` again, it makes it anew")
-    needs_backbone = any(damage.texts for damage in damages)
     backbone = None
-    if needs_backbone:
-        source = find_source(cache.manifest.states, f"that made {cache.folder}", model)
-        backbone = _load(cache, source, device, trust_remote_code)
+    if any(damage.texts for damage in damages):
+        made_it = f"that made {cache.folder}"
+        backbone = load_backbone_of(cache.manifest.states, made_it, model, device, trust_remote_code)
     forwarded = 0
     with Claims(cache.folder) as claims:
         _claim(claims, "plan")
         for damage in damages:
-            assert damage.shard is not None  # such were refused above
-            _claim(claims, f"shard-{damage.shard:05d}")
-            write_sidecar(cache.folder, damage.shard, _repair_shard(cache, damage.shard, damage, backbone))
+            number = damage.shard
+            assert number is not None  # such were refused above
+            _claim(claims, f"shard-{number:05d}")
+            write_sidecar(cache.folder, number, _repair_shard(cache, number, damage, backbone))
             forwarded += len(damage.texts)
         manifest = load_manifest(cache.folder)
         if manifest.complete:
@@ -59,46 +55,29 @@ def _claim(claims: Claims, name: str) -> None:
         raise FaultError(f"{claims.owner(name)} is working in {claims.folder}: repair it afterwards")
 
 
-def _load(cache: Cache, source: ModelSource, device: str | None, trust_remote_code: bool) -> Backbone:
-    states = cache.manifest.states
-    backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
-    different = states.other_backbone(backbone)
-    if different:
-        raise UsageError(
-            f"{source.location} is not the backbone that made {cache.folder} ({different} differs): "
-            "pass the right one with --model"
-        )
-    return backbone
-
-
 def _repair_shard(cache: Cache, number: int, damage: Damage, backbone: Backbone | None) -> ShardEntry:
     """Write a shard anew: good texts from the old file, damaged ones from the backbone."""
     entry, identity = cache.manifest.shards[number], cache.manifest.states
-    first, stop = cache.plan.shard_range(number)
     with ShardWriter(cache.folder, number, cache.plan, identity, entry.dtype, replaces=True) as writer:
         if damage.whole:
-            reader = ShardReader(cache.folder, entry, stop - first, cache.plan.shard_tokens(number), identity)
-            _copy_good(reader, writer, shard_starts(cache, number), set(damage.texts))
+            reader = ShardReader(cache.folder, entry, cache.plan, number, identity)
+            _copy_good(reader, writer, set(damage.texts))
             reader.close()
         if damage.texts and backbone is not None:  # it was loaded where any text is damaged
             _forward_texts(cache, number, np.asarray(damage.texts), backbone, writer)
         return writer.finish()
 
 
-def _copy_good(reader: ShardReader, writer: ShardWriter, start: np.ndarray, damaged: set[int]) -> None:
+def _copy_good(reader: ShardReader, writer: ShardWriter, damaged: set[int]) -> None:
     for text_id in range(writer.first, writer.stop):
         if text_id not in damaged:
             row = text_id - writer.first
             for layer in reader.layers:
-                writer.write(layer, text_id, *reader.read_states(layer, int(start[row]), int(start[row + 1])))
+                writer.write(layer, text_id, *reader.read_states(layer, *writer.start[row : row + 2].tolist()))
 
 
 def _forward_texts(cache: Cache, number: int, text_ids: np.ndarray, backbone: Backbone, writer: ShardWriter) -> None:
     identity = cache.manifest.states
     texts = ShardTexts(cache.plan, number, only=text_ids)
     for chosen in length_batches(texts.length, token_budget(backbone.device, identity), backbone.pads):
-        batch = forward_batch(backbone, texts, chosen, identity, writer.dtype)
-        batch.wait()
-        check_numbers(batch, cache.plan, identity, writer.dtype)
-        for text_id, layer, values, scale in batch.texts(identity.layers):
-            writer.write(layer, text_id, values, scale)
+        forward_batch(backbone, texts, chosen, identity, writer.dtype).write(writer, cache.plan)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from glot.corpus.examples import Corpus
 from glot.extract.backbone import Backbone, load_backbone
-from glot.extract.checks import check_folder, check_options
 from glot.extract.forward import token_budget
-from glot.extract.options import ExtractOptions
+from glot.extract.options import ExtractOptions, check_folder, check_options
 from glot.extract.prepare import Preparation, Progress, Say, hold_plan, states_identity
 from glot.extract.source import ModelSource
 from glot.extract.worker import Busy, Worker
 from glot.store.claims import Claims
 from glot.store.example_set import group_of, split_of
-from glot.store.files import folder_bytes, make_folder
+from glot.store.files import folder_bytes, make_folder, remove_leftovers
 from glot.store.layout import EXAMPLES_FOLDER, Manifest, StatesIdentity
 from glot.store.plan import Plan
 from glot.store.shards import list_shards, load_manifest
@@ -100,7 +99,13 @@ def extract_states(
         worker.run()
         manifest = _finish(folder, claims, say)
         seconds = time.monotonic() - started
-    return _summary(folder, manifest, corpus, options.group, worker, seconds)
+    return replace(
+        _summary(folder, manifest, corpus, options.group),
+        forwarded=worker.forwarded_texts,
+        forwarded_tokens=worker.forwarded_tokens,
+        seconds=seconds,
+        busy=worker.busy,
+    )
 
 
 def load_source(source: ModelSource, options: ExtractOptions) -> Backbone:
@@ -141,42 +146,33 @@ def _finish(folder: Path, claims: Claims, say: Say) -> Manifest:
         manifest = load_manifest(folder)
         if manifest.complete:
             list_shards(folder, manifest)
-            for leftover in ("shard-*.h5.tmp-*", "shard-*.json.tmp-*", "shard-*.claim*"):
-                for path in folder.glob(leftover):
-                    path.unlink(missing_ok=True)
+            remove_leftovers(folder, ("shard-*.h5", "shard-*.json"))
+            for path in folder.glob("shard-*.claim*"):
+                path.unlink(missing_ok=True)
         return manifest
     finally:
         claims.release("plan")
 
 
-def _summary(
-    folder: Path,
-    manifest: Manifest,
-    corpus: Corpus | None,
-    group: str,
-    worker: Worker | None = None,
-    seconds: float = 0.0,
-) -> ExtractSummary:
+def _summary(folder: Path, manifest: Manifest, corpus: Corpus | None, group: str) -> ExtractSummary:
+    """What is there after a run, before what the run did is added."""
     # A run without a corpus took a plan that was there: all of its sets are its own.
     entries = {
         name: entry
         for name, entry in manifest.examples.items()
         if corpus is None or (group_of(name) == group and split_of(name) in corpus.splits)
     }
-    done = {"forwarded": worker.forwarded_texts, "forwarded_tokens": worker.forwarded_tokens} if worker else {}
+    plan = manifest.plan
     return ExtractSummary(
         folder=folder,
         examples={name: entry.examples for name, entry in entries.items()},
         skipped=sum(entry.skipped for entry in entries.values()),
         texts=sum(entry.examples * entry.texts_each for entry in entries.values()),
-        distinct=manifest.plan.texts,
-        tokens=manifest.plan.tokens,
-        truncated=manifest.plan.truncated,
-        empty=manifest.plan.empty,
+        distinct=plan.texts,
+        tokens=plan.tokens,
+        truncated=plan.truncated,
+        empty=plan.empty,
         bytes=folder_bytes(folder),
-        shards=manifest.plan.shards,
-        missing=manifest.plan.shards - len(manifest.shards),
-        busy=worker.busy if worker else Busy(),
-        seconds=seconds,
-        **done,
+        shards=plan.shards,
+        missing=plan.shards - len(manifest.shards),
     )

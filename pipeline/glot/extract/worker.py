@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone
-from glot.extract.forward import (
-    BatchStates,
-    Overflow,
-    ShardTexts,
-    check_numbers,
-    forward_batch,
-    length_batches,
-)
+from glot.extract.forward import BatchStates, Overflow, ShardTexts, forward_batch, length_batches
+from glot.extract.prepare import Progress, Say
 from glot.store.claims import Claims
+from glot.store.files import remove_leftovers
 from glot.store.layout import Manifest, shard_file, sidecar_file
 from glot.store.plan import Plan
 from glot.store.shards import ShardWriter, adopt_shard, finished_shard, write_sidecar
@@ -39,21 +33,6 @@ class Busy:
     write: float = 0.0
     publish: float = 0.0
     wait: float = 0.0
-
-
-class _Threads:
-    """One thread that writes batches, one that publishes shards: an fsync does not hold up the next batch."""
-
-    def __init__(self) -> None:
-        self.writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="glot-writer")
-        self.publisher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="glot-publisher")
-
-    def __enter__(self) -> _Threads:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.writer.shutdown(wait=True, cancel_futures=True)
-        self.publisher.shutdown(wait=True)
 
 
 @dataclass
@@ -76,8 +55,8 @@ class Worker:
     part: tuple[int, int] | None = None
     turn: tuple[int, int] = (0, 1)
     on_overflow: str = "stop"
-    progress: Callable[[int, int], None] = lambda done, total: None
-    say: Callable[[str], None] = lambda line: None
+    progress: Progress = lambda done, total: None
+    say: Say = lambda line: None
     forwarded_texts: int = 0
     forwarded_tokens: int = 0
     busy: Busy = field(default_factory=Busy)
@@ -89,22 +68,25 @@ class Worker:
     def run(self) -> None:
         """Make every missing shard of this worker's share; without `part` also wait for those that others make."""
         numbers = [number for number in range(self.plan.num_shards) if self._is_mine(number)]
-        place = len(numbers) * self.turn[0] // self.turn[1]
-        left = numbers[place:] + numbers[:place]
+        first = len(numbers) * self.turn[0] // self.turn[1]
+        left = numbers[first:] + numbers[:first]
         self._total = sum(self.plan.shard_tokens(number) for number in numbers)
         for number in numbers:
             if self._finished(number):
                 self._count(number)
         self.progress(self._done, self._total)
-        with _Threads() as threads:
+        # One thread writes batches, one publishes shards: an fsync does not hold up the next batch.
+        with ThreadPoolExecutor(1, "glot-writer") as writer, ThreadPoolExecutor(1, "glot-publisher") as publisher:
             while left:
-                left = self._make_those_free(left, threads)
+                left = self._make_those_free(left, writer, publisher)
                 if self.part is not None:
                     return  # a job array does not wait: whoever holds a shard finishes it
                 if left:
                     self._wait_for(left[0])
 
-    def _make_those_free(self, numbers: list[int], threads: _Threads) -> list[int]:
+    def _make_those_free(
+        self, numbers: list[int], writer: ThreadPoolExecutor, publisher: ThreadPoolExecutor
+    ) -> list[int]:
         """Make the shards that nobody has claimed; returns those that others hold."""
         held_by_others: list[int] = []
         publishing: Future | None = None
@@ -115,7 +97,7 @@ class Worker:
             if not self.claims.acquire(f"shard-{number:05d}"):
                 held_by_others.append(number)
                 continue
-            previous, publishing = publishing, self._make(number, threads)
+            previous, publishing = publishing, self._make(number, writer, publisher)
             if previous is not None:
                 previous.result()
         if publishing is not None:
@@ -144,7 +126,7 @@ class Worker:
         time.sleep(POLL_SECONDS)
         self.manifest = Manifest.load(self.folder)  # who finishes the last shard lists them all and drops the sidecars
 
-    def _make(self, number: int, threads: _Threads) -> Future | None:
+    def _make(self, number: int, writer: ThreadPoolExecutor, publisher: ThreadPoolExecutor) -> Future | None:
         """Make a claimed shard; what is left of it when this returns runs in the publishing thread."""
         self.manifest = Manifest.load(self.folder)
         if self._finished(number) or self._tidy(number):
@@ -154,7 +136,7 @@ class Worker:
         self._counted.add(number)
         before = self._done
         try:
-            shard = self._forward_shard(number, threads.writer, self.manifest.states.dtype)
+            shard = self._forward_shard(number, writer, self.manifest.states.dtype)
         except Overflow as overflow:
             if self.on_overflow == "stop":
                 raise FaultError(
@@ -162,17 +144,15 @@ class Worker:
                 ) from None
             self.say(f"{overflow}: shard {number} is kept in float32")
             self._done = before
-            shard = self._forward_shard(number, threads.writer, "float32")
+            shard = self._forward_shard(number, writer, "float32")
         first, stop = self.plan.shard_range(number)
         self.forwarded_texts += stop - first
         self.forwarded_tokens += self.plan.shard_tokens(number)
-        return threads.publisher.submit(self._publish, number, shard)
+        return publisher.submit(self._publish, number, shard)
 
     def _tidy(self, number: int) -> bool:
         """Remove what a killed worker left of a claimed shard; True where its file was whole and is now listed."""
-        for file in (shard_file(number), sidecar_file(number)):
-            for path in self.folder.glob(f"{file}.tmp-*"):
-                path.unlink(missing_ok=True)
+        remove_leftovers(self.folder, (shard_file(number), sidecar_file(number)))
         path = self.folder / shard_file(number)
         if not path.exists() and not path.is_symlink():
             return False
@@ -214,15 +194,13 @@ class Worker:
 
     def _collect(self, pending: deque[Future]) -> None:
         started = time.perf_counter()
-        pending.popleft().result()
+        pending[0].result()  # taken out afterwards: who is interrupted here still waits for it
+        pending.popleft()
         self.busy.wait += time.perf_counter() - started
 
     def _write(self, shard: ShardWriter, batch: BatchStates) -> None:
         started = time.perf_counter()
-        batch.wait()
-        check_numbers(batch, self.plan, shard.identity, shard.dtype)
-        for text_id, layer, values, scale in batch.texts(shard.identity.layers):
-            shard.write(layer, text_id, values, scale)
+        batch.write(shard, self.plan)
         self.busy.write += time.perf_counter() - started
 
     def _publish(self, number: int, shard: ShardWriter) -> None:

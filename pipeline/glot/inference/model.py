@@ -11,10 +11,9 @@ import numpy as np
 import torch
 
 from glot.errors import FaultError, UsageError
-from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.backbone import Backbone, load_backbone_of
 from glot.extract.forward import length_batches, token_budget
 from glot.extract.planning import clean, length_limit, tokenize_filled
-from glot.extract.source import find_source
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import RunConfig, find_one_run
 from glot.nn.config import TokenChoice
@@ -193,13 +192,6 @@ def load_run_backbone(
 
     Raises UsageError where it is not there, or is another one.
     """
-    source = find_source(states, f"that {run} was trained on", model)
-    backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
-    different = states.other_backbone(backbone)
-    if different:
-        raise UsageError(
-            f"{backbone.name} is not the backbone that {run} was trained on ({different} differs): "
-            "pass the right one with --model"
-        )
+    backbone = load_backbone_of(states, f"that {run} was trained on", model, device, trust_remote_code)
     length_limit(backbone, states.max_tokens, states.max_tokens, states.template)
     return backbone

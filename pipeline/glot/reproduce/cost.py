@@ -156,7 +156,8 @@ def random_work(vocabulary: int, mean: int, batch_size: int, steps: int, example
 
 def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, usual_tokens: int = 128) -> Work:
     """Batches of a task's first training examples; raises UsageError where it has too few."""
-    from glot.extract.planning import length_limit, tokenize
+    from glot.extract.options import TEXT
+    from glot.extract.planning import length_limit, tokenize_filled
 
     examples = corpus.splits["train"].examples
     if len(examples) < batch_size * steps:
@@ -164,7 +165,7 @@ def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, u
     wide = corpus.spec.num_texts == 2
     rows = [(example.text, example.text_b or "") if wide else (example.text,) for example in examples]
     place = {text: number for number, text in enumerate(dict.fromkeys(text for row in rows for text in row))}
-    ids, _ = tokenize(list(place), backbone, length_limit(backbone, None, usual_tokens))
+    ids = tokenize_filled(list(place), TEXT, backbone, length_limit(backbone, None, usual_tokens)).ids
     chosen = np.asarray([[place[text] for text in row] for row in rows[: batch_size * steps]])
     batches = [batch if wide else batch[:, 0] for batch in np.split(chosen, steps)]
     used = {number: at for at, number in enumerate(dict.fromkeys(chosen.reshape(-1).tolist()))}

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glot.errors import AccessError, FaultError
-from glot.store.files import publish, read_plain, temporary_name, write_error
+from glot.store.files import checked, publish, read_plain, temporary_name, write_error
 
 REFRESH_SECONDS = 60.0
 STALE_SECONDS = 300.0
@@ -44,7 +44,7 @@ class Owner:
     def me(cls) -> Owner:
         """This process, now."""
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
-        return cls(socket.gethostname(), os.getpid(), _machine(), _started(os.getpid()), since)
+        return cls(socket.gethostname(), os.getpid(), _machine(), _process(os.getpid())[1], since)
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
@@ -60,7 +60,8 @@ class Owner:
             return True
         except (OSError, OverflowError, ValueError):
             return False
-        return _started(self.pid) != self.started or _state(self.pid) == "Z"  # Z: ended, and not yet waited for
+        state, started = _process(self.pid)
+        return started != self.started or state == "Z"  # Z: ended, and not yet waited for
 
 
 def _machine() -> str:
@@ -69,21 +70,13 @@ def _machine() -> str:
     return socket.gethostname()
 
 
-def _started(pid: int) -> int:
-    return int(_fields(pid)[19])
-
-
-def _state(pid: int) -> str:
-    return _fields(pid)[0]
-
-
-def _fields(pid: int) -> list[str]:
-    """What Linux says of a process from its state on, 22 words; zeros elsewhere."""
+def _process(pid: int) -> tuple[str, int]:
+    """A process' state and its start in clock ticks since boot, as Linux says them; "0" and 0 elsewhere."""
     with suppress(OSError, IndexError):
-        # The command before them, in brackets, may hold spaces.
+        # The command before the state, in brackets, may hold spaces.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields if len(fields) >= 20 else ["0"] * 20
-    return ["0"] * 20
+        return fields[0], int(fields[19])
+    return "0", 0
 
 
 class Claims:
@@ -171,7 +164,7 @@ class Claims:
 
     def _age(self, touched: float) -> float:
         """Seconds since a file was touched, by the file system's own clock, for hosts' clocks differ."""
-        probe = self.folder / temporary_name(Path("clock")).name
+        probe = temporary_name(self.folder / "clock")
         try:
             probe.touch()
             return probe.stat().st_mtime - touched
@@ -190,8 +183,6 @@ class Claims:
 def read_owner(path: Path) -> Owner | None:
     """What a claim's file says; None where it is gone or cannot be read."""
     try:
-        owner = Owner(**json.loads(read_plain(path)))
-    except (AccessError, OSError, ValueError, TypeError, RecursionError):
+        return checked(Owner, json.loads(read_plain(path)))
+    except (AccessError, OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
-    fits = all(type(number) is int for number in (owner.pid, owner.started))
-    return owner if fits and all(type(word) is str for word in (owner.host, owner.machine, owner.since)) else None

@@ -1,7 +1,7 @@
-"""Column files: HDF5 files whose datasets are plain bytes at known places.
+"""Column files: HDF5 files whose datasets are plain bytes at known offsets.
 
-Every file of a cache is one. HDF5 is what other tools read; we write and read the bytes themselves, at the places that
-the manifest names, so no foreign HDF5 structure is ever followed and a full disk is an error like any other.
+Every file of a cache is one. HDF5 is what other tools read; we write and read the bytes themselves, at the offsets
+that the manifest names, so no foreign HDF5 structure is ever followed and a full disk is an error like any other.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, GlotError
-from glot.store.checked import checked
-from glot.store.files import fsync_folder, one_line, open_inside, publish, temporary_name, write_error
+from glot.store.files import checked, fsync_folder, one_line, open_inside, publish, temporary_name, write_error
 
 ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
@@ -65,7 +64,7 @@ class ColumnFile:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ColumnFile:
-        """Rebuild an entry, its places and shapes checked; raises KeyError, TypeError, ValueError, AttributeError."""
+        """Rebuild an entry, its offsets and shapes checked; raises KeyError, TypeError, ValueError, AttributeError."""
         columns = {}
         for name, column in values["columns"].items():
             columns[name] = checked(Column, {**column, "shape": tuple(column["shape"])})
@@ -284,8 +283,7 @@ class ColumnReader:
         column = self._column(name)
         digest, rows = xxhash.xxh3_64(), max(1, CHUNK_BYTES // max(1, column.row_bytes))
         for start in range(0, column.shape[0], rows):
-            out = np.empty((min(rows, column.shape[0] - start), *column.shape[1:]), column.dtype)
-            self.read_into(out.data.cast("B"), column.offset + start * column.row_bytes)
+            out = self.read_unchecked(name, start, min(start + rows, column.shape[0]))
             digest.update(out.data)
             yield out
         if column.xxh3:
@@ -384,10 +382,10 @@ def _write_head(descriptor: int, columns: dict[str, Column], about: dict[str, An
     return rest
 
 
-def _write_all(descriptor: int, data: memoryview, place: int) -> None:
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
-        count = os.pwrite(descriptor, data, place)
-        data, place = data[count:], place + count
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
 
 
 def _head_room(columns: dict[str, tuple[tuple[int, ...], str]], about: dict[str, Any]) -> int:

@@ -19,16 +19,8 @@ from glot.errors import FaultError, UsageError
 from glot.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import atomic_folder, make_folder
-from glot.store.layout import (
-    EXAMPLES_FOLDER,
-    PLAN_FILE,
-    ExamplesEntry,
-    Manifest,
-    PlanEntry,
-    StatesIdentity,
-    plan_about,
-)
-from glot.store.plan import Plan, PlanWriter, first_uses
+from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, StatesIdentity
+from glot.store.plan import Plan, PlanWriter, number_by_first_use
 from glot.store.reader import Cache
 from glot.store.shards import ShardWriter
 from glot.store.verify import verify_cache
@@ -52,10 +44,9 @@ def copy_cache(source: Path, target: Path, verify: bool = False) -> Manifest:
     the source is damaged.
     """
     cache = Cache(source, allow_unfinished=True)
-    with _new_folder(target) as folder:
+    with _new_folder(target, verify) as folder:
         _copy_files(cache, folder, [entry.data for entry in cache.manifest.shards.values()])
         cache.manifest.save(folder)
-        _verify(folder, verify)
     return cache.manifest
 
 
@@ -82,14 +73,14 @@ def subset_cache(
     identity = cache.manifest.states
     if layers is not None:
         identity = replace(identity, layers=tuple(sorted({cache.resolve_layer(layer) for layer in layers})))
-    used = _first_use_order(sets)
+    every = np.concatenate([examples.used_ids() for examples in sets.values()])
+    used = every[np.sort(np.unique(every, return_index=True)[1])]  # each text once, by first use
     number = np.full(len(cache.plan), -1, dtype=np.int64)
     number[used] = np.arange(len(used))
     sets = {name: examples.renumbered(number) for name, examples in sets.items()}
     entries = {name: cache.manifest.examples[name] for name in names}
-    with _new_folder(target) as folder:
+    with _new_folder(target, verify) as folder:
         manifest = _build(folder, identity, [_Part(cache, used)], sets, entries, shard_bytes)
-        _verify(folder, verify)
     return manifest
 
 
@@ -108,12 +99,11 @@ def merge_caches(sources: list[Path], target: Path, shard_bytes: int = 2**30, ve
         difference = first.states.difference(cache.manifest.states)
         if difference:
             raise UsageError(f"{cache.folder} has other settings than {caches[0].folder} ({difference})")
-    with _new_folder(target) as folder:
+    with _new_folder(target, verify) as folder:
         if all(cache.manifest.plan.data.xxh3 == first.plan.data.xxh3 for cache in caches):
             manifest = _merge_shards(caches, folder)
         else:
             manifest = _merge_texts([Cache(source) for source in sources], folder, shard_bytes)
-        _verify(folder, verify)
     return manifest
 
 
@@ -133,16 +123,14 @@ def _merge_shards(caches: list[Cache], folder: Path) -> Manifest:
 
 
 def _merge_texts(caches: list[Cache], folder: Path, shard_bytes: int) -> Manifest:
-    keys = np.concatenate([cache.plan.hashes() for cache in caches])
-    first = first_uses(keys)
-    is_new = first == np.arange(len(keys))
-    number = (np.cumsum(is_new) - 1)[first]  # of each source's texts, one source after the other, in the result
+    # Of each source's texts, one source after the other: whether they are new, and their numbers in the result.
+    is_new, number = number_by_first_use(np.concatenate([cache.plan.hashes() for cache in caches]))
     parts, sets, entries, start = [], {}, {}, 0
     for cache in caches:
         stop = start + len(cache.plan)
         parts.append(_Part(cache, np.flatnonzero(is_new[start:stop])))
         for name, entry in cache.manifest.examples.items():
-            examples = cache.examples(name).renumbered(number[start:stop])
+            examples = cache.examples(name).renumbered(number[start:stop].astype(np.int64))
             if name not in sets:
                 sets[name], entries[name] = examples, entry
             elif entries[name].fingerprint != entry.fingerprint:
@@ -179,13 +167,6 @@ def _join_negatives(one: ExampleSet, other: ExampleSet) -> np.ndarray | None:
     return np.concatenate(wide)
 
 
-def _first_use_order(sets: dict[str, ExampleSet]) -> np.ndarray:
-    """The ids of the texts that some example sets use, by first use."""
-    every = np.concatenate([examples.used_ids() for examples in sets.values()])
-    _, first = np.unique(every, return_index=True)
-    return every[np.sort(first)]
-
-
 def _build(
     folder: Path,
     identity: StatesIdentity,
@@ -197,26 +178,22 @@ def _build(
     """Write a cache of the parts' texts, one part after the other."""
     keep_texts = all(part.cache.plan.has_texts for part in parts)
     writer = PlanWriter(folder, keep_texts)
-    counts = {"truncated": 0, "empty": 0, "order_seed": parts[0].cache.manifest.plan.order_seed}
+    empty, order_seed = 0, parts[0].cache.manifest.plan.order_seed
     try:
         for part in parts:
             for first, stop in _runs(part.text_ids):
                 writer.copy_texts(part.cache.plan, first, stop)
-                counts["empty"] += _count_empty(part.cache.plan, first, stop)
+                empty += _count_empty(part.cache.plan, first, stop)
             writer.take_vocabulary(part.cache.plan)
-        counts["truncated"] = sum(writer.truncated)
-        shard_tokens = max(1, shard_bytes // identity.bytes_per_token)
-        data = writer.finish(folder / PLAN_FILE, shard_tokens, plan_about(identity, **counts))
+        entry = writer.save(folder / PLAN_FILE, identity, shard_bytes, empty, order_seed)
     finally:
         writer.close()
-    plan = Plan(folder, data)
-    entry = PlanEntry(len(plan), plan.tokens, shards=plan.num_shards, request="", data=data, **counts)
+    plan = Plan(folder, entry.data)
     manifest = Manifest(f"glot {__version__}", identity, entry)
     for name, examples in sets.items():
         fingerprint = examples.fingerprint(plan.hashes())
         new = replace(entries[name], fingerprint=fingerprint, examples=len(examples))
-        saved = examples.save(folder / EXAMPLES_FOLDER / f"{name}.h5", new.about(name))
-        manifest.examples[name] = replace(new, data=saved)
+        manifest.examples[name] = new.save(examples, folder / EXAMPLES_FOLDER / f"{name}.h5", name)
     for number in range(plan.num_shards):
         _write_shard(folder, number, plan, identity, parts, manifest)
     manifest.save(folder)
@@ -244,12 +221,12 @@ def _copy_texts(writer: ShardWriter, part: _Part, ids: np.ndarray, start: int, p
     for layer in writer.identity.layers:
         stored = part.cache.read_texts(layer, part.text_ids[ids - start])
         values = stored.values if stored.dtype == dtype else stored.values.astype(np.float32)
-        place = 0
+        row = 0
         for text_id in ids.tolist():
-            end = place + int(plan.length[text_id])
-            scale = None if stored.scale is None else stored.scale[place:end]
-            writer.write(layer, text_id, values[place:end], scale)
-            place = end
+            end = row + int(plan.length[text_id])
+            scale = None if stored.scale is None else stored.scale[row:end]
+            writer.write(layer, text_id, values[row:end], scale)
+            row = end
 
 
 def _count_empty(plan: Plan, start: int, end: int) -> int:
@@ -270,11 +247,17 @@ def _runs(ids: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that becomes it at the end, or goes."""
+def _new_folder(target: Path, verify: bool) -> Iterator[Path]:
+    """A folder beside `target` that becomes it at the end, when it was read back if that is wanted; or goes."""
     with atomic_folder(target) as folder:
         make_folder(folder / EXAMPLES_FOLDER)
         yield folder
+        damaged = verify_cache(Cache(folder, allow_unfinished=True)) if verify else []
+        if damaged:
+            raise FaultError(
+                f"{damaged[0].file} is damaged ({damaged[0].what}), as {len(damaged) - 1} more files: "
+                "repair the source with `glot inspect --repair` first"
+            )
 
 
 def _copy_files(cache: Cache, folder: Path, shards: list[ColumnFile]) -> None:
@@ -286,14 +269,3 @@ def _copy_files(cache: Cache, folder: Path, shards: list[ColumnFile]) -> None:
             copy.flush()
             os.fsync(copy.fileno())
         reader.close()
-
-
-def _verify(folder: Path, wanted: bool) -> None:
-    if not wanted:
-        return
-    damaged = verify_cache(Cache(folder, allow_unfinished=True))
-    if damaged:
-        raise FaultError(
-            f"{damaged[0].file} is damaged ({damaged[0].what}), as {len(damaged) - 1} more files: "
-            "repair the source with `glot inspect --repair` first"
-        )

@@ -98,10 +98,7 @@ class ExampleSet:
         return digest.hexdigest()
 
     def save(self, path: Path, about: dict[str, Any] | None = None) -> ColumnFile:
-        """Write the set atomically; returns what the manifest says of the file.
-
-        `about` is kept in its head, for the day when the manifest is lost.
-        """
+        """Write the set atomically, `about` in the file's head; returns what the manifest says of the file."""
         columns = {name: getattr(self, name) for name in KINDS}
         present = {name: column for name, column in columns.items() if column is not None}
         entry = write_columns(path, present, {"kind": "examples", **(about or {})})

@@ -14,8 +14,9 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 
@@ -71,6 +72,8 @@ def worker_name() -> str:
 UNFINISHED = ".tmp-"  # in the names of files that are not finished
 MAX_TEXT = 2**30  # bytes of a text file that is read whole
 _names = itertools.count()
+Entry = TypeVar("Entry")
+_hints = cache(get_type_hints)
 
 
 def temporary_name(path: Path) -> Path:
@@ -315,6 +318,22 @@ def read_json(path: Path) -> Any:
         raise FaultError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise FaultError(f"{path} is damaged: {error}") from None
+
+
+def checked(kind: type[Entry], values: dict[str, Any]) -> Entry:
+    """A dataclass rebuilt from JSON that somebody else may have made: its words, flags and counts must be such.
+
+    Raises ValueError, or TypeError where fields are missing or unknown.
+    """
+    dataclass: Any = kind  # for mypy a type variable is not sure to be hashable
+    hints = _hints(dataclass)
+    for name, value in values.items():
+        wanted = get_origin(hints.get(name)) or hints.get(name)
+        counts = value if wanted in (tuple, list) else [value] if wanted is int else []
+        is_sort = isinstance(value, wanted) if wanted in (str, bool, tuple, list) else True
+        if not is_sort or not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError(f"{name} is {value!r}")
+    return kind(**values)
 
 
 def check_version(path: Path, data: dict[str, Any], newest: int) -> None:

@@ -9,14 +9,16 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from glot.errors import FaultError, UsageError
-from glot.store.checked import checked
-from glot.store.columns import ColumnFile
-from glot.store.files import read_json, write_json
+from glot.store.columns import NO_FILE, ColumnFile
+from glot.store.example_set import ExampleSet
+from glot.store.files import checked, read_json, write_json
 from glot.store.task_spec import TARGETS, TaskSpec
 
 FORMAT = "glot-cache"
@@ -156,7 +158,7 @@ class ShardEntry:
     def from_json(cls, number: int, values: dict[str, Any]) -> ShardEntry:
         """Rebuild an entry, its names and counts checked; raises KeyError, TypeError or ValueError."""
         entry = checked(cls, {**values, "data": _column_file(values["data"], re.escape(shard_file(number)))})
-        if not isinstance(entry.dtype, str) or entry.dtype not in STORED_AS:
+        if entry.dtype not in STORED_AS:
             raise ValueError(f"unknown dtype {entry.dtype}")
         return entry
 
@@ -178,12 +180,6 @@ class PlanEntry:
     data: ColumnFile
 
 
-def plan_about(states: StatesIdentity, truncated: int, empty: int, order_seed: int) -> dict[str, Any]:
-    """What a plan's file says of itself beside its columns, for the day when the manifest is lost."""
-    counts = {"truncated": truncated, "empty": empty, "order_seed": order_seed}
-    return {"states": asdict(states), "plan": counts}
-
-
 @dataclass(frozen=True)
 class ExamplesEntry:
     """An example set: its size, the task that its labels belong to, and its file. `skipped` rows were unreadable."""
@@ -201,10 +197,22 @@ class ExamplesEntry:
         """Whether a head can be trained or scored on it: it has labels, or its task needs none."""
         return self.labelled or self.task.target == "contrastive"
 
-    def about(self, name: str) -> dict[str, Any]:
-        """What the set's file says of itself beside its columns, for the day when the manifest is lost."""
+    @classmethod
+    def of(
+        cls, examples: ExampleSet, text_hashes: np.ndarray, task: TaskSpec, source: str, skipped: int = 0
+    ) -> ExamplesEntry:
+        """The entry of a set that lies in no file; `text_hashes` are those of all texts, by their ids."""
+        fingerprint, labelled = examples.fingerprint(text_hashes), examples.label is not None
+        return cls(fingerprint, len(examples), skipped, labelled, source, task, NO_FILE)
+
+    def save(self, examples: ExampleSet, path: Path, name: str) -> ExamplesEntry:
+        """Write the set atomically; returns the entry with its file.
+
+        The file says what the entry says, and the set's name, for the day when the manifest is lost.
+        """
         kept = ("fingerprint", "examples", "skipped", "labelled", "source")
-        return {**{key: getattr(self, key) for key in kept}, "name": name, "task": self.task.to_json()}
+        about = {**{key: getattr(self, key) for key in kept}, "name": name, "task": self.task.to_json()}
+        return replace(self, data=examples.save(path, about))
 
     @property
     def texts_each(self) -> int:

@@ -6,21 +6,16 @@ import hashlib
 import itertools
 from array import array
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from glot.store.columns import (
-    CHUNK_BYTES,
-    STRINGS,
-    ColumnFile,
-    ColumnReader,
-    ColumnWriter,
-    strings_columns,
-)
+from glot.store.columns import CHUNK_BYTES, STRINGS, ColumnFile, ColumnReader, ColumnWriter, strings_columns
 from glot.store.files import nameless_file, write_error
+from glot.store.layout import PlanEntry, StatesIdentity
 
 CONTENT, SPECIAL, TEMPLATE = 0, 1, 2  # values of `token_kind`
 PIECE = 2**16  # texts copied at a time
@@ -32,20 +27,28 @@ def text_hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
-def first_uses(keys: np.ndarray) -> np.ndarray:
-    """(m,) integers: for each of the keys, shape (m, 16), the place of the first that is equal to it."""
+def number_by_first_use(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number equal keys alike, in the order in which they first come.
+
+    Args:
+        keys: (m, 16) uint8.
+
+    Returns:
+        (m,) bool, whether no earlier key is equal, and the (m,) numbers, uint32 or int64.
+    """
     first = np.empty(len(keys), dtype=np.uint32 if len(keys) < 2**32 else np.int64)
     bucket = keys[:, 0] % BUCKETS
     for number in range(BUCKETS):
-        places = np.flatnonzero(bucket == number)
-        halves = np.ascontiguousarray(keys[places]).view("<u8")  # (b, 2)
+        rows = np.flatnonzero(bucket == number)
+        halves = np.ascontiguousarray(keys[rows]).view("<u8")  # (b, 2)
         order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: of equal keys the first comes first
         ordered = halves[order]
         starts = np.ones(len(order), dtype=bool)
         starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
         group = np.cumsum(starts) - 1
-        first[places[order]] = places[order[np.flatnonzero(starts)]][group] if len(order) else 0
-    return first
+        first[rows[order]] = rows[order[np.flatnonzero(starts)]][group] if len(order) else 0
+    is_new = first == np.arange(len(keys), dtype=first.dtype)
+    return is_new, (np.cumsum(is_new, dtype=first.dtype) - 1)[first]
 
 
 # The columns of a plan, and the dtypes that each may have.
@@ -109,6 +112,11 @@ class Plan:
         """The tokens of a shard."""
         first, stop = self.shard_range(number)
         return int(self.token_start[stop] - self.token_start[first])
+
+    def shard_offsets(self, number: int) -> np.ndarray:
+        """(texts + 1,) int64: where each text's rows begin in a shard."""
+        first, stop = self.shard_range(number)
+        return self.token_start[first : stop + 1] - self.token_start[first]
 
     def shard_digest(self, number: int) -> str:
         """Ties a shard file to its texts and their order: SHA-256 over the hashes and lengths of its texts."""
@@ -205,9 +213,7 @@ class PlanWriter:
         self.vocabulary: dict[int, str] = {}
         self._used = np.zeros(2**16, dtype=bool)
         names = ("hash", "token_ids", "token_kind", "texts/bytes", "texts/offsets")
-        self._spools: dict[str, IO[bytes]] = {}
-        for name in names:
-            self._spools[name] = nameless_file(folder)
+        self._spools = {name: nameless_file(folder) for name in names}
         self._text_bytes = 0
         self._spool("texts/offsets", bytes(8))
 
@@ -276,7 +282,7 @@ class PlanWriter:
     def finish(self, path: Path, shard_tokens: int, about: dict[str, Any] | None = None) -> ColumnFile:
         """Assign the new texts to shards of at most `shard_tokens` (a longer text has its own) and write the plan.
 
-        `about` is kept in its head, for the day when the manifest is lost.
+        `about` is kept in its head.
         """
         length = np.frombuffer(self.length, dtype=np.uint32)
         self.shard_start += _fill_shards(length[self.shard_start[-1] :], shard_tokens, self.shard_start[-1])
@@ -305,6 +311,19 @@ class PlanWriter:
                     writer.append(name, start, piece)
                     start += len(piece)
             return writer.finish()
+
+    def save(
+        self, path: Path, states: StatesIdentity, shard_bytes: int, empty: int, order_seed: int, request: str = ""
+    ) -> PlanEntry:
+        """Write the plan as `finish` does, with shards of at most `shard_bytes`; returns what the manifest says of it.
+
+        The file says so too, for the day when the manifest is lost.
+        """
+        counts = {"truncated": sum(self.truncated), "empty": empty, "order_seed": order_seed}
+        shard_tokens = max(1, shard_bytes // states.bytes_per_token)
+        data = self.finish(path, shard_tokens, {"states": asdict(states), "plan": counts})
+        shards = len(self.shard_start) - 1
+        return PlanEntry(len(self), self.tokens, shards=shards, request=request, data=data, **counts)
 
     def close(self) -> None:
         """Drop what was collected."""

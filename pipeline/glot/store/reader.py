@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import CHUNK_BYTES, NO_FILE
+from glot.store.columns import CHUNK_BYTES
 from glot.store.example_set import ExampleSet
 from glot.store.layout import MANIFEST_FILE, STORED_AS, ExamplesEntry
 from glot.store.plan import Plan
@@ -110,15 +110,7 @@ class Cache:
     def add_examples(self, name: str, examples: ExampleSet, task: TaskSpec) -> None:
         """Add an example set to this opened cache alone: nothing is written."""
         self._added[name] = examples
-        self.manifest.examples[name] = ExamplesEntry(
-            fingerprint=examples.fingerprint(self.plan.hashes()),
-            examples=len(examples),
-            skipped=0,
-            labelled=examples.label is not None,
-            source="memory",
-            task=task,
-            data=NO_FILE,
-        )
+        self.manifest.examples[name] = ExamplesEntry.of(examples, self.plan.hashes(), task, "memory")
 
     def examples_entry(self, name: str) -> ExamplesEntry:
         """What the manifest says of an example set."""
@@ -168,10 +160,10 @@ class Cache:
             self._read_piece(index, ids, shards, start, ends, states)
             return states
         for first, stop in _pieces(ends * index.row_bytes, CHUNK_BYTES):
-            place, end = int(ends[first] - lengths[first]), int(ends[stop - 1])
-            part = StoredStates(values[place:end], None if scale is None else scale[place:end], self.dtype)
+            begin, end = int(ends[first] - lengths[first]), int(ends[stop - 1])
+            part = StoredStates(values[begin:end], None if scale is None else scale[begin:end], self.dtype)
             piece = slice(first, stop)
-            self._read_piece(index, ids[piece], shards[piece], start[piece], ends[piece] - place, part)
+            self._read_piece(index, ids[piece], shards[piece], start[piece], ends[piece] - begin, part)
         return states
 
     def close(self) -> None:
@@ -218,7 +210,7 @@ class Cache:
         """Raise FaultError for a text whose bytes are not what its checksum says."""
         found = list(map(xxhash.xxh3_64_intdigest, hashed))
         if found != expected:
-            bad = next(place for place, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
+            bad = next(row for row, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
             raise readers[bad].damage(f"is damaged in {self.plan.name_text(int(ids[bad]))}")
 
     def _shard(self, number: int) -> ShardReader:
@@ -227,9 +219,7 @@ class Cache:
             return self._open[number]
         if number not in self.manifest.shards:
             raise FaultError(f"{self.folder} lacks shard {number}: run the same `glot extract` again")
-        first, stop = self.plan.shard_range(number)
-        entry, tokens = self.manifest.shards[number], self.plan.shard_tokens(number)
-        reader = ShardReader(self.folder, entry, stop - first, tokens, self.manifest.states)
+        reader = ShardReader(self.folder, self.manifest.shards[number], self.plan, number, self.manifest.states)
         while len(self._open) >= MAX_OPEN_FILES:
             self._open.popitem(last=False)[1].close()
         self._open[number] = reader

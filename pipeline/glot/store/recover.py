@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from glot.errors import FaultError
-from glot.store.columns import ColumnFile, describe_file
+from glot.store.columns import describe_file
 from glot.store.example_set import ExampleSet
 from glot.store.layout import EXAMPLES_FOLDER, Manifest
 from glot.store.plan import Plan
@@ -24,7 +24,7 @@ def recover_manifest(folder: Path, created_by: str) -> Manifest | None:
             data, about = describe_file(folder, path.name)
             plan = Plan(folder, data)
             entry = {**about["plan"], "texts": len(plan), "tokens": plan.tokens, "shards": plan.num_shards}
-            values = {"states": about["states"], "plan": {**entry, "request": "", "data": _as_json(data)}}
+            values = {"states": about["states"], "plan": {**entry, "request": "", "data": asdict(data)}}
             examples = _recover_examples(folder, plan)
             return Manifest.from_values({"created_by": created_by, "examples": examples, "shards": [], **values})
         except (ValueError, KeyError, TypeError, AttributeError, FaultError):
@@ -42,14 +42,10 @@ def _recover_examples(folder: Path, plan: Plan) -> dict[str, Any]:
             name = about.pop("name")
             examples = ExampleSet.load(folder, data, len(plan))
             if name not in found and examples.fingerprint(plan.hashes()) == about["fingerprint"]:
-                found[name] = {**about, "data": _as_json(data)}
+                found[name] = {**about, "data": asdict(data)}
         except (ValueError, KeyError, TypeError, AttributeError, FaultError):
             continue
     return found
-
-
-def _as_json(data: ColumnFile) -> dict[str, Any]:
-    return json.loads(json.dumps({**vars(data), "columns": {name: vars(c) for name, c in data.columns.items()}}))
 
 
 def _newest_first(paths: Any, pattern: str) -> list[Path]:

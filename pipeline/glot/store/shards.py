@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,22 +10,9 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import (
-    CHUNK_BYTES,
-    ColumnFile,
-    ColumnReader,
-    ColumnWriter,
-    describe_file,
-)
+from glot.store.columns import CHUNK_BYTES, ColumnReader, ColumnWriter, describe_file
 from glot.store.files import read_json, write_json
-from glot.store.layout import (
-    STORED_AS,
-    Manifest,
-    ShardEntry,
-    StatesIdentity,
-    shard_file,
-    sidecar_file,
-)
+from glot.store.layout import STORED_AS, Manifest, ShardEntry, StatesIdentity, shard_file, sidecar_file
 from glot.store.plan import Plan
 
 DAMAGED_SHARD = "find its texts with `glot inspect --verify` and make them again with `glot inspect --repair`"
@@ -45,11 +31,6 @@ def shard_columns(identity: StatesIdentity, texts: int, tokens: int, dtype: str)
             columns[f"scale/{layer}"] = ((tokens,), "<f4")
         columns[f"check/{layer}"] = ((texts,), "<u8")
     return columns | {"offsets": ((texts + 1,), "<u8")}
-
-
-def _states_of(columns: Iterable[str]) -> tuple[str, ...]:
-    """The columns that have a checksum a text, and none of their own."""
-    return tuple(name for name in columns if name.startswith(("hidden/", "scale/")))
 
 
 class ShardWriter:
@@ -75,7 +56,7 @@ class ShardWriter:
     ) -> None:
         self.identity, self.dtype = identity, dtype or identity.dtype
         self.first, self.stop = plan.shard_range(number)
-        self.start = plan.token_start[self.first : self.stop + 1] - plan.token_start[self.first]  # (texts + 1,)
+        self.start = plan.shard_offsets(number)
         texts, self.tokens = self.stop - self.first, int(self.start[-1])
         self.checks = {layer: np.zeros(texts, dtype="<u8") for layer in identity.layers}
         self.written = np.zeros((texts, len(identity.layers)), dtype=bool)
@@ -111,7 +92,8 @@ class ShardWriter:
         for layer, checks in self.checks.items():
             self.file.append(f"check/{layer}", 0, checks)
         self.file.append("offsets", 0, self.start.astype("<u8"))
-        data = self.file.finish(unchecked=_states_of(self.file.columns))
+        states = tuple(name for name in self.file.columns if name.startswith(("hidden/", "scale/")))
+        data = self.file.finish(unchecked=states)  # they have a checksum a text
         return ShardEntry(self.stop - self.first, self.tokens, self.dtype, data)
 
     def __enter__(self) -> ShardWriter:
@@ -132,10 +114,12 @@ def text_check(states: np.ndarray, scale: np.ndarray | None) -> int:
 class ShardReader(ColumnReader):
     """One shard opened for reading; raises FaultError where its entry does not fit the plan or the file."""
 
-    def __init__(self, folder: Path, entry: ShardEntry, texts: int, tokens: int, identity: StatesIdentity) -> None:
+    def __init__(self, folder: Path, entry: ShardEntry, plan: Plan, number: int, identity: StatesIdentity) -> None:
         super().__init__(folder, entry.data, DAMAGED_SHARD)
-        self.dtype = entry.dtype
-        self.layers = identity.layers
+        self.plan, self.number = plan, number
+        self.dtype, self.layers = entry.dtype, identity.layers
+        first, stop = plan.shard_range(number)
+        texts, tokens = stop - first, plan.shard_tokens(number)
         expected = shard_columns(identity, texts, tokens, entry.dtype)
         there = {name: (column.shape, column.dtype) for name, column in entry.data.columns.items()}
         fits = entry.dtype == identity.dtype or (identity.dtype, entry.dtype) == ("float16", "float32")
@@ -143,11 +127,9 @@ class ShardReader(ColumnReader):
             self.close()
             raise self.damage("does not hold what the manifest's plan says")
 
-    def damaged_rows(self, start: np.ndarray) -> np.ndarray:
-        """(k,) rows of the texts whose bytes are not what their checksums say, in any layer; reads all states.
-
-        `start`, (texts + 1,), says where each text's rows begin.
-        """
+    def damaged_rows(self) -> np.ndarray:
+        """(k,) rows of the texts whose bytes are not what their checksums say, in any layer; reads all states."""
+        start = self.plan.shard_offsets(self.number)
         bad = np.zeros(len(start) - 1, dtype=bool)
         rows = max(1, CHUNK_BYTES // self.entry.columns[f"hidden/{self.layers[0]}"].row_bytes)
         for layer in self.layers:
@@ -176,13 +158,11 @@ def finished_shard(folder: Path, number: int, manifest: Manifest) -> ShardEntry 
     entry = read_sidecar(folder, number)
     if entry is None:
         entry = manifest.shards.get(number)
-    return entry if entry is not None and has_size(folder, entry.data) else None
-
-
-def has_size(folder: Path, data: ColumnFile) -> bool:
-    """Whether a file is there with the size that its entry says."""
-    path = folder / data.file
-    return path.is_file() and not path.is_symlink() and path.stat().st_size == data.size
+    if entry is None:
+        return None
+    path = folder / entry.data.file
+    has_size = path.is_file() and not path.is_symlink() and path.stat().st_size == entry.data.size
+    return entry if has_size else None
 
 
 def read_sidecar(folder: Path, number: int) -> ShardEntry | None:
@@ -203,16 +183,11 @@ def load_manifest(folder: Path) -> Manifest:
 
     Raises UsageError (missing, other version) or FaultError (damaged).
     """
-    sidecars = [int(path.stem.split("-")[1]) for path in folder.glob("shard-*.json") if _is_sidecar(path.name)]
-    found = {number: read_sidecar(folder, number) for number in sidecars}
-    manifest = Manifest.load(folder)
-    listed = {number: entry for number, entry in found.items() if entry and number < manifest.plan.shards}
-    manifest.shards |= listed
+    names = (re.fullmatch(r"shard-(\d{5,})\.json", path.name) for path in folder.glob("shard-*.json"))
+    found = {number: read_sidecar(folder, number) for number in (int(name[1]) for name in names if name)}
+    manifest = Manifest.load(folder)  # after the sidecars, which are removed only when it lists their shards
+    manifest.shards |= {number: entry for number, entry in found.items() if entry and number < manifest.plan.shards}
     return manifest
-
-
-def _is_sidecar(name: str) -> bool:
-    return re.fullmatch(r"shard-\d{5,}\.json", name) is not None
 
 
 def list_shards(folder: Path, manifest: Manifest) -> None:
@@ -228,17 +203,16 @@ def adopt_shard(folder: Path, number: int, plan: Plan, identity: StatesIdentity)
     The file must say that it holds these texts' states under these settings, and every text must fit its checksum.
     """
     first, stop = plan.shard_range(number)
-    tokens = plan.shard_tokens(number)
     try:
         data, about = describe_file(folder, shard_file(number))
         made_of = about.get("texts_sha256"), about.get("states_sha256")
         if made_of != (plan.shard_digest(number), identity.digest()):
             return None
+        tokens = plan.shard_tokens(number)
         values = {"texts": stop - first, "tokens": tokens, "dtype": about["dtype"], "data": asdict(data)}
         entry = ShardEntry.from_json(number, values)
-        reader = ShardReader(folder, entry, entry.texts, tokens, identity)
-        start = plan.token_start[first : stop + 1] - plan.token_start[first]
-        fits = (reader.read("offsets") == start).all() and not len(reader.damaged_rows(start))
+        reader = ShardReader(folder, entry, plan, number, identity)
+        fits = (reader.read("offsets") == plan.shard_offsets(number)).all() and not len(reader.damaged_rows())
         reader.close()
     except (ValueError, KeyError, TypeError, AttributeError, FaultError):
         return None

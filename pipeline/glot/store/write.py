@@ -29,29 +29,17 @@ def write_cache(
 ) -> Manifest:
     """Write shards, example sets and manifest beside a plan, and give the manifest.
 
-    Args:
-        folder: where the plan lies already.
-        plan: what `PlanWriter.finish` gave.
-        states: what the states are said to depend on.
-        task: what the labels of all sets belong to.
-        sets: example sets by their names.
-        shard_states: gives the states of a shard, by its number: every text in every kept layer.
+    `plan` is what `PlanWriter.finish` gave in that folder, `task` that of all `sets`. `shard_states` gives the states
+    of a shard, by its number: every text in every kept layer.
     """
     opened = Plan(folder, plan)
     truncated = int(opened.file.read("truncated").sum())
-    entry = PlanEntry(len(opened), opened.tokens, truncated, 0, opened.num_shards, 0, "", plan)
-    manifest = Manifest("test", states, entry)
+    made = PlanEntry(len(opened), opened.tokens, truncated, 0, opened.num_shards, 0, "", plan)
+    manifest = Manifest("test", states, made)
     make_folder(folder / EXAMPLES_FOLDER)
     for name, examples in sets.items():
-        manifest.examples[name] = ExamplesEntry(
-            fingerprint=examples.fingerprint(opened.hashes()),
-            examples=len(examples),
-            skipped=0,
-            labelled=examples.label is not None,
-            source=f"made {name}",
-            task=task,
-            data=examples.save(folder / EXAMPLES_FOLDER / f"{name}.h5"),
-        )
+        entry = ExamplesEntry.of(examples, opened.hashes(), task, f"made {name}")
+        manifest.examples[name] = entry.save(examples, folder / EXAMPLES_FOLDER / f"{name}.h5", name)
     for number in range(opened.num_shards):
         with ShardWriter(folder, number, opened, states) as writer:
             for layer, index, values, scale in shard_states(opened, number):
