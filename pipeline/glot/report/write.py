@@ -19,7 +19,7 @@
     skipped             what is not there: `step` and `reason`
     and of `glot.reproduce`
     choices             the fields of `glot.reproduce.choices.Choice`, in points
-    costs               the fields of `glot.reproduce.cost.CostRecord`, and `path`
+    costs               the fields of `glot.reproduce.costs.CostRecord`, and `path`
     backends            of each head that was judged with both backends: `model`, `task`, `seed`, `trained` (with which
                         one), `scores` (backend -> example set -> metric -> fraction), `largest` (difference, points)
                         and `path`

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,7 +30,7 @@ from glot.nn.poolers import Glot, make_pooler
 from glot.nn.tokens import TokenBatch
 from glot.process import kept_randomness
 from glot.registry.backbones import BACKBONES
-from glot.store.files import write_json
+from glot.reproduce.costs import Cost, CostRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -67,44 +67,6 @@ class Work:
         return len(self.batches[0])
 
 
-@dataclass(frozen=True)
-class Cost:
-    """One way's cost.
-
-    Attributes:
-        parameters: that are trained. bytes: of tensors at the peak of a step, weights and optimizer included.
-        step: median seconds. before: seconds before the first step (extraction). training: seconds of all epochs,
-            `before` included.
-    """
-
-    name: str
-    parameters: int
-    bytes: int
-    step: float
-    before: float
-    training: float
-
-
-@dataclass(frozen=True)
-class CostRecord:
-    """A measurement of all ways on one device, as `cost.json` holds it.
-
-    Attributes:
-        model, task, device: what was measured, and where. threads: of torch on a CPU.
-        examples, batch_size: of the task. epochs: that `training` counts. costs: of each way, GLOT's last.
-    """
-
-    model: str
-    task: str
-    device: str
-    threads: int
-    examples: int
-    batch_size: int
-    epochs: int
-    costs: list[Cost]
-    version: int = 1
-
-
 def measure_task(
     model: str,
     task: str,
@@ -114,7 +76,7 @@ def measure_task(
     config: PoolerConfig,
     device: torch.device,
     trust_remote_code: bool = False,
-) -> tuple[Work, list[Cost]]:
+) -> CostRecord:
     """What each way costs for a backbone on a task; raises UsageError where either is not there."""
     from glot.corpus.load import load_task
     from glot.extract.backbone import load_backbone
@@ -124,14 +86,13 @@ def measure_task(
     corpus = load_task(task, ["train"], data_dir)
     backbone = load_backbone(source, "float32", "cpu", trust_remote_code=trust_remote_code)
     work = task_work(corpus, backbone, batch_size, steps)
-    return work, measure_cost(backbone.model, work, config, device)
+    return make_record(model, task, work, measure_cost(backbone.model, work, config, device), device)
 
 
-def write_cost_record(path: Path, model: str, task: str, work: Work, costs: list[Cost], device: torch.device) -> None:
-    """Leave a `CostRecord` as JSON."""
-    place = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    record = CostRecord(model, task, place, torch.get_num_threads(), work.examples, work.batch_size, EPOCHS, costs)
-    write_json(path, asdict(record))
+def make_record(model: str, task: str, work: Work, costs: list[Cost], device: torch.device) -> CostRecord:
+    """Costs with what was measured, and where."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return CostRecord(model, task, name, torch.get_num_threads(), work.examples, work.batch_size, EPOCHS, costs)
 
 
 @kept_randomness()
@@ -351,9 +312,3 @@ def step_bytes(step: Callable[[], object], device: torch.device) -> int:
     memory = [event for event in events if event.get("name") == "[memory]"]
     changes = [event["args"]["Bytes"] for event in sorted(memory, key=lambda event: event["ts"])]
     return max(itertools.accumulate(changes, initial=0))
-
-
-def break_even_epochs(ours: Cost, other: Cost, work: Work) -> float | None:
-    """The epochs (of any heads) after which extraction has paid for itself against another way; None: never."""
-    saved = (other.step - ours.step) * math.ceil(work.examples / work.batch_size)
-    return ours.before / saved if saved > 0 else None
