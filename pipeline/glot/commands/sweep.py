@@ -79,7 +79,7 @@ def _print_sweep(folder: Path) -> None:
     for row in rows:
         table.add_row(*row)
     chat.print(table)
-    written = write_sweep(folder)
+    written = write_sweep(folder, trials)
     tell(f"written: {', '.join(path.name for path in written)}")
     is_varied = any(trial.settings for trial in trials)
     if is_varied and not any(path.suffix == ".png" for path in written):
