@@ -120,7 +120,7 @@ def write_section(section: Section, out: Path, drawn: dict[int, Drawn] | None = 
     text = load_templates(out, drawn).get_template("section.md.jinja").render(section=section)
     write_text(out / f"{section.name}.md", text)
     written = [out / f"{section.name}.md"]
-    if section.has_csv:
+    if section.key:
         write_text(out / f"{section.name}.csv", cells_csv(section.cells, section.more))
         written.append(out / f"{section.name}.csv")
     for name in dict.fromkeys(picture.file for picture in section.pictures if picture.file):

@@ -52,7 +52,7 @@ class Work:
 
     Attributes:
         texts: token ids of each distinct text that occurs in the batches.
-        batches: for each step (B,) text places, or (B, 2) for pairs.
+        batches: for each step (B,) indices of texts, or (B, 2) for pairs.
         examples: in the whole training set. distinct_tokens: of its distinct texts.
     """
 
@@ -181,13 +181,13 @@ def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, devic
     num_texts = work.batches[0].ndim
     cast("nn.Module", model).to(device).eval()  # its own `to` is wrapped, and so untyped
     labels = torch.arange(work.batch_size, device=device) % 2
-    place = _Places(work, device)
+    texts = _Texts(work, device)
     backend = resolve_backend("auto", device)
-    stored, rate = _extract(model, work, place)
+    stored, rate = _extract(model, work, texts)
     width = stored[0].shape[1]
 
     def full_loss(module: nn.Module) -> Callable[[np.ndarray], Tensor]:
-        return lambda batch: nn.functional.cross_entropy(module(*place.padded(batch)), labels)
+        return lambda batch: nn.functional.cross_entropy(module(*texts.padded(batch)), labels)
 
     ways: list[Way] = []
     full = Labelled(deepcopy(model).requires_grad_(True), width, num_texts).to(device).train()
@@ -197,14 +197,13 @@ def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, devic
         ways.append(Way(f"LoRA, r = {LORA['r']}", [lora], full_loss(lora), 2e-4))
     model.requires_grad_(False)
     sources: dict[str, Callable[[np.ndarray], TokenBatch]] = {
-        "frozen backbone": lambda batch: place.forwarded(model, batch),
+        "frozen backbone": lambda batch: texts.forwarded(model, batch),
         "GLOT over the cache": lambda batch: _gathered(stored, batch, device),
     }
     for name, gather in sources.items():
         pooler = make_pooler(config, width, backend).to(device)
         assert isinstance(pooler, Glot)
         head = nn.Linear(num_texts * pooler.out_width, 2).to(device)
-
         ways.append(Way(name, [pooler, head], partial(_glot_loss, pooler, head, gather, labels), 2e-4))
     return _costs(ways, model, work, device, work.distinct_tokens / rate)
 
@@ -243,7 +242,7 @@ def _lora(model: PreTrainedModel, width: int, num_texts: int, device: torch.devi
     return Labelled(adapted, width, num_texts).to(device).train()
 
 
-class _Places:
+class _Texts:
     """The texts of a batch, padded together, on the device."""
 
     def __init__(self, work: Work, device: torch.device) -> None:
@@ -251,7 +250,7 @@ class _Places:
 
     def padded(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
         """(B · num_texts, L) ids and mask of a batch, the two texts of a pair one after the other."""
-        texts = [self.work.texts[place] for place in batch.reshape(-1).tolist()]
+        texts = [self.work.texts[index] for index in batch.reshape(-1).tolist()]
         longest = max(map(len, texts))
         ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
         mask = torch.arange(longest) < torch.tensor(list(map(len, texts)))[:, None]
@@ -265,7 +264,7 @@ class _Places:
         return TokenBatch(states[mask.bool()].float(), mask.sum(dim=1).cpu())
 
 
-def _extract(model: PreTrainedModel, work: Work, place: _Places) -> tuple[list[Tensor], float]:
+def _extract(model: PreTrainedModel, work: Work, texts: _Texts) -> tuple[list[Tensor], float]:
     """Every text's states as a cache holds them, and the tokens/s of forwarding them in order of their lengths."""
     order = sorted(range(len(work.texts)), key=lambda text: len(work.texts[text]))
     stored: dict[int, Tensor] = {}
@@ -273,17 +272,17 @@ def _extract(model: PreTrainedModel, work: Work, place: _Places) -> tuple[list[T
     def forward_all() -> None:
         for start in range(0, len(order), 64):
             chosen = order[start : start + 64]
-            batch = place.forwarded(model, np.asarray(chosen))
+            batch = texts.forwarded(model, np.asarray(chosen))
             parts = batch.states.half().split(batch.lengths.tolist())
             stored.update(zip(chosen, parts, strict=True))
 
     forward_all()
-    seconds = min(_seconds(forward_all, place.device) for _ in range(2))
+    seconds = min(_seconds(forward_all, texts.device) for _ in range(2))
     return [stored[text] for text in range(len(work.texts))], sum(map(len, work.texts)) / seconds
 
 
 def _gathered(stored: list[Tensor], batch: np.ndarray, device: torch.device) -> TokenBatch:
-    texts = [stored[place] for place in batch.reshape(-1).tolist()]
+    texts = [stored[index] for index in batch.reshape(-1).tolist()]
     return TokenBatch(torch.cat(texts).to(device, torch.float32), torch.tensor([len(text) for text in texts]))
 
 

@@ -12,7 +12,7 @@ from glot.report.cells import NOTHING
 from glot.report.figures import Bars, Picture
 from glot.report.methods import GREY, colour_of
 from glot.report.results import read_record
-from glot.report.sections import Block, Entry, Heading, Prose, Section, Table, words
+from glot.report.sections import Block, Heading, Prose, Section, Table, text_rows
 from glot.reproduce.published import read_published
 
 EXPLANATION = """\
@@ -119,21 +119,17 @@ def costs_section(found: Mapping[Path, CostRecord]) -> Section:
     blocks: list[Block] = [Prose(EXPLANATION)]
     panels = []
     for record in found.values():
-        blocks += [Heading(record.title), Table(record.title, record.header, _rows(record.rows()))]
+        blocks += [Heading(record.title), Table(record.title, record.header, text_rows(record.rows()))]
         panels.append(_bars(record.title, [(way.name, 1e3 * way.step) for way in record.costs]))
     published = read_published("efficiency.csv")
     rows = [
         [row["method"], f"{row['trained_millions']} M", f"{row['memory_gb']} GB", f"{row['step_ms']} ms"]
         for row in published
     ]
-    blocks += [Heading(PAPER_TITLE), Table(PAPER_TITLE, PAPER_HEADER, _rows(rows))]
+    blocks += [Heading(PAPER_TITLE), Table(PAPER_TITLE, PAPER_HEADER, text_rows(rows))]
     panels.append(_bars(PAPER_TITLE, [(row["method"], float(row["step_ms"])) for row in published]))
     blocks.append(Picture("Milliseconds a step", panels, columns=1, file="costs.png", width=7))
     return Section(title, blocks, "costs", order=3, data=data)
-
-
-def _rows(rows: Sequence[Sequence[str]]) -> list[tuple[str, list[Entry]]]:
-    return [(row[0], words(row[1:])) for row in rows]
 
 
 def _bars(title: str, ways: Sequence[tuple[str, float]]) -> Bars:

@@ -169,7 +169,7 @@ def _run_together(steps: list[Step], cache: Cache, runs: Path, should_stop: Call
     finish_jobs(jobs, folders[0].parents[1], cache, should_stop=should_stop)
     if steps[0].setting == BACKENDS:
         for job in jobs:
-            _judge_with_both(job, cache)
+            _evaluate_with_both(job, cache)
     return [_in_words(FitResult.load(folder)) for folder in folders]
 
 
@@ -207,7 +207,7 @@ def _check_runs(steps: list[Step], runs: Path) -> None:
             )
 
 
-def _judge_with_both(job: Job, cache: Cache) -> None:
+def _evaluate_with_both(job: Job, cache: Cache) -> None:
     """Leave the scores of a head by each backend beside it."""
     from glot.inference.predictions import evaluate_head
 
@@ -248,7 +248,7 @@ def _run_baseline(step: Step, cache: Cache, path: Path) -> str:
         scores = baselines.vector_baseline(cache, "mean" if step.method.endswith("-mean") else "cls")
     make_folder(path.parent)
     record = {"version": 1, "task": step.task, "model": step.model, "method": step.method, "scores": scores}
-    record |= {"kind": cache.manifest.states.kind}
-    write_json(path, {**record, "seconds": time.monotonic() - started})
+    record |= {"kind": cache.manifest.states.kind, "seconds": time.monotonic() - started}
+    write_json(path, record)
     metric, value = next(iter(next(iter(scores.values())).items()))
     return f"{metric} {100 * value:.2f}"
