@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glot.commands.console import (
+    BackboneOption,
     BackendOption,
     DeviceOption,
+    RunOption,
     TrustOption,
     answer,
     manners,
@@ -35,12 +37,8 @@ if TYPE_CHECKING:
     from glot.fit.run_folder import RunConfig
     from glot.store.rows import Row
 
-RunOption = Annotated[Path, typer.Option("--run", help="A run's folder.")]
 TextOption = Annotated[str, typer.Option("--text", help="Column of the text, in a table.")]
 TextBOption = Annotated[str | None, typer.Option("--text-b", help="Column of the second text of pairs, in a table.")]
-BackboneOption = Annotated[
-    str | None, typer.Option("--model", help="The run's backbone, where it no longer lies where the run found it.")
-]
 
 
 class Format(str, Enum):

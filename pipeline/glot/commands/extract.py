@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glot.commands.console import DeviceOption, ModelOption, TrustOption, answer, note, notes, numbers, say, tell
+from glot.commands.console import (
+    DeviceOption,
+    ModelOption,
+    ShardOption,
+    TrustOption,
+    answer,
+    note,
+    notes,
+    numbers,
+    say,
+    tell,
+)
 from glot.commands.progress import extract_bars
 from glot.commands.table_options import (
     BadRowOption,
@@ -77,7 +88,7 @@ def extract(
     dtype: Annotated[str, typer.Option(help="States as auto, float16, bfloat16, float32 or int8.")] = "auto",
     compute_dtype: Annotated[str, typer.Option(help="The model's arithmetic; auto: the checkpoint's own.")] = "auto",
     token_budget: Annotated[int | None, typer.Option(min=1, help="Padded tokens a forward; default by device.")] = None,
-    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, MiB.")] = 1024,
+    shard_mb: ShardOption = 1024,
     order_seed: Annotated[int, typer.Option(min=0, help="Seed of the examples' order in a new cache.")] = 0,
     no_texts: Annotated[bool, typer.Option("--no-texts", help="Leave the texts themselves out of the cache.")] = False,
     device: DeviceOption = None,

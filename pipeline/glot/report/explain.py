@@ -34,15 +34,10 @@ SIGNAL = "#9c3d78"
 
 def write_page(explanation: Explanation, out: Path) -> None:
     """Write the page; raises UsageError where `out` cannot be a file, FaultError where it cannot be written."""
-    check_out(out)
-    make_folder(out.parent)
-    write_text(out, render_page(explanation))
-
-
-def check_out(out: Path) -> None:
-    """Refuse a folder as the file to write."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder: name a file with --out")
+    make_folder(out.parent)
+    write_text(out, render_page(explanation))
 
 
 def render_page(explanation: Explanation) -> str:
