@@ -44,14 +44,14 @@ class Finding:
     broken: bool = False
 
 
-def examine(hub_seconds: float = HUB_SECONDS) -> Iterator[Finding]:
-    """Look at everything, one finding after the other; asks the hub for at most `hub_seconds`. Raises nothing."""
+def examine() -> Iterator[Finding]:
+    """Look at everything, one finding after the other; asks the hub for at most `HUB_SECONDS`. Raises nothing."""
     yield from _versions()
     yield _trial()
     yield from _devices()
     yield _dgl()
     yield from _models()
-    yield from _hub(hub_seconds)
+    yield from _hub(HUB_SECONDS)
     yield from _disks()
     yield from _extras()
 
@@ -256,15 +256,11 @@ def _requirements(extra: str) -> list[Any]:
     except ImportError:  # PackageNotFoundError is one too
         return []
     found = [Requirement(line) for line in lines]
-    if not extra:
-        return [item for item in found if item.marker is None or item.marker.evaluate({"extra": ""})]
-    return [
-        item
-        for item in found
-        if item.marker is not None
-        and item.marker.evaluate({"extra": extra})
-        and not item.marker.evaluate({"extra": ""})
-    ]
+
+    def holds(item: Any, name: str) -> bool:
+        return item.marker is None or item.marker.evaluate({"extra": name})
+
+    return [item for item in found if holds(item, extra) and not (extra and holds(item, ""))]
 
 
 def _fits(requirement: Any) -> bool:

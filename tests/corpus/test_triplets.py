@@ -56,7 +56,7 @@ def test_every_format_is_read(tmp_path: Path) -> None:
     spec, head = corpus.spec, head_defaults(corpus.spec)
     pooler, train = (FitOptions().values(config, head) for config in (PoolerConfig, TrainConfig))
     assert (spec.name, spec.num_texts, spec.target, spec.metrics[0]) == ("all", 2, "contrastive", "mrr@10")
-    assert (train["lr"], pooler["layers"], pooler["hidden"], pooler["tau"]) == (2e-5, 4, 256, 0.3)
+    assert (train["lr"], pooler["gnn_layers"], pooler["hidden"], pooler["tau"]) == (2e-5, 4, 256, 0.3)
     assert (train["batch_size"], train["epochs"]) == (32, 3)
 
 

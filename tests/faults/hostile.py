@@ -190,7 +190,7 @@ def verify(folder: Path) -> None:
 
 
 def summarize(folder: Path) -> None:
-    json.dumps(summarize_cache(Cache(folder, allow_unfinished=True)).to_json())
+    json.dumps(asdict(summarize_cache(Cache(folder, allow_unfinished=True))))
 
 
 def copy(folder: Path) -> None:

@@ -178,7 +178,7 @@ def test_the_report(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     assert len(trials) == 5
     means = [sum(trial.scores) / 2 for trial in trials]
     assert means == sorted(means, reverse=True)
-    written = {path.name for path in write_sweep(out)}
+    written = {path.name for path in write_sweep(out, trials)}
     assert written >= {"sweep.md", "sweep.csv"}
     lines = (out / "sweep.csv").read_text().splitlines()
     assert len(lines) == 11

@@ -17,8 +17,7 @@ from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig, load_tensors, save_tensors
 from glot.report.results import collect, collect_own
 from glot.report.sweep import read_sweep
-from glot.reproduce.cost import Cost, CostRecord
-from glot.reproduce.costs import find_costs
+from glot.reproduce.costs import Cost, CostRecord, find_costs
 from glot.store.files import read_json, write_json
 from glot.store.reader import Cache
 

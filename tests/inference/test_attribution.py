@@ -17,8 +17,9 @@ from glot.fit.run import FitOptions, make_configs
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
 from glot.fit.train import fit_head
-from glot.inference.attribution import MAX_TOKENS, cache_example, explain, open_runs
+from glot.inference.attribution import MAX_TOKENS, cache_example, explain
 from glot.inference.predictions import predict_examples
+from glot.inference.run_checks import open_runs
 from glot.nn.config import PoolerConfig
 from glot.nn.edges import edge_mask
 from glot.nn.poolers import make_pooler, token_weights
@@ -44,7 +45,7 @@ def test_weights_and_prediction_are_the_model_s(
     cache = Cache(make_fit_cache(num_texts=num_texts))
     folder = fit(cache.folder, tmp_path / "run", pooler="glot", **options)
     runs, config = open_runs([folder]), RunConfig.load(folder)
-    answers, examples = predict_examples(folder, cache, "validation", "cpu", "dense")
+    answers, examples = predict_examples(folder, config, cache, "validation", "cpu", "dense")
     model = load_head(folder, config, "dense", torch.device("cpu"))
     states = StreamedStates(cache, config.layer, torch.device("cpu"), config.pooler.tokens)
     ids = examples.text_id if num_texts == 1 else np.stack([examples.text_id, examples.text_id_b], axis=1)

@@ -215,7 +215,10 @@ def test_runs_of_other_states_are_refused(
         assert glot("extract", "--model", backbone_folders[family], *data, "--out", family)[0] == 0
         fit = ["--layer", 1, "--epochs", 1, "--device", "cpu", "--out", f"run-{family}"]
         assert glot("fit", "--cache", family, *fit)[0] == 0
-    for family, expected in (("roberta", "trained on states of tiny-roberta"), ("bert", "is over layer 1, run over")):
+    for family, expected in (
+        ("roberta", "run-roberta holds states of tiny-roberta"),
+        ("bert", "run and run-bert do not go together: layer 2 there, 1 here"),
+    ):
         code, _, err = glot("evaluate", "--run", run, "--run", f"run-{family}", "--mteb-local", "sts:dev.tsv")
         assert (code, expected in err) == (2, True), err
 

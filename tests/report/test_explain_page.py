@@ -15,7 +15,8 @@ import pytest
 
 from glot.corpus.stress import GENERATORS, make_examples, signal_roles
 from glot.errors import UsageError
-from glot.inference.attribution import Explanation, explain, open_runs
+from glot.inference.attribution import Explanation, explain
+from glot.inference.run_checks import open_runs
 from glot.report.explain import page_data, render_page, roles, write_page
 from glot.report.pieces import readable_pieces
 

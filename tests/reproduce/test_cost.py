@@ -13,7 +13,7 @@ from glot.extract.backbone import load_backbone
 from glot.extract.source import ModelSource
 from glot.nn.poolers import PoolerConfig
 from glot.reproduce import cost
-from glot.reproduce.costs import find_costs
+from glot.reproduce.costs import Cost, CostRecord, find_costs
 from glot.reproduce.plan import Step
 from glot.reproduce.run import Watch, run_steps
 from glot.store.task_spec import TaskSpec
@@ -70,10 +70,10 @@ def test_the_bytes_of_a_step_are_those_at_its_peak() -> None:
 
 
 def test_when_extraction_has_paid_for_itself() -> None:
-    work = cost.Work([[1]], [torch.zeros(8).numpy()], examples=80, distinct_tokens=100)
-    ours = cost.Cost("GLOT", 1, 1, step=0.01, before=1.8, training=2.0)
-    assert cost.break_even_epochs(ours, cost.Cost("other", 1, 1, 0.1, 0.0, 3.0), work) == pytest.approx(2.0)
-    assert cost.break_even_epochs(ours, cost.Cost("other", 1, 1, 0.005, 0.0, 3.0), work) is None
+    ways = [Cost("slower", 1, 1, 0.1, 0.0, 3.0), Cost("faster", 1, 1, 0.005, 0.0, 3.0)]
+    ways.append(Cost("GLOT", 1, 1, step=0.01, before=1.8, training=2.0))
+    record = CostRecord("tiny", "made", "CPU", 1, examples=80, batch_size=8, epochs=3, costs=ways)
+    assert [record.pays_after(way) for way in ways] == [pytest.approx(2.0), None, None]
 
 
 def test_random_weights_of_a_known_shape() -> None:
@@ -99,8 +99,8 @@ def test_the_main_job_measures_costs(
     watch = Watch(lines.append, lambda done, total: None, lambda: False)
     assert run_steps([step], tmp_path / "cache", tmp_path / "runs", None, watch) == []
     assert "ms a step, full fine-tuning" in lines[-1]
-    [table] = find_costs([tmp_path / "runs"])
-    assert table.rows()[-1][0].startswith("GLOT over the cache")
+    [record] = find_costs([tmp_path / "runs"]).values()
+    assert record.rows()[-1][0].startswith("GLOT over the cache")
     assert step.place(tmp_path / "runs").exists()
 
 

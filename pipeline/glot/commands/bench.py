@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,10 @@ from glot.commands.console import DeviceOption, TrustOption, answer, note, say, 
 from glot.errors import UsageError
 
 if TYPE_CHECKING:
-    from glot.reproduce.cost import Cost, Work
+    import torch
+
+    from glot.nn.config import PoolerConfig
+    from glot.reproduce.costs import CostRecord
 
 app = typer.Typer(help="Measure on this machine.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -43,7 +47,7 @@ def cost(
     from glot.extract.source import resolve_model
     from glot.nn.config import PoolerConfig
     from glot.registry.tasks import find_task
-    from glot.store.files import check_output
+    from glot.store.files import check_output, write_json
 
     if (model is None) == (random_init is None):
         raise UsageError("pass --model, or --random-init with the name of a model's shape")
@@ -54,42 +58,44 @@ def cost(
         resolve_model(model)
         find_task(task)
     from glot.fit.run import check_device
-    from glot.reproduce.cost import measure_cost, measure_task, write_cost_record
+    from glot.reproduce.cost import measure_task
 
     place = check_device(device)
     if model is not None:
-        work, costs = measure_task(model, task, data_dir, batch_size, steps, config, place, trust_remote_code)
+        record = measure_task(model, task, data_dir, batch_size, steps, config, place, trust_remote_code)
     else:
         assert random_init is not None  # checked above
-        backbone, work = _random(random_init, mean_tokens, batch_size, steps, str(place))
-        costs = measure_cost(backbone, work, config, place)
-    name = model or f"{random_init}, random weights"
-    _print_costs(name, work, costs, str(place))
+        record = _measure_random(random_init, mean_tokens, batch_size, steps, config, place)
+    _print_costs(record, str(place))
     if out is not None:
-        write_cost_record(out, name, task if model else "random texts", work, costs, place)
+        write_json(out, asdict(record))
         tell(f"written: {out}")
-    answer({"name": name, "device": str(place), "examples": work.examples, "ways": costs})
+    answer({"name": record.model, "device": str(place), "examples": record.examples, "ways": record.costs})
 
 
-def _random(name: str, mean: int, batch_size: int, steps: int, device: str) -> tuple:
+def _measure_random(
+    name: str, mean: int, batch_size: int, steps: int, config: PoolerConfig, device: torch.device
+) -> CostRecord:
     import torch
 
-    from glot.reproduce.cost import random_model, random_work
+    from glot.reproduce.cost import make_record, measure_cost, random_model, random_work
 
-    model = random_model(name, torch.bfloat16 if device.startswith("cuda") else torch.float32)
-    return model, random_work(model.config.vocab_size, mean, batch_size, steps, examples=3668)
+    model = random_model(name, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    work = random_work(model.config.vocab_size, mean, batch_size, steps, examples=3668)
+    costs = measure_cost(model, work, config, device)
+    return make_record(f"{name}, random weights", "random texts", work, costs, device)
 
 
-def _print_costs(name: str, work: Work, costs: list[Cost], device: str) -> None:
-    from glot.reproduce.cost import EPOCHS, PUBLISHED, break_even_epochs
+def _print_costs(record: CostRecord, device: str) -> None:
+    from glot.reproduce.cost import PUBLISHED
 
-    ours = costs[-1]
-    title = f"{name} on {device}, {work.examples:,} examples, batch {work.batch_size}"
+    ours = record.costs[-1]
+    title = f"{record.model} on {device}, {record.examples:,} examples, batch {record.batch_size}"
     table = Table(title=title, title_justify="left")
-    for heading in ("way", "trained", "GiB", "step, ms", f"{EPOCHS} epochs", "/ GLOT", "pays after"):
+    for heading in ("way", "trained", "GiB", "step, ms", f"{record.epochs} epochs", "/ GLOT", "pays after"):
         table.add_column(heading, no_wrap=True, justify="left" if heading == "way" else "right")
-    for cost in costs:
-        epochs = None if cost is ours else break_even_epochs(ours, cost, work)
+    for cost in record.costs:
+        epochs = record.pays_after(cost)
         table.add_row(
             cost.name,
             f"{cost.parameters / 1e6:,.2f} M",
@@ -104,5 +110,5 @@ def _print_costs(name: str, work: Work, costs: list[Cost], device: str) -> None:
     say("pays after: the epochs, of any heads, in which the other way takes as much longer as extraction takes")
     say(f"extraction is {ours.before:,.1f} s of GLOT's {ours.training:,.1f} s; it serves every head that follows")
     say(PUBLISHED)
-    if not any(cost.name.startswith("LoRA") for cost in costs):
+    if not any(cost.name.startswith("LoRA") for cost in record.costs):
         note("LoRA is left out: pip install 'glot-pipeline[bench]'")

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from glot.commands.console import (
     DeviceOption,
+    ShardOption,
     TrustOption,
     answer,
     manners,
@@ -23,7 +24,7 @@ from glot.commands.console import (
     words,
 )
 from glot.commands.progress import byte_bar
-from glot.errors import FaultError
+from glot.errors import FaultError, UsageError
 
 if TYPE_CHECKING:
     from glot.report.cache_summary import CacheSummary
@@ -75,7 +76,7 @@ def _summarize(cache: Cache, layer: int | None) -> None:
     from glot.report.cache_summary import summarize_cache
 
     summary = summarize_cache(cache, layer)
-    answer(summary.to_json())
+    answer(summary)
     for table in (_facts(summary), _sets(summary), _lengths(summary)):
         screen.print(table)
 
@@ -188,7 +189,7 @@ def subset(
     split: Annotated[str | None, typer.Option(help="Example sets, as in train,validation; default: all.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first N examples of each set: a sample.")] = None,
     layers: Annotated[str | None, typer.Option(help="Layers to keep; default: all.")] = None,
-    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, MiB.")] = 1024,
+    shard_mb: ShardOption = 1024,
     verify: VerifyOption = False,
 ) -> None:
     """Write a smaller cache: some example sets, some examples, some layers."""
@@ -202,11 +203,10 @@ def subset(
 @app.command()
 def merge(
     sources: Annotated[list[Path], typer.Argument(help="Two caches or more, then the new cache's folder.")],
-    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, MiB.")] = 1024,
+    shard_mb: ShardOption = 1024,
     verify: VerifyOption = False,
 ) -> None:
     """Join caches of one model and the same settings; the last folder is the new cache's."""
-    from glot.errors import UsageError
     from glot.store.combine import merge_caches
 
     if len(sources) < 3:

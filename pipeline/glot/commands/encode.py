@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glot.commands.console import (
+    BackboneOption,
     BackendOption,
     DeviceOption,
+    RunOption,
     TrustOption,
     answer,
     manners,
@@ -35,12 +37,8 @@ if TYPE_CHECKING:
     from glot.fit.run_folder import RunConfig
     from glot.store.rows import Row
 
-RunOption = Annotated[Path, typer.Option("--run", help="A run's folder.")]
 TextOption = Annotated[str, typer.Option("--text", help="Column of the text, in a table.")]
 TextBOption = Annotated[str | None, typer.Option("--text-b", help="Column of the second text of pairs, in a table.")]
-BackboneOption = Annotated[
-    str | None, typer.Option("--model", help="The run's backbone, where it no longer lies where the run found it.")
-]
 
 
 class Format(str, Enum):
@@ -182,7 +180,7 @@ def _print_rows(run: Path, pieces: Iterator[list[Row]]) -> None:
 def _predict_cache(
     run: Path, cache: Path, split: str, format: Format | None, out: Path | None, backend: str, device: str | None
 ) -> None:
-    from glot.fit.run_folder import RunConfig, find_one_run
+    from glot.fit.run_folder import find_one_run
     from glot.inference.run_checks import check_predictable, check_predictions_file
     from glot.store.reader import Cache
 
@@ -190,7 +188,7 @@ def _predict_cache(
     path = out or run / f"{split}.{'tsv' if format is Format.glue else 'jsonl'}"
     check_predictions_file(path, name)
     opened = Cache(cache)
-    check_predictable(folder, RunConfig.load(folder), opened, split)
+    check_predictable(folder, opened, split)
     from glot.fit.run import check_device
     from glot.inference.predictions import write_predictions
     from glot.nn.graph import resolve_backend

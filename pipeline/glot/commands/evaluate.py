@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from glot.commands.console import (
+    BackboneOption,
     BackendOption,
     DeviceOption,
     TrustOption,
@@ -22,7 +23,6 @@ from glot.commands.console import (
     say,
     screen,
 )
-from glot.commands.encode import BackboneOption
 from glot.commands.progress import text_bar
 from glot.commands.table_options import (
     BadRowOption,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glot.commands.console import DeviceOption, TrustOption, answer, note_unfinished, tell
+from glot.commands.console import BackboneOption, DeviceOption, TrustOption, answer, note_unfinished, tell
 
 if TYPE_CHECKING:
     from glot.inference.attribution import Explanation
@@ -27,7 +27,7 @@ def explain(
     ] = None,
     index: Annotated[int | None, typer.Option(help="The example's row in its source, as in predictions.")] = None,
     split: Annotated[str | None, typer.Option(help="The example set of --index; default: validation.")] = None,
-    model: Annotated[str | None, typer.Option(help="The backbone, where its name in the run does not find it.")] = None,
+    model: BackboneOption = None,
     trust_remote_code: TrustOption = False,
     tau: Annotated[
         float | None, typer.Option(help="Draw with this threshold first; default: the run's, or 0.6.")

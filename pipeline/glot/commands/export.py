@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from glot.commands.console import DeviceOption, TrustOption, answer, note_unfinished, tell
+from glot.commands.console import BackboneOption, DeviceOption, RunOption, TrustOption, answer, note_unfinished, tell
 from glot.errors import UsageError
 
 KINDS = ("sentence-transformers", "onnx")
@@ -16,9 +16,9 @@ KINDS = ("sentence-transformers", "onnx")
 
 def export(
     out: Annotated[Path, typer.Argument(help="The folder to make; for onnx the file.")],
-    run: Annotated[Path, typer.Option("--run", help="A run's folder.")],
+    run: RunOption,
     to: Annotated[str, typer.Option("--to", help="sentence-transformers, or onnx: the head alone.")],
-    model: Annotated[str | None, typer.Option(help="The backbone, where its name in the run does not find it.")] = None,
+    model: BackboneOption = None,
     trust_remote_code: TrustOption = False,
     push: Annotated[
         str | None, typer.Option(help="Also upload the folder to the Hub, to user/name; needs a token there.")
@@ -37,13 +37,29 @@ def export(
         for name, value in given.items():
             if value is not None:
                 raise UsageError(f"{name} does not go with --to onnx, which needs no backbone: leave it out")
-    from glot.export.checks import check_export
-
-    check_export(run, out, to, model)
+    _check(run, out, to, model)
     if to == "onnx":
         _to_onnx(run, out)
     else:
         _to_folder(run, out, model, device, licence, push, trust_remote_code)
+
+
+def _check(run: Path, out: Path, to: str, model: str | None) -> None:
+    """Refuse what cannot be exported, or an `out` that cannot be made, before torch is imported."""
+    from glot.extract.source import find_source
+    from glot.fit.run_folder import RunConfig, check_trained, find_one_run
+    from glot.store.files import check_output, check_parent
+
+    folder = find_one_run(run)
+    config = RunConfig.load(folder)
+    check_trained(folder)
+    if to == "onnx":
+        check_output(out, (".onnx",), "the file")
+    if out.exists() and (to == "onnx" or not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} is there already: choose another place")
+    if to != "onnx":
+        check_parent(out)
+        find_source(config.states, f"that {folder} was trained on", model)
 
 
 def _to_folder(

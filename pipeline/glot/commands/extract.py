@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glot.commands.console import DeviceOption, ModelOption, TrustOption, answer, note, notes, numbers, say, tell
+from glot.commands.console import (
+    DeviceOption,
+    ModelOption,
+    ShardOption,
+    TrustOption,
+    answer,
+    note,
+    notes,
+    numbers,
+    say,
+    tell,
+)
 from glot.commands.progress import extract_bars
 from glot.commands.table_options import (
     BadRowOption,
@@ -77,7 +88,7 @@ def extract(
     dtype: Annotated[str, typer.Option(help="States as auto, float16, bfloat16, float32 or int8.")] = "auto",
     compute_dtype: Annotated[str, typer.Option(help="The model's arithmetic; auto: the checkpoint's own.")] = "auto",
     token_budget: Annotated[int | None, typer.Option(min=1, help="Padded tokens a forward; default by device.")] = None,
-    shard_mb: Annotated[int, typer.Option(min=1, help="Size of a shard, MiB.")] = 1024,
+    shard_mb: ShardOption = 1024,
     order_seed: Annotated[int, typer.Option(min=0, help="Seed of the examples' order in a new cache.")] = 0,
     no_texts: Annotated[bool, typer.Option("--no-texts", help="Leave the texts themselves out of the cache.")] = False,
     device: DeviceOption = None,
@@ -178,19 +189,19 @@ def _extract(request: CorpusRequest, source: ModelSource, folder: Path, options:
     from glot.extract.options import is_planned
     from glot.extract.processes import leave, this_process
 
-    process = this_process()
-    may_share_plan = options.part is not None or not process.is_main
+    turn = this_process()
+    is_main = turn[0] == 0  # it speaks for all
+    may_share_plan = options.part is not None or not is_main
     corpus = None if may_share_plan and is_planned(folder, options.request) else load_corpus(request)
-    if corpus is not None and process.is_main:
+    if corpus is not None and is_main:
         _tell_understood(corpus)
     from glot.extract.run import extract_states  # with torch, after all that is wrong is told
 
-    with extract_bars(notes, title, shown=process.is_main) as (tokens, texts):
-        turn = (process.index, process.count)
-        remark = note if process.is_main else lambda line: None
+    with extract_bars(notes, title, shown=is_main) as (tokens, texts):
+        remark = note if is_main else lambda line: None
         summary = extract_states(corpus, source, folder, options, tokens, texts, remark, turn)
     leave()
-    if process.is_main:
+    if is_main:
         _print_summary(summary, corpus, options)
 
 

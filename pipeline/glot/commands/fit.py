@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from glot.commands.console import answer, chat, note, notes, refuse_beside, tell
+from glot.commands.console import CacheOption, answer, chat, note, notes, refuse_beside, tell
 from glot.commands.progress import epoch_bar
 from glot.commands.settings import given_options, with_settings
 from glot.errors import UsageError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @with_settings(lists=False)
 def fit(
     context: typer.Context,
-    cache: Annotated[Path | None, typer.Option("--cache", help="A cache, or a folder with one cache below it.")] = None,
+    cache: CacheOption = None,
     *,
     track: Annotated[
         str | None, typer.Option(help="Show loss and scores as it trains: tensorboard (in the run's folder) or wandb.")

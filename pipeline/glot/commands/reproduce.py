@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,13 @@ from glot.commands.progress import extract_bars
 from glot.errors import FaultError, UsageError
 from glot.process import stop_flag
 
+if TYPE_CHECKING:
+    from glot.reproduce.plan import Agenda
+
+CachesOption = Annotated[Path, typer.Option("--cache", help="Where caches are kept.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Where runs are kept; finished ones are not repeated.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Where tables and figures go.")]
+
 
 def stress(
     model: ModelOption = "minilm",
@@ -38,29 +45,22 @@ def stress(
     converged: Annotated[
         bool, typer.Option("--converged", help="Train to convergence, not for the published 3 epochs.")
     ] = False,
-    cache: Annotated[Path, typer.Option(help="Where caches are kept.")] = Path("cache"),
-    runs: Annotated[Path, typer.Option(help="Where runs are kept; finished ones are not repeated.")] = Path(
-        "runs/stress"
-    ),
-    out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results/stress"),
+    cache: CachesOption = Path("cache"),
+    runs: RunsOption = Path("runs/stress"),
+    out: OutOption = Path("results/stress"),
 ) -> None:
     """The stress test: is a short signal found among distractors? Makes data, states, heads and a table."""
     from glot.extract.folders import check_source
     from glot.extract.source import resolve_model
     from glot.report.figures import check_extra
-    from glot.reproduce.plan import stress_steps
-    from glot.reproduce.report import write_report
-    from glot.reproduce.run import Watch, run_steps
+    from glot.reproduce.plan import Agenda, stress_steps
 
     check_extra()
     check_source(resolve_model(model), trust_remote_code)
     steps = stress_steps(
         model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
     )
-    with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
-        failed = run_steps(steps, cache, runs, None, Watch(tell, tokens, should_stop), trust_remote_code)
-    _print_written(write_report(runs, out, failed), failed)
-    _fail_where_steps_failed(failed)
+    _run(Agenda(steps, []), cache, runs, out, trust_remote_code=trust_remote_code)
     tell((out / "stress.md").read_text(encoding="utf-8"))
 
 
@@ -76,18 +76,14 @@ def reproduce(
         bool, typer.Option("--yes", help="Start the paper profile, which downloads and runs for long.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    cache: Annotated[Path, typer.Option(help="Where caches are kept.")] = Path("cache"),
-    runs: Annotated[Path, typer.Option(help="Where runs are kept; finished ones are not repeated.")] = Path(
-        "runs/reproduce"
-    ),
-    out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("results"),
+    cache: CachesOption = Path("cache"),
+    runs: RunsOption = Path("runs/reproduce"),
+    out: OutOption = Path("results"),
     links: LinksOption = True,
 ) -> None:
     """The main job: redo the paper's evidence on this machine, beside the paper's numbers."""
     from glot.report.figures import check_extra
     from glot.reproduce.plan import describe_agenda, make_agenda
-    from glot.reproduce.report import write_report
-    from glot.reproduce.run import Watch, run_steps
 
     agenda = make_agenda(profile, data_dir, words(recipe))
     plan = describe_agenda(agenda, cache, runs)
@@ -99,18 +95,27 @@ def reproduce(
     if profile == "paper" and not yes:
         raise UsageError("the paper profile downloads its backbones and runs for long: pass YES=1 (or --yes) to start")
     check_extra()
+    _run(agenda, cache, runs, out, data_dir, links)
+
+
+def _run(
+    agenda: Agenda,
+    cache: Path,
+    runs: Path,
+    out: Path,
+    data_dir: Path | None = None,
+    links: bool = True,
+    trust_remote_code: bool = False,
+) -> None:
+    """Run what is not there yet, write the report and say where; raises FaultError where some steps could not run."""
+    from glot.reproduce.report import write_report
+    from glot.reproduce.run import Watch, run_steps
+
     with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
-        failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(tell, tokens, should_stop))
-    _print_written(write_report(runs, out, agenda.skipped + failed, links=links), failed)
-    _fail_where_steps_failed(failed)
-
-
-def _print_written(paths: list[Path], failed: list[tuple[str, str]]) -> None:
-    for path in paths:
+        failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(tell, tokens, should_stop), trust_remote_code)
+    written = write_report(runs, out, agenda.skipped + failed, links=links)
+    for path in written:
         tell(str(path))
-    answer({"written": paths, "failed": failed})
-
-
-def _fail_where_steps_failed(failed: list[tuple[str, str]]) -> None:
+    answer({"written": written, "failed": failed})
     if failed:
         raise FaultError(f"{len(failed)} of the planned tasks could not run; the first: {failed[0][0]}: {failed[0][1]}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from glot.commands.console import answer, chat, note, notes, refuse_beside, tell, words
+from glot.commands.console import CacheOption, answer, chat, note, notes, refuse_beside, tell, words
 from glot.commands.fit import note_layer
 from glot.commands.progress import epoch_bar
 from glot.commands.settings import given_grid, with_settings
@@ -20,7 +20,7 @@ from glot.process import stop_flag
 @with_settings(lists=True, without=("device",))
 def sweep(
     context: typer.Context,
-    cache: Annotated[Path | None, typer.Option("--cache", help="A cache, or a folder with one cache below it.")] = None,
+    cache: CacheOption = None,
     *,
     devices: Annotated[str, typer.Option(help="One, or several that share the heads, as in cuda:0,cuda:1.")] = "",
     out: Annotated[Path | None, typer.Option(help="Default: runs/TASK-MODEL-sweep-TIME.")] = None,
@@ -79,7 +79,7 @@ def _print_sweep(folder: Path) -> None:
     for row in rows:
         table.add_row(*row)
     chat.print(table)
-    written = write_sweep(folder)
+    written = write_sweep(folder, trials)
     tell(f"written: {', '.join(path.name for path in written)}")
     is_varied = any(trial.settings for trial in trials)
     if is_varied and not any(path.suffix == ".png" for path in written):

@@ -35,6 +35,15 @@ class Dialect:
     encoding: str | None = None
     header: bool = True
 
+    def misfit(self, count: int, least: int) -> str:
+        """What is wrong with a row of `count` cells where there should be `least`, "" where nothing is.
+
+        Without a header line tab-separated rows may have more, for then nobody said how many there are.
+        """
+        if count == least or (count > least and not self.header and self.delimiter == "\t"):
+            return ""
+        return f"{count} columns where " + (f"the header has {least}" if self.header else f"{least} are expected")
+
 
 class BrokenRow(Exception):
     """A row that breaks the rules of quotes; the message says how."""
@@ -71,38 +80,38 @@ class RowParser:
                 self.in_quotes = [False] * len(self.cells)
                 return True
         self.lines += 1
-        place = 0 if self._open is None else self._quoted(line, 0, end)
-        while place <= end:
-            place = self._cell(line, place, end)
+        position = 0 if self._open is None else self._quoted(line, 0, end)
+        while position <= end:
+            position = self._cell(line, position, end)
         return self._open is None
 
     def _clear(self) -> None:
         self.lines, self.cells, self.in_quotes, self.stray = 0, [], [], False
 
-    def _cell(self, line: str, place: int, end: int) -> int:
-        """Read the cell that begins at a place; returns where the next begins, beyond the end where none does."""
-        if line.startswith(QUOTE, place):
+    def _cell(self, line: str, position: int, end: int) -> int:
+        """Read the cell that begins at a position; returns where the next begins, beyond the end where none does."""
+        if line.startswith(QUOTE, position):
             self._open, self._length = [], 0
-            return self._quoted(line, place + 1, end)
-        stop = line.find(self._delimiter, place, end)
+            return self._quoted(line, position + 1, end)
+        stop = line.find(self._delimiter, position, end)
         stop = end if stop < 0 else stop
-        self._add(line[place:stop], False)
+        self._add(line[position:stop], False)
         self.stray = self.stray or QUOTE in self.cells[-1]
         return stop + 1
 
-    def _quoted(self, line: str, place: int, end: int) -> int:
+    def _quoted(self, line: str, position: int, end: int) -> int:
         assert self._open is not None
-        close = line.find(QUOTE, place)
+        close = line.find(QUOTE, position)
         while close >= 0 and line.startswith(QUOTE, close + 1):
             close = line.find(QUOTE, close + 2)
         if close < 0:
-            self._open.append(line[place:])
-            self._length += len(line) - place
+            self._open.append(line[position:])
+            self._length += len(line) - position
             if self._length > CELL_LIMIT:
                 self._open = None
                 raise BrokenRow(f"nothing closes a cell's quote within {CELL_LIMIT:,} characters ({NO_QUOTES})")
             return end + 1
-        self._add("".join([*self._open, line[place:close]]).replace(QUOTE * 2, QUOTE), True)
+        self._add("".join([*self._open, line[position:close]]).replace(QUOTE * 2, QUOTE), True)
         self._open = None
         if close + 1 < end and not line.startswith(self._delimiter, close + 1):
             raise BrokenRow(f"text follows the quote that closes a cell: mind the quotes ({NO_QUOTES})")
@@ -118,13 +127,14 @@ def read_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[tup
 
     `name` is the file's, for messages.
     """
-    return _quoted_rows(lines, dialect, name) if dialect.quoted else _plain_rows(lines, dialect)
+    return _quoted_rows(lines, dialect, name) if dialect.quoted else plain_rows(lines, dialect.delimiter)
 
 
-def _plain_rows(lines: Iterable[str], dialect: Dialect) -> Iterator[tuple[int, list[str]]]:
+def plain_rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """As `read_rows` where quotes are text: every line is a row."""
     for number, line in enumerate(lines, start=1):
         if text := bare(line):
-            yield number, text.split(dialect.delimiter)
+            yield number, text.split(delimiter)
 
 
 def _quoted_rows(lines: Iterable[str], dialect: Dialect, name: str) -> Iterator[tuple[int, list[str] | UnfitRow]]:

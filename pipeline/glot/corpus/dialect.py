@@ -96,18 +96,6 @@ class FoundDialect:
     headless: bool
     described: str
 
-    def misfit(self, cells: list[str]) -> str:
-        """What is wrong with the number of a row's cells, "" where nothing is."""
-        return _misfit(len(cells), self.least, self.dialect)
-
-
-def _misfit(count: int, least: int, dialect: Dialect) -> str:
-    if count == least or (count > least and not dialect.header and dialect.delimiter == "\t"):
-        return ""
-    if dialect.header:
-        return f"{count} columns where the header has {least}"
-    return f"{count} columns where {least} are expected"
-
 
 def is_delimited(path: Path, form: TableFormat) -> bool:
     """Whether the suffix says so, or a delimiter was named."""
@@ -187,14 +175,6 @@ class _Side:
     unfit: int = 0
 
 
-@dataclass
-class _Swallowed:
-    """A row that spans lines each of which could be a row: how many, and their cells in the label's column."""
-
-    lines: int
-    labels: set[str]
-
-
 class _Look:
     """Goes through a file line by line under both rules of quotes.
 
@@ -211,10 +191,11 @@ class _Look:
         self.strays = self.tidy = self.needless = self.spanning = 0
         self._dialect, self._least, self._label_name = dialect, least, label
         self._delimiter = dialect.delimiter
-        self._label: int | None = None  # its place
+        self._label: int | None = None  # the index of its column
         self._parser = RowParser(dialect.delimiter)
         self._row: list[str] = []  # the lines of the row that is open, while they are few
-        self._swallowed: list[_Swallowed] = []
+        # Rows that span lines each of which could be a row: how many lines, and their cells in the label's column.
+        self._swallowed: list[tuple[int, set[str]]] = []
         self._labels: set[str] = set()  # of lines without quotes
         self._early: list[list[str]] = []  # rows after the first
         self._first_in_quotes = False
@@ -247,19 +228,17 @@ class _Look:
         """The file is at its end."""
         if self._parser.is_open:
             self.csv.unfit += self._parser.lines
-        known = self._labels
-        for swallowed in self._swallowed:
-            if self._delimiter == "\t" or (self._label is not None and swallowed.labels <= known):
-                self.csv.unfit += swallowed.lines
+        for lines, labels in self._swallowed:
+            if self._delimiter == "\t" or (self._label is not None and labels <= self._labels):
+                self.csv.unfit += lines
 
     @property
     def quoted(self) -> bool:
-        """Whether quotes are CSV's: the rule by which fewer lines are unfit; they stay so where more cells need them.
+        """Whether quotes are CSV's: the rule by which fewer lines are unfit; CSV's where more cells need quotes.
 
-        Where both fit alike:
-        a CSV writer leaves no quote in a bare cell, and puts no cell in quotes that would do without, or all in the
-        header line, too. Tab-separated text is CSV only where this holds; other text where quoted cells are more than
-        stray quotes, for people write `"a",1` by hand.
+        Where both fit alike, it counts that a CSV writer leaves no quote in a bare cell, and puts only those cells in
+        quotes that need them, unless it puts all of the header line in quotes, too. Tab-separated text is CSV only
+        where this holds; other text where quoted cells are at least as many as stray quotes, for people write `"a",1`.
         """
         if not self.quotes:
             return False
@@ -275,9 +254,9 @@ class _Look:
     def headless(self, quoted: bool) -> bool:
         """Whether the first row has what no name of a column is: a number, a sentence, or a value of a later row."""
         first = (self.csv if quoted else self.plain).first
-        for place, cell in enumerate(first):
+        for index, cell in enumerate(first):
             is_long = len(cell) > _NAME_CHARACTERS or len(cell.split()) > _NAME_WORDS
-            again = cell and any(place < len(row) and row[place] == cell for row in self._early)
+            again = cell and any(index < len(row) and row[index] == cell for row in self._early)
             if is_long or again or _NUMBER.fullmatch(cell.strip()):
                 return True
         return False
@@ -307,7 +286,7 @@ class _Look:
             self._label = names.index(self._label_name)
 
     def _misfit(self, count: int, side: _Side) -> bool:
-        return bool(_misfit(count, side.width, self._dialect))
+        return bool(self._dialect.misfit(count, side.width))
 
     def _take_csv(self) -> None:
         parser, side = self._parser, self.csv
@@ -337,6 +316,6 @@ class _Look:
         """Keep the row in mind if more than half of its lines have as many cells as a row has."""
         rows = [text for text in self._row if text and not self._misfit(text.count(self._delimiter) + 1, self.plain)]
         if 2 * len(rows) > len(self._row) and len(self._swallowed) < _KEPT:
-            place = self._label or 0
-            labels = {row.split(self._delimiter)[place] for row in rows} if self._label is not None else set()
-            self._swallowed.append(_Swallowed(self._parser.lines, labels))
+            index = self._label or 0
+            labels = {row.split(self._delimiter)[index] for row in rows} if self._label is not None else set()
+            self._swallowed.append((self._parser.lines, labels))

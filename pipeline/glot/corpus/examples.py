@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 import math
 import operator
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from glot.corpus.spool import Spool
 from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec, describe_labels
 
+Read = TypeVar("Read")
+Made = TypeVar("Made")
 BAD_ROWS = ("stop", "skip")
 _BLOCK_ROWS = 1024
 _BLOCK_BYTES = 4 << 20  # rows within such a stretch of the spool are read at once
-_NO_TEXT = -1
 
 
 class Example(NamedTuple):
@@ -47,14 +48,12 @@ class _Examples(Sequence[Example]):
 
     @property
     def labels(self) -> np.ndarray:
-        """(n,) float64 labels, NaN where there is none."""
         raise NotImplementedError
 
     def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:
-        """A view of the examples at (m,) positions, each at least 0, in the order given; texts are not copied."""
         raise NotImplementedError
 
-    def _example(self, position: int) -> Example:
+    def _read(self, positions: range) -> Iterator[Example]:
         raise NotImplementedError
 
     @overload
@@ -69,7 +68,12 @@ class _Examples(Sequence[Example]):
         position = operator.index(position)
         if not -len(self) <= position < len(self):
             raise IndexError(f"example {position} of {len(self)}")
-        return self._example(position % len(self))
+        position %= len(self)
+        return next(self._read(range(position, position + 1)))
+
+    def __iter__(self) -> Iterator[Example]:
+        for start in range(0, len(self), _BLOCK_ROWS):
+            yield from self._read(range(start, min(start + _BLOCK_ROWS, len(self))))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
@@ -84,50 +88,26 @@ class _Examples(Sequence[Example]):
 
 
 class ExampleTable(_Examples):
-    """Examples without their weight in memory: texts lie in a spool, the rest in columns of 8 bytes a row.
+    """Examples without their weight in memory: all but their labels lie in a spool.
 
-    Texts come back as they were, lone surrogates included. Labels come back as ints while every label of the table
-    was one (up to 2**53), else as floats; a NaN label comes back as None.
+    They are marshalled there, which is fast and keeps lone surrogates; nobody else can write into a nameless file.
+    Labels come back as ints while every label of the table was one (up to 2**53), else as floats; NaN as None.
     """
 
     def __init__(self, examples: Iterable[Example] = (), spool: Spool | None = None):
         self._spool = Spool() if spool is None else spool
         self._ends = array("Q")  # where each row's bytes end in the spool
-        self._seconds: array | None = None  # where its second text begins; None as long as no row has one
-        self._thirds: array | None = None  # likewise its negatives, which lie there as a JSON list
-        self._indices: array | None = None  # None as long as each index is the row's position
         self._labels = array("d")
         self._whole = True
-        self.extend(examples)
+        for example in examples:
+            self.append(example)
 
     def append(self, example: Example) -> None:
         """Add an example at the end. Raises FaultError where there is no room for its texts."""
         index, text, text_b, label, negatives = example
-        position = len(self._ends)
-        data = text.encode("utf-8", "surrogatepass")
-        data_b = b"" if text_b is None else text_b.encode("utf-8", "surrogatepass")
-        data_c = json.dumps(negatives).encode() if negatives else b""
-        end = self._spool.append(data + data_b + data_c)
-        if self._seconds is None and text_b is not None:
-            self._seconds = array("q", [_NO_TEXT]) * position
-        if self._seconds is not None:
-            self._seconds.append(_NO_TEXT if text_b is None else end - len(data_c) - len(data_b))
-        if self._thirds is None and negatives:
-            self._thirds = array("q", [_NO_TEXT]) * position
-        if self._thirds is not None:
-            self._thirds.append(end - len(data_c) if negatives else _NO_TEXT)
-        if self._indices is None and index != position:
-            self._indices = array("q", range(position))
-        if self._indices is not None:
-            self._indices.append(index)
+        self._ends.append(self._spool.append(marshal.dumps((index, text, text_b, negatives))))
         self._whole = self._whole and (label is None or hasattr(label, "__index__"))
         self._labels.append(math.nan if label is None else label)
-        self._ends.append(end)
-
-    def extend(self, examples: Iterable[Example]) -> None:
-        """Append one example after the other."""
-        for example in examples:
-            self.append(example)
 
     @property
     def labels(self) -> np.ndarray:
@@ -141,41 +121,22 @@ class ExampleTable(_Examples):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __iter__(self) -> Iterator[Example]:
-        for start in range(0, len(self), _BLOCK_ROWS):
-            yield from self._read(range(start, min(start + _BLOCK_ROWS, len(self))))
-
-    def _example(self, position: int) -> Example:
-        start = self._start(position)
-        return self._decode(position, self._spool.read(start, self._ends[position]), start)
-
     def _read(self, positions: Sequence[int]) -> Iterator[Example]:
         """The examples at some positions, by one read if they lie close together."""
         low, high = self._start(min(positions)), self._ends[max(positions)]
-        if high - low > _BLOCK_BYTES:
-            yield from map(self._example, positions)
-            return
-        data = self._spool.read(low, high)
+        data = self._spool.read(low, high) if high - low <= _BLOCK_BYTES else None
         for position in positions:
-            yield self._decode(position, data, low)
+            start, end = self._start(position), self._ends[position]
+            row = self._spool.read(start, end) if data is None else data[start - low : end - low]
+            yield self._decode(position, row)
 
     def _start(self, position: int) -> int:
         return self._ends[position - 1] if position else 0
 
-    def _decode(self, position: int, data: bytes, base: int) -> Example:
-        """The example at a position, from bytes that begin at `base` in the spool and hold its texts."""
-        start, end = (self._ends[position - 1] if position else 0) - base, self._ends[position] - base
-        negatives, text_b = (), None
-        if self._thirds is not None and self._thirds[position] != _NO_TEXT:
-            third = self._thirds[position] - base
-            negatives, end = tuple(json.loads(data[third:end])), third
-        if self._seconds is not None and self._seconds[position] != _NO_TEXT:
-            second = self._seconds[position] - base
-            text_b, end = data[second:end].decode("utf-8", "surrogatepass"), second
-        text = data[start:end].decode("utf-8", "surrogatepass")
-        index = position if self._indices is None else self._indices[position]
+    def _decode(self, position: int, row: bytes) -> Example:
+        index, text, text_b, negatives = marshal.loads(row)
         label = self._labels[position]
-        if label != label:  # NaN
+        if math.isnan(label):
             return Example(index, text, text_b, None, negatives)
         return Example(index, text, text_b, int(label) if self._whole else label, negatives)
 
@@ -199,12 +160,8 @@ class ExampleView(_Examples):
     def __len__(self) -> int:
         return len(self._positions)
 
-    def __iter__(self) -> Iterator[Example]:
-        for start in range(0, len(self), _BLOCK_ROWS):
-            yield from self._table._read(self._positions[start : start + _BLOCK_ROWS].tolist())
-
-    def _example(self, position: int) -> Example:
-        return self._table._example(int(self._positions[position]))
+    def _read(self, positions: range) -> Iterator[Example]:
+        return self._table._read(self._positions[positions.start : positions.stop].tolist())
 
 
 def labels_of(examples: Sequence[Example]) -> np.ndarray:
@@ -300,6 +257,14 @@ class UnfitRow(UsageError):
     """A row is unfit on its own; the rows behind it can be read."""
 
 
+def check_text(value: object, where: str, what: str) -> str:
+    """The value, if it is a text; raises UnfitRow that names the row and `what` holds the value."""
+    if not isinstance(value, str):
+        kind = "null" if value is None else type(value).__name__
+        raise UnfitRow(f"{where}: {what} holds {kind} where a text belongs")
+    return value
+
+
 @dataclass
 class BadRows:
     """What becomes of unfit rows: with "stop" the first is an error, with "skip" all are left out and counted.
@@ -324,3 +289,13 @@ class BadRows:
             raise row
         self.count += 1
         self.first = self.first or str(row)
+
+    def fit(self, rows: Iterable[Read], make: Callable[[Read], Made]) -> Iterator[Made]:
+        """What `make` makes of each row; the rows for which it raises UnfitRow are met."""
+        for row in rows:
+            try:
+                made = make(row)
+            except UnfitRow as error:
+                self.meet(error)
+            else:
+                yield made

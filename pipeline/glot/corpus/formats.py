@@ -48,7 +48,7 @@ def is_parquet(path: Path) -> bool:
 
 
 def read_delimited(path: Path, found: FoundDialect) -> Iterator[tuple[str, dict[str, str] | UnfitRow]]:
-    """Pairs of (place, cells by column name or what is wrong with the row)."""
+    """Pairs of (where, cells by column name or what is wrong with the row)."""
     rows = read_rows(read_file(path, found.dialect.encoding), found.dialect, path.name)
     if found.dialect.header:
         next(rows, None)
@@ -56,14 +56,14 @@ def read_delimited(path: Path, found: FoundDialect) -> Iterator[tuple[str, dict[
         where = f"{path.name} line {number}"
         if isinstance(cells, UnfitRow):
             yield where, cells
-        elif misfit := found.misfit(cells):
+        elif misfit := found.dialect.misfit(len(cells), found.least):
             yield where, UnfitRow(f"{where}: {misfit}")
         else:
             yield where, dict(zip(found.header, cells, strict=False))
 
 
 def read_json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-    """Pairs of (place, a line's object or what is wrong with it)."""
+    """Pairs of (where, a line's object or what is wrong with it)."""
     for where, cells in json_values(read_file(path, encoding), path.name, "object"):
         if isinstance(cells, (dict, UnfitRow)):
             yield where, cells
@@ -73,7 +73,7 @@ def read_json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[s
 
 
 def json_values(lines: Iterable[str], name: str, expected: str) -> Iterator[tuple[str, Any]]:
-    """Pairs of (place, the JSON value of a line or what is wrong with it) of a file `name`; empty lines are passed by.
+    """Pairs of (where, the JSON value of a line or what is wrong with it) of a file `name`; empty lines are passed by.
 
     `expected` says in messages what a line should hold, "object" or "value".
     """
@@ -82,23 +82,15 @@ def json_values(lines: Iterable[str], name: str, expected: str) -> Iterator[tupl
             continue
         where = f"{name} line {number}"
         try:
-            value = _parse(line)
+            value = json.loads(line, parse_int=_whole)
         except (ValueError, RecursionError) as error:  # the last for deep nesting
             reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
             value = UnfitRow(f"{where}: {reason}: one JSON {expected} a line is expected")
         yield where, value
 
 
-def _parse(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:  # a whole number of more digits than Python turns into one: its digits stand for it
-        return json.loads(line, parse_int=_whole)
-
-
 def _whole(digits: str) -> int | str:
+    """A whole number; its digits, where they are more than Python turns into one."""
     try:
         return int(digits)
     except ValueError:
@@ -106,7 +98,7 @@ def _whole(digits: str) -> int | str:
 
 
 def read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Pairs of (place, cells by column name); raises UsageError without pyarrow, or where the file is damaged."""
+    """Pairs of (where, cells by column name); raises UsageError without pyarrow, or where the file is damaged."""
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:

@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from glot.corpus.delimited import Dialect, read_rows
+from glot.corpus.delimited import plain_rows
 from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
 from glot.corpus.lines import read_file, readable
 from glot.errors import UsageError
 from glot.registry.tasks import Task
 
-_DIALECT = Dialect("\t", quoted=False)
 _COLA_COLUMNS = ["source", "label", "mark", "sentence"]  # CoLA's train and dev have no header line
 
 
@@ -34,7 +33,9 @@ def read_split(task: Task, data_dir: Path, split: str, limit: int | None = None,
     path = _find_file(task, data_dir, split)
     source = f"{task.folder}/{path.name}"
     with readable(path, advice="download it anew"):
-        columns, rows = _read_rows(path, has_header=task.folder != "CoLA" or split == "test")
+        rows = plain_rows(read_file(path), "\t")
+        has_header = task.folder != "CoLA" or split == "test"
+        columns = next(rows, (0, []))[1] if has_header else _COLA_COLUMNS
         broken: list[int] = []
         bad = BadRows(bad_rows)
         examples = ExampleTable(islice(_read_examples(task, source, split, columns, rows, broken, bad), limit))
@@ -55,19 +56,12 @@ def _find_file(task: Task, data_dir: Path, split: str) -> Path:
     return path
 
 
-def _read_rows(path: Path, has_header: bool) -> tuple[list[str], Iterator[tuple[int, list[str] | UnfitRow]]]:
-    """The column names, those of CoLA where there is no header line, and an iterator over (line number, cells)."""
-    rows = read_rows(read_file(path), _DIALECT, path.name)
-    header = next(rows, (0, []))[1] if has_header else _COLA_COLUMNS
-    return header if isinstance(header, list) else [], rows
-
-
 def _read_examples(
     task: Task,
     source: str,
     split: str,
     columns: list[str],
-    rows: Iterator[tuple[int, list[str] | UnfitRow]],
+    rows: Iterator[tuple[int, list[str]]],
     broken: list[int],
     bad: BadRows,
 ) -> Iterator[Example]:
@@ -77,9 +71,6 @@ def _read_examples(
     text_b = _find_column(names.text_b, columns, source) if names.text_b else None
     label = None if split.startswith("test") else _find_column(names.label, columns, source)
     for index, (number, cells) in enumerate(rows):
-        if isinstance(cells, UnfitRow):
-            bad.meet(cells)
-            continue
         if len(cells) < len(columns) and task.folder == "QQP":
             broken.append(number)
             continue

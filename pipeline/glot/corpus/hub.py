@@ -6,16 +6,17 @@ import math
 import os
 import socket
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow
+from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow, check_text
 from glot.errors import UsageError
 from glot.registry.tasks import Task
 
+UNLABELLED = -1  # what the hub has in place of a class's number where there is no label
 _CONNECT_SECONDS = 5
 
 
@@ -30,7 +31,7 @@ def read_split(task: Task, split: str, limit: int | None = None, bad_rows: str =
     source = " ".join(filter(None, [task.hub, task.hub_config, task.splits[split].hub]))
     bad = BadRows(bad_rows)
     rows = stream_rows(task.hub, task.hub_config, task.splits[split].hub, source, _elsewhere(task))
-    examples = ExampleTable(islice(_read_examples(task, source, rows, bad), limit))
+    examples = ExampleTable(islice(bad.fit(enumerate(rows), lambda row: _example(task, source, *row)), limit))
     return Split(split, examples, source, bad.count, bad.first)
 
 
@@ -90,39 +91,33 @@ def open_file(name: str, path: str, source: str) -> IO[bytes]:
         return HfFileSystem().open(f"datasets/{name}/{path}", "rb")
 
 
-def _read_examples(task: Task, source: str, rows: Iterator[dict], bad: BadRows) -> Iterator[Example]:
-    names = task.hub_columns
-    for index, row in enumerate(rows):
-        for name in filter(None, (names.text, names.text_b, names.label)):
-            if name not in row:
-                raise UsageError(f"{source}: no column {name!r}; the columns are: {', '.join(row)}")
-        where = f"{source} row {index + 1}"
-        try:
-            text = _text(row[names.text], names.text, where)
-            text_b = _text(row[names.text_b], names.text_b, where) if names.text_b else None
-            label = _label(task, row[names.label], where)
-        except UnfitRow as error:
-            bad.meet(error)
-        else:
-            yield Example(index, text, text_b, label)
+def _example(task: Task, source: str, index: int, row: dict) -> Example:
+    names, where = task.hub_columns, f"{source} row {index + 1}"
+    texts = [name for name in (names.text, names.text_b) if name]
+    for name in (*texts, names.label):
+        if name not in row:
+            raise UsageError(f"{source}: no column {name!r}; the columns are: {', '.join(row)}")
+    text, *text_b = (check_text(row[name], where, f"column {name!r}") for name in texts)
+    return Example(index, text, text_b[0] if text_b else None, _label(task, row[names.label], where))
 
 
-def _text(value: object, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        kind = "null" if value is None else type(value).__name__
-        raise UnfitRow(f"{where}: column {name!r} holds {kind} where a text belongs")
-    return value
-
-
-def _label(task: Task, value: object, where: str) -> int | float | None:
-    if value is None or value == -1:
+def _label(task: Task, value: Any, where: str) -> int | float | None:
+    if task.spec.classes:
+        return class_index(value, task.spec.classes, where)
+    if value is None or value == UNLABELLED:
         return None
-    classes = task.spec.classes
-    if classes and not (isinstance(value, int) and 0 <= value < len(classes)):
-        raise UnfitRow(f"{where}: label {value!r} is no class from 0 to {len(classes) - 1}")
     if not isinstance(value, int | float) or not math.isfinite(value):
         raise UnfitRow(f"{where}: label {value!r} is not a finite number")
     return value
+
+
+def class_index(label: Any, classes: Sequence[str], where: str) -> int | None:
+    """A class's number, None where there is no label; raises UnfitRow for what is neither."""
+    if label is None or label == UNLABELLED:
+        return None
+    if not (isinstance(label, int) and 0 <= label < len(classes)):
+        raise UnfitRow(f"{where}: label {label!r} is no class from 0 to {len(classes) - 1}")
+    return label
 
 
 def _elsewhere(task: Task) -> str:

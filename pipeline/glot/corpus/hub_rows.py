@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from glot.corpus.examples import BadRows, Example, ExampleTable, UnfitRow
-from glot.corpus.hub import each_row, load_dataset
+from glot.corpus.hub import class_index, each_row, load_dataset
 from glot.corpus.labels import ONE_LABEL
 from glot.corpus.request import HubDataset
 from glot.corpus.rows import Row, Rows
@@ -16,7 +16,6 @@ from glot.registry.tasks import Columns
 # Our name for a split -> what it is called on the hub, the usual name first.
 SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 ELSEWHERE = "check the name, or pass a file of your own with --data"
-UNLABELLED = -1  # what the hub has in place of a class's number where there is no label
 
 
 class HubRows(Rows):
@@ -47,12 +46,11 @@ class HubRows(Rows):
             yield where, self._named(row, where) if self.classes and self.columns.label in row else row
 
     def _named(self, row: dict, where: str) -> dict | UnfitRow:
-        label = row[self.columns.label]
-        if label is None or label == UNLABELLED:
-            return {**row, self.columns.label: None}
-        if not (isinstance(label, int) and 0 <= label < len(self.classes)):
-            return UnfitRow(f"{where}: label {label!r} is no class from 0 to {len(self.classes) - 1}")
-        return {**row, self.columns.label: self.classes[label]}
+        try:
+            label = class_index(row[self.columns.label], self.classes, where)
+        except UnfitRow as error:
+            return error
+        return {**row, self.columns.label: None if label is None else self.classes[label]}
 
 
 class KeptRows(Rows):

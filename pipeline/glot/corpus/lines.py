@@ -64,8 +64,8 @@ def read_lines(stream: IO[bytes] | io.BufferedIOBase, encoding: str | None = Non
     head = stream.read(_HEAD_BYTES)
     name = encoding or _encoding_of(head)
     if encoding is None and name == UTF8 and b"\0" in head:
-        place = head.index(0)
-        raise UnicodeDecodeError(UTF8, head, place, place + 1, "UTF-16 without its mark is --encoding utf-16-le")
+        position = head.index(0)
+        raise UnicodeDecodeError(UTF8, head, position, position + 1, "UTF-16 without its mark is --encoding utf-16-le")
     reader = io.BufferedReader(_FromTheStart(head, stream))
     with io.TextIOWrapper(reader, name, newline="\n") as text:
         first = next(text, "").removeprefix(_MARK)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -19,6 +18,7 @@ from glot.corpus.request import (
     NOTHING_ASKED,
     CorpusRequest,
     HubDataset,
+    check_name,
     pairs_name,
     stress_name,
     stress_settings,
@@ -216,9 +216,7 @@ def _check_own(name: str, limit: int | None, share: float | None, target: str | 
     labels.check_target(target)
     if share is not None and not 0 < share < 1:
         raise UsageError(f"--split {share:g}: the share of train to keep as validation lies between 0 and 1")
-    if not re.fullmatch(r"\w[\w.-]*", name):  # it names folders
-        raise UsageError(f"task name {name!r}: use letters, digits, '.', '_' and '-', the first a letter or digit")
-    return name
+    return check_name(name)
 
 
 def _own_corpus(
@@ -331,9 +329,10 @@ def _hold_out(spec: TaskSpec, train: Split, share: float = HELD_OUT) -> list[Spl
 def _every_nth(spec: TaskSpec, examples: Sequence[Example], share: float) -> np.ndarray:
     """(m,) positions: a share of the shuffled examples sorted by label, evenly spread over them.
 
-    Sorting is in place, on ranks of labels joined with places in the shuffled order: no second array of this size.
+    Sorting is in place, on ranks of labels joined with positions in the shuffled order: no second array of this size.
     """
-    ranks = _label_ranks(spec, examples)
+    values = labels_of(examples)
+    ranks = (values if spec.target == "classes" else np.unique(values, return_inverse=True)[1]).astype(np.uint32)
     order = np.random.default_rng(_SEED).permutation(len(examples)).astype(np.uint32)
     if spec.target == "classes":
         lone = np.bincount(ranks) == 1  # a class's only example stays in training
@@ -347,18 +346,12 @@ def _every_nth(spec: TaskSpec, examples: Sequence[Example], share: float) -> np.
 
 
 def _spread(count: int, share: float) -> np.ndarray:
-    """(m,) int64: the middles of the stretches of `1 / share` among `count` places, at least one where there is any."""
+    """(m,) int64: the middles of the stretches of `1 / share` among `count` positions, at least one if any."""
     exact = max(Fraction(share).limit_denominator(SHARE_STEPS), Fraction(1, SHARE_STEPS))  # 1/10 of 0.1
     part, whole = exact.as_integer_ratio()
-    places = (2 * np.arange(count * part // whole + 1) + 1) * whole // (2 * part)
-    places[0] = min(places[0], count // 2)
-    return places[places < count]
-
-
-def _label_ranks(spec: TaskSpec, examples: Sequence[Example]) -> np.ndarray:
-    """(n,) uint32: class indices, or the places of scores among the different ones in their order."""
-    values = labels_of(examples)
-    return (values if spec.target == "classes" else np.unique(values, return_inverse=True)[1]).astype(np.uint32)
+    positions = (2 * np.arange(count * part // whole + 1) + 1) * whole // (2 * part)
+    positions[0] = min(positions[0], count // 2)
+    return positions[positions < count]
 
 
 def _check_limit(limit: int | None) -> None:
@@ -373,14 +366,11 @@ def _checked(spec: TaskSpec, splits: list[Split]) -> Corpus:
             raise UsageError(
                 f"{spec.name} {split.name} has no rows ({left_out or split.source}): pass data that has some"
             )
-        if split.name == "train" and _is_constant(labels_of(split.examples)):
+        labels = labels_of(split.examples)
+        if split.name == "train" and ((labels == labels[0]).all() or np.isnan(labels).all()):
             what = "class" if spec.target == "classes" else "score"
             raise UsageError(
                 f"{spec.name} train has only one {what} in its {len(split.examples)} rows ({split.source}): "
                 "raise --limit or pass data with more"
             )
     return Corpus(spec, {split.name: split for split in splits})
-
-
-def _is_constant(values: np.ndarray) -> bool:
-    return bool((values == values[0]).all() or np.isnan(values).all())

@@ -20,8 +20,6 @@ OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
 NOTHING_ASKED = (
     "pass --task (a known task), --data (your own file, or hub:owner/name) or --pairs (texts that belong together)"
 )
-
-
 HUB = "hub:"  # what a dataset's name begins with
 
 
@@ -118,6 +116,13 @@ def pairs_name(pairs: str, name: str | None) -> str:
     return table_name(Path(re.sub(r"(\.jsonl?|\.ndjson)?(\.gz)?$", "", last)), name)
 
 
+def check_name(name: str) -> str:
+    """The name of somebody's own task, which names folders; raises UsageError where it cannot."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(f"task name {name!r}: use letters, digits, '.', '_' and '-', the first a letter or digit")
+    return name
+
+
 def stress_settings(request: CorpusRequest) -> tuple[str, float]:
     """The generator and the distractor ratio that are asked for."""
     return request.generator or "published", 0.9 if request.ratio is None else request.ratio
@@ -166,6 +171,4 @@ def _describe(value: Any) -> Any:
     try:
         return [value.name, value.stat().st_size, file_sha256(value)]
     except OSError:
-        return [
-            str(value) if str(value).startswith(HUB) else value.name
-        ]  # the corpus' own reader says what is wrong with it
+        return [str(value) if str(value).startswith(HUB) else value.name]  # its reader says what is wrong with it

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from glot.corpus.examples import BadRows, UnfitRow
+from glot.corpus.examples import BadRows, UnfitRow, check_text
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 
@@ -64,7 +64,7 @@ class Rows:
         return 0
 
     def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-        """Pairs of (place, cells by column name or what is wrong with the row)."""
+        """Pairs of (where, cells by column name or what is wrong with the row)."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Row]:
@@ -104,10 +104,7 @@ def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Colu
 def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:
     if column not in cells:
         raise _no_column(where, cells, column)
-    if not isinstance(cells[column], str):
-        kind = "null" if cells[column] is None else type(cells[column]).__name__
-        raise UnfitRow(f"{where}: column {column!r} holds {kind} where a text belongs")
-    return cells[column]
+    return check_text(cells[column], where, f"column {column!r}")
 
 
 def _no_column(where: str, cells: dict[str, Any], column: str) -> _NoColumn:

@@ -115,26 +115,27 @@ def signal_roles(words: Sequence[str]) -> list[str]:
         For each word "context", "negation" (the signal's own, behind its context), "filler" (the signal's random words)
         or "noun"; "stray" for a negation outside of the signal; "" for noise. All "" where there is no signal.
     """
-    found = [(place, len(each)) for each in CONTEXTS for place in range(len(words)) if _stands_at(each, words, place)]
+    found = [
+        (position, len(context))
+        for context in CONTEXTS
+        for position in range(len(words))
+        if tuple(words[position : position + len(context)]) == context
+    ]
     roles = [""] * len(words)
     if not found:
         return roles
     start, length = found[0]  # each context has a word that no noise has
     inside = start + length
-    stop = next((place for place in range(inside, len(words)) if words[place] in NOUNS), len(words))
-    for place, word in enumerate(words):
-        if inside <= place < stop:
-            roles[place] = "negation" if place == inside and word in NEGATIONS else "filler"
+    stop = next((position for position in range(inside, len(words)) if words[position] in NOUNS), len(words))
+    for position, word in enumerate(words):
+        if inside <= position < stop:
+            roles[position] = "negation" if position == inside and word in NEGATIONS else "filler"
         elif word in NEGATIONS:
-            roles[place] = "stray"
+            roles[position] = "stray"
     roles[start:inside] = ["context"] * length
     if stop < len(words):
         roles[stop] = "noun"
     return roles
-
-
-def _stands_at(phrase: Sequence[str], words: Sequence[str], place: int) -> bool:
-    return tuple(words[place : place + len(phrase)]) == tuple(phrase)
 
 
 def _make_texts(
@@ -146,12 +147,9 @@ def _make_texts(
             yield from _twins(ratio, rng, haystack)
         return
     make = _published if generator == "published" else _balanced
-    for label in _shuffled_labels(count, rng):
+    labels = rng.permutation((np.arange(count) + 1) % 2).astype(np.uint8).tobytes()
+    for label in labels:
         yield make(label, ratio, rng, haystack), label
-
-
-def _shuffled_labels(count: int, rng: np.random.Generator) -> bytes:
-    return rng.permutation((np.arange(count) + 1) % 2).astype(np.uint8).tobytes()
 
 
 def _published(label: int, ratio: float, rng: np.random.Generator, haystack: Haystack) -> list[str]:
@@ -166,19 +164,19 @@ def _balanced(label: int, ratio: float, rng: np.random.Generator, haystack: Hays
 
 
 def _twins(ratio: float, rng: np.random.Generator, haystack: Haystack) -> list[tuple[list[str], int]]:
-    """A positive and a negative text, with their labels, that differ only in the place of their one negation."""
+    """A positive and a negative text, with their labels, that differ only in the position of their one negation."""
     signal = _signal(0, COMMON_WORDS, rng, haystack)
     noise = _choose(COMMON_WORDS, haystack.fair_length(ratio) - len(signal), rng)
     negation = next(word for word in signal if word in NEGATIONS)
     bare = [word for word in signal if word != negation]
     start = int(rng.integers(len(noise) + 1))
     negative = noise[:start] + signal + noise[start:]
-    # Anywhere but inside the signal: start + 1 places up to it, the rest behind it.
-    place = int(rng.integers(len(noise) + 2))
-    if place > start:
-        place += len(bare) - 1
+    # Anywhere but inside the signal: start + 1 positions up to it, the rest behind it.
+    position = int(rng.integers(len(noise) + 2))
+    if position > start:
+        position += len(bare) - 1
     positive = noise[:start] + bare + noise[start:]
-    positive.insert(place, negation)
+    positive.insert(position, negation)
     return [(positive, 1), (negative, 0)]
 
 

@@ -131,13 +131,8 @@ def read_split(name: str, spec: TaskSpec, table: Rows) -> Split:
         UsageError: what iterating the table raises, or a label that is not among the task's classes; with "stop"
             also a score that is no finite number. The message names the row.
     """
-    bad, examples, encode = BadRows(table.bad_rows), ExampleTable(), LabelEncoder(spec)
-    for row in table.rows(bad):
-        try:
-            label = encode(row)
-        except UnfitRow as error:
-            bad.meet(error)
-        else:
-            examples.append(Example(row.index, row.text, row.text_b, label))
+    bad, encode = BadRows(table.bad_rows), LabelEncoder(spec)
+    rows = bad.fit(table.rows(bad), lambda row: Example(row.index, row.text, row.text_b, encode(row)))
+    examples = ExampleTable(rows)
     reading = Reading(table.source, table.described, len(examples) + bad.count, bad.count, table.spanning)
     return Split(name, examples, table.source, bad.count, bad.first, reading=reading)

@@ -19,10 +19,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from glot.corpus import hub
-from glot.corpus.examples import BadRows, Corpus, Example, ExampleTable, Split, UnfitRow, take
+from glot.corpus.examples import BadRows, Corpus, Example, ExampleTable, Split, UnfitRow, check_text, take
 from glot.corpus.formats import json_values
 from glot.corpus.lines import read_lines
-from glot.corpus.request import HUB
+from glot.corpus.request import HUB, check_name
 from glot.errors import UsageError
 from glot.store.plan import text_hash
 from glot.store.task_spec import TaskSpec
@@ -73,8 +73,7 @@ def load_pairs(
         UsageError: a file or the data on the hub is missing, damaged or without rows; a name that names no folder;
             with "stop" also an unfit row, with its line.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):  # it names folders
-        raise UsageError(f"task name {name!r}: use letters, digits, '.', '_' and '-', the first a letter or digit")
+    check_name(name)
     for value, option, least in ((limit, "--limit", 1), (negatives, "--negatives", 0)):
         if value is not None and value < least:
             raise UsageError(f"{option} must be at least {least}; got {value}")
@@ -119,17 +118,16 @@ def _hold_out(train: Split, queries: np.ndarray) -> list[Split]:
 
 def _triplets(source: str, bad: BadRows) -> Iterator[tuple[int, Triplet]]:
     """The fit rows of a file or of the hub, each with its number from 0; unfit ones are met by `bad`."""
-    for index, (where, value) in enumerate(_rows(source)):
-        try:
-            if isinstance(value, UnfitRow):
-                raise value
-            yield index, parse_triplet(value, where)
-        except UnfitRow as error:
-            bad.meet(error)
+
+    def numbered(row: tuple[int, tuple[str, Any]]) -> tuple[int, Triplet]:
+        index, (where, value) = row
+        return index, parse_triplet(value, where)
+
+    return bad.fit(enumerate(_rows(source)), numbered)
 
 
 def _rows(source: str) -> Iterator[tuple[str, Any]]:
-    """Pairs of (place, JSON value or what is wrong with the line)."""
+    """Pairs of (where, JSON value or what is wrong with the line)."""
     if not source.startswith(HUB):
         return _file_rows(source)
     owner, _, rest = source.removeprefix(HUB).partition("/")
@@ -170,7 +168,9 @@ def _readable(source: str) -> Iterator[None]:
 
 
 def parse_triplet(value: object, where: str) -> Triplet:
-    """A row as query, positives and negatives; raises UnfitRow where it is of none of the formats."""
+    """A row as query, positives and negatives; raises UnfitRow where it is of none of the formats, or unfit already."""
+    if isinstance(value, UnfitRow):
+        raise value
     if isinstance(value, list):
         if len(value) < 2:
             raise UnfitRow(f"{where}: an array of {len(value)} where an anchor and a positive belong")
@@ -187,17 +187,9 @@ def parse_triplet(value: object, where: str) -> Triplet:
     positives = _texts(value[positive], positive, where)
     if not positives:
         raise UnfitRow(f"{where}: {positive!r} is an empty list where at least one text belongs")
-    return Triplet(_text(value[query], query, where), positives, tuple(found))
+    return Triplet(check_text(value[query], where, repr(query)), positives, tuple(found))
 
 
 def _texts(value: object, name: str, where: str) -> tuple[str, ...]:
-    if isinstance(value, list):
-        return tuple(_text(item, name, where) for item in value)
-    return (_text(value, name, where),)
-
-
-def _text(value: object, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        kind = "null" if value is None else type(value).__name__
-        raise UnfitRow(f"{where}: {name!r} holds {kind} where a text belongs")
-    return value
+    values = value if isinstance(value, list) else [value]
+    return tuple(check_text(item, where, repr(name)) for item in values)

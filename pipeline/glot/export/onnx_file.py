@@ -1,4 +1,4 @@
-"""The pooling of a run, and its head where that judges one text, as an ONNX file."""
+"""The pooling of a run, and its head where that is of single texts, as an ONNX file."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class OnnxHead(nn.Module):
         super().__init__()
         self.pooling = pooling
         config = pooling.config
-        self.judges = pooling.head is not None and config.num_texts == 1
-        self.outputs = ("vectors", *((("logits" if config.classes else "scores"),) if self.judges else ()))
+        self.has_answer = pooling.head is not None and config.num_texts == 1
+        self.outputs = ("vectors", *((("logits" if config.classes else "scores"),) if self.has_answer else ()))
 
     def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """The outputs by the names in `outputs`."""
         vectors = self.pooling.pool(states, mask.bool())
-        if not self.judges:
+        if not self.has_answer:
             return (vectors,)
         raw = self.pooling.raw(vectors)
         if self.pooling.config.classes:

@@ -75,10 +75,10 @@ def _measure(
     """Tokens/s over batches spread over all lengths, after one that warms up."""
     batches = list(length_batches(length, budget, backbone.pads))
     order = np.random.default_rng(0).permutation(len(batches))
-    _forward(backbone, [ids[place] for place in batches[order[0]]], identity)
+    _forward(backbone, [ids[row] for row in batches[order[0]]], identity)
     tokens, started = 0, time.perf_counter()
     for number in order:
-        _forward(backbone, [ids[place] for place in batches[number]], identity)
+        _forward(backbone, [ids[row] for row in batches[number]], identity)
         tokens += int(length[batches[number]].sum())
         if time.perf_counter() - started > MEASURE_SECONDS:
             break

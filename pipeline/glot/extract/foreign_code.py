@@ -59,6 +59,6 @@ def code_files(folders: Iterable[Path], loaded: Iterable[object]) -> dict[str, P
         references += named
     if any("--" in reference for reference in references):
         kinds = [type(item) for item in loaded if type(item).__module__.startswith("transformers_modules.")]
-        for place in {Path(inspect.getfile(kind)).parent for kind in kinds}:
-            files |= {f"--/{path.name}": path for path in place.glob("*.py")}
+        for home in {Path(inspect.getfile(kind)).parent for kind in kinds}:
+            files |= {f"--/{path.name}": path for path in home.glob("*.py")}
     return files

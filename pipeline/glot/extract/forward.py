@@ -1,4 +1,4 @@
-"""From token ids to stored states: batches by length, padding, forward pass, cast, and the look at the numbers.
+"""From token ids to stored states: batches by length, padding, forward pass, cast, a look at the numbers, the shard.
 
 All that pads or forwards does it here, by `Backbone.pad` and `Backbone.forward`.
 """
@@ -17,6 +17,7 @@ from glot.errors import FaultError
 from glot.extract.identity import Loader
 from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
+from glot.store.shards import ShardWriter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -92,15 +93,9 @@ class Backbone:
         return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)
 
     def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
-        """Forward one padded batch.
+        """Forward one batch of (B, L) int64 ids, padded on the right, and their mask; one (B, L, d) tensor a layer.
 
-        Args:
-            ids: (B, L) int64, padded on the right.
-            mask: (B, L) int64, 1 for real tokens.
-            layers: which states to return, 0 (embeddings) to n (after the final norm).
-
-        Returns:
-            One (B, L, d) tensor a layer.
+        Layers count from 0 (embeddings) to n (after the final norm).
         """
         output = self.forward(ids, mask, with_inner=any(layer < self.num_layers for layer in layers))
         return [
@@ -152,19 +147,22 @@ class BatchStates:
         """N."""
         return int(self.lengths.sum())
 
-    def texts(self, layers: tuple[int, ...]) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
-        """Text id, layer, (L, d) stored states, and (L,) scales or None, of each text and layer."""
-        ends = np.cumsum(self.lengths).tolist()
-        for layer, states in zip(layers, self.layers, strict=True):
-            start, values, scale = 0, states.values.numpy(), None if states.scale is None else states.scale.numpy()
-            for text_id, end in zip(self.text_ids.tolist(), ends, strict=True):
-                yield text_id, layer, values[start:end], None if scale is None else scale[start:end]
-                start = end
+    def write(self, shard: ShardWriter, plan: Plan) -> None:
+        """Write the states to their shard, once their copies have arrived.
 
-    def wait(self) -> None:
-        """Wait until the copies have arrived."""
+        Raises Overflow where finite states do not fit the shard's dtype, FaultError where the backbone made states that
+        are not finite, or the disk is full.
+        """
         if self.copied is not None:
             self.copied.synchronize()
+        _check_numbers(self, plan, shard.identity, shard.dtype)
+        ends = np.cumsum(self.lengths).tolist()
+        for layer, states in zip(shard.identity.layers, self.layers, strict=True):
+            start, values = 0, states.values.numpy()
+            scale = None if states.scale is None else states.scale.numpy()
+            for text_id, end in zip(self.text_ids.tolist(), ends, strict=True):
+                shard.write(layer, text_id, values[start:end], None if scale is None else scale[start:end])
+                start = end
 
 
 def token_budget(backbone: Backbone, identity: StatesIdentity) -> int:
@@ -196,10 +194,7 @@ def length_batches(length: np.ndarray, budget: int, pads: bool = True) -> Iterat
 
 
 class ShardTexts:
-    """The token ids of one shard's texts, read from the plan once.
-
-    `only` takes just some of its texts (ids).
-    """
+    """The token ids of one shard's texts, or `only` of those with some ids, read from the plan once."""
 
     def __init__(self, plan: Plan, number: int, only: np.ndarray | None = None) -> None:
         self.first, stop = plan.shard_range(number)
@@ -269,8 +264,7 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     return host.copy_(tensor, non_blocking=True)
 
 
-def check_numbers(batch: BatchStates, plan: Plan, identity: StatesIdentity, dtype: str) -> None:
-    """Raise Overflow where finite states do not fit the stored dtype, FaultError where the backbone made none."""
+def _check_numbers(batch: BatchStates, plan: Plan, identity: StatesIdentity, dtype: str) -> None:
     for layer, states in zip(identity.layers, batch.layers, strict=True):
         if bool(states.fits):
             continue

@@ -45,14 +45,14 @@ def _same_tokens(plan: Plan, backbone: Backbone, states: StatesIdentity) -> bool
     chosen = np.sort(cut_first[:COMPARED_TEXTS])
     for first in range(0, len(plan), TOKENIZE_BATCH):
         stop = min(first + TOKENIZE_BATCH, len(plan))
-        places = chosen[(chosen >= first) & (chosen < stop)] - first
-        if not len(places):
+        rows = chosen[(chosen >= first) & (chosen < stop)] - first
+        if not len(rows):
             continue
         texts, start = plan.texts(first, stop), plan.token_start[first : stop + 1] - plan.token_start[first]
         ids, kinds = plan.token_ids(first, stop), plan.token_kinds(first, stop)
-        made = tokenize_filled([texts[place] for place in places], states.template, backbone, states.max_tokens)
-        for place, mine, kind in zip(places.tolist(), made.ids, made.kinds, strict=True):
-            span = slice(int(start[place]), int(start[place + 1]))
+        made = tokenize_filled([texts[row] for row in rows], states.template, backbone, states.max_tokens)
+        for row, mine, kind in zip(rows.tolist(), made.ids, made.kinds, strict=True):
+            span = slice(int(start[row]), int(start[row + 1]))
             if not (np.array_equal(mine, ids[span]) and np.array_equal(kind, kinds[span])):
                 return False
     return True

@@ -21,7 +21,7 @@ from glot.extract.probe import longest_that_works
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import nameless_file
 from glot.store.layout import StatesIdentity
-from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, first_uses, text_hash
+from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, number_by_first_use, text_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
     So every shard is a random sample, and the two texts of a pair lie together. The hashes of all texts lie in a
     nameless file meanwhile, in the folder `scratch` or else in that for temporary files.
     """
-    known = len(old) if old else 0
+    known = 0 if old is None else len(old)
     widths = {name: corpus.spec.num_texts + split.negatives for name, split in corpus.splits.items()}
     total = known + sum(len(split.examples) * widths[name] for name, split in corpus.splits.items())
     occurrences, columns = [], {}
@@ -72,26 +72,24 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
         if old is not None:
             for first in range(0, known, PIECE):
                 keys[first : min(first + PIECE, known)] = old.hashes(first, min(first + PIECE, known))
-        place = known
+        start = known
         for name, split in corpus.splits.items():
             order = np.random.default_rng(order_seed).permutation(len(split.examples))
             width = widths[name]
-            stop = place + len(order) * width
-            columns[name] = _read_columns(split, order, keys[place:stop].reshape(len(order), width, 16))
+            stop = start + len(order) * width
+            columns[name] = _read_columns(split, order, keys[start:stop].reshape(len(order), width, 16))
             occurrences.append((split, order, width))
-            place = stop
-        first_use = first_uses(keys)
+            start = stop
+        is_new, number = number_by_first_use(keys)
         del keys
-    is_new = first_use == np.arange(total, dtype=first_use.dtype)
-    number = (np.cumsum(is_new, dtype=first_use.dtype) - 1)[first_use]
-    new = np.flatnonzero(is_new[known:]).astype(first_use.dtype)
-    sets, place = {}, known
+    new = np.flatnonzero(is_new[known:]).astype(number.dtype)
+    sets, start = {}, known
     for name, (index, label, filled) in columns.items():
         width, pair = widths[name], corpus.spec.num_texts == 2
-        ids = number[place : place + len(index) * width].reshape(len(index), width).astype(np.int64)
+        ids = number[start : start + len(index) * width].reshape(len(index), width).astype(np.int64)
         negatives = np.where(np.arange(2, width) < filled[:, None], ids[:, 2:], NO_TEXT) if width > 2 else None
         sets[name] = ExampleSet(index, ids[:, 0].copy(), ids[:, 1].copy() if pair else None, label, negatives)
-        place += len(index) * width
+        start += len(index) * width
     return NumberedTexts(sets, new, occurrences)
 
 
@@ -102,8 +100,8 @@ def _read_columns(
 
     The hashes of their texts go to keys, (m, width, 16); where an example has fewer texts, that of its first again.
     """
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
+    target = np.empty(len(order), dtype=np.int64)
+    target[order] = np.arange(len(order))
     index = np.empty(len(order), dtype=np.int64)
     label = np.empty(len(order), dtype=np.float64)
     filled = np.empty(len(order), dtype=np.uint16)
@@ -114,14 +112,14 @@ def _read_columns(
         hashes = [text_hash(clean(text)) for text in texts if text is not None]
         hashes += hashes[:1] * (keys.shape[1] - len(texts))
         piece[row % PIECE] = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 16)
-        filled[place[row]] = len(texts)
-        index[place[row]] = example.index
+        filled[target[row]] = len(texts)
+        index[target[row]] = example.index
         missing = missing or example.label is None
         is_score = is_score or isinstance(example.label, float)
-        label[place[row]] = np.nan if example.label is None else example.label
+        label[target[row]] = np.nan if example.label is None else example.label
         if row % PIECE == PIECE - 1 or row == len(order) - 1:
             start = row - row % PIECE
-            keys[place[start : row + 1]] = piece[: row + 1 - start]
+            keys[target[start : row + 1]] = piece[: row + 1 - start]
     return index, None if missing else label if is_score else label.astype(np.int64), filled
 
 
@@ -229,15 +227,15 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
 
 
 def _kinds(lengths: list[int], before: int, after: int) -> list[np.ndarray]:
-    """CONTENT or SPECIAL for each token of each text, by its place; of a text without tokens, SPECIAL for its EOS.
+    """CONTENT or SPECIAL for each token of each text, by its position; of a text without tokens, SPECIAL for its EOS.
 
     Not by its number: [UNK] stands for a piece of the text, and a [SEP] that somebody wrote is a piece of it.
     """
     length = np.asarray(lengths, dtype=np.int64)
     held = np.maximum(length, 1)
     ends = np.cumsum(held)
-    place = np.arange(held.sum()) - np.repeat(ends - held, held)
-    special = (place < before) | (place >= np.repeat(length - after, held))
+    position = np.arange(held.sum()) - np.repeat(ends - held, held)
+    special = (position < before) | (position >= np.repeat(length - after, held))
     return np.split(np.where(special, SPECIAL, CONTENT).astype(np.uint8), ends[:-1]) if lengths else []
 
 
@@ -266,11 +264,11 @@ def _encode(
     long = np.flatnonzero(truncated).tolist()
     if long:
         # The tokenizer cuts, not we: it keeps the special tokens at the end.
-        cut = tokenizer([texts[place] for place in long], truncation=True, max_length=max_tokens, **options)
-        for row, place in enumerate(long):
-            ids[place] = cut["input_ids"][row]
+        cut = tokenizer([texts[index] for index in long], truncation=True, max_length=max_tokens, **options)
+        for number, index in enumerate(long):
+            ids[index] = cut["input_ids"][number]
             if with_spans:
-                spans[place] = cut["offset_mapping"][row]
+                spans[index] = cut["offset_mapping"][number]
     return ids, truncated, spans
 
 

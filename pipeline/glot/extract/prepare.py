@@ -231,7 +231,7 @@ class Preparation:
     ) -> PlanEntry:
         """Tokenize the new texts and write the plan to a file of its own.
 
-        Of a cache that is there `old` is its plan, or None where that is damaged.
+        `manifest` is None for a new cache; of one that is there `old` is the plan, or None where that is damaged.
         """
         if manifest is None:
             states, file, keep_texts = self.identity, PLAN_FILE, self.options.keep_texts
@@ -241,12 +241,12 @@ class Preparation:
             keep_texts = "texts/offsets" in manifest.plan.data.columns
         writer = PlanWriter(self.folder, keep_texts)
         try:
-            if old:
+            if old is not None:
                 writer.copy(old)
             empty = tokenize_into(writer, texts, self.backbone, self.identity, self.progress)
-            if manifest and old:
+            if manifest is not None and old is not None:
                 empty += manifest.plan.empty
-            if old or not manifest:  # the states of a plan made again are there
+            if manifest is None or old is not None:  # the states of a plan made again are there
                 self._check_room(writer.tokens, manifest, old)
             options = self.options
             return writer.save(self.folder / file, states, options.shard_bytes, empty, order_seed, options.request)
@@ -255,7 +255,7 @@ class Preparation:
 
     def _check_room(self, tokens: int, manifest: Manifest | None, old: Plan | None) -> None:
         """Compare the states still to be made with what is free."""
-        if manifest and old:
+        if manifest is not None and old is not None:
             there = (number for number in range(old.num_shards) if finished_shard(self.folder, number, manifest))
             tokens -= sum(map(old.shard_tokens, there))
         needed = tokens * self.identity.bytes_per_token
@@ -288,12 +288,8 @@ def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples
             "choose another folder with --out for a smaller cache"
         )
     for other, entry in manifest.examples.items():
-        is_same = (entry.task.target, entry.task.classes, entry.task.num_texts) == (
-            task.target,
-            task.classes,
-            task.num_texts,
-        )
-        if group_of(other) == group_of(name) and not is_same:
+        mixed = any(getattr(entry.task, key) != getattr(task, key) for key in ("target", "classes", "num_texts"))
+        if group_of(other) == group_of(name) and mixed:
             kind = "no labels" if entry.task.target == "contrastive" else "scores"
             raise UsageError(
                 f"{folder} holds {other} examples of another task ({', '.join(entry.task.classes) or kind}; "

@@ -7,25 +7,11 @@ when it chooses a device.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
-class Process:
-    """The `index`-th of `count` processes (counted from 0)."""
-
-    index: int = 0
-    count: int = 1
-
-    @property
-    def is_main(self) -> bool:
-        """Whether it is the one that speaks for all."""
-        return self.index == 0
-
-
-def this_process() -> Process:
-    """Which process this is, by the variables that every launcher sets; alone where there are none."""
-    return Process(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+def this_process() -> tuple[int, int]:
+    """(i, n) where this is the i-th of n processes, counted from 0, by the variables that every launcher sets."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def leave() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone, load_backbone_of
-from glot.extract.forward import ShardTexts, check_numbers, forward_batch, length_batches, token_budget
+from glot.extract.forward import ShardTexts, forward_batch, length_batches, token_budget
 from glot.store.claims import Claims
 from glot.store.layout import ShardEntry
 from glot.store.reader import Cache
@@ -21,12 +21,9 @@ def repair_cache(
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> int:
-    """Make the damaged texts' states again; returns how many texts were forwarded.
+    """Make the states of the damaged texts that `verify_cache` found again; returns how many texts were forwarded.
 
-    Args:
-        damages: what `verify_cache` found.
-        model: the backbone, where it no longer lies where the cache says. device: where it runs.
-        trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
+    `model` is the backbone, where it no longer lies where the cache says; see `load_backbone` for the others.
 
     Raises UsageError where the backbone is not the one that made the cache, FaultError where plan or example sets
     are damaged (an extraction makes those again) or another process works in the folder.
@@ -83,8 +80,4 @@ def _forward_texts(cache: Cache, number: int, text_ids: np.ndarray, backbone: Ba
     identity = cache.manifest.states
     texts = ShardTexts(cache.plan, number, only=text_ids)
     for chosen in length_batches(texts.length, token_budget(backbone, identity), backbone.pads):
-        batch = forward_batch(backbone, texts, chosen, identity, writer.dtype)
-        batch.wait()
-        check_numbers(batch, cache.plan, identity, writer.dtype)
-        for text_id, layer, values, scale in batch.texts(identity.layers):
-            writer.write(layer, text_id, values, scale)
+        forward_batch(backbone, texts, chosen, identity, writer.dtype).write(writer, cache.plan)

@@ -17,7 +17,7 @@ from glot.extract.source import ModelSource
 from glot.extract.worker import Busy, Worker
 from glot.store.claims import Claims
 from glot.store.example_set import group_of, split_of
-from glot.store.files import folder_bytes, make_folder
+from glot.store.files import folder_bytes, make_folder, remove_leftovers
 from glot.store.layout import EXAMPLES_FOLDER, Manifest, StatesIdentity
 from glot.store.plan import Plan
 from glot.store.shards import list_shards, load_manifest
@@ -146,9 +146,9 @@ def _finish(folder: Path, claims: Claims, say: Say) -> Manifest:
         manifest = load_manifest(folder)
         if manifest.complete:
             list_shards(folder, manifest)
-            for leftover in ("shard-*.h5.tmp-*", "shard-*.json.tmp-*", "shard-*.claim*"):
-                for path in folder.glob(leftover):
-                    path.unlink(missing_ok=True)
+            remove_leftovers(folder, ("shard-*.h5", "shard-*.json"))
+            for path in folder.glob("shard-*.claim*"):
+                path.unlink(missing_ok=True)
         return manifest
     finally:
         claims.release("plan")

@@ -8,22 +8,16 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone
-from glot.extract.forward import (
-    BatchStates,
-    Overflow,
-    ShardTexts,
-    check_numbers,
-    forward_batch,
-    length_batches,
-)
+from glot.extract.forward import BatchStates, Overflow, ShardTexts, forward_batch, length_batches
+from glot.extract.prepare import Progress, Say
 from glot.store.claims import Claims
+from glot.store.files import remove_leftovers
 from glot.store.layout import Manifest, shard_file, sidecar_file
 from glot.store.plan import Plan
 from glot.store.shards import (
@@ -70,8 +64,8 @@ class Worker:
     part: tuple[int, int] | None = None
     turn: tuple[int, int] = (0, 1)
     on_overflow: str = "stop"
-    progress: Callable[[int, int], None] = lambda done, total: None
-    say: Callable[[str], None] = lambda line: None
+    progress: Progress = lambda done, total: None
+    say: Say = lambda line: None
     forwarded_texts: int = 0
     forwarded_tokens: int = 0
     busy: Busy = field(default_factory=Busy)
@@ -84,8 +78,8 @@ class Worker:
     def run(self) -> None:
         """Make every missing shard of this worker's share; without `part` also wait for those that others make."""
         numbers = [number for number in range(self.plan.num_shards) if self._is_mine(number)]
-        place = len(numbers) * self.turn[0] // self.turn[1]
-        left = numbers[place:] + numbers[:place]
+        first = len(numbers) * self.turn[0] // self.turn[1]
+        left = numbers[first:] + numbers[:first]
         self._total = sum(self.plan.shard_tokens(number) for number in numbers)
         for number in numbers:
             if self._finished(number):
@@ -173,8 +167,7 @@ class Worker:
 
     def _tidy(self, number: int) -> bool:
         """Remove what a killed worker left of a claimed shard; True where its file was whole and is now listed."""
-        for path in self.folder.glob(f"{sidecar_file(number)}.tmp-*"):
-            path.unlink(missing_ok=True)
+        remove_leftovers(self.folder, [sidecar_file(number)])
         path = self.folder / shard_file(number)
         if not path.exists() and not path.is_symlink():
             return False
@@ -246,10 +239,7 @@ class Worker:
 
     def _write(self, shard: ShardWriter, batch: BatchStates) -> None:
         started = time.perf_counter()
-        batch.wait()
-        check_numbers(batch, self.plan, shard.identity, shard.dtype)
-        for text_id, layer, values, scale in batch.texts(shard.identity.layers):
-            shard.write(layer, text_id, values, scale)
+        batch.write(shard, self.plan)
         if started - self._noted > NOTE_SECONDS:
             shard.note()
             self._noted = started

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor
 
 from glot.errors import UsageError
 from glot.fit.head_model import HeadModel, load_head
-from glot.fit.run_folder import RunConfig, find_one_run
+from glot.fit.run_folder import RunConfig
 from glot.fit.states import HostBatch, as_tensors
+from glot.inference.run_checks import Run
 from glot.nn.config import PoolerConfig, TokenPosition
 from glot.nn.edges import EdgeRule, cosines
 from glot.nn.heads import ClassHead
@@ -64,14 +64,6 @@ class Example:
     source: str
     label: str
     task: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trained head: its folder and its config."""
-
-    folder: Path
-    config: RunConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,29 +130,6 @@ class Explanation:
     pictures: list[TokenPicture]
     weighings: list[Weighing]
     predictions: list[Prediction]
-
-
-def open_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs in some folders, all over the same layer of the same backbone, with as many texts an example.
-
-    Raises UsageError for a folder of several runs, or runs that do not go together.
-    """
-    runs = []
-    for folder in folders:
-        found = find_one_run(folder)
-        runs.append(Run(found, RunConfig.load(found)))
-    first = runs[0]
-    for run in runs[1:]:
-        first.config.check_states(run.config.states, str(run.folder))
-        for what, ours, theirs in (
-            ("layer", first.config.layer, run.config.layer),
-            ("texts an example", first.config.task.num_texts, run.config.task.num_texts),
-        ):
-            if ours != theirs:
-                raise UsageError(
-                    f"{first.folder} and {run.folder} do not go together: {what} {ours} there, {theirs} here"
-                )
-    return runs
 
 
 def cache_example(cache: Cache, split: str, index: int, runs: Sequence[Run]) -> Example:

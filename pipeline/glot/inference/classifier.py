@@ -49,7 +49,7 @@ _SETTINGS = {
 
 
 def with_settings(init: Callable[..., None]) -> Callable[..., None]:
-    """Take `_SETTINGS` as parameters of an `__init__`, the pooler by its place too, and show them in its signature."""
+    """Take `_SETTINGS` as parameters of an `__init__`, the pooler by position too, and show them in its signature."""
     signature = inspect.signature(init)
     own = [item for item in signature.parameters.values() if item.kind is not item.VAR_KEYWORD]
     made = [
@@ -238,7 +238,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         config, backbone = self.config_, self._backbone()
         config.check_states(states_identity(backbone, self._extract_options()), f"backbone={str(self.backbone)!r}")
         # Sorted, so that the order of the texts does not change a bit of the answer.
-        distinct, place = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
+        distinct, inverse = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
         if self.cache is None:
             vectors = torch.from_numpy(GlotModel(config, head, backbone).encode(distinct.tolist()))
         else:
@@ -246,7 +246,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             states = StreamedStates(cache, config.layer, check_device(self.device), config.pooler.tokens)
             vectors = pool_texts(head.pooler, states, ids).float().cpu()
             cache.close()
-        return vectors[torch.from_numpy(place)]
+        return vectors[torch.from_numpy(inverse)]
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -273,9 +273,9 @@ def check_texts(X: Any) -> list[str]:
     texts = list(X)
     if not texts:
         raise ValueError("X holds no text: found 0 samples, and at least 1 is needed")
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"X must hold texts (str); at place {place} it holds {type(text).__name__} {text!r:.40}")
+            raise TypeError(f"X must hold texts (str); at index {index} it holds {type(text).__name__} {text!r:.40}")
     return [str(text) for text in texts]
 
 

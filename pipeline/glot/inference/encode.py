@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,14 +20,12 @@ from glot.errors import UsageError
 from glot.inference.run_checks import answer_columns
 from glot.registry.tasks import Columns
 from glot.store.files import atomic_path, check_output, make_folder
-from glot.store.rows import JSON_LINES, PARQUET, Row, check_parquet, rows_file
+from glot.store.rows import JSON_LINES, PARQUET, Row, check_parquet, json_line, rows_file
 
 if TYPE_CHECKING:
     from glot.inference.model import GlotModel
 
 STDIN = "-"
-PAIRS = "pairs come in a table: pass a CSV, TSV, JSON lines or Parquet file with --input"
-VECTOR_FORMATS = (".npy", PARQUET, *JSON_LINES)
 Report = Callable[[int], None]  # texts done
 Window = tuple[list[str], list[str] | None]  # first texts, and the second ones of pairs
 
@@ -58,8 +56,6 @@ class Input:
         Raises UsageError where the file or a column is missing.
         """
         if not self.is_table:
-            if self.text_b is not None:
-                raise UsageError(PAIRS)
             self._check_lines()
             return ""
         table = self._open_table()
@@ -70,26 +66,27 @@ class Input:
         """The texts, `WINDOW` at a time; raises UsageError where the file or a column is missing or damaged."""
         from glot.inference.model import WINDOW
 
-        rows = self._table() if self.is_table else ((line, None) for line in self._lines())
+        rows: Iterator[tuple[str, str | None]]
+        if self.is_table:
+            rows = ((row.text, row.text_b) for row in self._open_table())
+        else:
+            rows = ((line, None) for line in self._lines())
         while window := list(islice(rows, WINDOW)):
             texts, seconds = zip(*window, strict=True)
             yield list(texts), list(seconds) if self.text_b is not None else None
-
-    def _table(self) -> Iterator[tuple[str, str | None]]:
-        return ((row.text, row.text_b) for row in self._open_table())
 
     def _open_table(self) -> Table:
         return Table(Path(self.path), Columns(self.text, self.text_b, ""), label_needed=False, form=self.form)
 
     def _lines(self) -> Iterator[str]:
-        if self.text_b is not None:
-            raise UsageError(PAIRS)
         self._check_lines()
         encoding = self.form.encoding
         with readable("standard input" if self.path == STDIN else self.path, encoding):
             yield from map(bare, read_stdin(encoding) if self.path == STDIN else read_file(Path(self.path), encoding))
 
     def _check_lines(self) -> None:
+        if self.text_b is not None:
+            raise UsageError("pairs come in a table: pass a CSV, TSV, JSON lines or Parquet file with --input")
         if self.form.asked:
             raise UsageError(f"{self.form.asked} is for a table, and {self.path} has a text a line: leave it out")
         if self.path != STDIN and not Path(self.path).is_file():
@@ -98,7 +95,7 @@ class Input:
 
 def check_vectors_file(out: Path) -> None:
     """Raise UsageError where vectors cannot be written to `out`: before anything slow, and without making it."""
-    check_output(out, VECTOR_FORMATS)
+    check_output(out, tuple(_WRITERS))
     if out.suffix.lower() == PARQUET:
         check_parquet()
 
@@ -144,7 +141,7 @@ def predict_rows(model: GlotModel, texts: Input, report: Report = lambda done: N
     done = 0
     for window, seconds in texts.windows():
         answers = list(_answers(model, window, seconds))
-        yield [{"index": done + place, **answer} for place, answer in enumerate(answers)]
+        yield [{"index": done + index, **answer} for index, answer in enumerate(answers)]
         done += len(answers)
         report(done)
 
@@ -188,13 +185,11 @@ def _npy(path: Path, width: int) -> Iterator[Write]:
 @contextmanager
 def _jsonl(path: Path, width: int) -> Iterator[Write]:
     with open(path, "w", encoding="utf-8") as file:
-        count = 0
+        index = itertools.count()
 
         def write(vectors: np.ndarray) -> None:
-            nonlocal count
             for vector in vectors:
-                file.write(json.dumps({"index": count, "vector": [float(f"{value:.8g}") for value in vector]}) + "\n")
-                count += 1
+                file.write(json_line({"index": next(index), "vector": [float(f"{value:.8g}") for value in vector]}))
 
         yield write
 
@@ -214,4 +209,4 @@ def _parquet(path: Path, width: int) -> Iterator[Write]:
         yield write
 
 
-_WRITERS = {".npy": _npy, **dict.fromkeys(JSON_LINES, _jsonl), PARQUET: _parquet}
+_WRITERS = {".npy": _npy, PARQUET: _parquet, **dict.fromkeys(JSON_LINES, _jsonl)}

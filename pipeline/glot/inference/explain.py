@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glot.errors import UsageError
-from glot.fit.run_folder import RunConfig, check_trained, find_one_run
+from glot.fit.run_folder import check_trained
+from glot.inference.run_checks import Run, open_runs
 from glot.store.layout import StatesIdentity
 from glot.store.reader import Cache
 
 if TYPE_CHECKING:
     from glot.extract.backbone import Backbone
-    from glot.inference.attribution import Example, Explanation, Run, TextStates
+    from glot.inference.attribution import Example, Explanation, TextStates
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,9 @@ def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> Explanatio
 
     Raises UsageError for options that do not go together, runs that do not, an unknown index, or another backbone.
     """
-    from glot.inference.attribution import cache_example, check_texts, explain, open_runs
+    from glot.inference.attribution import cache_example, check_texts, explain
 
-    check_explainable(folders, options)
-    runs = open_runs(folders)
+    runs = check_explainable(folders, options)
     if options.cache is not None and options.index is not None:
         example = cache_example(Cache(options.cache), options.split or "validation", options.index, runs)
     else:
@@ -58,21 +58,24 @@ def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> Explanatio
     return explain(example, runs, options.tau)
 
 
-def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> None:
-    """Raise UsageError where options do not go together, or a run, cache or backbone is not there; needs no torch."""
+def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> list[Run]:
+    """The runs; raises UsageError where options or runs do not go together, or a run, cache or backbone is not there.
+
+    Needs no torch.
+    """
     _check_options(options)
-    configs = {folder: RunConfig.load(folder) for folder in map(find_one_run, folders)}
-    for folder, config in configs.items():
-        next(iter(configs.values())).check_states(config.states, str(folder))
-        check_trained(folder)
+    runs = open_runs(folders)
+    for run in runs:
+        check_trained(run.folder)
         if options.cache is None:
             from glot.extract.source import find_source
 
-            find_source(config.states, f"that {folder} was trained on", options.model)
+            find_source(run.config.states, f"that {run.folder} was trained on", options.model)
         else:
             cache = Cache(options.cache)
-            config.check_cache(cache)
+            run.config.check_cache(cache)
             cache.examples_entry(options.split or "validation")
+    return runs
 
 
 def _check_options(options: ExplainOptions) -> None:

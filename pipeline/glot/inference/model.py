@@ -174,17 +174,11 @@ def forward_texts(
     tokens = tokenize_filled(texts, states.template, backbone, max_tokens)
     lengths = np.asarray([len(row) for row in tokens.ids])
     for indices in length_batches(lengths, token_budget(backbone, states), backbone.pads):
-        ids, kinds = [tokens.ids[index] for index in indices], [tokens.kinds[index] for index in indices]
-        yield indices, _forward(ids, kinds, backbone, layer)
-
-
-def _forward(ids: list[list[int]], kinds: list[np.ndarray], backbone: Backbone, layer: int) -> Forwarded:
-    """Forward some texts by the ids and kinds of their tokens, padded together."""
-    padded, mask = backbone.pad(ids)
-    real = mask.bool()
-    content = torch.zeros_like(real)
-    content[real] = torch.from_numpy(np.concatenate(kinds) == CONTENT)
-    return Forwarded(backbone.hidden_states(padded, mask, (layer,))[0], real, content)
+        padded, mask = backbone.pad([tokens.ids[index] for index in indices])
+        real = mask.bool()
+        content = torch.zeros_like(real)
+        content[real] = torch.from_numpy(np.concatenate([tokens.kinds[index] for index in indices]) == CONTENT)
+        yield indices, Forwarded(backbone.hidden_states(padded, mask, (layer,))[0], real, content)
 
 
 def load_run_backbone(

@@ -23,17 +23,12 @@ NAMED_IN_GLUE = ("mnli", "qnli", "rte")  # the other tasks' submissions hold cla
 
 
 def predict_examples(
-    folder: Path, cache: Cache, split: str, device: str, backend: str
+    folder: Path, config: RunConfig, cache: Cache, split: str, device: str, backend: str
 ) -> tuple[np.ndarray, ExampleSet]:
-    """Predictions of a saved head for an example set of a cache, and the set.
+    """(m,) class indices or scores that a saved head predicts for an example set of a cache, in its order, and the set.
 
-    Returns:
-        (m,) class indices or scores in the set's order, and the `ExampleSet`.
-
-    Raises UsageError for a cache of another backbone, layer or width, FaultError for damaged files.
+    Run and cache must fit (see `check_predictable`). Raises FaultError for damaged files.
     """
-    config = RunConfig.load(folder)
-    check_predictable(folder, config, cache, split)
     examples = cache.examples(split)
     model = load_head(folder, config, backend, torch.device(device))
     states = StreamedStates(cache, cache.resolve_layer(config.layer), torch.device(device), config.pooler.tokens)
@@ -45,9 +40,9 @@ def evaluate_head(run: Path, cache: Cache, split: str, device: str, backend: str
 
     Raises UsageError for a cache of another backbone, layer or width, or a set without labels.
     """
-    check_scorable(run, cache, split)
-    predictions, examples = predict_examples(run, cache, split, device, backend)
-    return compute_metrics(RunConfig.load(run).task.metrics, predictions, labels_of(examples))
+    config = check_scorable(run, cache, split)
+    predictions, examples = predict_examples(run, config, cache, split, device, backend)
+    return compute_metrics(config.task.metrics, predictions, labels_of(examples))
 
 
 def write_predictions(
@@ -62,35 +57,28 @@ def write_predictions(
     Raises UsageError for an unknown suffix, or a cache of another backbone, layer or width.
     """
     check_predictions_file(out, format_name)
-    predictions, examples = predict_examples(run, cache, split, device, backend)
-    task = RunConfig.load(run).task
+    config = check_predictable(run, cache, split)
+    predictions, examples = predict_examples(run, config, cache, split, device, backend)
+    order = np.argsort(examples.index, kind="stable")
+    answers = list(zip(examples.index[order].tolist(), predictions[order].tolist(), strict=True))
+    task = config.task
     if format_name == "glue":
+        lines = ["index\tprediction", *(f"{index}\t{_glue_answer(task, value)}" for index, value in answers)]
         make_folder(out.parent)
-        write_text(out, "\n".join(_glue_lines(task, predictions, examples)) + "\n")
+        write_text(out, "\n".join(lines) + "\n")
     else:
         with rows_file(out, answer_columns(task)) as write:
-            write(_rows(task, predictions, examples))
+            write([{"index": index, **_answer(task, value)} for index, value in answers])
     return len(examples)
 
 
-def _rows(task: TaskSpec, predictions: np.ndarray, examples: ExampleSet) -> list[Row]:
-    rows = []
-    for row in np.argsort(examples.index, kind="stable"):
-        value = predictions[row]
-        answer = {"label": task.classes[value]} if task.target == "classes" else {"score": round(float(value), 6)}
-        rows.append({"index": int(examples.index[row]), **answer})
-    return rows
+def _answer(task: TaskSpec, value: float) -> Row:
+    return {"label": task.classes[int(value)]} if task.target == "classes" else {"score": round(value, 6)}
 
 
-def _glue_lines(task: TaskSpec, predictions: np.ndarray, examples: ExampleSet) -> list[str]:
-    lines = ["index\tprediction"]
-    for row in np.argsort(examples.index, kind="stable"):
-        value = predictions[row]
-        if task.target == "score":
-            assert task.score_range is not None
-            low, high = task.score_range
-            text = f"{min(max(float(value), low), high):.3f}"
-        else:
-            text = task.classes[value] if task.name in NAMED_IN_GLUE else str(int(value))
-        lines.append(f"{examples.index[row]}\t{text}")
-    return lines
+def _glue_answer(task: TaskSpec, value: float) -> str:
+    if task.target == "score":
+        assert task.score_range is not None
+        low, high = task.score_range
+        return f"{min(max(value, low), high):.3f}"
+    return task.classes[int(value)] if task.name in NAMED_IN_GLUE else str(value)

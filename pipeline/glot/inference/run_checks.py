@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from glot.errors import UsageError
-from glot.fit.run_folder import RunConfig, check_trained
+from glot.fit.run_folder import RunConfig, check_trained, find_one_run
 from glot.store.files import check_output
 from glot.store.reader import Cache
 from glot.store.rows import JSON_LINES, check_rows_file
@@ -14,20 +16,50 @@ from glot.store.task_spec import TaskSpec
 FORMATS = {"jsonl": JSON_LINES, "glue": (".tsv", ".txt")}  # that can be asked for, and their suffixes
 
 
-def check_predictable(folder: Path, config: RunConfig, cache: Cache, split: str) -> None:
-    """Raise UsageError where a run has no predictions, or none for an example set of a cache; needs no torch."""
+@dataclass(frozen=True)
+class Run:
+    """A trained head: its folder and its config."""
+
+    folder: Path
+    config: RunConfig
+
+
+def open_runs(folders: Sequence[Path], same_texts: bool = True) -> list[Run]:
+    """The runs in some folders, all over the same layer of the same backbone.
+
+    Raises UsageError for a folder of several runs, or runs that do not go together; with `same_texts` neither do those
+    that take one text an example and those that take pairs.
+    """
+    runs = [Run(folder, RunConfig.load(folder)) for folder in map(find_one_run, folders)]
+    first = runs[0]
+    for run in runs[1:]:
+        first.config.check_states(run.config.states, str(run.folder))
+        compared = [("layer", first.config.layer, run.config.layer)]
+        if same_texts:
+            compared.append(("texts an example", first.config.task.num_texts, run.config.task.num_texts))
+        for what, ours, theirs in compared:
+            if ours != theirs:
+                raise UsageError(
+                    f"{first.folder} and {run.folder} do not go together: {what} {ours} there, {theirs} here"
+                )
+    return runs
+
+
+def check_predictable(folder: Path, cache: Cache, split: str) -> RunConfig:
+    """A run's config; raises UsageError where it has no predictions, or none for an example set of a cache."""
+    config = RunConfig.load(folder)
     config.check_predicts(folder)
     config.check_cache(cache)
     entry = cache.examples_entry(split)
     if entry.task.num_texts != config.task.num_texts:
         raise UsageError(f"{folder} was trained on {config.task.num_texts} text(s) an example, unlike {cache.folder}")
     check_trained(folder)
+    return config
 
 
-def check_scorable(run: Path, cache: Cache, split: str) -> None:
-    """Raise UsageError where a run cannot be scored on an example set of a cache; needs no torch."""
-    config = RunConfig.load(run)
-    config.check_predicts(run)
+def check_scorable(run: Path, cache: Cache, split: str) -> RunConfig:
+    """A run's config; raises UsageError where it cannot be scored on an example set of a cache."""
+    config = check_predictable(run, cache, split)
     if not cache.examples_entry(split).labelled:
         raise UsageError(f"the {split} examples of {cache.folder} have no labels: use `glot predict`")
     ours, theirs = config.task, cache.examples_entry(split).task
@@ -35,7 +67,7 @@ def check_scorable(run: Path, cache: Cache, split: str) -> None:
         raise UsageError(
             f"{run} was trained for {_labels(ours)}, the {split} examples of {cache.folder} have {_labels(theirs)}"
         )
-    check_predictable(run, config, cache, split)
+    return config
 
 
 def _labels(task: TaskSpec) -> str:

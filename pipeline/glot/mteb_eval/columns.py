@@ -14,7 +14,8 @@ from torch import Tensor
 
 from glot.errors import UsageError
 from glot.fit.head_model import HeadModel, load_head
-from glot.fit.run_folder import HEAD_FILE, RunConfig, find_one_run
+from glot.fit.run_folder import HEAD_FILE, RunConfig
+from glot.inference.run_checks import open_runs
 from glot.nn.config import PoolerConfig, TokenChoice, TokenPosition
 from glot.nn.graph import Backend
 from glot.nn.poolers import Pooler, make_pooler
@@ -89,25 +90,18 @@ def open_comparison(runs: Sequence[Path], backend: Backend) -> Comparison:
     Raises UsageError where there is no run, a run is given twice, or runs are not over the same states and layer;
     FaultError where a file is damaged.
     """
-    folders = [find_one_run(run) for run in runs]
-    if len({folder.resolve() for folder in folders}) < len(folders):
+    opened = open_runs(runs, same_texts=False)
+    if len({run.folder.resolve() for run in opened}) < len(opened):
         raise UsageError("--run names the same run twice: leave one out")
-    configs = [RunConfig.load(folder) for folder in folders]
-    for folder, config in zip(folders, configs, strict=True):
-        config.check_states(configs[0].states, str(folders[0]))
-        if config.layer != configs[0].layer:
-            raise UsageError(
-                f"{folder} is over layer {config.layer}, {folders[0]} over layer {configs[0].layer}: "
-                "compare runs over the same layer"
-            )
-    columns = [_run_column(folder, config, backend) for folder, config in zip(folders, configs, strict=True)]
-    there = {(config.pooler.pooler, config.pooler.tokens) for config in configs}
-    position: TokenPosition = "first" if configs[0].states.kind == "encoder" else "last"
+    columns = [_run_column(run.folder, run.config, backend) for run in opened]
+    there = {(run.config.pooler.pooler, run.config.pooler.tokens) for run in opened}
+    first = opened[0]
+    position: TokenPosition = "first" if first.config.states.kind == "encoder" else "last"
     for name in ("mean", "cls"):
         if (name, "all") not in there:
             plain = PoolerConfig(pooler=name, token_position=position)
-            columns.append(_plain_column(plain, configs[0].states.width, backend))
-    return Comparison(configs[0], folders[0], _tell_apart(columns))
+            columns.append(_plain_column(plain, first.config.states.width, backend))
+    return Comparison(first.config, first.folder, _tell_apart(columns))
 
 
 def _run_column(folder: Path, config: RunConfig, backend: Backend) -> Vectorizer:

@@ -77,9 +77,9 @@ class TextVectors:
         """Let go of all vectors."""
         self._kept.clear()
 
-    def of_column(self, texts: list[str], place: int) -> np.ndarray:
-        """(n, D) float32 unit vectors of the texts, in their order, of the column at `place`."""
-        part = self._parts[place]
+    def of_column(self, texts: list[str], index: int) -> np.ndarray:
+        """(n, D) float32 unit vectors of the texts, in their order, of the column at `index`."""
+        part = self._parts[index]
         cleaned = [clean(text) for text in texts]
         keys = [text_hash(text) for text in cleaned]
         new = {key: text for key, text in zip(keys, cleaned, strict=True) if key not in self._kept}
@@ -104,12 +104,12 @@ class TextVectors:
         """(k, ΣD) float32: unit vectors of all columns side by side, texts of similar length forwarded together."""
         config, backbone = self.comparison.config, self.backbone
         vectors = np.empty((len(texts), self._parts[-1].stop), dtype=np.float32)
-        for places, states in forward_texts(texts, config.states, self.max_tokens, config.layer, backbone):
+        for rows, states in forward_texts(texts, config.states, self.max_tokens, config.layer, backbone):
             choices = {column.tokens for column in self.comparison.columns}
             batches = {choice: states.pack(choice, backbone.device) for choice in choices}
             for column, part in zip(self.comparison.columns, self._parts, strict=True):
                 pooled = F.normalize(column.vectors(batches[column.tokens]).float(), dim=1)  # (B, D)
-                vectors[places, part] = pooled.cpu().numpy()
+                vectors[rows, part] = pooled.cpu().numpy()
         if not np.isfinite(vectors).all():
             raise FaultError(
                 f"{backbone.name} gives NaN or infinite states in {config.states.compute_dtype} for a text"
@@ -122,22 +122,22 @@ class ColumnEncoder(AbsEncoder):
 
     Args:
         vectors: shared by all columns.
-        place: of the column among them.
+        index: of the column among them.
         prompts: what is put before a text, by mteb's names: a task, a task type, "query" or "document", or a task or
             type and one of these, joined by "-"; mteb's rules choose, and a text that no name fits stands alone.
     """
 
-    def __init__(self, vectors: TextVectors, place: int, prompts: Mapping[str, str]) -> None:
-        self.vectors, self.place = vectors, place
+    def __init__(self, vectors: TextVectors, index: int, prompts: Mapping[str, str]) -> None:
+        self.vectors, self.index = vectors, index
         self.model_prompts: dict[str, str] = dict(prompts)
-        self.meta = self.mteb_model_meta = _model_meta(vectors, vectors.comparison.columns[place], dict(prompts))
+        self.meta = self.mteb_model_meta = _model_meta(vectors, vectors.comparison.columns[index], dict(prompts))
 
     def encode(self, inputs: Iterable[Any], *, task_metadata: Any, prompt_type: Any = None, **_: Any) -> np.ndarray:
         """(n, D) float32 unit vectors of mteb's batches of texts, in their order."""
         name = self.get_prompt_name(task_metadata, prompt_type)
         prompt = "" if name is None else self.model_prompts[name]
         texts = [prompt + text for batch in inputs for text in batch["text"]]
-        return self.vectors.of_column(texts, self.place)
+        return self.vectors.of_column(texts, self.index)
 
 
 def _model_meta(vectors: TextVectors, column: Vectorizer, prompts: dict[str, str]) -> ModelMeta:

@@ -34,8 +34,6 @@ from glot.store.files import file_sha256
 GRAMMAR = "sts:FILE[:TEXT,TEXT,SCORE], classification:FILE[+TESTFILE][:TEXT,LABEL] or retrieval:FOLDER"
 _TEST_SHARE = 5  # one in five rows of a class is for the test, where there is no file for it
 _SPLIT_SEED = 0
-
-
 Fit = TypeVar("Fit")
 
 
@@ -58,12 +56,7 @@ class LocalReader:
         Raises UsageError where there are none, or the file or a column is missing or damaged.
         """
         table, bad = Table(path, columns, bad_rows=self.bad_rows, form=self.form), BadRows(self.bad_rows)
-        found = []
-        for row in table.rows(bad):
-            try:
-                found.append((row, fit(row)))
-            except UnfitRow as error:
-                bad.meet(error)
+        found = list(bad.fit(table.rows(bad), lambda row: (row, fit(row))))
         first = f", the first: {bad.first}" if bad.count else ""
         if not found:
             raise UsageError(f"{path} has no fit row{first}")
@@ -130,32 +123,25 @@ class _Place:
         return self.paths[0]
 
 
-class LocalSTS(AbsTaskSTS):
+class _Local(AbsTask):
+    """A task whose data, by the names of its splits, is loaded already."""
+
+    def __init__(self, metadata: TaskMetadata, splits: dict[str, Any]) -> None:
+        self.metadata = metadata
+        super().__init__()
+        self.dataset, self.data_loaded = {"default": splits}, True
+
+
+class LocalSTS(_Local, AbsTaskSTS):
     """Pairs of texts with a score each."""
 
-    def __init__(self, metadata: TaskMetadata, pairs: Dataset) -> None:
-        self.metadata = metadata
-        super().__init__()
-        self.min_score, self.max_score = min(pairs["score"]), max(pairs["score"])
-        self.dataset, self.data_loaded = {"default": DatasetDict(test=pairs)}, True
 
-
-class LocalClassification(AbsTaskClassification):
+class LocalClassification(_Local, AbsTaskClassification):
     """Texts with a class each, in a train and a test part."""
 
-    def __init__(self, metadata: TaskMetadata, train: Dataset, test: Dataset) -> None:
-        self.metadata = metadata
-        super().__init__()
-        self.dataset, self.data_loaded = {"default": DatasetDict(train=train, test=test)}, True
 
-
-class LocalRetrieval(AbsTaskRetrieval):
+class LocalRetrieval(_Local, AbsTaskRetrieval):
     """Queries, documents, and which document answers which query."""
-
-    def __init__(self, metadata: TaskMetadata, data: RetrievalSplitData) -> None:
-        self.metadata = metadata
-        super().__init__()
-        self.dataset, self.data_loaded = {"default": {"test": data}}, True
 
 
 def _sts(place: _Place, reader: LocalReader) -> AbsTask:
@@ -166,7 +152,9 @@ def _sts(place: _Place, reader: LocalReader) -> AbsTask:
         raise UsageError(f"{path}: every score is {scores[0]:g}: there is nothing to correlate with")
     pairs = {"sentence1": [row.text for row in rows], "sentence2": [row.text_b for row in rows], "score": list(scores)}
     metadata = _metadata(reader, "STS", path.stem, "Pairs of texts with a score", "t2t", "cosine_spearman", path)
-    return LocalSTS(metadata, Dataset.from_dict(pairs))
+    task = LocalSTS(metadata, DatasetDict(test=Dataset.from_dict(pairs)))
+    task.min_score, task.max_score = min(scores), max(scores)
+    return task
 
 
 def _classification(place: _Place, reader: LocalReader) -> AbsTask:
@@ -183,7 +171,8 @@ def _classification(place: _Place, reader: LocalReader) -> AbsTask:
             raise UsageError(f"{row.where}: label {name!r} is not among the training labels")
     name = place.paths[0].stem
     metadata = _metadata(reader, "Classification", name, "Texts with a class", "t2c", "accuracy", *place.paths)
-    return LocalClassification(metadata, *(_labelled(rows, classes) for rows in (train, test)))
+    data = DatasetDict(train=_labelled(train, classes), test=_labelled(test, classes))
+    return LocalClassification(metadata, data)
 
 
 Labelled = list[tuple[Row, str]]  # rows with the names of their classes
@@ -199,9 +188,9 @@ def _split(rows: Labelled, path: Path) -> tuple[Labelled, Labelled]:
         )
     left = {name: max(1, count // _TEST_SHARE) for name, count in counts.items()}
     is_test = np.zeros(len(rows), dtype=bool)
-    for place in np.random.default_rng(_SPLIT_SEED).permutation(len(rows)).tolist():
-        _, name = rows[place]
-        is_test[place] = left[name] > 0
+    for index in np.random.default_rng(_SPLIT_SEED).permutation(len(rows)).tolist():
+        _, name = rows[index]
+        is_test[index] = left[name] > 0
         left[name] -= 1
     train, test = ([row for row, here in zip(rows, is_test, strict=True) if here == wanted] for wanted in (False, True))
     return train, test
@@ -226,9 +215,8 @@ def _retrieval(place: _Place, reader: LocalReader) -> AbsTask:
     data = RetrievalSplitData(corpus=corpus, queries=asked, relevant_docs=relevant, top_ranked=None)
     name = folder.resolve().name + ("" if qrels.stem in ("qrels", "test") else f"-{qrels.stem}")
     files = (folder / "queries.jsonl", folder / "corpus.jsonl", qrels)
-    return LocalRetrieval(
-        _metadata(reader, "Retrieval", name, "Queries and documents", "t2t", "ndcg_at_10", *files), data
-    )
+    metadata = _metadata(reader, "Retrieval", name, "Queries and documents", "t2t", "ndcg_at_10", *files)
+    return LocalRetrieval(metadata, {"test": data})
 
 
 def _qrels_file(path: Path) -> Path:
@@ -243,16 +231,10 @@ def _documents(path: Path, with_title: bool, reader: LocalReader) -> Dataset:
     """`id` and `text` (and `title`) of BEIR's JSON lines."""
     if not path.is_file():
         raise UsageError(f"no file {path}: name a folder with queries.jsonl, corpus.jsonl and qrels.tsv")
-    rows: dict[str, dict[str, str]] = {}
     bad, encoding = BadRows(reader.bad_rows), reader.form.encoding
     with readable(path, encoding):
-        for where, cells in read_json_lines(path, encoding):
-            try:
-                row = _document(cells, where, with_title)
-            except UnfitRow as error:
-                bad.meet(error)
-            else:
-                rows[row["id"]] = row
+        documents = bad.fit(read_json_lines(path, encoding), lambda line: _document(*line, with_title))
+        rows = {document["id"]: document for document in documents}
     if not rows:
         raise UsageError(f"{path} has no rows: pass a file that has some")
     if bad.count:
@@ -260,7 +242,7 @@ def _documents(path: Path, with_title: bool, reader: LocalReader) -> Dataset:
     return Dataset.from_list(list(rows.values()))
 
 
-def _document(cells: dict[str, Any] | UnfitRow, where: str, with_title: bool) -> dict[str, str]:
+def _document(where: str, cells: dict[str, Any] | UnfitRow, with_title: bool) -> dict[str, str]:
     if isinstance(cells, UnfitRow):
         raise cells
     if not {"_id", "text"} <= set(cells):

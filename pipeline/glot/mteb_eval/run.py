@@ -131,7 +131,7 @@ def evaluate_mteb(
         options.trust_remote_code,
         prompts.values(),
     )
-    encoders = [ColumnEncoder(vectors, place, prompts) for place in range(len(comparison.columns))]
+    encoders = [ColumnEncoder(vectors, index, prompts) for index in range(len(comparison.columns))]
     folder = make_folder(options.out or comparison.run / "mteb")
     evaluation = _Evaluation(ResultCache(folder), encoders, vectors)
     rows, failed = [], []

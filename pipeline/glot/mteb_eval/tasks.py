@@ -49,18 +49,13 @@ def _named(name: str) -> list[AbsTask]:
             return find()
     known = [task.metadata.name for task in mteb.get_tasks()]
     known += [alias for benchmark in mteb.get_benchmarks() for alias in (benchmark.name, *(benchmark.aliases or ()))]
-    near = _near(name, known)
+    by_lower = {other.lower(): other for other in known}
+    near = [by_lower[lower] for lower in difflib.get_close_matches(name.lower(), by_lower, n=3)]
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise UsageError(
         f"mteb knows no task or benchmark {name!r}: {hint}it lists them with `mteb available-tasks` and "
         "`mteb available-benchmarks`"
     )
-
-
-def _near(name: str, known: Sequence[str]) -> list[str]:
-    """The closest names, whatever their case."""
-    by_lower = {other.lower(): other for other in known}
-    return [by_lower[lower] for lower in difflib.get_close_matches(name.lower(), by_lower, n=3)]
 
 
 def leaves(task: AbsTask) -> Iterator[AbsTask]:

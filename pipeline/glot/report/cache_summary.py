@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,10 +55,6 @@ class CacheSummary:
     density: dict[str, float]
     density_layer: int
     workers: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        """A plain dict."""
-        return asdict(self)
 
 
 def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
@@ -121,7 +117,7 @@ def length_histogram(length: np.ndarray) -> list[tuple[int, int, int]]:
     low, high = int(length.min()), int(length.max())
     width = -(-(high - low + 1) // BINS)
     counts = np.bincount((length.astype(np.int64) - low) // width)
-    return [(low + place * width, min(low + (place + 1) * width - 1, high), int(n)) for place, n in enumerate(counts)]
+    return [(low + i * width, min(low + (i + 1) * width - 1, high), int(n)) for i, n in enumerate(counts)]
 
 
 def _density(cache: Cache, layer: int) -> dict[str, float]:

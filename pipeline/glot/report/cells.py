@@ -46,8 +46,8 @@ class Cell:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Between which the score lies, whatever its deviation over seeds."""
-        return score_bounds(self.metric)
+        """Between which the score lies, in percent, whatever its deviation over seeds."""
+        return (-100.0 if self.metric in _CORRELATIONS else 0.0, 100.0)
 
     @property
     def title(self) -> str:
@@ -64,13 +64,8 @@ class Cell:
 Published = Callable[[str, str], "tuple[str | None, float | None]"]
 
 
-def nothing_published(model: str, method: str) -> tuple[None, None]:
-    """There is no number to compare with."""
-    return None, None
-
-
 def make_cells(
-    results: Iterable[Result], set_name: str, metric: str, published: Published = nothing_published
+    results: Iterable[Result], set_name: str, metric: str, published: Published = lambda model, method: (None, None)
 ) -> list[Cell]:
     """Average results over their seeds; results without that example set or metric are left out."""
     import pandas
@@ -95,8 +90,8 @@ def make_cells(
         epochs=("epochs", "max"),
     )
     cells = []
-    for key, places in by_method.indices.items():
-        found, runs = averages.loc[key], [scored[place] for place in places]
+    for key, rows_of_key in by_method.indices.items():
+        found, runs = averages.loc[key], [scored[row] for row in rows_of_key]
         model, setting, task, method = key
         paper_model, paper = published(model, method)
         cells.append(
@@ -172,11 +167,6 @@ def methods_of(cells: Iterable[Cell]) -> list[str]:
 def kind_of(cells: Iterable[Cell]) -> str | None:
     """The kind of the backbone that cells share; None where none of them knows it."""
     return next((cell.kind for cell in cells if cell.kind is not None), None)
-
-
-def score_bounds(metric: str) -> tuple[float, float]:
-    """Between which a metric's scores lie, in percent."""
-    return (-100.0 if metric in _CORRELATIONS else 0.0, 100.0)
 
 
 def ours_text(cell: Cell) -> str:

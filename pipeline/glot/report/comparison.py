@@ -23,7 +23,6 @@ The difference is GLOT's score less that of {rival}, with the 95 % percentile in
 validation examples are drawn anew with replacement, both methods are scored on each draw, and the scores are \
 averaged over the seeds of each. The interval holds for other examples of the same kind; what other seeds would have \
 given is not in it, and the epochs were chosen on the same examples."""
-Predictions = Callable[[Path, str], "np.ndarray | None"]  # (run folder, example set) -> (m,) predictions, or None
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,14 @@ class Comparison:
     difference: Difference
 
 
-def comparison_sections(shown: Sequence[Section], predictions: Predictions) -> list[Section]:
+def comparison_sections(shown: Sequence[Section]) -> list[Section]:
     """GLOT against the best baseline, and against itself without edges, over the cells of some sections."""
     tables = [cell for section in shown if section.order <= 1 for cell in section.cells]
     every = [cell for section in shown for cell in section.cells]
     rival, itself = "the best baseline", "itself without edges"
     return [
-        _section("GLOT against the best baseline", "comparisons", rival, compare(tables, predictions)),
-        _section("Is it the graph?", "graph", itself, compare(every, predictions, rivals=has_no_graph)),
+        _section("GLOT against the best baseline", "comparisons", rival, compare(tables, is_baseline)),
+        _section("Is it the graph?", "graph", itself, compare(every, has_no_graph)),
     ]
 
 
@@ -75,29 +74,16 @@ def _as_json(found: Comparison) -> dict[str, Any]:
     return {
         **{name: getattr(ours, name) for name in ("model", "setting", "task", "metric", "set_name")},
         "baseline": found.baseline.method,
-        **{
-            name: 100 * getattr(difference, of)
-            for name, of in (("difference", "value"), ("low", "low"), ("high", "high"))
-        },
+        "difference": 100 * difference.value,
+        "low": 100 * difference.low,
+        "high": 100 * difference.high,
         **{name: getattr(difference, name) for name in ("above", "examples", "resamples")},
         "seeds": [len(ours.runs), len(found.baseline.runs)],
     }
 
 
-def read_predictions(run: Path, set_name: str) -> np.ndarray | None:
-    """(m,) predictions from `<run>/predictions-<set>.npy`; None where there is no such file.
-
-    Raises FaultError where it is damaged, or not one number an example.
-    """
-    return _read(run / f"predictions-{set_name}.npy")
-
-
-def read_labels(run: Path, set_name: str) -> np.ndarray | None:
-    """(m,) labels from `<run>/labels-<set>.npy`; as `read_predictions`."""
-    return _read(run / f"labels-{set_name}.npy")
-
-
 def _read(path: Path) -> np.ndarray | None:
+    """(m,) numbers, one an example; None where there is no such file. Raises FaultError where it is damaged."""
     try:
         values = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -123,19 +109,14 @@ def has_no_graph(method: str) -> bool:
     return method == "glot-loops"
 
 
-def compare(
-    cells: Sequence[Cell],
-    predictions: Predictions = read_predictions,
-    labels: Predictions = read_labels,
-    rivals: Callable[[str], bool] = is_baseline,
-) -> list[Comparison]:
+def compare(cells: Sequence[Cell], rivals: Callable[[str], bool]) -> list[Comparison]:
     """GLOT's cell against the best rival's, a model, setting and task each, in the order of GLOT's cells.
 
     Rivals are the methods that `rivals` says yes to; the best is that with the highest mean, so its own luck on these
     examples counts for it. Where a run of either has no predictions or labels there is no comparison.
 
     Raises:
-        FaultError: a file is damaged, or two runs were judged on different examples.
+        FaultError: a file is damaged, or two runs were evaluated on different examples.
     """
     found = []
     for ours in cells:
@@ -152,18 +133,16 @@ def compare(
         if not against:
             continue
         best = max(against, key=lambda cell: cell.mean)
-        difference = _difference(ours, best, ours.set_name, predictions, labels)
+        difference = _difference(ours, best)
         if difference is not None:
             found.append(Comparison(ours, best, difference))
     return found
 
 
-def _difference(
-    ours: Cell, theirs: Cell, set_name: str, predictions: Predictions, labels: Predictions
-) -> Difference | None:
-    runs = [*ours.runs, *theirs.runs]
-    predicted = [found for run in runs if (found := predictions(run, set_name)) is not None]
-    known = [found for run in runs if (found := labels(run, set_name)) is not None]
+def _difference(ours: Cell, theirs: Cell) -> Difference | None:
+    runs, set_name = [*ours.runs, *theirs.runs], ours.set_name
+    predicted = [found for run in runs if (found := _read(run / f"predictions-{set_name}.npy")) is not None]
+    known = [found for run in runs if (found := _read(run / f"labels-{set_name}.npy")) is not None]
     if len(predicted) < len(runs) or len(known) < len(runs):
         return None
     for run, values, truth in zip(runs, predicted, known, strict=True):

@@ -12,7 +12,8 @@ import numpy as np
 
 from glot.corpus.stress import signal_roles
 from glot.errors import UsageError
-from glot.inference.attribution import Explanation, Run, TokenPicture, Weighing
+from glot.inference.attribution import Explanation, TokenPicture, Weighing
+from glot.inference.run_checks import Run
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS
 from glot.report.figures import save_picture
 from glot.report.pieces import Piece, readable_pieces, words_of
@@ -33,15 +34,10 @@ SIGNAL = "#9c3d78"
 
 def write_page(explanation: Explanation, out: Path) -> None:
     """Write the page; raises UsageError where `out` cannot be a file, FaultError where it cannot be written."""
-    check_out(out)
-    make_folder(out.parent)
-    write_text(out, render_page(explanation))
-
-
-def check_out(out: Path) -> None:
-    """Refuse a folder as the file to write."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder: name a file with --out")
+    make_folder(out.parent)
+    write_text(out, render_page(explanation))
 
 
 def render_page(explanation: Explanation) -> str:

@@ -115,12 +115,13 @@ class Curves:
                 axes.fill_between(xs, low, high, color=line.look.colour, alpha=0.16, lw=0, gid="band")
             name = f"tips-{len(tips)}"
             tips[name] = [f"{line.label}, {x:g}: {_with_std(y, std)}" for x, y, std in line.points]
-            axes.plot(xs, ys, lw=1.5, ls=_dashes(line.look), label=line.label, gid=name, **_mark(line.look))
+            dashes: Any = (0, line.look.dash) if line.look.dash else "-"
+            axes.plot(xs, ys, lw=1.5, ls=dashes, label=line.label, gid=name, **_mark(line.look))
         axes.axhline(self.guide, color=INK, lw=0.6, ls=":")
         axes.set(xlabel=self.x_label, ylabel=self.y_label, ylim=(self.y_range[0], self.y_range[1] * 1.02))
-        places = sorted({x for line in self.lines for x, _, _ in line.points})
-        if all(right - left > 0.1 * (places[-1] - places[0]) for left, right in pairwise(places)):  # labels have room
-            axes.set_xticks(places)
+        ticks = sorted({x for line in self.lines for x, _, _ in line.points})
+        if all(right - left > 0.1 * (ticks[-1] - ticks[0]) for left, right in pairwise(ticks)):  # labels have room
+            axes.set_xticks(ticks)
         axes.grid(lw=0.6)
 
 
@@ -296,9 +297,8 @@ def write_png(path: Path, parts: Sequence[np.ndarray]) -> None:
     from matplotlib.image import imsave
 
     widest = max(part.shape[1] for part in parts)
-    padded = [
-        np.pad(part, ((0, 0), (0, widest - part.shape[1]), (0, 0)), constant_values=255) for part in parts
-    ]  # white
+    white = 255
+    padded = [np.pad(part, ((0, 0), (0, widest - part.shape[1]), (0, 0)), constant_values=white) for part in parts]
     with atomic_path(path) as temporary:
         imsave(temporary, np.vstack(padded), format="png", dpi=DPI)
 
@@ -326,7 +326,8 @@ def _inline(text: str, picture: Picture, tips: Tips, number: int) -> str:
             if child.tag.endswith(("metadata", "style", "clipPath")):
                 node.remove(child)
         series = node.get("id", "")
-        for mark, tip in zip(_marks(node), tips.get(series, ()), strict=False):
+        marks = [child for child in node.iter() if child.tag.endswith("use")]
+        for mark, tip in zip(marks, tips.get(series, ()), strict=False):
             ElementTree.SubElement(mark, "title").text = tip
         if series == "band":
             node.set("class", "series band")
@@ -342,36 +343,25 @@ def _inline(text: str, picture: Picture, tips: Tips, number: int) -> str:
         node.attrib.clear()
         node.attrib.update(kept)
     root.attrib = {"class": "plot", "role": "img", "viewBox": root.get("viewBox", ""), "style": f"width:{width:.2f}in"}
-    for place, (tag, words) in enumerate((("title", picture.title), ("desc", _description(picture)))):
+    description = "; ".join(panel.description for panel in picture.panels)
+    for index, (tag, words) in enumerate((("title", picture.title), ("desc", description))):
         element = ElementTree.Element(tag)
         element.text = words
-        root.insert(place, element)
+        root.insert(index, element)
     drawn = re.sub(r"(\.\d\d)\d+|\n *", r"\1", ElementTree.tostring(root, encoding="unicode"))
     return drawn.replace(INK, "currentColor").replace(LINE, "var(--line)")
-
-
-def _marks(node: ElementTree.Element) -> list[ElementTree.Element]:
-    return [child for child in node.iter() if child.tag.endswith("use")]
-
-
-def _description(picture: Picture) -> str:
-    return "; ".join(panel.description for panel in picture.panels)
 
 
 def _with_std(value: float, std: float | None) -> str:
     return f"{value:.1f}" + (f" ± {std:.1f}" if std is not None else "")
 
 
-def _dashes(look: Method) -> Any:
-    return (0, look.dash) if look.dash else "-"
-
-
 def _mark(look: Method) -> dict[str, Any]:
     """What `plot` needs of a method's look, but for its dashes."""
-    is_open = look.marker in ("ring", "hollow")
-    marker = {"ring": "o", "hollow": "D"}.get(look.marker, look.marker)
-    fill = {"markerfacecolor": "none"} if is_open else {}
-    return {"color": look.colour, "marker": marker, "markersize": 5, **fill}
+    mark: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 5}
+    if look.marker in ("ring", "hollow"):
+        mark |= {"marker": "o" if look.marker == "ring" else "D", "markerfacecolor": "none"}
+    return mark
 
 
 def _row_text(axes: Axes, row: int, left: str, right: str) -> None:

@@ -46,7 +46,7 @@ METHODS = {
     "length": Method("length alone", "#6B6B6B", (1, 3), "+"),
     "bag-of-words": Method("bag of words", "#A0A0A0", (5, 3), "ring"),
 }
-_ORDER = {name: place for place, name in enumerate(METHODS)}
+_ORDER = {name: index for index, name in enumerate(METHODS)}
 _OTHER_DASHES: tuple[tuple[float, ...], ...] = ((), (4, 2), (1, 2))
 _OTHER_MARKERS = ("o", "s", "^", "D", "x", "v", "+")
 
@@ -65,9 +65,9 @@ def looks_of(methods: Sequence[str]) -> dict[str, Method]:
     free = list(product(_OTHER_DASHES, [look.colour for look in METHODS.values() if look.colour not in taken]))
     others = [method for method in methods if method not in fixed]
     made = {}
-    for place, method in enumerate(others):
-        dash, colour = free[place % len(free)] if free else ((), GREY)
-        made[method] = Method(method, colour, dash, _OTHER_MARKERS[place % len(_OTHER_MARKERS)])
+    for index, method in enumerate(others):
+        dash, colour = free[index % len(free)] if free else ((), GREY)
+        made[method] = Method(method, colour, dash, _OTHER_MARKERS[index % len(_OTHER_MARKERS)])
     return {method: fixed.get(method) or made[method] for method in methods}
 
 

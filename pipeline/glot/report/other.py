@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from glot.report.cells import Cell, Group, group_cells, make_cells
 from glot.report.figures import Picture
-from glot.report.methods import method_name
 from glot.report.results import Result
-from glot.report.sections import WHISKERS, Block, Heading, Prose, Section, Table, dots_panel, entry_of
+from glot.report.sections import WHISKERS, Block, Heading, Prose, Section, dots_panel, method_table
 
 EXPLANATION = """\
 A cell is the best epoch ± the sample standard deviation over seeds (where there are several), in percent; every \
@@ -24,7 +23,7 @@ def other_section(results: Sequence[Result], shown: Sequence[Section]) -> Sectio
     blocks: list[Block] = [Prose(EXPLANATION)] if cells else []
     for group in group_cells(cells):
         blocks += _group_blocks(group)
-    return Section("Other tasks", blocks, "other", order=1, key="other", cells=cells, has_csv=True)
+    return Section("Other tasks", blocks, "other", order=1, key="other", cells=cells)
 
 
 def _cells(results: Sequence[Result]) -> list[Cell]:
@@ -41,20 +40,11 @@ def _cells(results: Sequence[Result]) -> list[Cell]:
 
 
 def _group_blocks(group: Group) -> list[Block]:
-    columns: dict[str, Cell] = {}  # the first cell of each; its title is the heading
-    first: dict[str, Cell] = {}  # of each task and set, by the metric that chose the epoch
+    columns: dict[str, list[Cell]] = {}  # a cell's title is the heading
+    first: dict[str, str] = {}  # the heading of each task and set by the metric that chose the epoch
     for cell in group.cells:
-        columns.setdefault(cell.title, cell)
-        first.setdefault(cell.task, cell)
-    found = {(cell.method, cell.title): cell for cell in group.cells}
-    rows = [
-        (method_name(method, group.kind), [entry_of(found.get((method, title))) for title in columns])
-        for method in group.methods
-    ]
-    panels = [
-        panel
-        for column in first.values()
-        for panel in dots_panel(column.title, [c for c in group.cells if c.title == column.title], group.methods)
-    ]
-    blocks: list[Block] = [Heading(group.title), Table(group.title, ["method", *columns], rows)]
+        columns.setdefault(cell.title, []).append(cell)
+        first.setdefault(cell.task, cell.title)
+    panels = [panel for title in first.values() for panel in dots_panel(title, columns[title], group.methods)]
+    blocks: list[Block] = [Heading(group.title), method_table(group, columns)]
     return [*blocks, Picture(group.title, panels, WHISKERS)] if panels else blocks

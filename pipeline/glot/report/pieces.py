@@ -9,7 +9,7 @@ WORD_STARTS = ("\u0120", "\u2581")  # how byte-level BPE and SentencePiece spell
 _SIGNS = {"\n": "⏎", "\r": "⏎", "\t": "⇥"}
 _PRINTED = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
 # Byte-level BPE spells each byte as a character: those that print as themselves, the others from 256 on, in order.
-_BYTES = {chr(256 + place): byte for place, byte in enumerate(sorted(set(range(256)) - _PRINTED))}
+_BYTES = {chr(256 + index): byte for index, byte in enumerate(sorted(set(range(256)) - _PRINTED))}
 _BYTES |= {chr(byte): byte for byte in _PRINTED}
 
 
@@ -42,13 +42,13 @@ def readable_pieces(tokens: Sequence[str], special: Sequence[bool]) -> list[Piec
 
 
 def words_of(pieces: Sequence[Piece]) -> Iterator[list[int]]:
-    """The places of the pieces of each word."""
+    """The indices of the pieces of each word."""
     word: list[int] = []
-    for place, piece in enumerate(pieces):
+    for index, piece in enumerate(pieces):
         if word and not piece.glued:
             yield word
             word = []
-        word.append(place)
+        word.append(index)
     if word:
         yield word
 

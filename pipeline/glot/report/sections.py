@@ -6,12 +6,12 @@ Whoever has something to show of runs makes a `Section` of it; `glot.report.writ
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glot.report.cells import NOTHING, Cell, MoreValues, ours_text, paper_text
+from glot.report.cells import NOTHING, Cell, Group, MoreValues, ours_text, paper_text
 from glot.report.figures import MOST_DOTS, Dot, Dots, Picture
 from glot.report.methods import looks_of, method_name
 from glot.report.results import BASELINE
@@ -88,8 +88,8 @@ class Section:
         title: its heading. blocks: what it says; none: the section is left out.
         name: of its files, as in `<name>.md`; "": it stands in the page alone.
         order: sections with a lower number come first.
-        key: where its cells stand in `results.json`; "": nowhere. cells: that it shows. more: what a cell's line in the
-            CSV file and in `results.json` says beside its own fields. has_csv: whether there is a `<name>.csv`.
+        key: where its cells stand in `results.json`; "": nowhere, and there is no `<name>.csv` of them.
+        cells: that it shows. more: what a cell says in both files beside its own fields.
         runs: that it stands for without a cell.
         data: what else it adds to `results.json`, by its key; `path` in it is made relative.
     """
@@ -101,7 +101,6 @@ class Section:
     key: str = ""
     cells: Sequence[Cell] = ()
     more: MoreValues = lambda cell: {}
-    has_csv: bool = False
     runs: Sequence[Path] = ()
     data: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -137,9 +136,27 @@ def entry_of(cell: Cell | None, with_paper: bool = False, note: str = "") -> Ent
     return Entry(text, paper_text(cell), runs_place(cell), tip, colour)
 
 
+def method_table(group: Group, columns: Mapping[str, Sequence[Cell]], with_paper: bool = False) -> Table:
+    """A group's table: a row a method, and a column for the cells under each heading."""
+    found = {(cell.method, heading): cell for heading, cells in columns.items() for cell in cells}
+    rows = [
+        (
+            method_name(method, group.kind),
+            [entry_of(found.get((method, heading)), with_paper) for heading in columns],
+        )
+        for method in group.methods
+    ]
+    return Table(group.title, ["method", *columns], rows)
+
+
 def words(texts: Sequence[str]) -> list[Entry]:
     """Entries of plain text."""
     return [Entry(text) for text in texts]
+
+
+def text_rows(rows: Sequence[Sequence[str]]) -> list[tuple[str, list[Entry]]]:
+    """Rows of plain text, the first of each its name."""
+    return [(name, words(texts)) for name, *texts in rows]
 
 
 def dots_panel(title: str, cells: Sequence[Cell], methods: Sequence[str]) -> list[Dots]:

@@ -1,4 +1,4 @@
-"""How sure a difference between two methods is: a paired bootstrap over the examples that both were judged on."""
+"""How sure a difference between two methods is: a paired bootstrap over the examples that both were scored on."""
 
 from __future__ import annotations
 

@@ -66,9 +66,8 @@ def sweep_rows(trials: list[Trial]) -> tuple[list[str], list[list[str]]]:
     return [*names, f"{metric}, %", "seeds", "density, %", "parameters"], rows
 
 
-def write_sweep(folder: Path) -> list[Path]:
+def write_sweep(folder: Path, trials: list[Trial]) -> list[Path]:
     """Write `sweep.md`, `sweep.csv` (a line a seed) and a picture a setting; returns those written."""
-    trials = read_sweep(folder)
     headings, rows = sweep_rows(trials)
     names = list(dict.fromkeys(name for trial in trials for name in trial.settings))
     pictures = [folder / f"{name}.png" for name in names if _draw(folder / f"{name}.png", trials, name)]
@@ -109,8 +108,8 @@ def _draw(path: Path, trials: list[Trial], name: str) -> bool:
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        values = sorted({value for points in lines.values() for value in points}, key=_place)
-        is_number = all(isinstance(_place(value)[1], float) for value in values)
+        values = sorted({value for points in lines.values() for value in points}, key=_sort_key)
+        is_number = all(isinstance(_sort_key(value)[1], float) for value in values)
         for label, points in sorted(lines.items()):
             here = [value for value in values if value in points]
             x = [float(value) if is_number else values.index(value) for value in here]
@@ -126,7 +125,7 @@ def _draw(path: Path, trials: list[Trial], name: str) -> bool:
     return save_picture(path, (6, 4), draw)
 
 
-def _place(value: str) -> tuple[int, float | str]:
+def _sort_key(value: str) -> tuple[int, float | str]:
     """Numbers in their order, then words."""
     try:
         return (0, float(value))

@@ -19,10 +19,10 @@
     skipped             what is not there: `step` and `reason`
     and of `glot.reproduce`
     choices             the fields of `glot.reproduce.choices.Choice`, in points
-    costs               the fields of `glot.reproduce.cost.CostRecord`, and `path`
-    backends            of each head that was judged with both backends: `model`, `task`, `seed`, `trained` (with which
-                        one), `scores` (backend -> example set -> metric -> fraction), `largest` (difference, points)
-                        and `path`
+    costs               the fields of `glot.reproduce.costs.CostRecord`, and `path`
+    backends            of each head that was scored with both backends: `model`, `task`, `seed`, `trained` (with
+                        which one), `scores` (backend -> example set -> metric -> fraction), `largest` (difference,
+                        points) and `path`
 
 Paths are relative to the file's folder, with "/", and lead nowhere where the report was moved without its runs. Scores
 of cells are in percent, those of runs are fractions. A later version may add fields; a field that changes its meaning
@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from glot.report.cells import NOTHING, Cell, cell_values, cells_csv, markdown_table
-from glot.report.comparison import Predictions, comparison_sections, read_predictions
+from glot.report.comparison import comparison_sections
 from glot.report.environment import Environment, collect_environment
 from glot.report.figures import Drawn, Picture, check_extra, render, write_png
 from glot.report.other import other_section
@@ -63,7 +63,6 @@ def write_sections(
     source: str = "",
     skipped: Sequence[tuple[str, str]] = (),
     machine: str = "",
-    predictions: Predictions = read_predictions,
     links: bool = True,
 ) -> list[Path]:
     """Write a report of results: the sections given, and what is true of anybody's runs.
@@ -74,7 +73,6 @@ def write_sections(
         source: where the runs were looked for, in words.
         skipped: (step, reason) of every step that was not run.
         machine: where the runs ran, in words.
-        predictions: what a run predicted on an example set, to compare GLOT with the best baseline.
         links: the page's numbers are links to their runs; False for a page that goes where the runs do not.
 
     Returns:
@@ -86,7 +84,7 @@ def write_sections(
     """
     check_extra()
     sections = sorted([*sections, other_section(results, sections)], key=lambda section: section.order)
-    sections += comparison_sections(sections, predictions)
+    sections += comparison_sections(sections)
     sections.sort(key=lambda section: section.order)
     environment = collect_environment(results, machine)
     make_folder(out)
@@ -122,7 +120,7 @@ def write_section(section: Section, out: Path, drawn: dict[int, Drawn] | None = 
     text = load_templates(out, drawn).get_template("section.md.jinja").render(section=section)
     write_text(out / f"{section.name}.md", text)
     written = [out / f"{section.name}.md"]
-    if section.has_csv:
+    if section.key:
         write_text(out / f"{section.name}.csv", cells_csv(section.cells, section.more))
         written.append(out / f"{section.name}.csv")
     for name in dict.fromkeys(picture.file for picture in section.pictures if picture.file):

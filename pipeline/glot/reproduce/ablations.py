@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from glot.report.cells import NOTHING, Cell, kind_of, make_cells, score_bounds
+from glot.report.cells import NOTHING, Cell, kind_of, make_cells
 from glot.report.figures import Curves, Dots, Line, Picture, Point, spread
 from glot.report.methods import in_order, looks_of, method_name, number_of
 from glot.report.results import BASELINE, OWN, Result
@@ -84,21 +84,20 @@ def ablations_section(questions: Sequence[Question]) -> Section:
             blocks.append(Picture(title, panels, WHISKERS, file=f"{question.setting}-{question.model}.png"))
     cells = [cell for question in questions for cell in question.cells.values()]
     title = "What each part is worth"
-    return Section(title, blocks, "ablations", order=3, key="ablations", cells=cells, has_csv=True)
+    return Section(title, blocks, "ablations", order=3, key="ablations", cells=cells)
 
 
 def _table(question: Question, title: str) -> Table:
+    def entry(task: str, method: str) -> Entry:
+        density = question.densities.get((task, method))
+        return entry_of(question.cells.get((task, method)), note="" if density is None else f"{density:.0f} %")
+
     rows = [
-        (method_name(method, question.kind), [_entry(question, task, method) for task in question.tasks])
+        (method_name(method, question.kind), [entry(task, method) for task in question.tasks])
         for method in question.methods
     ]
     header = ["method", *(f"{task} ({question.metric(task)})" for task in question.tasks)]
     return Table(title, header, rows)
-
-
-def _entry(question: Question, task: str, method: str) -> Entry:
-    density = question.densities.get((task, method))
-    return entry_of(question.cells.get((task, method)), note="" if density is None else f"{density:.0f} %")
 
 
 def _panels(question: Question, task: str) -> Sequence[Curves | Dots]:
@@ -107,20 +106,13 @@ def _panels(question: Question, task: str) -> Sequence[Curves | Dots]:
     title, metric = f"{task}, {question.model}", question.metric(task)
     if len(methods) == 1 or any(number_of(method) is None for method in methods):
         return dots_panel(title, [question.cells[task, method] for method in methods], methods)
-    found, bounds = list(curves(question, task, methods)), score_bounds(metric)
-    looks = looks_of([base for base, _ in found])
-    lines = [Line(method_name(base, question.kind), looks[base], points, bounds) for base, points in found]
+    points: dict[str, list[Point]] = defaultdict(list)  # by what stands before the last number of a method's name
+    for method in methods:
+        cell = question.cells[task, method]
+        points[method.rpartition(",")[0]].append((number_of(method) or 0.0, cell.mean, cell.std or 0.0))
+    looks, bounds = looks_of(list(points)), question.cells[task, methods[0]].bounds
+    lines = [Line(method_name(base, question.kind), looks[base], sorted(of), bounds) for base, of in points.items()]
     reach = [end for line in lines for _, y, std in line.points for end in spread(y, std, bounds)]
     y_range = (math.floor(min(reach)), math.ceil(max(reach)) or 1)
     x_label = methods[0].rpartition("=")[0].rpartition(",")[2]
     return [Curves(title, x_label, f"{metric} (%)", lines, y_range, guide=y_range[0])]
-
-
-def curves(question: Question, task: str, methods: list[str]) -> Iterator[tuple[str, list[Point]]]:
-    """What stands before the last number of each method, and its (value, mean, std), by ascending value."""
-    found: dict[str, list[Point]] = defaultdict(list)
-    for method in methods:
-        cell = question.cells[task, method]
-        found[method.rpartition(",")[0]].append((number_of(method) or 0.0, cell.mean, cell.std or 0.0))
-    for base, points in found.items():
-        yield base, sorted(points)

@@ -1,4 +1,4 @@
-"""DGL beside plain torch: one head trained with each, and each judged with both."""
+"""DGL beside plain torch: one head trained with each, and each evaluated with both."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from glot.errors import FaultError
 from glot.report.cells import signed
-from glot.report.results import Result, read_record
-from glot.report.sections import Block, Heading, Prose, Section, Table, words
+from glot.report.results import Result, Scores, read_record
+from glot.report.sections import Block, Heading, Prose, Section, Table, text_rows
 
 BACKENDS = "backends"  # the setting of these runs
 BOTH_FILE = "by-backend.json"  # in the folder of such a run: the scores of its head by each backend
@@ -24,7 +24,7 @@ three epochs is no difference of the method. Scores in percent, differences in p
 
 @dataclass(frozen=True)
 class BothScores:
-    """A trained head, judged with both backends.
+    """A trained head, evaluated with both backends.
 
     Attributes:
         model, task, seed: as in `Result`. trained: the backend that it was trained with.
@@ -36,24 +36,31 @@ class BothScores:
     task: str
     seed: int
     trained: str
-    scores: dict[str, dict[str, dict[str, float]]]
+    scores: dict[str, Scores]
     path: Path
 
     def rows(self) -> list[list[str]]:
         """A line a set and metric, as `HEADER` has it."""
-        dense, dgl = self.scores["dense"], self.scores["dgl"]
         rows = []
-        for name, metrics in dense.items():
-            for metric, value in metrics.items():
-                percents = [f"{100 * score:.2f}".replace("-", "−") for score in (value, dgl[name][metric])]
-                rows.append([NAMES[self.trained], name, metric, *percents, signed(100 * (dgl[name][metric] - value))])
+        for name, metric, dense, dgl in _side_by_side(self.scores["dense"], self.scores["dgl"]):
+            percents = [f"{100 * score:.2f}".replace("-", "−") for score in (dense, dgl)]
+            rows.append([NAMES[self.trained], name, metric, *percents, signed(100 * (dgl - dense))])
         return rows
 
     @property
     def largest(self) -> float:
         """The largest difference between the backends, in points."""
-        dense, dgl = self.scores["dense"], self.scores["dgl"]
-        return max(abs(100 * (dgl[name][metric] - dense[name][metric])) for name in dense for metric in dense[name])
+        return _largest(self.scores["dense"], self.scores["dgl"])
+
+
+def _side_by_side(dense: Scores, dgl: Scores) -> list[tuple[str, str, float, float]]:
+    """(set, metric, score by plain torch, score by DGL)."""
+    return [(name, metric, value, dgl[name][metric]) for name in dense for metric, value in dense[name].items()]
+
+
+def _largest(dense: Scores, dgl: Scores) -> float:
+    """The largest difference of scores, in points."""
+    return max(abs(100 * (second - first)) for _, _, first, second in _side_by_side(dense, dgl))
 
 
 def find_both(results: Sequence[Result]) -> list[BothScores]:
@@ -73,32 +80,26 @@ def find_both(results: Sequence[Result]) -> list[BothScores]:
     return found
 
 
-def groups_of(found: Sequence[BothScores]) -> dict[str, list[BothScores]]:
-    """The heads by their title: backbone, task and seed."""
-    groups: dict[str, list[BothScores]] = {}
-    for both in found:
-        groups.setdefault(f"{both.model}, {both.task}, seed {both.seed}", []).append(both)
-    return groups
-
-
-def summary(group: Sequence[BothScores]) -> str:
+def _summary(group: Sequence[BothScores]) -> str:
     """The largest differences of a group, in words."""
     text = f"Largest difference of the same head's scores by the two: {max(both.largest for both in group):.2f} points."
     own = {both.trained: both.scores[both.trained] for both in group}
     if len(own) < 2:
         return text
-    dense, dgl = own["dense"], own["dgl"]
-    pairs = [abs(dgl[name][metric] - dense[name][metric]) for name in dense for metric in dense[name]]
-    return f"{text} Between the two trainings, each judged with its own: {100 * max(pairs):.2f} points."
+    between = _largest(own["dense"], own["dgl"])
+    return f"{text} Between the two trainings, each judged with its own: {between:.2f} points."
 
 
 def backends_section(results: Sequence[Result]) -> Section:
-    """A table for each pair of heads that were judged with both backends; raises as `find_both`."""
+    """A table for each pair of heads that were evaluated with both backends; raises as `find_both`."""
     found = find_both(results)
     blocks: list[Block] = [Prose(EXPLANATION)] if found else []
-    for title, group in groups_of(found).items():
-        rows = [(row[0], words(row[1:])) for both in group for row in both.rows()]
-        blocks += [Heading(title), Table(title, HEADER, rows), Prose(summary(group))]
+    groups: dict[str, list[BothScores]] = {}
+    for both in found:
+        groups.setdefault(f"{both.model}, {both.task}, seed {both.seed}", []).append(both)
+    for title, group in groups.items():
+        rows = text_rows([row for both in group for row in both.rows()])
+        blocks += [Heading(title), Table(title, HEADER, rows), Prose(_summary(group))]
     runs = [result.path for result in results if result.setting == BACKENDS]
     data = [{**asdict(both), "largest": both.largest} for both in found]
     return Section("DGL and plain torch", blocks, "backends", order=3, data={"backends": data}, runs=runs)

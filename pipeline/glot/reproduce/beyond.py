@@ -18,7 +18,6 @@ from glot.reproduce.stress import BOUNDS, CHANCE, accuracy_range
 
 BEYOND = "stress-beyond"
 AXES = ("distractor ratio (%)", "limit of words", "words between negation and noun")
-COLUMNS = ("generator", "distractors", "words", "gap")  # of the CSV and JSON: where a cell lies on the axes
 _COMPARABLE = (BASELINE, "converged", BEYOND)  # of two runs on one task the last of these counts
 EXPLANATION = """\
 What the paper did not try: ratios of 95 and 99 %, longer texts, and negations nearer to and farther from their nouns, \
@@ -132,16 +131,15 @@ def beyond_section(sweeps: Sequence[Sweep]) -> Section:
         BEYOND,
         key="beyond",
         cells=beyond_cells(sweeps),
-        more=lambda cell: dict(zip(COLUMNS, place_columns(cell), strict=True)),
-        has_csv=True,
+        more=_columns,
     )
 
 
-def place_columns(cell: Cell) -> tuple[str, float, int, int]:
+def _columns(cell: Cell) -> dict[str, object]:
     """Generator, percent of distractors, words and distance of a cell of a sweep."""
     place = place_beyond(cell.task)
     assert place is not None, "sweeps hold cells of stress tasks only"
-    return (place[0], *place[1])
+    return dict(zip(("generator", "distractors", "words", "gap"), (place[0], *place[1]), strict=True))
 
 
 def _cells(results: Sequence[Result]) -> list[tuple[str, Place, Cell]]:

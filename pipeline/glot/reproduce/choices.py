@@ -10,7 +10,7 @@ from statistics import mean
 from glot.report.cells import NOTHING, Cell, signed
 from glot.report.methods import method_name, number_of
 from glot.report.results import Result, Scores
-from glot.report.sections import Block, Prose, Section, Table, words
+from glot.report.sections import Block, Prose, Section, Table, text_rows
 
 CHOSEN = ("mean", "adapool", "glot")  # a pooler that trains nothing, the best known one, and ours
 EXPLANATION = """\
@@ -98,7 +98,7 @@ def _best_tau(cell: Cell, results: Sequence[Result]) -> tuple[float, float] | No
 
 def choices_section(choices: Sequence[Choice]) -> Section:
     """A line a task, backbone and method."""
-    rows = [(choice.row()[0], words(choice.row()[1:])) for choice in choices]
+    rows = text_rows([choice.row() for choice in choices])
     blocks: list[Block] = [Prose(EXPLANATION), Table("Points that a choice adds", HEADER, rows)] if choices else []
     data = {"choices": [asdict(choice) for choice in choices]}
     return Section("What a choice is worth", blocks, "choices", order=3, data=data)

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -30,7 +30,7 @@ from glot.nn.poolers import Glot, make_pooler
 from glot.nn.tokens import TokenBatch
 from glot.process import kept_randomness
 from glot.registry.backbones import BACKBONES
-from glot.store.files import write_json
+from glot.reproduce.costs import Cost, CostRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,7 +52,7 @@ class Work:
 
     Attributes:
         texts: token ids of each distinct text that occurs in the batches.
-        batches: for each step (B,) text places, or (B, 2) for pairs.
+        batches: for each step (B,) indices of texts, or (B, 2) for pairs.
         examples: in the whole training set. distinct_tokens: of its distinct texts.
     """
 
@@ -67,44 +67,6 @@ class Work:
         return len(self.batches[0])
 
 
-@dataclass(frozen=True)
-class Cost:
-    """One way's cost.
-
-    Attributes:
-        parameters: that are trained. bytes: of tensors at the peak of a step, weights and optimizer included.
-        step: median seconds. before: seconds before the first step (extraction). training: seconds of all epochs,
-            `before` included.
-    """
-
-    name: str
-    parameters: int
-    bytes: int
-    step: float
-    before: float
-    training: float
-
-
-@dataclass(frozen=True)
-class CostRecord:
-    """A measurement of all ways on one device, as `cost.json` holds it.
-
-    Attributes:
-        model, task, device: what was measured, and where. threads: of torch on a CPU.
-        examples, batch_size: of the task. epochs: that `training` counts. costs: of each way, GLOT's last.
-    """
-
-    model: str
-    task: str
-    device: str
-    threads: int
-    examples: int
-    batch_size: int
-    epochs: int
-    costs: list[Cost]
-    version: int = 1
-
-
 def measure_task(
     model: str,
     task: str,
@@ -114,7 +76,7 @@ def measure_task(
     config: PoolerConfig,
     device: torch.device,
     trust_remote_code: bool = False,
-) -> tuple[Work, list[Cost]]:
+) -> CostRecord:
     """What each way costs for a backbone on a task; raises UsageError where either is not there."""
     from glot.corpus.load import load_task
     from glot.extract.backbone import load_backbone
@@ -124,14 +86,13 @@ def measure_task(
     corpus = load_task(task, ["train"], data_dir)
     backbone = load_backbone(source, "float32", "cpu", trust_remote_code=trust_remote_code)
     work = task_work(corpus, backbone, batch_size, steps)
-    return work, measure_cost(backbone.model, work, config, device)
+    return make_record(model, task, work, measure_cost(backbone.model, work, config, device), device)
 
 
-def write_cost_record(path: Path, model: str, task: str, work: Work, costs: list[Cost], device: torch.device) -> None:
-    """Leave a `CostRecord` as JSON."""
-    place = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    record = CostRecord(model, task, place, torch.get_num_threads(), work.examples, work.batch_size, EPOCHS, costs)
-    write_json(path, asdict(record))
+def make_record(model: str, task: str, work: Work, costs: list[Cost], device: torch.device) -> CostRecord:
+    """Costs with what was measured, and where."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    return CostRecord(model, task, name, torch.get_num_threads(), work.examples, work.batch_size, EPOCHS, costs)
 
 
 @kept_randomness()
@@ -221,13 +182,13 @@ def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, devic
     num_texts = work.batches[0].ndim
     cast("nn.Module", model).to(device).eval()  # its own `to` is wrapped, and so untyped
     labels = torch.arange(work.batch_size, device=device) % 2
-    place = _Places(work, device)
+    texts = _Texts(work, device)
     backend = resolve_backend("auto", device)
-    stored, rate = _extract(model, work, place)
+    stored, rate = _extract(model, work, texts)
     width = stored[0].shape[1]
 
     def full_loss(module: nn.Module) -> Callable[[np.ndarray], Tensor]:
-        return lambda batch: nn.functional.cross_entropy(module(*place.padded(batch)), labels)
+        return lambda batch: nn.functional.cross_entropy(module(*texts.padded(batch)), labels)
 
     ways: list[Way] = []
     full = Labelled(deepcopy(model).requires_grad_(True), width, num_texts).to(device).train()
@@ -237,14 +198,13 @@ def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, devic
         ways.append(Way(f"LoRA, r = {LORA['r']}", [lora], full_loss(lora), 2e-4))
     model.requires_grad_(False)
     sources: dict[str, Callable[[np.ndarray], TokenBatch]] = {
-        "frozen backbone": lambda batch: place.forwarded(model, batch),
+        "frozen backbone": lambda batch: texts.forwarded(model, batch),
         "GLOT over the cache": lambda batch: _gathered(stored, batch, device),
     }
     for name, gather in sources.items():
         pooler = make_pooler(config, width, backend).to(device)
         assert isinstance(pooler, Glot)
         head = nn.Linear(num_texts * pooler.out_width, 2).to(device)
-
         ways.append(Way(name, [pooler, head], partial(_glot_loss, pooler, head, gather, labels), 2e-4))
     return _costs(ways, model, work, device, work.distinct_tokens / rate)
 
@@ -283,7 +243,7 @@ def _lora(model: PreTrainedModel, width: int, num_texts: int, device: torch.devi
     return Labelled(adapted, width, num_texts).to(device).train()
 
 
-class _Places:
+class _Texts:
     """The texts of a batch, padded together, on the device."""
 
     def __init__(self, work: Work, device: torch.device) -> None:
@@ -291,7 +251,7 @@ class _Places:
 
     def padded(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
         """(B · num_texts, L) ids and mask of a batch, the two texts of a pair one after the other."""
-        texts = [self.work.texts[place] for place in batch.reshape(-1).tolist()]
+        texts = [self.work.texts[index] for index in batch.reshape(-1).tolist()]
         longest = max(map(len, texts))
         ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
         mask = torch.arange(longest) < torch.tensor(list(map(len, texts)))[:, None]
@@ -305,7 +265,7 @@ class _Places:
         return TokenBatch(states[mask.bool()].float(), mask.sum(dim=1).cpu())
 
 
-def _extract(model: PreTrainedModel, work: Work, place: _Places) -> tuple[list[Tensor], float]:
+def _extract(model: PreTrainedModel, work: Work, texts: _Texts) -> tuple[list[Tensor], float]:
     """Every text's states as a cache holds them, and the tokens/s of forwarding them in order of their lengths."""
     order = sorted(range(len(work.texts)), key=lambda text: len(work.texts[text]))
     stored: dict[int, Tensor] = {}
@@ -313,17 +273,17 @@ def _extract(model: PreTrainedModel, work: Work, place: _Places) -> tuple[list[T
     def forward_all() -> None:
         for start in range(0, len(order), 64):
             chosen = order[start : start + 64]
-            batch = place.forwarded(model, np.asarray(chosen))
+            batch = texts.forwarded(model, np.asarray(chosen))
             parts = batch.states.half().split(batch.lengths.tolist())
             stored.update(zip(chosen, parts, strict=True))
 
     forward_all()
-    seconds = min(_seconds(forward_all, place.device) for _ in range(2))
+    seconds = min(_seconds(forward_all, texts.device) for _ in range(2))
     return [stored[text] for text in range(len(work.texts))], sum(map(len, work.texts)) / seconds
 
 
 def _gathered(stored: list[Tensor], batch: np.ndarray, device: torch.device) -> TokenBatch:
-    texts = [stored[place] for place in batch.reshape(-1).tolist()]
+    texts = [stored[index] for index in batch.reshape(-1).tolist()]
     return TokenBatch(torch.cat(texts).to(device, torch.float32), torch.tensor([len(text) for text in texts]))
 
 
@@ -352,9 +312,3 @@ def step_bytes(step: Callable[[], object], device: torch.device) -> int:
     memory = [event for event in events if event.get("name") == "[memory]"]
     changes = [event["args"]["Bytes"] for event in sorted(memory, key=lambda event: event["ts"])]
     return max(itertools.accumulate(changes, initial=0))
-
-
-def break_even_epochs(ours: Cost, other: Cost, work: Work) -> float | None:
-    """The epochs (of any heads) after which extraction has paid for itself against another way; None: never."""
-    saved = (other.step - ours.step) * math.ceil(work.examples / work.batch_size)
-    return ours.before / saved if saved > 0 else None

@@ -39,23 +39,21 @@ def no_number(model: str, method: str) -> tuple[str | None, None]:
 
 def comparison_note(model: str, setting: str = "published") -> str:
     """What stands beside a model's cells: which backbone of the paper, and whether it and its training are the same."""
-    if setting in ("published", BASELINE):
-        return _backbone_note(model)
-    if setting == OWN:
-        return f"{_backbone_note(model)} These runs have settings of their own, which need not be the paper's."
-    return f"{_backbone_note(model)} The paper trained 3 epochs; this is another setting."
-
-
-def _backbone_note(model: str) -> str:
     nearest = nearest_paper_model(model)
     if nearest is None:
-        return f"The paper has no backbone near `{model}`, so there is nothing to compare with."
-    if nearest == model:
-        return f"Compared with the paper's {PAPER_NAMES[nearest]}, the same backbone."
-    return (
-        f"**The paper has no `{model}`.** Beside it stands the paper's nearest backbone, {PAPER_NAMES[nearest]}, "
-        "another and larger model: the order of the methods compares, the levels need not."
-    )
+        note = f"The paper has no backbone near `{model}`, so there is nothing to compare with."
+    elif nearest == model:
+        note = f"Compared with the paper's {PAPER_NAMES[nearest]}, the same backbone."
+    else:
+        note = (
+            f"**The paper has no `{model}`.** Beside it stands the paper's nearest backbone, {PAPER_NAMES[nearest]}, "
+            "another and larger model: the order of the methods compares, the levels need not."
+        )
+    if setting == OWN:
+        return f"{note} These runs have settings of their own, which need not be the paper's."
+    if setting not in ("published", BASELINE):
+        return f"{note} The paper trained 3 epochs; this is another setting."
+    return note
 
 
 def read_published(name: str) -> list[dict[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from glot.report.comparison import Predictions, read_predictions
 from glot.report.results import Result, collect, collect_own
 from glot.report.sections import Section
 from glot.report.write import write_sections
@@ -23,7 +22,6 @@ def write_report(
     out: Path,
     skipped: Sequence[tuple[str, str]] = (),
     machine: str = "",
-    predictions: Predictions = read_predictions,
     links: bool = True,
 ) -> list[Path]:
     """Write the report of reproduced runs, see `glot.report.results.collect` and `glot.report.write.write_sections`.
@@ -34,12 +32,10 @@ def write_report(
     """
     results = collect(runs)
     sections = paper_sections(results, [runs])
-    return write_sections(results, sections, out, str(runs), skipped, machine, predictions, links)
+    return write_sections(results, sections, out, str(runs), skipped, machine, links)
 
 
-def write_own_report(
-    folders: Sequence[Path], out: Path, predictions: Predictions = read_predictions, links: bool = True
-) -> list[Path]:
+def write_own_report(folders: Sequence[Path], out: Path, links: bool = True) -> list[Path]:
     """As `write_report`, of runs anywhere below some folders, see `glot.report.results.collect_own`.
 
     Raises:
@@ -48,7 +44,7 @@ def write_own_report(
     results, skipped = collect_own(folders)
     source = ", ".join(map(str, folders))
     sections = paper_sections(results, folders)
-    return write_sections(results, sections, out, source, skipped, predictions=predictions, links=links)
+    return write_sections(results, sections, out, source, skipped, links=links)
 
 
 def paper_sections(results: Sequence[Result], folders: Sequence[Path]) -> list[Section]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,7 +169,7 @@ def _run_together(steps: list[Step], cache: Cache, runs: Path, should_stop: Call
     finish_jobs(jobs, folders[0].parents[1], cache, should_stop=should_stop)
     if steps[0].setting == BACKENDS:
         for job in jobs:
-            _judge_with_both(job, cache)
+            _evaluate_with_both(job, cache)
     return [_in_words(FitResult.load(folder)) for folder in folders]
 
 
@@ -207,7 +207,7 @@ def _check_runs(steps: list[Step], runs: Path) -> None:
             )
 
 
-def _judge_with_both(job: Job, cache: Cache) -> None:
+def _evaluate_with_both(job: Job, cache: Cache) -> None:
     """Leave the scores of a head by each backend beside it."""
     from glot.inference.predictions import evaluate_head
 
@@ -227,12 +227,13 @@ def _in_words(result: FitResult) -> str:
 def _run_cost(step: Step, path: Path, data_dir: Path | None) -> str:
     from glot.fit.run import check_device
     from glot.nn.config import PoolerConfig
-    from glot.reproduce.cost import measure_task, write_cost_record
+    from glot.reproduce.cost import measure_task
 
     device, config = check_device(None), PoolerConfig(hidden=128)  # h as in the paper's table of costs
-    work, costs = measure_task(step.location or step.model, step.task, data_dir, 32, 6, config, device)
-    write_cost_record(make_folder(path.parent) / path.name, step.model, step.task, work, costs, device)
-    return f"GLOT {1e3 * costs[-1].step:.1f} ms a step, {costs[0].name} {1e3 * costs[0].step:.1f} ms"
+    record = measure_task(step.location or step.model, step.task, data_dir, 32, 6, config, device)
+    write_json(make_folder(path.parent) / path.name, asdict(replace(record, model=step.model)))
+    first, ours = record.costs[0], record.costs[-1]
+    return f"GLOT {1e3 * ours.step:.1f} ms a step, {first.name} {1e3 * first.step:.1f} ms"
 
 
 def _run_baseline(step: Step, cache: Cache, path: Path) -> str:
@@ -247,7 +248,7 @@ def _run_baseline(step: Step, cache: Cache, path: Path) -> str:
         scores = baselines.vector_baseline(cache, "mean" if step.method.endswith("-mean") else "cls")
     make_folder(path.parent)
     record = {"version": 1, "task": step.task, "model": step.model, "method": step.method, "scores": scores}
-    record |= {"kind": cache.manifest.states.kind}
-    write_json(path, {**record, "seconds": time.monotonic() - started})
+    record |= {"kind": cache.manifest.states.kind, "seconds": time.monotonic() - started}
+    write_json(path, record)
     metric, value = next(iter(next(iter(scores.values())).items()))
     return f"{metric} {100 * value:.2f}"

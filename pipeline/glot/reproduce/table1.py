@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from glot.report.cells import Cell, Group, group_cells, make_cells
 from glot.report.figures import Picture
-from glot.report.methods import method_name
 from glot.report.results import Result
-from glot.report.sections import WHISKERS, Block, Heading, Prose, Section, Table, dots_panel, entry_of
+from glot.report.sections import WHISKERS, Block, Heading, Prose, Section, dots_panel, method_table
 from glot.reproduce.published import PAPER_NAMES, comparison_note, load_table1, nearest_paper_model
 
 
@@ -65,30 +64,18 @@ def table1_section(cells: Sequence[Cell]) -> Section:
     blocks: list[Block] = [Prose(EXPLANATION)] if cells else []
     for group in group_cells(cells):
         blocks += _group_blocks(group)
-    return Section("Table 1: GLUE", blocks, "table1", key="table1", cells=cells, has_csv=True)
+    return Section("Table 1: GLUE", blocks, "table1", key="table1", cells=cells)
 
 
 def _group_blocks(group: Group) -> list[Block]:
-    tasks = {cell.task for cell in group.cells}
-    columns = [column for column in COLUMNS if column.name in tasks]
-    found = {(cell.method, cell.task): cell for cell in group.cells}
-    rows = [
-        (
-            method_name(method, group.kind),
-            [entry_of(found.get((method, column.name)), with_paper=True) for column in columns],
-        )
-        for method in group.methods
-    ]
-    panels = [
-        panel
-        for column in columns
-        for panel in dots_panel(column.title, [c for c in group.cells if c.task == column.name], group.methods)
-    ]
+    columns = {column.title: [cell for cell in group.cells if cell.task == column.name] for column in COLUMNS}
+    columns = {title: cells for title, cells in columns.items() if cells}
+    panels = [panel for title, cells in columns.items() for panel in dots_panel(title, cells, group.methods)]
     paper_model = next((cell.paper_model for cell in group.cells if cell.paper is not None), None)
     beside = f" ◇ the paper's {PAPER_NAMES[paper_model]}." if paper_model else ""
     blocks: list[Block] = [
         Heading(group.title),
         Prose(comparison_note(group.model, group.setting)),
-        Table(group.title, ["method", *(column.title for column in columns)], rows),
+        method_table(group, columns, with_paper=True),
     ]
     return [*blocks, Picture(group.title, panels, WHISKERS + beside, file="table1.png")] if panels else blocks

@@ -1,7 +1,7 @@
-"""Column files: HDF5 files whose datasets are plain bytes at known places.
+"""Column files: HDF5 files whose datasets are plain bytes at known offsets.
 
-Every file of a cache is one. HDF5 is what other tools read; we write and read the bytes themselves, at the places that
-the manifest names, so no foreign HDF5 structure is ever followed and a full disk is an error like any other.
+Every file of a cache is one. HDF5 is what other tools read; we write and read the bytes themselves, at the offsets
+that the manifest names, so no foreign HDF5 structure is ever followed and a full disk is an error like any other.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ColumnFile:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ColumnFile:
-        """Rebuild an entry, its places and shapes checked; raises KeyError, TypeError, ValueError, AttributeError."""
+        """Rebuild an entry, its offsets and shapes checked; raises KeyError, TypeError, ValueError, AttributeError."""
         columns = {}
         for name, column in values["columns"].items():
             columns[name] = checked(Column, {**column, "shape": tuple(column["shape"])})
@@ -295,8 +295,7 @@ class ColumnReader:
         column = self._column(name)
         digest, rows = xxhash.xxh3_64(), max(1, CHUNK_BYTES // max(1, column.row_bytes))
         for start in range(0, column.shape[0], rows):
-            out = np.empty((min(rows, column.shape[0] - start), *column.shape[1:]), column.dtype)
-            self.read_into(out.data.cast("B"), column.offset + start * column.row_bytes)
+            out = self.read_unchecked(name, start, min(start + rows, column.shape[0]))
             digest.update(out.data)
             yield out
         if column.xxh3:
@@ -389,10 +388,10 @@ def _head(columns: dict[str, Column], about: dict[str, Any], rest: str) -> bytes
     return f"{HEAD} {len(text)} {xxhash.xxh3_64_hexdigest(text)} {rest}\n".encode() + text
 
 
-def _write_all(descriptor: int, data: memoryview, place: int) -> None:
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
-        count = os.pwrite(descriptor, data, place)
-        data, place = data[count:], place + count
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
 
 
 def _head_room(columns: dict[str, tuple[tuple[int, ...], str]], about: dict[str, Any]) -> int:

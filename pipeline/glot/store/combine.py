@@ -20,7 +20,7 @@ from glot.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import atomic_folder, make_folder
 from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, StatesIdentity
-from glot.store.plan import Plan, PlanWriter, first_uses
+from glot.store.plan import Plan, PlanWriter, number_by_first_use
 from glot.store.reader import Cache
 from glot.store.shards import ShardWriter
 from glot.store.verify import verify_cache
@@ -123,16 +123,14 @@ def _merge_shards(caches: list[Cache], folder: Path) -> Manifest:
 
 
 def _merge_texts(caches: list[Cache], folder: Path, shard_bytes: int) -> Manifest:
-    keys = np.concatenate([cache.plan.hashes() for cache in caches])
-    first = first_uses(keys)
-    is_new = first == np.arange(len(keys))
-    number = (np.cumsum(is_new) - 1)[first]  # of each source's texts, one source after the other, in the result
+    # Of each source's texts, one source after the other: whether they are new, and their numbers in the result.
+    is_new, number = number_by_first_use(np.concatenate([cache.plan.hashes() for cache in caches]))
     parts, sets, entries, start = [], {}, {}, 0
     for cache in caches:
         stop = start + len(cache.plan)
         parts.append(_Part(cache, np.flatnonzero(is_new[start:stop])))
         for name, entry in cache.manifest.examples.items():
-            examples = cache.examples(name).renumbered(number[start:stop])
+            examples = cache.examples(name).renumbered(number[start:stop].astype(np.int64))
             if name not in sets:
                 sets[name], entries[name] = examples, entry
             elif entries[name].fingerprint != entry.fingerprint:
@@ -223,12 +221,12 @@ def _copy_texts(writer: ShardWriter, part: _Part, ids: np.ndarray, start: int, p
     for layer in writer.identity.layers:
         stored = part.cache.read_texts(layer, part.text_ids[ids - start])
         values = stored.values if stored.dtype == dtype else stored.values.astype(np.float32)
-        place = 0
+        row = 0
         for text_id in ids.tolist():
-            end = place + int(plan.length[text_id])
-            scale = None if stored.scale is None else stored.scale[place:end]
-            writer.write(layer, text_id, values[place:end], scale)
-            place = end
+            end = row + int(plan.length[text_id])
+            scale = None if stored.scale is None else stored.scale[row:end]
+            writer.write(layer, text_id, values[row:end], scale)
+            row = end
 
 
 def _count_empty(plan: Plan, start: int, end: int) -> int:

@@ -27,20 +27,28 @@ def text_hash(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
 
 
-def first_uses(keys: np.ndarray) -> np.ndarray:
-    """(m,) integers: for each of the keys, shape (m, 16), the place of the first that is equal to it."""
+def number_by_first_use(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number equal keys alike, in the order in which they first come.
+
+    Args:
+        keys: (m, 16) uint8.
+
+    Returns:
+        (m,) bool, whether no earlier key is equal, and the (m,) numbers, uint32 or int64.
+    """
     first = np.empty(len(keys), dtype=np.uint32 if len(keys) < 2**32 else np.int64)
     bucket = keys[:, 0] % BUCKETS
     for number in range(BUCKETS):
-        places = np.flatnonzero(bucket == number)
-        halves = np.ascontiguousarray(keys[places]).view("<u8")  # (b, 2)
+        rows = np.flatnonzero(bucket == number)
+        halves = np.ascontiguousarray(keys[rows]).view("<u8")  # (b, 2)
         order = np.lexsort((halves[:, 1], halves[:, 0]))  # stable: of equal keys the first comes first
         ordered = halves[order]
         starts = np.ones(len(order), dtype=bool)
         starts[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
         group = np.cumsum(starts) - 1
-        first[places[order]] = places[order[np.flatnonzero(starts)]][group] if len(order) else 0
-    return first
+        first[rows[order]] = rows[order[np.flatnonzero(starts)]][group] if len(order) else 0
+    is_new = first == np.arange(len(keys), dtype=first.dtype)
+    return is_new, (np.cumsum(is_new, dtype=first.dtype) - 1)[first]
 
 
 # The columns of a plan, and the dtypes that each may have.

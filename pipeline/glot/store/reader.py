@@ -160,10 +160,10 @@ class Cache:
             self._read_piece(index, ids, shards, start, ends, states)
             return states
         for first, stop in _pieces(ends * index.row_bytes, CHUNK_BYTES):
-            place, end = int(ends[first] - lengths[first]), int(ends[stop - 1])
-            part = StoredStates(values[place:end], None if scale is None else scale[place:end], self.dtype)
+            begin, end = int(ends[first] - lengths[first]), int(ends[stop - 1])
+            part = StoredStates(values[begin:end], None if scale is None else scale[begin:end], self.dtype)
             piece = slice(first, stop)
-            self._read_piece(index, ids[piece], shards[piece], start[piece], ends[piece] - place, part)
+            self._read_piece(index, ids[piece], shards[piece], start[piece], ends[piece] - begin, part)
         return states
 
     def close(self) -> None:
@@ -210,7 +210,7 @@ class Cache:
         """Raise FaultError for a text whose bytes are not what its checksum says."""
         found = list(map(xxhash.xxh3_64_intdigest, hashed))
         if found != expected:
-            bad = next(place for place, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
+            bad = next(row for row, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1])
             raise readers[bad].damage(f"is damaged in {self.plan.name_text(int(ids[bad]))}")
 
     def _shard(self, number: int) -> ShardReader:

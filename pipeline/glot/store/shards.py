@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,22 +12,9 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import (
-    CHUNK_BYTES,
-    ColumnFile,
-    ColumnReader,
-    ColumnWriter,
-    describe_file,
-)
+from glot.store.columns import CHUNK_BYTES, ColumnReader, ColumnWriter, describe_file
 from glot.store.files import find_unfinished, read_json, write_json
-from glot.store.layout import (
-    STORED_AS,
-    Manifest,
-    ShardEntry,
-    StatesIdentity,
-    shard_file,
-    sidecar_file,
-)
+from glot.store.layout import STORED_AS, Manifest, ShardEntry, StatesIdentity, shard_file, sidecar_file
 from glot.store.plan import Plan
 
 DAMAGED_SHARD = "find its texts with `glot inspect --verify` and make them again with `glot inspect --repair`"
@@ -47,11 +34,6 @@ def shard_columns(identity: StatesIdentity, texts: int, tokens: int, dtype: str)
             columns[f"scale/{layer}"] = ((tokens,), "<f4")
         columns[f"check/{layer}"] = ((texts,), "<u8")
     return columns | {"offsets": ((texts + 1,), "<u8")}
-
-
-def _states_of(columns: Iterable[str]) -> tuple[str, ...]:
-    """The columns that have a checksum a text, and none of their own."""
-    return tuple(name for name in columns if name.startswith(("hidden/", "scale/")))
 
 
 class ShardWriter:
@@ -129,7 +111,8 @@ class ShardWriter:
     @property
     def whole(self) -> np.ndarray:
         """(texts,) whether all layers of a text are written."""
-        return self.written.all(axis=1)
+        whole: np.ndarray = self.written.all(axis=1)
+        return whole
 
     def finish(self) -> ShardEntry:
         """Flush, fsync and publish the shard; returns its entry. Raises FileExistsError where another was first."""
@@ -139,7 +122,8 @@ class ShardWriter:
         for layer, checks in self.checks.items():
             self.file.append(f"check/{layer}", 0, checks)
         self.file.append("offsets", 0, self.start.astype("<u8"))
-        data = self.file.finish(unchecked=_states_of(self.file.columns))
+        states = tuple(name for name in self.file.columns if name.startswith(("hidden/", "scale/")))
+        data = self.file.finish(unchecked=states)  # they have a checksum a text
         return ShardEntry(self.stop - self.first, self.tokens, self.dtype, data)
 
     def __enter__(self) -> ShardWriter:
@@ -162,7 +146,7 @@ class ShardReader(ColumnReader):
 
     def __init__(self, folder: Path, entry: ShardEntry, plan: Plan, number: int, identity: StatesIdentity) -> None:
         super().__init__(folder, entry.data, DAMAGED_SHARD)
-        self.plan, self.number = plan, number
+        self.shard, self.plan, self.number = entry, plan, number
         self.dtype, self.layers = entry.dtype, identity.layers
         first, stop = plan.shard_range(number)
         texts, tokens = stop - first, plan.shard_tokens(number)
@@ -183,7 +167,7 @@ class ShardReader(ColumnReader):
         """Each text, by its row, whose bytes are what their checksums say, with its states and scales in each layer."""
         start = self.plan.shard_offsets(self.number)
         checks = np.stack([self.read_unchecked(f"check/{layer}") for layer in self.layers])  # (layers, texts)
-        wanted = checks.any(axis=0)  # in an unfinished shard 0 stands for a text that is not there
+        wanted: np.ndarray = checks.any(axis=0)  # in an unfinished shard 0 stands for a text that is not there
         rows = max(1, CHUNK_BYTES // self.entry.columns[f"hidden/{self.layers[0]}"].row_bytes)
         first = 0
         while first < len(wanted):
@@ -214,16 +198,22 @@ def unfinished_shards(folder: Path, number: int, plan: Plan, identity: StatesIde
     found = []
     for path in find_unfinished(folder, shard_file(number)):
         try:
-            data, about = describe_file(folder, path.name, finished=False)
-            made_of = about.get("texts_sha256"), about.get("states_sha256")
-            if made_of != (plan.shard_digest(number), identity.digest()):
-                raise ValueError("other texts, or other settings")
-            first, stop = plan.shard_range(number)
-            entry = ShardEntry(stop - first, plan.shard_tokens(number), about["dtype"], data)
-            found.append(ShardReader(folder, entry, plan, number, identity))
+            found.append(_open_unlisted(folder, path.name, number, plan, identity, finished=False))
         except (ValueError, KeyError, TypeError, AttributeError, FaultError):
             path.unlink(missing_ok=True)
     return found
+
+
+def _open_unlisted(
+    folder: Path, file: str, number: int, plan: Plan, identity: StatesIdentity, finished: bool
+) -> ShardReader:
+    """A file by what its own head says: it must be of these texts under these settings; raises what is wrong."""
+    data, about = describe_file(folder, file, finished)
+    if (about.get("texts_sha256"), about.get("states_sha256")) != (plan.shard_digest(number), identity.digest()):
+        raise ValueError("it is of other texts, or of other settings")
+    first, stop = plan.shard_range(number)
+    entry = ShardEntry(stop - first, plan.shard_tokens(number), about["dtype"], data)
+    return ShardReader(folder, entry, plan, number, identity)
 
 
 def unfinished_bytes(folder: Path) -> int:
@@ -239,13 +229,11 @@ def finished_shard(folder: Path, number: int, manifest: Manifest) -> ShardEntry 
     entry = read_sidecar(folder, number)
     if entry is None:
         entry = manifest.shards.get(number)
-    return entry if entry is not None and has_size(folder, entry.data) else None
-
-
-def has_size(folder: Path, data: ColumnFile) -> bool:
-    """Whether a file is there with the size that its entry says."""
-    path = folder / data.file
-    return path.is_file() and not path.is_symlink() and path.stat().st_size == data.size
+    if entry is None:
+        return None
+    path = folder / entry.data.file
+    has_size = path.is_file() and not path.is_symlink() and path.stat().st_size == entry.data.size
+    return entry if has_size else None
 
 
 def read_sidecar(folder: Path, number: int) -> ShardEntry | None:
@@ -266,16 +254,11 @@ def load_manifest(folder: Path) -> Manifest:
 
     Raises UsageError (missing, other version) or FaultError (damaged).
     """
-    sidecars = [int(path.stem.split("-")[1]) for path in folder.glob("shard-*.json") if _is_sidecar(path.name)]
-    found = {number: read_sidecar(folder, number) for number in sidecars}
-    manifest = Manifest.load(folder)
-    listed = {number: entry for number, entry in found.items() if entry and number < manifest.plan.shards}
-    manifest.shards |= listed
+    names = (re.fullmatch(r"shard-(\d{5,})\.json", path.name) for path in folder.glob("shard-*.json"))
+    found = {number: read_sidecar(folder, number) for number in (int(name[1]) for name in names if name)}
+    manifest = Manifest.load(folder)  # after the sidecars, which are removed only when it lists their shards
+    manifest.shards |= {number: entry for number, entry in found.items() if entry and number < manifest.plan.shards}
     return manifest
-
-
-def _is_sidecar(name: str) -> bool:
-    return re.fullmatch(r"shard-\d{5,}\.json", name) is not None
 
 
 def list_shards(folder: Path, manifest: Manifest) -> None:
@@ -290,18 +273,10 @@ def adopt_shard(folder: Path, number: int, plan: Plan, identity: StatesIdentity)
 
     The file must say that it holds these texts' states under these settings, and every text must fit its checksum.
     """
-    first, stop = plan.shard_range(number)
     try:
-        data, about = describe_file(folder, shard_file(number))
-        made_of = about.get("texts_sha256"), about.get("states_sha256")
-        if made_of != (plan.shard_digest(number), identity.digest()):
-            return None
-        tokens = plan.shard_tokens(number)
-        values = {"texts": stop - first, "tokens": tokens, "dtype": about["dtype"], "data": asdict(data)}
-        entry = ShardEntry.from_json(number, values)
-        reader = ShardReader(folder, entry, plan, number, identity)
+        reader = _open_unlisted(folder, shard_file(number), number, plan, identity, finished=True)
         fits = (reader.read("offsets") == plan.shard_offsets(number)).all() and not len(reader.damaged_rows())
         reader.close()
     except (ValueError, KeyError, TypeError, AttributeError, FaultError):
         return None
-    return entry if fits else None
+    return reader.shard if fits else None

@@ -75,7 +75,7 @@ def describe_labels(spec: TaskSpec, labels: np.ndarray | None) -> str:
 def _counts(classes: tuple[str, ...], labels: np.ndarray) -> str:
     counts = np.bincount(labels.astype(np.int64), minlength=len(classes))
     order = np.argsort(-counts, kind="stable")[:_CLASSES_SHOWN].tolist()
-    shown = [f"{_quoted(classes[place])} {counts[place]:,}" for place in order]
+    shown = [f"{_quoted(classes[index])} {counts[index]:,}" for index in order]
     return ", ".join([*shown, "…"] if len(classes) > len(shown) else shown)
 
 

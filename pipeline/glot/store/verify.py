@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from glot.errors import FaultError
@@ -33,51 +34,47 @@ class Damage:
 def verify_cache(cache: Cache, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Damage]:
     """Read all of a cache and list what is damaged; an unfinished cache is verified as far as it goes.
 
-    Args:
-        progress: called with (bytes read, bytes in all).
+    `progress` is told of (bytes read, bytes in all), of shards.
     """
     manifest = cache.manifest
-    sizes = [entry.data.size for entry in manifest.shards.values()]
+    done, total = 0, sum(entry.data.size for entry in manifest.shards.values())
     found = list(_damaged_small_files(cache))
-    done = 0
     plan_is_whole = all(item.file != manifest.plan.data.file for item in found)
     for number, entry in sorted(manifest.shards.items()):
         damage = _verify_shard(cache, number) if plan_is_whole else verify_file(cache.folder, entry.data)
         if damage is not None:
             found.append(damage)
         done += entry.data.size
-        progress(done, sum(sizes))
+        progress(done, total)
     return found
 
 
 def _damaged_small_files(cache: Cache) -> Iterator[Damage]:
     manifest = cache.manifest
-    damage = verify_file(cache.folder, manifest.plan.data)
-    if damage is None:
-        try:
-            cache.plan  # noqa: B018 - opening it compares its columns with the manifest
-        except FaultError as error:
-            damage = Damage(manifest.plan.data.file, str(error))
-    if damage is not None:
-        yield damage
+    # Opening the plan compares its columns with the manifest.
+    plan = verify_file(cache.folder, manifest.plan.data) or _damage(manifest.plan.data, lambda: cache.plan)
+    if plan is not None:
+        yield plan
     for name, entry in manifest.examples.items():
-        problem = verify_file(cache.folder, entry.data)
-        if problem is None and damage is None:
-            try:
-                cache.examples(name)
-            except FaultError as error:
-                problem = Damage(entry.data.file, str(error))
-        if problem is not None:
-            yield problem
+        damage = verify_file(cache.folder, entry.data)
+        if damage is None and plan is None:  # a set is opened by the plan
+            damage = _damage(entry.data, partial(cache.examples, name))
+        if damage is not None:
+            yield damage
+
+
+def _damage(data: ColumnFile, check: Callable[[], object]) -> Damage | None:
+    """What a check says is wrong with a file; None where it says nothing."""
+    try:
+        check()
+    except (FaultError, OSError) as error:
+        return Damage(data.file, str(error))
+    return None
 
 
 def verify_file(folder: Path, data: ColumnFile) -> Damage | None:
     """What is wrong with a file, every byte compared with its checksum; None where nothing is."""
-    try:
-        ColumnReader(folder, data, "run the same `glot extract` again").check_file()
-    except (FaultError, OSError) as error:
-        return Damage(data.file, str(error))
-    return None
+    return _damage(data, lambda: ColumnReader(folder, data, "run the same `glot extract` again").check_file())
 
 
 def _verify_shard(cache: Cache, number: int) -> Damage | None:

@@ -29,13 +29,8 @@ def write_cache(
 ) -> Manifest:
     """Write shards, example sets and manifest beside a plan, and give the manifest.
 
-    Args:
-        folder: where the plan lies already.
-        plan: what `PlanWriter.finish` gave.
-        states: what the states are said to depend on.
-        task: what the labels of all sets belong to.
-        sets: example sets by their names.
-        shard_states: gives the states of a shard, by its number: every text in every kept layer.
+    `plan` is what `PlanWriter.finish` gave in that folder, `task` that of all `sets`. `shard_states` gives the states
+    of a shard, by its number: every text in every kept layer.
     """
     opened = Plan(folder, plan)
     truncated = int(opened.file.read("truncated").sum())
