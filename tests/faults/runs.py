@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 WIDTH = 32  # of the tiny backbones
 TOKEN_BYTES = WIDTH * 2  # float16
 SHARD_BYTES = 40 * TOKEN_BYTES
+ONE_SHARD: dict[str, Any] = {"shard_bytes": 2**30, "token_budget": 16}  # forwarded in many small batches
 ROWS = 48  # make about a dozen shards of 40 tokens
 WORDS = "cat dog mat letters door rain town autumn books ships islands market fridays river birds nest window lights"
 
@@ -48,16 +49,40 @@ def write_csv(path: Path, rows: int = ROWS) -> Path:
     return path
 
 
-def extract(backbone: Path, out: Path, rows: int = ROWS, **options: Any) -> Any:
-    """`extract_states` over `make_corpus(rows)`; returns its summary."""
+def extract(backbone: Path, out: Path, rows: int = ROWS, log: str = "", **options: Any) -> Any:
+    """`extract_states` over `make_corpus(rows)`; returns its summary.
+
+    With `log`, a file, each forward is slow and adds a line to it, and what a shard holds is noted after each batch.
+    """
     from glot.extract.run import ExtractOptions, extract_states
     from glot.extract.source import ModelSource
+
+    if log:
+        _slow_down(Path(log))
 
     options = {"max_tokens": WIDTH, "shard_bytes": SHARD_BYTES, "device": "cpu", **options}
     for name in ("layers", "part"):
         if options.get(name) is not None:
             options[name] = tuple(options[name])
     return extract_states(make_corpus(rows), ModelSource(backbone.name, str(backbone)), out, ExtractOptions(**options))
+
+
+def _slow_down(log: Path) -> None:
+    """For this process, which is a child of its own."""
+    from glot.extract import worker
+    from glot.extract.backbone import Backbone
+
+    forward = Backbone.hidden_states
+    worker.NOTE_SECONDS = 0.0
+
+    def slow(self: Backbone, ids: Any, mask: Any, layers: tuple[int, ...]) -> Any:
+        if len(ids) * ids.shape[1] <= ONE_SHARD["token_budget"]:  # none of those that try the backbone out
+            with log.open("a") as file:
+                file.write(f"{int(mask.sum())}\n")
+            time.sleep(0.01)
+        return forward(self, ids, mask, layers)
+
+    Backbone.hidden_states = slow  # type: ignore[method-assign]
 
 
 class Zygote:

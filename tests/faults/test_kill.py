@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from glot.extract.worker import IN_FLIGHT
 from glot.store.claims import STALE_SECONDS
 from tests.faults import runs
 from tests.faults.runs import ROOT, Zygote
@@ -82,6 +83,48 @@ def test_killed_at_fifty_random_moments(zygote: Zygote, bert: Path, tmp_path: Pa
     while killed < 50:
         killed += kill_and_go_on(zygote, bert, tmp_path / f"{seed}", unbroken, seed)
         seed += 1
+
+
+# A cache of one shard: what was forwarded of it is kept
+
+
+def kill_at_line(zygote: Zygote, pid: int, log: Path, random: np.random.Generator) -> bool:
+    """Kill a run some forwards from now on; False where it ended before."""
+    wanted = len(log.read_text().split()) + int(random.integers(3, 12))
+    while len(log.read_text().split()) < wanted and zygote.is_running(pid):
+        time.sleep(0.001)
+    return zygote.kill_after(pid, float(random.uniform(0, 0.02)))
+
+
+def kill_in_one_shard(zygote: Zygote, bert: Path, tmp_path: Path, kills: int) -> None:
+    """Kill runs at random moments, each going on where the last one was killed, until so many were killed.
+
+    A kill loses at most the batches that were being forwarded or waited to be written.
+    """
+    zygote.finish(zygote.extract(bert, tmp_path / "unbroken", log=str(tmp_path / "unbroken.log"), **runs.ONE_SHARD))
+    whole = [int(line) for line in (tmp_path / "unbroken.log").read_text().split()]
+    expected = runs.contents(tmp_path / "unbroken")
+    killed, number = 0, 0
+    while killed < kills:
+        out, log, here = tmp_path / f"{number}", tmp_path / f"{number}.log", 0
+        random = np.random.default_rng(number)
+        log.touch()
+        while kill_at_line(zygote, zygote.extract(bert, out, log=str(log), **runs.ONE_SHARD), log, random):
+            here += 1
+        assert runs.leftovers(out) == []
+        assert runs.differences(out, expected) == []
+        twice = len(log.read_text().split()) - len(whole)
+        assert 0 <= twice <= (IN_FLIGHT + 1) * here, f"{number}: {here} kills"
+        killed, number = killed + here, number + 1
+
+
+def test_killed_in_the_middle_of_a_shard(zygote: Zygote, bert: Path, tmp_path: Path) -> None:
+    kill_in_one_shard(zygote, bert, tmp_path, 4)
+
+
+@pytest.mark.slow
+def test_killed_fifty_times_in_the_middle_of_a_shard(zygote: Zygote, bert: Path, tmp_path: Path) -> None:
+    kill_in_one_shard(zygote, bert, tmp_path, 50)
 
 
 @pytest.mark.slow

@@ -15,8 +15,8 @@ COMPUTE_DTYPES = ("float16", "bfloat16", "float32")  # of a backbone's arithmeti
 ON_OVERFLOW = ("stop", "float32-shard")
 # The names that a cache's folder may hold before it has a manifest.
 OURS = re.compile(
-    r"((manifest\.json|plan(-\d+)?\.h5|shard-\d{5,}\.(h5|json)|(plan|shard-\d{5,})\.claim(\.takeover)?|clock)(\.tmp-.+)?"
-    r"|manifest\.json\.damaged|examples)"
+    r"((manifest\.json|plan(-\d+)?\.h5|shard-\d{5,}\.(h5|json)|(plan|shard-\d{5,})\.claim(\.takeover)?|clock)"
+    r"(\.tmp-.+|\.part)?|manifest\.json\.damaged|examples)"
 )
 
 

@@ -111,8 +111,7 @@ class ShardWriter:
     @property
     def whole(self) -> np.ndarray:
         """(texts,) whether all layers of a text are written."""
-        whole: np.ndarray = self.written.all(axis=1)
-        return whole
+        return np.asarray(self.written.all(axis=1))
 
     def finish(self) -> ShardEntry:
         """Flush, fsync and publish the shard; returns its entry. Raises FileExistsError where another was first."""
@@ -167,7 +166,7 @@ class ShardReader(ColumnReader):
         """Each text, by its row, whose bytes are what their checksums say, with its states and scales in each layer."""
         start = self.plan.shard_offsets(self.number)
         checks = np.stack([self.read_unchecked(f"check/{layer}") for layer in self.layers])  # (layers, texts)
-        wanted: np.ndarray = checks.any(axis=0)  # in an unfinished shard 0 stands for a text that is not there
+        wanted = np.asarray(checks.any(axis=0))  # in an unfinished shard 0 stands for a text that is not there
         rows = max(1, CHUNK_BYTES // self.entry.columns[f"hidden/{self.layers[0]}"].row_bytes)
         first = 0
         while first < len(wanted):
