@@ -185,6 +185,27 @@ def test_a_stop_in_a_shard_keeps_what_was_forwarded(
     assert_no_leftovers(out)
 
 
+def test_a_stop_while_texts_are_taken_over_loses_none(
+    one_shard: Manifest,
+    stop_in_shard: Callable,
+    extract: Callable,
+    make_corpus: Callable,
+    bert: Path,
+    tmp_path: Path,
+    crash_at: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (said,) = stop_in_shard(4)
+    crash_at(ShardWriter, "write", 2)
+    with pytest.raises(KeyboardInterrupt):
+        extract(make_corpus(), bert, tmp_path / "out", token_budget=SMALL_BATCH)
+    monkeypatch.undo()
+    summary = extract(make_corpus(), bert, tmp_path / "out", token_budget=SMALL_BATCH)
+    assert f"{one_shard.plan.texts - summary.forwarded} texts" in said
+    assert_same(tmp_path / "out", tmp_path / "unbroken")
+    assert_no_leftovers(tmp_path / "out")
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_a_text_kept_damaged_is_forwarded_again(
     dtype: str, stop_in_shard: Callable, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path

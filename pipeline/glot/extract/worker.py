@@ -150,7 +150,7 @@ class Worker:
         self._counted.add(number)
         dtype = self.manifest.states.dtype
         unfinished = unfinished_shards(self.folder, number, self.plan, self.manifest.states)
-        if any(shard.dtype == "float32" for shard in unfinished):
+        if self.on_overflow != "stop" and any(shard.dtype == "float32" for shard in unfinished):
             dtype = "float32"  # since they overflowed before
         before = (self._done, self.forwarded_texts, self.forwarded_tokens)
         try:
@@ -189,12 +189,10 @@ class Worker:
         written so far are kept.
         """
         identity = self.manifest.states
-        shard = ShardWriter(self.folder, number, self.plan, identity, dtype)
-        texts = ShardTexts(self.plan, number)
+        shard = self._begin_shard(number, dtype, unfinished)
+        there, texts = shard.whole, ShardTexts(self.plan, number)
         pending: deque[Future] = deque()
         try:
-            self._take_over(shard, unfinished)
-            there = shard.whole
             for chosen in length_batches(texts.length, self.budget, self.backbone.pads):
                 self._done += int(texts.length[chosen].sum())
                 if there[chosen].all():
@@ -220,16 +218,25 @@ class Worker:
             raise
         return shard
 
-    def _take_over(self, shard: ShardWriter, unfinished: list[ShardReader]) -> None:
-        """Copy what others left whole of a shard, and remove their files, which a thread of theirs may still hold."""
-        for other in unfinished:
-            if other.dtype == shard.dtype and shutil.disk_usage(self.folder).free > other.entry.size:
-                shard.take_over(other)
-        if unfinished:
-            shard.note()
+    def _begin_shard(self, number: int, dtype: str, unfinished: list[ShardReader]) -> ShardWriter:
+        """A shard with copies of the texts that are whole in `unfinished` files, which are removed then.
+
+        Nobody goes on in such a file itself: its worker may be alive though its claim was thought stale.
+        """
+        shard = ShardWriter(self.folder, number, self.plan, self.manifest.states, dtype)
+        try:
+            for other in unfinished:
+                if other.dtype == dtype and shutil.disk_usage(self.folder).free > other.entry.size:
+                    shard.take_over(other)
+            if unfinished:
+                shard.note()
+        except BaseException:
+            shard.file.abandon()
+            raise
         for other in unfinished:
             other.close()
             other.path.unlink(missing_ok=True)
+        return shard
 
     def _collect(self, pending: deque[Future]) -> None:
         started = time.perf_counter()
