@@ -258,7 +258,7 @@ class Worker:
         try:
             write_sidecar(self.folder, number, shard.finish())
         except FileExistsError:  # the claim was thought stale and another worker has finished the shard
-            shard.file.abandon()
+            pass
         except BaseException:
             shard.keep()
             raise

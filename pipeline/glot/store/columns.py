@@ -161,6 +161,7 @@ class ColumnWriter:
             self._publish()
             fsync_folder(self.path.parent)
         except FileExistsError:
+            self.abandon()
             raise
         except OSError as error:
             raise self._fault(error) from error
