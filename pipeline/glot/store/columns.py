@@ -27,7 +27,7 @@ ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
 HEAD = "glot-columns"  # how each file begins; HDF5 leaves that place, its user block, to us
 HEAD_LINE = 80  # bytes in which the first line ends
-UNFINISHED = "0" * 16  # in the head of a file that is still being written, in place of its checksum
+NO_CHECKSUM = "0" * 16  # in the head of a file that is still being written, in place of its checksum
 MAX_WIDTH = 2**24  # of a column's rows
 STORED_DTYPES = ("|u1", "|i1", "<u2", "<u4", "<u8", "<i8", "<f2", "<f4", "<f8")
 
@@ -117,7 +117,7 @@ class ColumnWriter:
             self.temporary.write_bytes(bytes(room + 2**16))
             self.columns = _preallocate(self.temporary, columns, attributes or {}, room)
             self.descriptor = os.open(self.temporary, os.O_RDWR)
-            _write_all(self.descriptor, memoryview(_head(self.columns, self.about, UNFINISHED)), 0)
+            _write_all(self.descriptor, memoryview(_head(self.columns, self.about, NO_CHECKSUM)), 0)
         except (OSError, RuntimeError) as error:
             self.abandon()
             raise self._fault(error) from error
@@ -152,7 +152,7 @@ class ColumnWriter:
             for name, column in sorted(self.columns.items())
         }
         try:
-            digest = _rest_xxh3(self.descriptor, len(_head(columns, self.about, UNFINISHED)))
+            digest = _rest_xxh3(self.descriptor, len(_head(columns, self.about, NO_CHECKSUM)))
             _write_all(self.descriptor, memoryview(_head(columns, self.about, digest)), 0)
             os.fsync(self.descriptor)
             size = os.fstat(self.descriptor).st_size
