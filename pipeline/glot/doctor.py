@@ -119,6 +119,7 @@ def _devices() -> Iterator[Finding]:
     free = available_memory()
     little = "close other programs, or pass --max-memory to fit" if free < LITTLE_MEMORY else ""
     yield Finding("devices", "memory", f"{_gib(free)} free", little)
+    yield _products()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield _gpu(index)
@@ -126,6 +127,18 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", "GPU", "Apple's (mps)")
     else:
         yield _no_gpu(torch.version.cuda)
+
+
+def _products() -> Finding:
+    from glot.products import VARIABLE, choose_way, measure_ways
+
+    try:
+        rates = {way: f"{way} {found.rate / 1e9:,.0f} GFLOP/s" for way, found in measure_ways().items()}
+        taken = choose_way()
+    except Exception as error:  # a value of the variable that is none
+        return Finding("devices", "products", _line(error), f"unset {VARIABLE}")
+    others = "".join(f"; {rate}" for way, rate in rates.items() if way != taken)
+    return Finding("devices", "products", f"float32 by {rates[taken]}{others}")
 
 
 def _gpu(index: int) -> Finding:

@@ -19,6 +19,7 @@ from glot.fit.run_folder import RunConfig, find_one_run
 from glot.nn.config import TokenChoice
 from glot.nn.graph import resolve_backend
 from glot.nn.tokens import TokenBatch
+from glot.products import fast_products
 from glot.store.layout import StatesIdentity
 from glot.store.plan import CONTENT
 
@@ -98,6 +99,7 @@ class GlotModel:
             raise UsageError(f"{self.config.task.name} has no classes: use predict")
         return self._raw(texts, texts_b).softmax(dim=1).cpu().numpy()
 
+    @fast_products()
     @torch.inference_mode()
     def _raw(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> torch.Tensor:
         """What the head makes of the texts: logits (n, C), or (n,) scaled scores."""
@@ -116,6 +118,7 @@ class GlotModel:
             pieces.append(self.model.head(*vectors.split([len(some) for some in window])).float())
         return torch.cat(pieces)
 
+    @fast_products()
     @torch.inference_mode()
     def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
         """(n, D) float32: each distinct text forwarded once, those of similar length together."""

@@ -20,6 +20,7 @@ from glot.extract.planning import clean, fill, length_limit
 from glot.fit.states import available_memory
 from glot.inference.model import WINDOW, forward_texts, load_run_backbone
 from glot.mteb_eval.columns import Comparison, Vectorizer
+from glot.products import fast_products
 from glot.store.plan import text_hash
 
 Report = Callable[[int], None]  # texts forwarded
@@ -99,6 +100,7 @@ class TextVectors:
             vectors[row] = self._kept[key][part] if key in self._kept else beyond[key]
         return vectors
 
+    @fast_products()
     @torch.inference_mode()
     def _forward(self, texts: list[str]) -> np.ndarray:
         """(k, ΣD) float32: unit vectors of all columns side by side, texts of similar length forwarded together."""
