@@ -113,7 +113,7 @@ def _devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from glot.fit.states import available_memory
+        from glot.process import available_memory
     except Exception:  # said among the versions
         return
     free = available_memory()
@@ -226,6 +226,7 @@ def _reach(endpoint: str, seconds: float) -> Finding:
 def _disks() -> Iterator[Finding]:
     from glot.store.files import nearest_there
 
+    yield from _converted()
     places = {"caches and runs": Path.cwd()}
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
@@ -246,6 +247,18 @@ def _disks() -> Iterator[Finding]:
         if not may_write:
             value, advice = f"{folder} cannot be written to", f"choose {elsewhere}"
         yield Finding("disk", name, value, advice)
+
+
+def _converted() -> Iterator[Finding]:
+    try:
+        from glot.extract.converted import kept_bytes, models_folder
+
+        folder, size = models_folder(), kept_bytes()
+    except Exception:  # without OpenVINO there is no such folder
+        return
+    if size:
+        what = f"{_gib(size)} in {folder}; remove it to make room: they are made again where they are needed"
+        yield Finding("disk", "converted models", what)
 
 
 def _extras() -> Iterator[Finding]:

@@ -22,11 +22,12 @@ from glot.fit.run_folder import (
     find_run_cache,
     find_runs,
 )
-from glot.fit.states import available_memory, states_bytes
+from glot.fit.states import states_bytes
 from glot.fit.track import open_tracker
 from glot.fit.train import Progress, fit_head
 from glot.fit.training_data import read_train, used_text_ids
 from glot.nn.graph import resolve_backend
+from glot.process import available_memory
 from glot.store.example_set import set_name
 from glot.store.files import make_folder
 from glot.store.reader import Cache
