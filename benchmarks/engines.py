@@ -26,8 +26,8 @@ from glot.extract.planning import tokenize_filled
 from glot.extract.source import resolve_model
 from glot.products import choose_way
 
-TEXTS = {"minilm": 256, "smollm2-135m": 32}
-BUDGET, ROUNDS = 1024, 5
+TEXTS = {"minilm": 256, "smollm2-135m": 24}
+BUDGET, ROUNDS = 1024, 3
 TARGETS = {
     ("minilm", "openvino float32"): 1.9,
     ("minilm", "openvino bfloat16"): 3.5,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -57,7 +59,8 @@ class _Layers(torch.nn.Module):
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
-        self.model, self.backbone, self.layers = backbone.model, backbone, sure_layers(backbone)
+        # As `model` OpenVINO would look into its config, and take a dequantized GGUF file for quantized still.
+        self.weights, self.backbone, self.layers = backbone.model, backbone, sure_layers(backbone)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # In float32, for NumPy would take bfloat16's bits for those of float16.
@@ -72,8 +75,7 @@ def convert(backbone: Backbone) -> Any:
     longest = backbone.max_positions or TRACED[0]
     lengths = [min(length, longest) for length in (TRACED if backbone.pads else (TRACED[0],) * 2)]
     example = backbone.pad([[number % backbone.vocabulary_size for number in range(5, 5 + some)] for some in lengths])
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracer's, of branches of Python that depend on shapes
+    with torch.inference_mode(), _quiet_tracing():
         # Unchecked: the check would trace a second time, and the result is compared with torch's in any case.
         decoder = TorchScriptPythonDecoder(
             _Layers(backbone).eval(), example_input=example, trace_kwargs={"check_trace": False}
@@ -81,6 +83,21 @@ def convert(backbone: Backbone) -> Any:
         model = ov.convert_model(decoder, example_input=example)
     _attend_to_something(model, ov)
     return model
+
+
+@contextmanager
+def _quiet_tracing() -> Iterator[None]:
+    """Without warnings of branches that depend on shapes, and of transformers, each of whose properties is read."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _attend_to_something(model: Any, ov: Any) -> None:
