@@ -122,3 +122,21 @@ def test_a_run_records_its_way_and_goes_on_with_it(
     assert choose_way() == "torch"
     assert finish_runs(runs)[runs].products == "onednn"
     assert FitResult.load(runs).products == "onednn"
+
+
+@pytest.mark.parametrize(("has_units", "taken"), [(True, "bfloat16"), (False, "float32")])
+def test_precision_auto_is_recorded_as_what_it_came_to(
+    make_fit_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, has_units: bool, taken: str
+) -> None:
+    monkeypatch.setattr("glot.fit.run.has_bfloat16", lambda device: has_units)
+    cache = Cache(make_fit_cache())
+    assert make_configs(cache, FitOptions(device="cpu", precision="auto"))[0].train.precision == taken
+    assert make_configs(cache, FitOptions(device="cpu"))[0].train.precision == "float32"
+
+
+def test_a_gpu_has_units_from_capability_8_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, capability in enumerate([(7, 5), (8, 0), (9, 0)]):
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda device, found=capability: found)
+        assert products.has_bfloat16(torch.device("cuda", number)) == (capability >= (8, 0))
+    assert not products.has_bfloat16(torch.device("meta"))
+    assert products.has_bfloat16(torch.device("cpu")) in (True, False)  # as it is measured

@@ -16,15 +16,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from glot.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 Way = Literal["torch", "onednn"]
 WAYS: tuple[Way, ...] = get_args(Way)
 VARIABLE = "GLOT_PRODUCTS"
 ROWS, INNER, COLUMNS, TRIES = 432, 384, 256, 4  # of the products that are tried: those of a usual step, some 10 ms
 CLEARLY_FASTER = 1.15  # than torch's own choice: below that it is not worth other bits
+UNITS = 1.3  # times the rate of float32: less is no unit, and not worth what bfloat16 rounds away
 ROUNDING = 4.0  # times the error of torch's own choice that still counts as float32; bfloat16's is 100 times as large
 
 
@@ -112,6 +116,24 @@ def measure_ways() -> dict[Way, Measured]:
     finally:
         _set_precision(before)
     return {way: Measured(2 * ROWS * INNER * COLUMNS / seconds[way], errors[way]) for way in ways}
+
+
+@cache
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices by units of their own: a GPU by what it is, a CPU by its rate."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    if device.type != "cpu":
+        return False
+    a, b = torch.ones(ROWS, INNER, dtype=torch.bfloat16), torch.ones(INNER, COLUMNS, dtype=torch.bfloat16)
+    seconds = math.inf
+    for _ in range(TRIES):
+        started = time.perf_counter()
+        a @ b
+        seconds = min(seconds, time.perf_counter() - started)
+    return 2 * ROWS * INNER * COLUMNS / seconds > UNITS * max(way.rate for way in measure_ways().values())
 
 
 def _precision() -> str:
