@@ -11,6 +11,7 @@ import torch
 
 from glot import products
 from glot.errors import Stopped, UsageError
+from glot.fit.options import setting_difference
 from glot.fit.result import FitResult
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import CHECKPOINT_FILE, load_tensors
@@ -140,3 +141,13 @@ def test_a_gpu_has_units_from_capability_8_on(monkeypatch: pytest.MonkeyPatch) -
         assert products.has_bfloat16(torch.device("cuda", number)) == (capability >= (8, 0))
     assert not products.has_bfloat16(torch.device("meta"))
     assert products.has_bfloat16(torch.device("cpu")) in (True, False)  # as it is measured
+
+
+def test_a_run_of_precision_auto_differs_in_nothing_from_what_is_asked_again(
+    make_fit_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glot.fit.run.has_bfloat16", lambda device: True)
+    options = FitOptions(device="cpu", precision="auto")
+    config = make_configs(Cache(make_fit_cache()), options)[0]
+    assert setting_difference(config, options, None) is None
+    assert setting_difference(config, FitOptions(device="cpu"), None) == "precision bfloat16, now float32"
