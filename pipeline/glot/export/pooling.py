@@ -59,6 +59,7 @@ def load_pooling(run: Path, config: RunConfig, added: tuple[int, int] = (0, 0)) 
             classes=list(task.classes),
             score_range=score_range,
             projection=None if projection is None else len(projection),
+            pair_features=pooler.pair_features,
         )
     load_weights(pooling, renamed, run / HEAD_FILE)
     return pooling.eval()

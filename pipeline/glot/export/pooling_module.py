@@ -185,6 +185,8 @@ class PoolingConfig:
         num_texts: texts of an example of the head's task.
         classes: that the head tells apart. score_range: or the lowest and the highest score it was trained on.
         projection: the width of a linear map over the pooled vector; None: there is none.
+        pair_features: what the head reads of a pair's vectors a and b: concat [a, b] (of scores: the cosine of both),
+            full [a, b, |a - b|, ab], symmetric [a + b, |a - b|, ab].
     """
 
     width: int
@@ -203,6 +205,7 @@ class PoolingConfig:
     classes: list[str] = field(default_factory=list)
     score_range: list[float] | None = None
     projection: int | None = None
+    pair_features: str = "concat"
 
 
 class GlotPooling(Module):
@@ -231,13 +234,21 @@ class GlotPooling(Module):
         self.head = self._make_head()
 
     def _make_head(self) -> nn.Linear | None:
+        parts = {"concat": 2, "full": 4, "symmetric": 3}[self.config.pair_features] if self.config.num_texts == 2 else 1
         if self.config.classes:
-            head = nn.Linear(self.config.num_texts * self.out_width, len(self.config.classes))
+            head = nn.Linear(parts * self.out_width, len(self.config.classes))
+        elif self._scores_by_cosine:
+            head = nn.Linear(self.out_width, self.out_width)
         elif self.config.score_range:
-            head = nn.Linear(self.out_width, self.out_width if self.config.num_texts == 2 else 1)
+            head = nn.Linear(parts * self.out_width, 1)
         else:
             return None
         return head.requires_grad_(False)
+
+    @property
+    def _scores_by_cosine(self) -> bool:
+        config = self.config
+        return bool(config.score_range) and config.num_texts == 2 and config.pair_features == "concat"
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Add `sentence_embedding` (B, D) to features with `token_embeddings` and `attention_mask`, padded behind."""
@@ -277,11 +288,16 @@ class GlotPooling(Module):
     def raw(self, vectors: Tensor, vectors_b: Tensor | None = None) -> Tensor:
         """What the head makes of vectors (B, D), of a pair's second texts too: logits (B, C), or scaled scores (B,)."""
         assert self.head is not None
-        if self.config.classes:
-            return self.head(vectors if vectors_b is None else torch.cat([vectors, vectors_b], dim=1))
-        if vectors_b is None:
-            return self.head(vectors).squeeze(1)
-        return F.cosine_similarity(self.head(vectors), self.head(vectors_b), dim=1)
+        if vectors_b is not None and self._scores_by_cosine:
+            return F.cosine_similarity(self.head(vectors), self.head(vectors_b), dim=1)
+        raw = self.head(vectors if vectors_b is None else self._features(vectors, vectors_b))
+        return raw if self.config.classes else raw.squeeze(1)
+
+    def _features(self, a: Tensor, b: Tensor) -> Tensor:
+        """(B, k D) of the vectors of pairs."""
+        kind = self.config.pair_features
+        sides = [a + b] if kind == "symmetric" else [a, b]
+        return torch.cat(sides if kind == "concat" else [*sides, (a - b).abs(), a * b], dim=1)
 
     @torch.inference_mode()
     def predict(self, vectors: Any, vectors_b: Any = None) -> list[str] | list[float]:

@@ -64,6 +64,14 @@ class TrainConfig:
         Literal["float32", "bfloat16", "auto"],
         Setting("bfloat16 is autocast; auto takes it where this GPU or processor has units for it.", TRAINING),
     ] = "float32"
+    start: Annotated[
+        Literal["random", "regression"],
+        Setting(
+            "Begin at random weights, or at the regression on the mean (its strength cross-validated), which is kept "
+            "where no epoch scores better.",
+            TRAINING,
+        ),
+    ] = "random"
     schedule: Annotated[
         Literal["constant", "linear", "cosine", "plateau", "plateau-steps"],
         Setting(

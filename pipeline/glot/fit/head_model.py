@@ -41,12 +41,19 @@ class HeadModel(nn.Module):
         super().__init__()
         self.pooler: Pooler = make_pooler(config, width, backend)
         pooled = self.pooler.out_width
-        self.head = ContrastiveHead(contrastive, pooled) if contrastive else make_head(task, pooled)
+        self.head = (
+            ContrastiveHead(contrastive, pooled) if contrastive else make_head(task, pooled, config.pair_features)
+        )
 
     @property
     def width(self) -> int:
         """D, the width of a text's vector."""
         return self.head.out_width if isinstance(self.head, ContrastiveHead) else self.pooler.out_width
+
+    @property
+    def mean_columns(self) -> int:
+        """The numbers at a vector's beginning that training does not change while the readout weighs all alike."""
+        return self.pooler.in_width if self.pooler.config.has_weights else self.pooler.out_width
 
     def vectors(self, batch: TokenBatch) -> Tensor:
         """(B, D): the vector of each text; where pairs trained a projection, what that makes of it."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from glot.fit.run_folder import HEAD_FILE, RunConfig, load_weights, save_tensors
 from glot.fit.schedule import StepPlateau, lr_factor
 from glot.fit.states import Texts
 from glot.fit.training_data import TrainingData, labels_of
+from glot.fit.warm_start import Line, start_at_regression
 from glot.nn.heads import balanced_weights
 from glot.process import kept_randomness
 from glot.store.files import save_array
@@ -56,6 +59,7 @@ class Learner:
     """A head in training: its weights and optimizer, the losses of this epoch, and the record of those before.
 
     Attributes:
+        start: the scores before the first epoch, where training does not begin at random weights.
         lost: () float64 on the device, the sum of examples' losses since `flush_loss`, which alone waits for a GPU.
         loss_sum: the same of the whole epoch, as far as it was flushed.
     """
@@ -71,9 +75,22 @@ class Learner:
         self.model = model.to(self.device)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=self.config.train.lr, fused=True)
         self.plateau = StepPlateau(self.optimizer) if self.config.train.schedule == "plateau-steps" else None
+        self.start: Epoch | None = None
         self.history: list[Epoch] = []
         self.loss_sum = 0.0
         self.lost = torch.zeros((), dtype=torch.float64, device=self.device)
+
+    def begin(self, source: Source, known: dict[tuple, Line]) -> None:
+        """Set the weights that training begins with, score and save them; see `start_at_regression`."""
+        train = self.config.train
+        if train.start == "random":
+            return
+        began = time.monotonic()
+        loss = start_at_regression(self.model, source, self.data.train, train.class_weights, known)
+        scores, predictions = self._score(source)
+        self.start = Epoch(0, loss, time.monotonic() - began, scores)
+        self._save_weights(0)
+        self._save_predictions(predictions)
 
     def step(self, texts: Texts, rows: list[Tensor], labels: Tensor | None, share: float) -> None:
         """One step on a batch (see `HostBatch.to`): learning rate, loss, gradients, weights.
@@ -108,15 +125,21 @@ class Learner:
         if self.config.contrastive is not None:
             self._evaluate_pairs(position, source)
             return
-        sets = self.data.score_sets
-        labels = {name: labels_of(examples) for name, examples in sets.items()}
-        predictions = {name: predict(self.model, source, sets[name], self.data.lengths) for name in sets}
-        metrics = self.config.task.metrics
-        scores = {name: compute_metrics(metrics, predictions[name], labels[name]) for name in sets}
+        scores, predictions = self._score(source)
         if self._record(position, scores):
-            for name in sets:
-                save_array(self.folder / f"predictions-{name}.npy", predictions[name])
-                save_array(self.folder / f"labels-{name}.npy", labels[name])
+            self._save_predictions(predictions)
+
+    def _score(self, source: Source) -> tuple[Scores, dict[str, np.ndarray]]:
+        """The scores of the weights on every set, and their predictions there."""
+        sets, metrics = self.data.score_sets, self.config.task.metrics
+        predictions = {name: predict(self.model, source, sets[name], self.data.lengths) for name in sets}
+        scores = {name: compute_metrics(metrics, predictions[name], labels_of(sets[name])) for name in sets}
+        return scores, predictions
+
+    def _save_predictions(self, predictions: dict[str, np.ndarray]) -> None:
+        for name, predicted in predictions.items():
+            save_array(self.folder / f"predictions-{name}.npy", predicted)
+            save_array(self.folder / f"labels-{name}.npy", labels_of(self.data.score_sets[name]))
 
     def _evaluate_pairs(self, position: Position, source: Source) -> None:
         scores, losses = {}, {}
@@ -132,8 +155,11 @@ class Learner:
         self.loss_sum = 0.0
         is_best = self.best_epoch == position.epoch
         if is_best:
-            save_tensors(self.folder / HEAD_FILE, self.model.state_dict(), {"epoch": position.epoch})
+            self._save_weights(position.epoch)
         return is_best
+
+    def _save_weights(self, epoch: int) -> None:
+        save_tensors(self.folder / HEAD_FILE, self.model.state_dict(), {"epoch": epoch})
 
     @property
     def out_of_patience(self) -> bool:
@@ -143,15 +169,22 @@ class Learner:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the best score so far, from 1; the last where no score chooses."""
-        return len(self.history) if self.config.train.select == "last" else argmax(self._selection_scores())
+        """The epoch with the best score so far, from 1, 0 for the start; the last where no score chooses."""
+        if self.config.train.select == "last":
+            return len(self.history)
+        scores = self._selection_scores()
+        if self.start is None:
+            return argmax(scores)
+        return argmax([self._selection_score(self.start), *scores]) - 1
 
     def _selection_scores(self) -> list[float]:
         """Each epoch's score by the first metric on the selection split; none where no score chooses the epoch."""
         if self.config.train.select == "last":
             return []
-        split, metric = self.data.selection_split, self.config.task.metrics[0]
-        return [epoch.scores[split][metric] for epoch in self.history]
+        return [self._selection_score(epoch) for epoch in self.history]
+
+    def _selection_score(self, epoch: Epoch) -> float:
+        return epoch.scores[self.data.selection_split][self.config.task.metrics[0]]
 
     def result(self, density: float | None, heads: int, products: str) -> FitResult:
         """The record of a finished fit, of so many heads side by side, by one way to multiply."""
@@ -161,7 +194,7 @@ class Learner:
             metric=self.config.task.metrics[0],
             epochs=history,
             best_epoch=best,
-            best=history[best - 1].scores,
+            best=history[best - 1].scores if best or self.start is None else self.start.scores,
             best_published=best_published(history, self.config.task, list(self.data.validation)),
             last=history[-1].scores,
             density=density,
@@ -169,6 +202,7 @@ class Learner:
             seconds=sum(epoch.seconds for epoch in history),
             heads=heads,
             products=products,
+            start=self.start,
         )
 
     def tensors(self) -> dict[str, Tensor]:

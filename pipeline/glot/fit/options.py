@@ -38,10 +38,23 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
 
     contrastive = _check_objective(cache, entry.task, options)
     pooler = _pooler_config(options, entry.task, cache.manifest.states)
+    if options["start"] == "regression":
+        _check_start(pooler, contrastive)
     if contrastive is not None:
         contrastive.check_pooler(pooler)
     trains = [_train_config(options, entry.task, seed, entry.examples) for seed in asked.seeds]
     return [run_config(cache, pooler, train, asked.backbone_layer, asked.group, contrastive) for train in trains]
+
+
+def _check_start(pooler: PoolerConfig, contrastive: ContrastiveConfig | None) -> None:
+    """Refuse to begin at a regression where there is none; raises UsageError."""
+    if contrastive is not None:
+        raise UsageError("--start regression needs labels, and these pairs have none: leave it out")
+    if not pooler.entry.may_start_at_regression(pooler):
+        raise UsageError(
+            f"--start regression: vectors of {pooler.pooler} with these settings do not hold the mean of the states; "
+            "choose --pooler glot with --jk cat, adapool or mean"
+        )
 
 
 def _by_task(task: TaskSpec) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class FitResult:
         seconds: of training. heads: how many trained side by side in that time; some may have stopped before others.
         own_seconds: what of them falls to this head; in files of before there is none, and all heads count alike.
         products: which library multiplied on the CPU, see `glot.products`.
+        start: the scores before the first epoch, where training began at a regression; then `best_epoch` may be 0.
     """
 
     select: str
@@ -66,6 +67,7 @@ class FitResult:
     version: int = VERSION
     own_seconds: float | None = None
     products: str = "torch"
+    start: Epoch | None = None
 
     def __post_init__(self) -> None:
         if self.own_seconds is None:
@@ -80,7 +82,9 @@ class FitResult:
         data = read_json(path)
         try:
             check_version(path, data, VERSION)
-            return cls(**{**data, "epochs": [Epoch(**epoch) for epoch in data["epochs"]]})
+            start = data.get("start")
+            epochs = [Epoch(**epoch) for epoch in data["epochs"]]
+            return cls(**{**data, "epochs": epochs, "start": None if start is None else Epoch(**start)})
         except (KeyError, TypeError, AttributeError) as error:
             raise FaultError(f"{folder / METRICS_FILE} is damaged: {error!r}") from None
 

@@ -30,6 +30,7 @@ from glot.fit.run_folder import (
 from glot.fit.stack import make_units
 from glot.fit.states import HostBatch, States, epoch_order
 from glot.fit.training_data import graph_density, labels_of, open_data, open_source, open_states
+from glot.fit.warm_start import Line
 from glot.nn.edges import EdgeRule
 from glot.products import Way, fast_products
 from glot.store.files import make_folder, write_json
@@ -123,6 +124,8 @@ def fit_heads(
     training = Training(cache, jobs, folder, states)
     recorded = training.restore()
     with fast_products(recorded) as training.products:
+        if recorded is None:  # there was no checkpoint
+            training.begin()
         train(training, progress or (lambda *_: None), should_stop)
     results = training.results()
     for job, result in zip(jobs, results, strict=True):
@@ -271,6 +274,12 @@ class Training:
         pooler = learner.config.pooler
         return self.density[EdgeRule.of(pooler)] if pooler.entry.has_graph else None
 
+    def begin(self) -> None:
+        """Set the weights that the heads begin with."""
+        known: dict[tuple, Line] = {}
+        for learner in self.learners:
+            learner.begin(self.source, known)
+
     def save_checkpoint(self) -> None:
         """Write all heads and the position to one file; training draws no random number, so there is no more to it."""
         tensors: dict[str, Tensor] = {}
@@ -280,6 +289,7 @@ class Training:
         records = [[asdict(epoch) for epoch in history] for history in histories]
         values = {"position": asdict(self.position), "loss_sum": losses, "history": records}
         values["products"] = self.products
+        values["start"] = [learner.start and asdict(learner.start) for learner in self.learners]
         values["plateau"] = [learner.plateau.state() if learner.plateau else None for learner in self.learners]
         save_tensors(self.folder / CHECKPOINT_FILE, tensors, values)
         self.saved_at = time.monotonic()
@@ -301,6 +311,8 @@ class Training:
             learner.load(own, path)
             learner.history = [Epoch(**epoch) for epoch in values["history"][number]]
             learner.loss_sum = values["loss_sum"][number]
+            start = values["start"][number] if "start" in values else None
+            learner.start = start and Epoch(**start)
             if learner.plateau is not None:
                 learner.plateau.restore(values["plateau"][number])
         self.position = Position(**values["position"])

@@ -13,6 +13,7 @@ JumpingKnowledge = Literal["cat", "max", "mean"]
 TokenPosition = Literal["first", "last"]
 ReadoutKind = Literal["attention", "mean"]
 TokenChoice = Literal["all", "content"]
+PairFeatures = Literal["concat", "full", "symmetric"]
 Similarity = Literal["cos", "dot"]
 POOLING, PAIRS = "Pooler", "Pairs without labels"  # where the help lists them
 
@@ -53,6 +54,14 @@ class PoolerConfig:
         TokenChoice,
         Setting("Pool all tokens, or content: no special or prompt ones.", POOLING),
     ] = "all"
+    pair_features: Annotated[
+        PairFeatures,
+        Setting(
+            "What the head reads of the vectors a, b of a pair: concat [a, b] (of scores: their cosine), full [a, b, "
+            "|a-b|, ab], symmetric [a+b, |a-b|, ab].",
+            POOLING,
+        ),
+    ] = "concat"
     gnn_layers: Annotated[
         int,
         Setting(

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glot.nn.config import PairFeatures
 from glot.store.task_spec import TaskSpec
 
 
@@ -30,8 +31,28 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
+PARTS: dict[PairFeatures, int] = {"concat": 2, "full": 4, "symmetric": 3}  # vectors side by side
+
+
+def features_of(kind: PairFeatures, z: Tensor, z_b: Tensor | None) -> Tensor:
+    """(B, D) vectors of single texts as they are; of pairs (B, k D) features, see `PARTS`.
+
+    concat is [a ‖ b], full [a ‖ b ‖ |a − b| ‖ a·b], and symmetric, the same whichever text comes first,
+    [a + b ‖ |a − b| ‖ a·b].
+    """
+    if z_b is None:
+        return z
+    sides = [z + z_b] if kind == "symmetric" else [z, z_b]
+    return torch.cat(sides if kind == "concat" else [*sides, (z - z_b).abs(), z * z_b], dim=1)
+
+
+def features_width(kind: PairFeatures, width: int, num_texts: int) -> int:
+    """Columns of `features_of` for vectors of `width` numbers."""
+    return width * (PARTS[kind] if num_texts == 2 else 1)
+
+
 class ClassHead(Head):
-    """Linear(D, C), or Linear(2D, C) on [z_a ‖ z_b]; cross-entropy. Raw outputs are logits (B, C).
+    """Linear(k D, C) on D numbers of a text, or the features of a pair; cross-entropy. Raw outputs: logits (B, C).
 
     Attributes:
         class_weights: (C,) float32 weight of each class in the loss, None while all count alike; not saved.
@@ -39,14 +60,15 @@ class ClassHead(Head):
 
     class_weights: Tensor | None
 
-    def __init__(self, width: int, num_texts: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_texts: int, num_classes: int, features: PairFeatures = "concat") -> None:
         super().__init__()
         self.register_buffer("class_weights", None, persistent=False)
-        self.linear = nn.Linear(num_texts * width, num_classes)
+        self.features = features
+        self.linear = nn.Linear(features_width(features, width, num_texts), num_classes)
 
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
         """(B, C) logits."""
-        return self.linear(z if z_b is None else torch.cat([z, z_b], dim=1))
+        return self.linear(features_of(self.features, z, z_b))
 
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy, each example's times the weight of its class; labels (B,) int64.
@@ -91,15 +113,18 @@ class SimilarityHead(ScoreHead):
 
 
 class RegressionHead(ScoreHead):
-    """One text with a score: Linear(D, 1)."""
+    """A text, or the features of a pair, with a score: Linear(k D, 1)."""
 
-    def __init__(self, width: int, score_range: tuple[float, float]) -> None:
+    def __init__(
+        self, width: int, score_range: tuple[float, float], num_texts: int = 1, features: PairFeatures = "concat"
+    ) -> None:
         super().__init__(score_range)
-        self.linear = nn.Linear(width, 1)
+        self.features = features
+        self.linear = nn.Linear(features_width(features, width, num_texts), 1)
 
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
         """(B,) scaled scores."""
-        return self.linear(z).squeeze(1)
+        return self.linear(features_of(self.features, z, z_b)).squeeze(1)
 
 
 def balanced_weights(labels: np.ndarray, num_classes: int) -> Tensor:
@@ -112,9 +137,11 @@ def balanced_weights(labels: np.ndarray, num_classes: int) -> Tensor:
     return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
 
 
-def make_head(spec: TaskSpec, width: int) -> Head:
-    """The head of a task over pooled vectors of `width` (the paper's table of heads and losses)."""
+def make_head(spec: TaskSpec, width: int, features: PairFeatures = "concat") -> Head:
+    """The head of a task over pooled vectors of `width`; with "concat" by the paper's table of heads and losses."""
     if spec.target == "classes":
-        return ClassHead(width, spec.num_texts, len(spec.classes))
+        return ClassHead(width, spec.num_texts, len(spec.classes), features)
     assert spec.score_range is not None  # every task of scores has one
-    return (SimilarityHead if spec.num_texts == 2 else RegressionHead)(width, spec.score_range)
+    if spec.num_texts == 2 and features == "concat":
+        return SimilarityHead(width, spec.score_range)
+    return RegressionHead(width, spec.score_range, spec.num_texts, features)

@@ -25,12 +25,12 @@ class Pooler(nn.Module):
             either.
 
     Attributes:
-        out_width: D, the width of a pooled vector; d unless a subclass says otherwise.
+        in_width: d. out_width: D, the width of a pooled vector; d unless a subclass says otherwise.
     """
 
     def __init__(self, config: PoolerConfig, width: int, backend: Backend = "dense") -> None:
         super().__init__()
-        self.config, self.backend, self.out_width = config, backend, width
+        self.config, self.backend, self.in_width, self.out_width = config, backend, width, width
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """One vector a text: (B, out_width)."""

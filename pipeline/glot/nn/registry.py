@@ -38,6 +38,8 @@ class PoolerEntry:
             text.
         colour, dash, marker: how pictures tell it apart: a CSS colour (`GREY` where it has none), the lengths
             of its dashes, on and off, and a marker of matplotlib.
+        begins_with_mean: whether, or for which `PoolerConfig`, the first d numbers of its vector are the mean of the
+            states where its readout weighs all tokens alike: so training may begin at the regression on the mean.
         stacks: whether `glot.fit.stack` knows how to train several of it as one, if their layer `stacks` too.
         exports: whether `glot.export` has its equations.
     """
@@ -51,6 +53,7 @@ class PoolerEntry:
     colour: str = GREY
     dash: tuple[float, ...] = ()
     marker: str = "o"
+    begins_with_mean: bool | Callable[[Any], bool] = False
     stacks: bool = False
     exports: bool = False
 
@@ -67,6 +70,11 @@ class PoolerEntry:
     def has_weights(self, config: Any) -> bool:
         """Whether anything of it trains under a `PoolerConfig`."""
         return self.trains if isinstance(self.trains, bool) else self.trains(config)
+
+    def may_start_at_regression(self, config: Any) -> bool:
+        """Whether training may begin at a regression: on the mean, or on its vector where nothing of it trains."""
+        begins = self.begins_with_mean
+        return not self.has_weights(config) or (begins if isinstance(begins, bool) else begins(config))
 
     def title_at(self, position: str) -> str:
         """The title, for a pooler of one token by the token that it takes: `position` is "first" or "last"."""
@@ -126,6 +134,7 @@ POOLERS.add(
         trains=lambda config: config.gnn_layers > 0 or config.readout == "attention",
         weights="glot.nn.poolers:readout_weights",
         colour="#D55E00",
+        begins_with_mean=lambda config: config.jk == "cat" or config.gnn_layers == 0,
         stacks=True,
         exports=True,
     )
@@ -179,6 +188,7 @@ POOLERS.add(
         colour="#E69F00",
         dash=(6, 2, 1, 2),
         marker="D",
+        begins_with_mean=True,
         exports=True,
     )
 )
