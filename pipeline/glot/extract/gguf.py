@@ -26,7 +26,7 @@ def parsed_once() -> Iterator[None]:
         """Reads from a plain view of the mapped file: each slice of a `numpy.memmap` costs several times as much."""
 
         @property
-        def data(self) -> np.ndarray:
+        def data(self) -> np.ndarray:  # type: ignore[override]  # a field there
             return self._plain
 
         @data.setter
