@@ -25,8 +25,8 @@ def parsed_once() -> Iterator[None]:
     class PlainReader(gguf.GGUFReader):
         """Reads from a plain view of the mapped file: each slice of a `numpy.memmap` costs several times as much."""
 
-        @property
-        def data(self) -> np.ndarray:  # type: ignore[override]  # a field there
+        @property  # type: ignore[override]  # a field there
+        def data(self) -> np.ndarray:
             return self._plain
 
         @data.setter
