@@ -73,17 +73,22 @@ def test_vectors_and_gradients(settings: dict, make_head_run: Callable[..., Path
 
 
 @pytest.mark.parametrize(
-    "task",
+    ("task", "features"),
     [
-        TaskSpec("one", 1, "classes", ("a", "b", "c")),
-        TaskSpec("pairs", 2, "classes", ("a", "b")),
-        TaskSpec("score", 1, "score", score_range=(1.0, 5.0)),
-        TaskSpec("similarity", 2, "score", score_range=(0.0, 5.0)),
+        (TaskSpec("one", 1, "classes", ("a", "b", "c")), "full"),  # which single texts do not have
+        (TaskSpec("pairs", 2, "classes", ("a", "b")), "concat"),
+        (TaskSpec("pairs", 2, "classes", ("a", "b")), "full"),
+        (TaskSpec("pairs", 2, "classes", ("a", "b")), "symmetric"),
+        (TaskSpec("score", 1, "score", score_range=(1.0, 5.0)), "concat"),
+        (TaskSpec("similarity", 2, "score", score_range=(0.0, 5.0)), "concat"),
+        (TaskSpec("similarity", 2, "score", score_range=(0.0, 5.0)), "full"),
     ],
-    ids=lambda task: task.name,
+    ids=lambda value: getattr(value, "name", value),
 )
-def test_the_head_goes_along(task: TaskSpec, make_run: Callable[..., Path], states: list[torch.Tensor]) -> None:
-    run = make_run("bert", task=task)
+def test_the_head_goes_along(
+    task: TaskSpec, features: str, make_run: Callable[..., Path], states: list[torch.Tensor]
+) -> None:
+    run = make_run("bert", task=task, pair_features=features)
     config = RunConfig.load(run)
     trained, pooling = load_head(run, config, "dense", torch.device("cpu")), load_pooling(run, config)
     assert not any(parameter.requires_grad for parameter in pooling.head.parameters())

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
-from glot.nn.heads import balanced_weights, make_head
+from glot.nn.heads import balanced_weights, features_of, make_head
 from glot.store.task_spec import TaskSpec
 
 torch.manual_seed(0)
@@ -33,6 +33,26 @@ def test_class_head(num_texts):
     torch.testing.assert_close(head.loss(raw, labels), by_hand)
     assert head.predict(raw).tolist() == [max(range(3), key=row.__getitem__) for row in raw.tolist()]
     assert head.predict(raw).dtype == torch.int64
+
+
+@pytest.mark.parametrize("kind", ["concat", "full", "symmetric"])
+def test_features_of_pairs(kind):
+    """By hand; the symmetric ones are the same whichever text comes first, and a single text has none."""
+    columns = []
+    for x, y in zip(Z.tolist(), Z_B.tolist(), strict=True):
+        pairs = list(zip(x, y, strict=True))
+        sides = [p + q for p, q in pairs] if kind == "symmetric" else [*x, *y]
+        relation = [] if kind == "concat" else [*(abs(p - q) for p, q in pairs), *(p * q for p, q in pairs)]
+        columns.append([*sides, *relation])
+    expected = torch.tensor(columns)
+    torch.testing.assert_close(features_of(kind, Z, Z_B), expected)
+    assert features_of(kind, Z) is Z
+    if kind == "symmetric":
+        torch.testing.assert_close(features_of(kind, Z_B, Z), expected)
+    head = make_head(classes(2), 6, kind)
+    torch.testing.assert_close(head(Z, Z_B), head.linear(expected))
+    if kind != "concat":
+        torch.testing.assert_close((head := make_head(scores(2), 6, kind))(Z, Z_B), head.linear(expected)[:, 0])
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0, 0, 1, 2, 2], [2, 2, 0, 2], [1, 1, 1, 0]])

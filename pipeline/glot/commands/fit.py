@@ -100,6 +100,13 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
                 published = result.best_published.get(name, {}).get(metric)
                 shown = [_percent(value), _percent(published), _percent(result.last[name][metric])]
                 table.add_row(seed, str(result.best_epoch), name, metric, *shown)
+    if first.start is not None:
+        scored = [
+            f"{name} {metric} {_percent(value)}"
+            for name in first.start.scores
+            for metric, value in first.start.scores[name].items()
+        ]
+        tell(f"the regression that training began at (epoch 0): {', '.join(scored)}")
     if cells:
         chat.print(table)
     else:

@@ -34,7 +34,7 @@ class Head(nn.Module):
 PARTS: dict[PairFeatures, int] = {"concat": 2, "full": 4, "symmetric": 3}  # vectors side by side
 
 
-def features_of(kind: PairFeatures, z: Tensor, z_b: Tensor | None) -> Tensor:
+def features_of(kind: PairFeatures, z: Tensor, z_b: Tensor | None = None) -> Tensor:
     """(B, D) vectors of single texts as they are; of pairs (B, k D) features, see `PARTS`.
 
     concat is [a ‖ b], full [a ‖ b ‖ |a − b| ‖ a·b], and symmetric, the same whichever text comes first,
