@@ -82,7 +82,8 @@ def _measure_random(
 
     model = random_model(name, torch.bfloat16 if device.type == "cuda" else torch.float32)
     work = random_work(model.config.vocab_size, mean, batch_size, steps, examples=3668)
-    costs = measure_cost(model, work, config, device)
+    # On a GPU a large model leaves no room for its copies, and nobody else's work for which ways would take turns.
+    costs = measure_cost(model, work, config, device, alone=device.type == "cuda")
     return make_record(f"{name}, random weights", "random texts", work, costs, device)
 
 
