@@ -31,7 +31,11 @@ def section_of(report: str, title: str) -> str:
 def test_it_runs_to_its_end_at_tiny_sizes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu_check, "marked_files", lambda: [Path(__file__).parents[1] / "nn" / "test_poolers.py"])
+    test = tmp_path / "test_made.py"  # for the tests of this checkout take half a minute to be found
+    test.write_text(
+        "import pytest\n\n@pytest.mark.cuda\ndef test_made():\n    pass\n\ndef test_other():\n    assert 0\n"
+    )
+    monkeypatch.setattr(gpu_check, "marked_files", lambda: [test])
     out = tmp_path / "gpu.md"
     code = gpu_check.main(["--tiny", "--out", str(out)])
     printed = capsys.readouterr()
@@ -43,7 +47,7 @@ def test_it_runs_to_its_end_at_tiny_sizes(
         assert re.search(r"\d", section_of(report, section.title)), section.title
         assert f"{section.title}: at most {section.budget} s" in printed.err
     assert re.search(r"\| bfloat16, 64 wide \| [\d.e-]+ \|", section_of(report, "The machine"))
-    assert re.search(r"(\d+) (skipped|passed)", section_of(report, "The CUDA tests"))
+    assert "in 1 files: 1 passed." in section_of(report, "The CUDA tests")
     steps = section_of(report, "Stage two: a step on a GPU")
     for name in ("bfloat16", "TF32", "float32"):
         for place in ("on the device", "pinned in memory"):
@@ -54,6 +58,16 @@ def test_it_runs_to_its_end_at_tiny_sizes(
     cost = section_of(report, "The cost of a label on a GPU")
     assert re.findall(r"^\| (full fine-tuning|frozen backbone|GLOT over the cache) \|", cost, re.MULTILINE)
     assert "LoRA, r = 64" in cost or "LoRA is left out" in cost
+
+
+def test_the_cuda_tests_that_are_there() -> None:
+    names = {path.name for path in gpu_check.marked_files()}
+    assert {"test_poolers.py", "test_states.py", "test_doctor.py", "test_gpu_check.py"} <= names
+
+
+def test_without_pytest_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check.importlib.util, "find_spec", lambda name: None)
+    assert list(gpu_check.cuda_tests(gpu_check.TINY, CPU)) == ["No test was run: pytest is not installed here."]
 
 
 def test_a_section_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,6 +167,55 @@ def test_the_data_sheet_is_that_of_an_sxm_card(monkeypatch: pytest.MonkeyPatch) 
     for name, rate in names.items():
         monkeypatch.setattr(gpu_check, "device_name", lambda device, name=name: name)
         assert gpu_check.nominal_peak(CPU) == rate
+
+
+def test_a_capture_goes_in_the_order_that_torch_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    weight = torch.zeros(1)
+
+    class Noted:
+        def __init__(self, name: str, *rest: object) -> None:
+            self.name = name
+
+        def __enter__(self) -> None:
+            log.append(f"{self.name} begins")
+
+        def __exit__(self, *error: object) -> None:
+            log.append(f"{self.name} ends")
+
+        def wait_stream(self, other: Noted) -> None:
+            log.append(f"{self.name} waits for {other.name}")
+
+        def replay(self) -> None:
+            log.append("replay")
+            weight.add_(1)
+
+    class Way:
+        device = torch.device("cuda", 0)
+        head = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.Adam(head.parameters())
+
+        def step(self) -> None:
+            log.append("step")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Noted("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Noted("current"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: Noted("side stream"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: Noted("graph"))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: Noted("capture"))
+    with pytest.raises(RuntimeError, match="changes no weight"):
+        gpu_check.Captured(Way())
+    Way.head.weight = torch.nn.Parameter(weight, requires_grad=False)
+    log.clear()
+    gpu_check.Captured(Way())()
+    warm_up = [
+        "side waits for current",
+        "side stream begins",
+        *["step"] * 3,
+        "side stream ends",
+        "current waits for side",
+    ]
+    assert log == [*warm_up, "capture begins", "step", "capture ends", "replay", "replay"]
 
 
 GPU = pytest.param("cuda", marks=pytest.mark.cuda)

@@ -219,7 +219,7 @@ def measure_cost(
         head = nn.Linear(num_texts * pooler.out_width, 2).to(device)
         return Way(name, [pooler, head], partial(_glot_loss, pooler, head, gather, labels), 2e-4)
 
-    makers = [
+    makers: list[Callable[[], Way | None]] = [
         *(full, lora),
         partial(glot, "frozen backbone", lambda batch: texts.forwarded(model, batch)),
         partial(glot, "GLOT over the cache", lambda batch: _gathered(stored, batch, device)),
