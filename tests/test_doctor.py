@@ -105,6 +105,30 @@ def test_little_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "HF_HOME" in found["downloaded models"].advice
 
 
+def test_how_products_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from glot import products
+
+    rates = {"torch": products.Measured(5e10, 3e-7), "onednn": products.Measured(9e10, 3e-7)}
+    monkeypatch.setattr(products, "measure_ways", lambda: rates)
+    monkeypatch.setenv(products.VARIABLE, "auto")
+    assert doctor._products().value == "float32 by onednn 90 GFLOP/s; torch 50 GFLOP/s"
+    monkeypatch.setenv(products.VARIABLE, "fastest")
+    found = doctor._products()
+    assert (found.broken, found.advice) == (False, "unset GLOT_PRODUCTS")
+    assert "GLOT_PRODUCTS is 'fastest'" in found.value
+
+
+def test_converted_models_and_how_to_clear_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from glot.extract import converted
+
+    monkeypatch.setattr(converted, "models_folder", lambda: tmp_path / "openvino")
+    assert list(doctor._converted()) == []
+    (tmp_path / "openvino/key").mkdir(parents=True)
+    (tmp_path / "openvino/key/model.bin").write_bytes(bytes(2**20))
+    (found,) = doctor._converted()
+    assert f"in {tmp_path / 'openvino'}; remove it to make room" in found.value
+
+
 def test_missing_extras_say_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.metadata
 

@@ -113,12 +113,13 @@ def _devices() -> Iterator[Finding]:
     try:
         import torch
 
-        from glot.fit.states import available_memory
+        from glot.process import available_memory
     except Exception:  # said among the versions
         return
     free = available_memory()
     little = "close other programs, or pass --max-memory to fit" if free < LITTLE_MEMORY else ""
     yield Finding("devices", "memory", f"{_gib(free)} free", little)
+    yield _products()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield _gpu(index)
@@ -126,6 +127,18 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", "GPU", "Apple's (mps)")
     else:
         yield _no_gpu(torch.version.cuda)
+
+
+def _products() -> Finding:
+    from glot.products import VARIABLE, choose_way, measure_ways
+
+    try:
+        rates = {way: f"{way} {found.rate / 1e9:,.0f} GFLOP/s" for way, found in measure_ways().items()}
+        taken = choose_way()
+    except Exception as error:  # a value of the variable that is none
+        return Finding("devices", "products", _line(error), f"unset {VARIABLE}")
+    others = "".join(f"; {rate}" for way, rate in rates.items() if way != taken)
+    return Finding("devices", "products", f"float32 by {rates[taken]}{others}")
 
 
 def _gpu(index: int) -> Finding:
@@ -213,6 +226,7 @@ def _reach(endpoint: str, seconds: float) -> Finding:
 def _disks() -> Iterator[Finding]:
     from glot.store.files import nearest_there
 
+    yield from _converted()
     places = {"caches and runs": Path.cwd()}
     try:
         from huggingface_hub.constants import HF_HUB_CACHE
@@ -233,6 +247,18 @@ def _disks() -> Iterator[Finding]:
         if not may_write:
             value, advice = f"{folder} cannot be written to", f"choose {elsewhere}"
         yield Finding("disk", name, value, advice)
+
+
+def _converted() -> Iterator[Finding]:
+    try:
+        from glot.extract.converted import kept_bytes, models_folder
+
+        folder, size = models_folder(), kept_bytes()
+    except Exception:  # without OpenVINO there is no such folder
+        return
+    if size:
+        what = f"{_gib(size)} in {folder}; remove it to make room: they are made again where they are needed"
+        yield Finding("disk", "converted models", what)
 
 
 def _extras() -> Iterator[Finding]:

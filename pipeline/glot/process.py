@@ -1,4 +1,4 @@
-"""What belongs to the whole process and is given back as it was found: signal handlers, random number generators."""
+"""What belongs to the whole process: signal handlers and random numbers, given back as they were found; memory."""
 
 from __future__ import annotations
 
@@ -47,3 +47,13 @@ def kept_randomness(seed: int | None = None) -> Iterator[None]:
         torch.set_rng_state(tensors)
         if gpus:
             torch.cuda.set_rng_state_all(gpus)
+
+
+def available_memory() -> int:
+    """Bytes of memory that this machine has free; 4 GiB where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":") for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 4 * 2**30

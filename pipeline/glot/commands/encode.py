@@ -14,6 +14,7 @@ from glot.commands.console import (
     BackboneOption,
     BackendOption,
     DeviceOption,
+    EngineOption,
     RunOption,
     TrustOption,
     answer,
@@ -60,17 +61,20 @@ def encode(
     model: BackboneOption = None,
     trust_remote_code: TrustOption = False,
     device: DeviceOption = None,
+    engine: EngineOption = "auto",
 ) -> None:
     """Vectors of new texts, through a run's backbone and pooler."""
+    from glot.extract.options import check_engine
     from glot.inference.encode import Input, check_vectors_file, encode_file
 
     check_vectors_file(output)
+    check_engine(engine)
     texts = Input(input, text, form=table_format(delimiter, quoting, encoding, no_header))
     _check_run(run, model)
     described = texts.describe()
     from glot.inference.model import GlotModel
 
-    loaded = GlotModel.load(run, model, device, trust_remote_code)
+    loaded = GlotModel.load(run, model, device, trust_remote_code, engine, texts.about_tokens, note)
     note_unfinished(run)
     with text_bar(notes, "encode") as report:
         count = encode_file(loaded, texts, output, report)
@@ -112,21 +116,26 @@ def predict(
     trust_remote_code: TrustOption = False,
     backend: BackendOption = "auto",
     device: DeviceOption = None,
+    engine: EngineOption = "auto",
 ) -> None:
     """A trained head's labels or scores, for new texts or for an example set of a cache."""
     if (cache is None) == (input is None):
         raise UsageError("pass new texts with --input, or an example set of a cache with --cache and --split")
     if cache is not None:
+        if engine != "auto":
+            raise UsageError("--engine forwards new texts, and a cache holds their states: leave it out")
         _predict_cache(run, cache, split, format, out, backend, device)
         return
     if format is Format.glue:
         raise UsageError("--format glue is for an example set of a cache: leave it out, or pass --cache")
+    from glot.extract.options import check_engine
     from glot.inference.encode import Input, predict_file, predict_rows
     from glot.inference.run_checks import check_predictions_file
 
     if out is not None:
         check_predictions_file(out, format and format.value)
     assert input is not None  # checked above
+    check_engine(engine)
     texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
     folder, config = _check_run(run, model)
     described = texts.describe()
@@ -138,7 +147,7 @@ def predict(
         )
     from glot.inference.model import GlotModel
 
-    loaded = GlotModel.load(run, model, device, trust_remote_code)
+    loaded = GlotModel.load(run, model, device, trust_remote_code, engine, texts.about_tokens, note)
     note_unfinished(run)
     with text_bar(notes, "predict") as report:
         if out is None:

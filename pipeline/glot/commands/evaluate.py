@@ -13,6 +13,7 @@ from glot.commands.console import (
     BackboneOption,
     BackendOption,
     DeviceOption,
+    EngineOption,
     TrustOption,
     answer,
     manners,
@@ -80,6 +81,7 @@ def evaluate(
     trust_remote_code: TrustOption = False,
     backend: BackendOption = "auto",
     device: DeviceOption = None,
+    engine: EngineOption = "auto",
 ) -> None:
     """Score a saved head on a cache; or its vectors with mteb, beside mean and CLS (last-token) pooling.
 
@@ -93,16 +95,19 @@ def evaluate(
     if cache is not None:
         asked = {"--max-tokens": max_tokens, "--mteb-prompt": mteb_prompt, "--out": out, "--model": model}
         asked |= {"--trust-remote-code": trust_remote_code, "--on-bad-row": on_bad_row != "stop"}
+        asked |= {"--engine": engine != "auto"}
         _refuse({**asked, **tables}, "--cache")
         _evaluate_cache(run, cache, split or "validation", backend, device)
         return
     _refuse({"--split": split}, "--mteb")
     form = table_format(delimiter, quoting, encoding, no_header)
+    from glot.extract.options import check_engine
     from glot.extract.source import find_source
     from glot.fit.run_folder import RunConfig, check_trained, find_one_run
     from glot.mteb_eval import check_installed
     from glot.store.files import check_parent
 
+    check_engine(engine)
     for folder in map(find_one_run, run):
         check_trained(folder)
         find_source(RunConfig.load(folder).states, f"that {folder} was trained on", model)
@@ -128,6 +133,7 @@ def evaluate(
         trust_remote_code=trust_remote_code,
         device=device,
         backend=resolve_backend(backend, place),
+        engine=engine,
     )
     note_unfinished(*run)
     with nullcontext() if manners.verbose else quiet_libraries(), text_bar(notes, "forward") as report:

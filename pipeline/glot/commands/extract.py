@@ -10,6 +10,7 @@ import typer
 
 from glot.commands.console import (
     DeviceOption,
+    EngineOption,
     ModelOption,
     ShardOption,
     TrustOption,
@@ -96,6 +97,7 @@ def extract(
         str | None, typer.Option(help="auto: spread a model larger than one device over all, memory and disk.")
     ] = None,
     trust_remote_code: TrustOption = False,
+    engine: EngineOption = "auto",
     part: Annotated[
         str | None, typer.Option(help="One job of an array, as in 3/8: makes its share of the shards and ends.")
     ] = None,
@@ -165,6 +167,7 @@ def extract(
         device=device,
         device_map=device_map,
         trust_remote_code=trust_remote_code,
+        engine=engine,
         on_overflow=on_overflow,
         part=_part(part),
         plan_only=plan,
@@ -265,7 +268,7 @@ def _estimate(corpus: Corpus, source: ModelSource, folder: Path, options: Extrac
     from glot.extract.run import load_source
 
     backbone = load_source(source, options)
-    return estimate_extraction(corpus, backbone, states_identity(backbone, options), folder, options.token_budget)
+    return estimate_extraction(corpus, backbone, states_identity(backbone, options), folder, options, note)
 
 
 def _print_estimate(found: Estimate, name: str, model: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from glot.extract.adapter import merge_adapter
 from glot.extract.folders import ModelFolders, check_peft, find_folders
 from glot.extract.foreign_code import check_code, code_files, declared_code
 from glot.extract.forward import Backbone
+from glot.extract.gguf import parsed_once
 from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha256
 from glot.extract.options import check_loading
 from glot.extract.probe import probe
@@ -47,7 +48,8 @@ def load_backbone(
 
     check_loading(compute_dtype, device, device_map)
     folders = find_folders(source, trust_remote_code)
-    with kept_randomness(), _without_bars():  # weights that no checkpoint has are drawn
+    once = parsed_once() if folders.gguf_file else nullcontext()
+    with kept_randomness(), _without_bars(), once:  # weights that no checkpoint has are drawn
         tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
     trusted = (folders.model, folders.tokenizer) if trust_remote_code else ()
     code = code_files(trusted, (config, model, tokenizer))

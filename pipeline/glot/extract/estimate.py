@@ -12,8 +12,11 @@ import numpy as np
 
 from glot.corpus.examples import Corpus
 from glot.extract.backbone import Backbone
+from glot.extract.engine import take_engine
 from glot.extract.forward import length_batches, token_budget
+from glot.extract.options import ExtractOptions
 from glot.extract.planning import number_texts, tokenize_filled
+from glot.extract.prepare import Say
 from glot.store.files import nearest_there
 from glot.store.layout import StatesIdentity
 
@@ -45,9 +48,14 @@ class Estimate:
 
 
 def estimate_extraction(
-    corpus: Corpus, backbone: Backbone, identity: StatesIdentity, folder: Path, budget: int | None = None
+    corpus: Corpus,
+    backbone: Backbone,
+    identity: StatesIdentity,
+    folder: Path,
+    options: ExtractOptions,
+    say: Say = lambda line: None,
 ) -> Estimate:
-    """Tokenize a sample of the texts, forward some of it for a few seconds, and multiply. Nothing is written."""
+    """Tokenize a sample of the texts, forward some of it for a few seconds, and multiply. No cache is written."""
     numbered = number_texts(corpus, None, 0)
     sample = list(islice(numbered.texts(), SAMPLE_TEXTS))  # texts are numbered in random order: these are a sample
     ids = tokenize_filled(sample, identity.template, backbone, identity.max_tokens).ids
@@ -55,7 +63,8 @@ def estimate_extraction(
     distinct = len(numbered.new)
     scale = distinct / len(sample)
     tokens, text_bytes = int(length.sum() * scale), int(sum(len(text.encode()) for text in sample) * scale)
-    rate = _measure(backbone, ids, length, identity, budget or token_budget(backbone, identity))
+    take_engine(backbone, identity.layers, options.engine, tokens, say)
+    rate = _measure(backbone, ids, length, identity, options.token_budget or token_budget(backbone, identity))
     return Estimate(
         texts=sum(len(split.examples) * (corpus.spec.num_texts + split.negatives) for split in corpus.splits.values()),
         distinct=distinct,

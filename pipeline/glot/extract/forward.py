@@ -8,14 +8,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 
 from glot.errors import FaultError
 from glot.extract.identity import Loader
-from glot.store.layout import StatesIdentity
+from glot.products import fast_products
+from glot.store.layout import TORCH, StatesIdentity
 from glot.store.plan import Plan
 from glot.store.shards import ShardWriter
 
@@ -23,8 +24,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 CPU_BUDGET, GPU_BUDGET = 4096, 65536  # padded tokens a forward
-FORWARD_FLOPS = 30 * 5e10  # of a forward on a CPU: 30 s of a slow one
+CPU_FLOPS = 5e10  # a second, of a slow CPU
+FORWARD_FLOPS = 30 * CPU_FLOPS  # of a forward on a CPU: 30 s
 BATCH_BYTES = 64 * 2**20  # of states a forward: bounds what waits for the disk
+
+
+class Engine(Protocol):
+    """What forwards a backbone in torch's place.
+
+    Attributes:
+        name: with version and precision. layers: those that it gives.
+    """
+
+    name: str
+    layers: tuple[int, ...]
+
+    def hidden_states(self, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
+        """As `Backbone.hidden_states`."""
 
 
 @dataclass
@@ -41,6 +57,7 @@ class Backbone:
         max_positions: the longest input the model takes, None where it has no limit.
         pads: whether texts may be padded; else only texts of equal length are forwarded together.
         tried: the most tokens of a text that was forwarded to see that it works. See `probe` for these four.
+        engine: what forwards it where not torch, see `take_engine`.
     """
 
     name: str
@@ -60,6 +77,7 @@ class Backbone:
     max_positions: int | None = None
     pads: bool = True
     tried: int = 0
+    engine: Engine | None = None
 
     @property
     def loader_sha256(self) -> str:
@@ -73,6 +91,16 @@ class Backbone:
         assert last is not None  # only inner layers may be unsure
         return last
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers its weights are."""
+        return sum(weights.numel() for weights in self.model.parameters())
+
+    @property
+    def engine_name(self) -> str:
+        """What forwards it, as shards record it: equal names make equal bits on one machine."""
+        return TORCH if self.engine is None else self.engine.name
+
     def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """(B, L) int64 ids of B texts, padded on the right, and their (B, L) int64 mask."""
         packed = torch.tensor([number for row in rows for number in row])
@@ -85,6 +113,7 @@ class Backbone:
         ids[mask] = packed
         return ids, mask.long()
 
+    @fast_products()
     @torch.inference_mode()
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> Any:
         """The model's own `ModelOutput` for (B, L) ids and mask; with the states of all layers where asked for."""
@@ -97,6 +126,8 @@ class Backbone:
 
         Layers count from 0 (embeddings) to n (after the final norm).
         """
+        if self.engine is not None and set(layers) <= set(self.engine.layers):
+            return self.engine.hidden_states(ids, mask, layers)
         output = self.forward(ids, mask, with_inner=any(layer < self.num_layers for layer in layers))
         return [
             output.last_hidden_state if layer == self.num_layers else output.hidden_states[layer] for layer in layers
@@ -172,8 +203,7 @@ def token_budget(backbone: Backbone, identity: StatesIdentity) -> int:
     """
     most = GPU_BUDGET
     if backbone.device.type == "cpu":
-        parameters = sum(weights.numel() for weights in backbone.model.parameters())
-        most = min(CPU_BUDGET, int(FORWARD_FLOPS / (2 * parameters + 1)))
+        most = min(CPU_BUDGET, int(FORWARD_FLOPS / (2 * backbone.parameters + 1)))
     return max(128, min(most, BATCH_BYTES // identity.bytes_per_token))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from glot.store.layout import MANIFEST_FILE, STORED_AS, Manifest
 TEXT = "{text}"  # the text's place in a template; alone it is the template of no template
 COMPUTE_DTYPES = ("float16", "bfloat16", "float32")  # of a backbone's arithmetic, beside "auto"
 ON_OVERFLOW = ("stop", "float32-shard")
+ENGINES = ("auto", "torch", "openvino")  # what forwards a backbone
+ENGINE_VARIABLE = "GLOT_ENGINE"  # of the environment: the engine where none is asked for
 # The names that a cache's folder may hold before it has a manifest.
 OURS = re.compile(
     r"((manifest\.json|plan(-\d+)?\.h5|shard-\d{5,}\.(h5|json)|(plan|shard-\d{5,})\.claim(\.takeover)?|clock)"
@@ -38,6 +41,7 @@ class ExtractOptions:
         device: where the backbone runs; None lets accelerate choose.
         device_map: "auto" for a backbone larger than one device.
         trust_remote_code: run the code that the model's folder brings along; else it is never run.
+        engine: what forwards the backbone, see `ENGINES` and `take_engine`.
         on_overflow: what to do with finite states that float16 cannot hold: "stop", or keep that shard in float32.
         part: (i, n) makes only every n-th shard from i on (counted from 0), and waits for no one.
         plan_only: make the plan and the example sets, and no states.
@@ -58,6 +62,7 @@ class ExtractOptions:
     device: str | None = None
     device_map: str | None = None
     trust_remote_code: bool = False
+    engine: str = "auto"
     on_overflow: str = "stop"
     part: tuple[int, int] | None = None
     plan_only: bool = False
@@ -72,6 +77,7 @@ def check_options(options: ExtractOptions) -> None:
     if options.dtype not in ("auto", *STORED_AS):
         raise UsageError(f"unknown --dtype {options.dtype!r}: choose auto, {', '.join(STORED_AS)}")
     check_loading(options.compute_dtype, options.device, options.device_map)
+    check_engine(options.engine)
     if options.template.count(TEXT) != 1:
         raise UsageError(
             f"--prompt {options.template!r} must hold {TEXT} once, where the text goes, as in 'Classify: {TEXT}'"
@@ -80,6 +86,15 @@ def check_options(options: ExtractOptions) -> None:
         raise UsageError(
             f"--examples {options.group!r}: use letters, digits, '.', '_' and '-', a letter or digit first"
         )
+
+
+def check_engine(engine: str) -> str:
+    """The engine asked for, or that of the environment where that is "auto"; raises UsageError for an unknown one."""
+    asked = os.environ.get(ENGINE_VARIABLE, "auto") if engine == "auto" else engine
+    if asked not in ENGINES:
+        where = ENGINE_VARIABLE if engine == "auto" else "--engine"
+        raise UsageError(f"unknown {where} {asked!r}: choose {', '.join(ENGINES[:-1])} or {ENGINES[-1]}")
+    return asked
 
 
 def check_loading(compute_dtype: str, device: object, device_map: object) -> None:

@@ -6,9 +6,10 @@ import numpy as np
 
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone, load_backbone_of
+from glot.extract.engine import take_engine
 from glot.extract.forward import ShardTexts, forward_batch, length_batches, token_budget
 from glot.store.claims import Claims
-from glot.store.layout import ShardEntry
+from glot.store.layout import TORCH, ShardEntry
 from glot.store.reader import Cache
 from glot.store.shards import ShardReader, ShardWriter, list_shards, load_manifest, write_sidecar
 from glot.store.verify import Damage
@@ -58,12 +59,14 @@ def _claim(claims: Claims, name: str) -> None:
 def _repair_shard(cache: Cache, number: int, damage: Damage, backbone: Backbone | None) -> ShardEntry:
     """Write a shard anew: good texts from the old file, damaged ones from the backbone."""
     entry, identity = cache.manifest.shards[number], cache.manifest.states
-    with ShardWriter(cache.folder, number, cache.plan, identity, entry.dtype, replaces=True) as writer:
+    with ShardWriter(cache.folder, number, cache.plan, identity, entry.dtype, entry.engine, replaces=True) as writer:
         if damage.whole:
             reader = ShardReader(cache.folder, entry, cache.plan, number, identity)
             _copy_good(reader, writer, set(damage.texts))
             reader.close()
         if damage.texts and backbone is not None:  # it was loaded where any text is damaged
+            # Of the shard's engine where that is there: another one's states agree to rounding.
+            take_engine(backbone, identity.layers, "torch" if entry.engine == TORCH else "auto")
             _forward_texts(cache, number, np.asarray(damage.texts), backbone, writer)
         return writer.finish()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from glot.corpus.examples import Corpus
 from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.engine import take_engine
 from glot.extract.forward import token_budget
 from glot.extract.options import ExtractOptions, check_folder, check_options
 from glot.extract.prepare import Preparation, Progress, Say, hold_plan, states_identity
@@ -20,7 +21,7 @@ from glot.store.example_set import group_of, split_of
 from glot.store.files import folder_bytes, make_folder, remove_leftovers
 from glot.store.layout import EXAMPLES_FOLDER, Manifest, StatesIdentity
 from glot.store.plan import Plan
-from glot.store.shards import list_shards, load_manifest
+from glot.store.shards import finished_shard, list_shards, load_manifest
 
 
 @dataclass(frozen=True)
@@ -82,12 +83,17 @@ def extract_states(
         claims.release("plan")
         if options.plan_only:
             return _summary(folder, load_manifest(folder), corpus, options.group)
+        plan = Plan(folder, manifest.plan.data)
+        missing = [number for number in range(plan.num_shards) if not finished_shard(folder, number, manifest)]
+        if missing:
+            tokens = sum(map(plan.shard_tokens, missing))
+            take_engine(backbone, manifest.states.layers, options.engine, tokens, say)
         started = time.monotonic()
         worker = Worker(
             backbone=backbone,
             folder=folder,
             manifest=manifest,
-            plan=Plan(folder, manifest.plan.data),
+            plan=plan,
             claims=claims,
             budget=options.token_budget or token_budget(backbone, manifest.states),
             part=options.part,

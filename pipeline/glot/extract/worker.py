@@ -221,12 +221,16 @@ class Worker:
     def _begin_shard(self, number: int, dtype: str, unfinished: list[ShardReader]) -> ShardWriter:
         """A shard with copies of the texts that are whole in `unfinished` files, which are removed then.
 
+        Those that another engine forwarded are forwarded again: a shard is of one engine, to the last bit.
+
         Nobody goes on in such a file itself: its worker may be alive though its claim was thought stale.
         """
-        shard = ShardWriter(self.folder, number, self.plan, self.manifest.states, dtype)
+        engine = self.backbone.engine_name
+        shard = ShardWriter(self.folder, number, self.plan, self.manifest.states, dtype, engine)
         try:
             for other in unfinished:
-                if other.dtype == dtype and shutil.disk_usage(self.folder).free > other.entry.size:
+                is_alike = (other.dtype, other.engine) == (dtype, engine)
+                if is_alike and shutil.disk_usage(self.folder).free > other.entry.size:
                     shard.take_over(other)
             if unfinished:
                 shard.note()

@@ -61,8 +61,8 @@ class TrainConfig:
     ] = "auto"
     window: int | None = None
     precision: Annotated[
-        Literal["float32", "bfloat16"],
-        Setting("bfloat16 is autocast: faster on GPUs, and on CPUs that have AMX.", TRAINING),
+        Literal["float32", "bfloat16", "auto"],
+        Setting("bfloat16 is autocast; auto takes it where this GPU or processor has units for it.", TRAINING),
     ] = "float32"
     schedule: Annotated[
         Literal["constant", "linear", "cosine", "plateau", "plateau-steps"],

@@ -20,6 +20,7 @@ from glot.nn.heads import make_head
 from glot.nn.poolers import Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
 from glot.process import kept_randomness
+from glot.products import fast_products
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.task_spec import TaskSpec
 
@@ -135,6 +136,7 @@ class PooledTexts:
 Source = States | PooledTexts
 
 
+@fast_products()
 @torch.no_grad()
 def pool_texts(pooler: Pooler, states: States, text_ids: np.ndarray) -> Tensor:
     """(texts, D) vectors of the given texts, in their order, pooled in batches of similar length."""
@@ -145,6 +147,7 @@ def pool_texts(pooler: Pooler, states: States, text_ids: np.ndarray) -> Tensor:
     return vectors[torch.from_numpy(back).to(vectors.device)]
 
 
+@fast_products()
 @torch.no_grad()
 def predict(model: HeadModel, source: Source, examples: ExampleSet, lengths: np.ndarray) -> np.ndarray:
     """(m,) predictions in the labels' own units, in the examples' order; evaluated in length order."""

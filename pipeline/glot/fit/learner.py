@@ -153,8 +153,8 @@ class Learner:
         split, metric = self.data.selection_split, self.config.task.metrics[0]
         return [epoch.scores[split][metric] for epoch in self.history]
 
-    def result(self, density: float | None, heads: int) -> FitResult:
-        """The record of a finished fit, of so many heads side by side."""
+    def result(self, density: float | None, heads: int, products: str) -> FitResult:
+        """The record of a finished fit, of so many heads side by side, by one way to multiply."""
         history, best = self.history, self.best_epoch
         return FitResult(
             select=self.config.train.select,
@@ -168,6 +168,7 @@ class Learner:
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             seconds=sum(epoch.seconds for epoch in history),
             heads=heads,
+            products=products,
         )
 
     def tensors(self) -> dict[str, Tensor]:

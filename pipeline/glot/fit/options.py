@@ -82,7 +82,8 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
     asked = asdict(_pooler_config(options, config.task, states))
     asked |= asdict(_train_config(options, config.task, options["seeds"][0], examples or 1)) | {"layer": layer}
     asked |= {"device": train.device, "window": train.window}
-    asked["backend"] = train.backend if options["backend"] == "auto" else options["backend"]
+    for name in ("backend", "precision"):
+        asked[name] = getattr(train, name) if options[name] == "auto" else options[name]
     if examples is None and options["max_steps"] is not None and "epochs" not in options.given:
         asked["epochs"] = train.epochs
     made = {**asdict(config.pooler), **asdict(train), "layer": config.layer}

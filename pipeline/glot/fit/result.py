@@ -49,6 +49,7 @@ class FitResult:
         parameters: how many numbers were trained.
         seconds: of training. heads: how many trained side by side in that time; some may have stopped before others.
         own_seconds: what of them falls to this head; in files of before there is none, and all heads count alike.
+        products: which library multiplied on the CPU, see `glot.products`.
     """
 
     select: str
@@ -64,6 +65,7 @@ class FitResult:
     heads: int = 1
     version: int = VERSION
     own_seconds: float | None = None
+    products: str = "torch"
 
     def __post_init__(self) -> None:
         if self.own_seconds is None:

@@ -10,12 +10,14 @@ from torch import Tensor
 from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
 from glot.nn.config import Similarity
 from glot.nn.contrastive import ContrastiveHead, Pairs
+from glot.products import fast_products
 from glot.store.example_set import NO_TEXT, ExampleSet
 
 TOP = 10  # ranks that count in MRR@10
 RANKED_CELLS = 2**24  # similarities held at a time
 
 
+@fast_products()
 @torch.no_grad()
 def score_pairs(
     model: HeadModel, source: Source, examples: ExampleSet, batch_size: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 
@@ -22,11 +22,13 @@ from glot.fit.run_folder import (
     find_run_cache,
     find_runs,
 )
-from glot.fit.states import available_memory, states_bytes
+from glot.fit.states import states_bytes
 from glot.fit.track import open_tracker
 from glot.fit.train import Progress, fit_head
 from glot.fit.training_data import read_train, used_text_ids
 from glot.nn.graph import resolve_backend
+from glot.process import available_memory
+from glot.products import has_bfloat16
 from glot.store.example_set import set_name
 from glot.store.files import make_folder
 from glot.store.reader import Cache
@@ -43,7 +45,11 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     contrastive = configs[0].contrastive
     fits = states_bytes(cache, used_text_ids(cache, options["group"], contrastive)) <= budget
     window = None if fits else STREAM_WINDOW
-    trains = [replace(config.train, device=str(device), backend=backend, window=window) for config in configs]
+    precision = options["precision"]
+    if precision == "auto":
+        precision = "bfloat16" if has_bfloat16(device) else "float32"
+    found: dict[str, Any] = {"device": str(device), "backend": backend, "window": window, "precision": precision}
+    trains = [replace(config.train, **found) for config in configs]
     configs = [replace(config, train=train) for config, train in zip(configs, trains, strict=True)]
     for train in {config.train.order_seed: config.train for config in configs}.values():
         read_train(cache, set_name(options["group"], "train"), train, contrastive)

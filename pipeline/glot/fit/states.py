@@ -190,16 +190,6 @@ def states_bytes(cache: Cache, text_ids: np.ndarray) -> int:
     return int(cache.plan.length[np.unique(text_ids)].sum()) * row_bytes
 
 
-def available_memory() -> int:
-    """Bytes of memory that this machine has free; 4 GiB where the system does not tell."""
-    try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":") for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 4 * 2**30
-
-
 def epoch_order(home: np.ndarray, seed: int, epoch: int, window: int | None) -> np.ndarray:
     """The order of an epoch's m examples, a function of (seed, epoch) alone: each exactly once.
 

@@ -31,6 +31,7 @@ from glot.fit.stack import make_units
 from glot.fit.states import HostBatch, States, epoch_order
 from glot.fit.training_data import graph_density, labels_of, open_data, open_source, open_states
 from glot.nn.edges import EdgeRule
+from glot.products import Way, fast_products
 from glot.store.files import make_folder, write_json
 from glot.store.reader import Cache
 
@@ -120,8 +121,9 @@ def fit_heads(
         _check_same_config(job.folder, job.config)
         job.config.save(job.folder)
     training = Training(cache, jobs, folder, states)
-    training.restore()
-    train(training, progress or (lambda *_: None), should_stop)
+    recorded = training.restore()
+    with fast_products(recorded) as training.products:
+        train(training, progress or (lambda *_: None), should_stop)
     results = training.results()
     for job, result in zip(jobs, results, strict=True):
         write_json(job.folder / METRICS_FILE, asdict(result))
@@ -193,6 +195,7 @@ class Training:
         source: where batches come from.
         labels: (m,) int64 classes or float32 scores of the training examples, on the CPU; None for pairs without.
         saved_at: when a checkpoint was last written, by `time.monotonic`.
+        products: which library multiplies, so that whoever goes on gets the same bits.
     """
 
     def __init__(self, cache: Cache, jobs: list[Job], folder: Path, states: States | None = None) -> None:
@@ -208,6 +211,7 @@ class Training:
         self.density = {rule: graph_density(states, self.data.train.text_id, rule) for rule in rules}
         self.position = Position()
         self.saved_at = time.monotonic()
+        self.products: Way = "torch"
         self.labels: Tensor | None = None
         if not config.contrastive:
             labels = labels_of(self.data.train)
@@ -261,7 +265,7 @@ class Training:
 
     def results(self) -> list[FitResult]:
         """The records of all heads."""
-        return [learner.result(self._density(learner), len(self.learners)) for learner in self.learners]
+        return [learner.result(self._density(learner), len(self.learners), self.products) for learner in self.learners]
 
     def _density(self, learner: Learner) -> float | None:
         pooler = learner.config.pooler
@@ -275,15 +279,19 @@ class Training:
         losses, histories = zip(*((learner.loss_sum, learner.history) for learner in self.learners), strict=True)
         records = [[asdict(epoch) for epoch in history] for history in histories]
         values = {"position": asdict(self.position), "loss_sum": losses, "history": records}
+        values["products"] = self.products
         values["plateau"] = [learner.plateau.state() if learner.plateau else None for learner in self.learners]
         save_tensors(self.folder / CHECKPOINT_FILE, tensors, values)
         self.saved_at = time.monotonic()
 
-    def restore(self) -> None:
-        """Go on from the checkpoint, where there is one; raises FaultError where it is of other heads, or damaged."""
+    def restore(self) -> Way | None:
+        """Go on from the checkpoint, where there is one; returns its way to multiply, or None.
+
+        Raises FaultError where it is of other heads, or damaged.
+        """
         path = self.folder / CHECKPOINT_FILE
         if not path.exists():
-            return
+            return None
         tensors, values = load_tensors(path)
         if len(values.get("history", [])) != len(self.learners):
             raise FaultError(f"{path} is none of these heads: remove it to train them anew")
@@ -296,3 +304,4 @@ class Training:
             if learner.plateau is not None:
                 learner.plateau.restore(values["plateau"][number])
         self.position = Position(**values["position"])
+        return values.get("products", "torch")  # older versions knew no other

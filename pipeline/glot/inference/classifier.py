@@ -20,6 +20,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from glot.errors import UsageError
 from glot.extract.backbone import Backbone, load_backbone
+from glot.extract.engine import take_engine
 from glot.extract.options import ExtractOptions
 from glot.extract.prepare import states_identity
 from glot.extract.source import ModelSource, resolve_model
@@ -29,6 +30,7 @@ from glot.fit.run import check_device, make_configs
 from glot.fit.run_folder import HEAD_FILE, load_tensors
 from glot.fit.states import StreamedStates
 from glot.fit.train import fit_head
+from glot.inference.encode import BYTES_A_TOKEN
 from glot.inference.model import GlotModel
 from glot.inference.text_cache import open_with_texts
 from glot.nn.config import PoolerConfig
@@ -95,6 +97,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             gives the same bits; None differs from fit to fit.
         device: of backbone and head; None takes a GPU where there is one.
         trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
+        engine: what forwards the backbone: "torch", "openvino", or "auto": OpenVINO on a CPU where it is installed,
+            agrees with torch, and there is much to do.
         cache: a folder that keeps the states of every text this estimator meets, in `fit` and afterwards, for all that
             name the same folder, in any number of processes: a search over heads, cross-validated, then runs the
             backbone once over each text. States are kept in 16 bits there, so vectors differ by that rounding from
@@ -122,6 +126,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         random_state: int | np.random.RandomState | None = 0,
         device: str | None = None,
         trust_remote_code: bool = False,
+        engine: str = "auto",
         cache: str | Path | None = None,
         **settings: Any,
     ) -> None:
@@ -133,6 +138,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.random_state = random_state
         self.device = device
         self.trust_remote_code = trust_remote_code
+        self.engine = engine
         self.cache = cache
         self.__dict__.update(settings)
 
@@ -195,7 +201,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         )
 
     def _extract_options(self) -> ExtractOptions:
-        return ExtractOptions(max_tokens=self.max_tokens, layers=(self.backbone_layer,))
+        return ExtractOptions(max_tokens=self.max_tokens, layers=(self.backbone_layer,), engine=self.engine)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):
@@ -240,6 +246,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         # Sorted, so that the order of the texts does not change a bit of the answer.
         distinct, inverse = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
         if self.cache is None:
+            tokens = sum(map(len, distinct.tolist())) // BYTES_A_TOKEN
+            take_engine(backbone, (config.layer,), self.engine, tokens)
             vectors = torch.from_numpy(GlotModel(config, head, backbone).encode(distinct.tolist()))
         else:
             cache, ids = self._open_cache(Path(self.cache), distinct.tolist())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from glot.inference.model import GlotModel
 
 STDIN = "-"
+BYTES_A_TOKEN = 4  # about, of English text
 Report = Callable[[int], None]  # texts done
 Window = tuple[list[str], list[str] | None]  # first texts, and the second ones of pairs
 
@@ -49,6 +50,11 @@ class Input:
     def is_table(self) -> bool:
         """Whether the texts are a column of a table, and not lines."""
         return self.path != STDIN and is_table(Path(self.path), self.form)
+
+    @property
+    def about_tokens(self) -> int:
+        """About how many tokens its texts have; 0 for stdin, where somebody may wait for one line."""
+        return 0 if self.path == STDIN else Path(self.path).stat().st_size // BYTES_A_TOKEN
 
     def describe(self) -> str:
         """How a table is written, "" for lines; stdin stays untouched.

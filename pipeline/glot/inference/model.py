@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 
 from glot.errors import FaultError, UsageError
 from glot.extract.backbone import Backbone, load_backbone_of
+from glot.extract.engine import take_engine
 from glot.extract.forward import length_batches, token_budget
 from glot.extract.planning import clean, length_limit, tokenize_filled
 from glot.fit.head_model import HeadModel, load_head
@@ -19,6 +20,7 @@ from glot.fit.run_folder import RunConfig, find_one_run
 from glot.nn.config import TokenChoice
 from glot.nn.graph import resolve_backend
 from glot.nn.tokens import TokenBatch
+from glot.products import fast_products
 from glot.store.layout import StatesIdentity
 from glot.store.plan import CONTENT
 
@@ -48,6 +50,9 @@ class GlotModel:
         backbone: str | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
+        engine: str = "auto",
+        tokens: int | None = None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> GlotModel:
         """Load a run folder (of one seed) and its backbone.
 
@@ -56,6 +61,9 @@ class GlotModel:
             backbone: an alias, hub id, folder or GGUF file, where the name in the run does not find it.
             device: where both run; None takes a GPU where there is one.
             trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
+            engine: what forwards the backbone: "torch", "openvino", or "auto", see `take_engine`.
+            tokens: about how many it will forward, None where nobody knows: "auto" takes torch for few.
+            say: told why "auto" did not take the faster engine.
 
         Raises UsageError where the run, the backbone or the device is missing or does not fit, FaultError where a file
         is damaged.
@@ -63,6 +71,7 @@ class GlotModel:
         folder = find_one_run(Path(run))
         config = RunConfig.load(folder)
         loaded = load_run_backbone(config.states, folder, backbone, device, trust_remote_code)
+        take_engine(loaded, (config.layer,), engine, tokens, say)
         head = load_head(folder, config, resolve_backend("auto", loaded.device), loaded.device)
         return cls(config, head, loaded)
 
@@ -98,6 +107,7 @@ class GlotModel:
             raise UsageError(f"{self.config.task.name} has no classes: use predict")
         return self._raw(texts, texts_b).softmax(dim=1).cpu().numpy()
 
+    @fast_products()
     @torch.inference_mode()
     def _raw(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> torch.Tensor:
         """What the head makes of the texts: logits (n, C), or (n,) scaled scores."""
@@ -116,6 +126,7 @@ class GlotModel:
             pieces.append(self.model.head(*vectors.split([len(some) for some in window])).float())
         return torch.cat(pieces)
 
+    @fast_products()
     @torch.inference_mode()
     def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
         """(n, D) float32: each distinct text forwarded once, those of similar length together."""

@@ -15,11 +15,13 @@ from mteb.models.model_meta import ScoringFunction
 
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone
+from glot.extract.engine import take_engine
 from glot.extract.options import TEXT
 from glot.extract.planning import clean, fill, length_limit
-from glot.fit.states import available_memory
 from glot.inference.model import WINDOW, forward_texts, load_run_backbone
 from glot.mteb_eval.columns import Comparison, Vectorizer
+from glot.process import available_memory
+from glot.products import fast_products
 from glot.store.plan import text_hash
 
 Report = Callable[[int], None]  # texts forwarded
@@ -38,6 +40,7 @@ class TextVectors:
         report: told how many texts were forwarded.
         trust_remote_code: run the code that the backbone's folder brings along.
         prompts: that will stand before texts: they must leave room for these.
+        engine: what forwards the backbone, see `take_engine`. say: told why it is not the faster one.
     """
 
     def __init__(
@@ -49,10 +52,13 @@ class TextVectors:
         report: Report = lambda done: None,
         trust_remote_code: bool = False,
         prompts: Iterable[str] = (),
+        engine: str = "auto",
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.comparison, self.max_tokens, self.prompts = comparison, max_tokens, tuple(prompts)
         self._model, self._device, self._report = model, device, report
         self._trust_remote_code = trust_remote_code
+        self._engine, self._say = engine, say
         ends = np.cumsum([column.width for column in comparison.columns]).tolist()
         self._parts = [slice(end - column.width, end) for column, end in zip(comparison.columns, ends, strict=True)]
         self._room = available_memory() // 4 // (4 * ends[-1])  # texts whose vectors are kept
@@ -69,6 +75,7 @@ class TextVectors:
         backbone = load_run_backbone(states, self.comparison.run, self._model, self._device, self._trust_remote_code)
         for prompt in sorted({"", *self.prompts}, key=len, reverse=True):
             length_limit(backbone, self.max_tokens, self.max_tokens, fill(states.template, prompt + TEXT))
+        take_engine(backbone, (self.comparison.config.layer,), self._engine, say=self._say)
         for column in self.comparison.columns:
             column.module.to(backbone.device)
         return backbone
@@ -99,6 +106,7 @@ class TextVectors:
             vectors[row] = self._kept[key][part] if key in self._kept else beyond[key]
         return vectors
 
+    @fast_products()
     @torch.inference_mode()
     def _forward(self, texts: list[str]) -> np.ndarray:
         """(k, ΣD) float32: unit vectors of all columns side by side, texts of similar length forwarded together."""

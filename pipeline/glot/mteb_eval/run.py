@@ -44,7 +44,8 @@ class MtebOptions:
         out: where mteb's results and the table go; inside the first run's folder unless said.
         max_tokens: the length at which texts are cut, instead of that of the first run's training.
         prompts: "NAME=TEXT", see `ColumnEncoder`.
-        model: the backbone, where it no longer lies where the runs found it. device, backend: where and how it runs.
+        model: the backbone, where it no longer lies where the runs found it. device, backend, engine: where and how
+            it runs.
         trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
     """
 
@@ -60,6 +61,7 @@ class MtebOptions:
     trust_remote_code: bool = False
     device: str | None = None
     backend: Backend = "dense"
+    engine: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,8 @@ def evaluate_mteb(
         report,
         options.trust_remote_code,
         prompts.values(),
+        options.engine,
+        tell,
     )
     encoders = [ColumnEncoder(vectors, index, prompts) for index in range(len(comparison.columns))]
     folder = make_folder(options.out or comparison.run / "mteb")

@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -187,8 +188,8 @@ def measure_cost(
     """Measure all ways, which take turns step by step; LoRA is left out where peft is not installed.
 
     Args:
-        alone: one way after the other instead, for a model of which several copies do not fit on the device. Full
-            fine-tuning comes last and changes `model` itself; only LoRA has a copy.
+        alone: one way after the other instead, for a model of which several copies do not fit on the device: only LoRA
+            has one, and full fine-tuning comes last and changes `model` itself. What does not fit is left out.
     """
     num_texts = work.batches[0].ndim
     cast("nn.Module", model).to(device).eval()  # its own `to` is wrapped, and so untyped
@@ -234,14 +235,21 @@ def measure_cost(
 def _cost_alone(
     make: Callable[[], Way | None], model: PreTrainedModel, work: Work, device: torch.device, extraction: float
 ) -> list[Cost]:
-    """The cost of one way, of which nothing is left on the device after."""
-    way = make()
-    costs = [] if way is None else _costs([way], model, work, device, extraction)
-    del way
+    """The cost of one way, of which nothing is left on the device after; none where it does not fit there."""
+    costs: list[Cost] = []
+    with suppress(torch.OutOfMemoryError):
+        way = make()
+        costs = [] if way is None else _costs([way], model, work, device, extraction)
+    way = None
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return costs
+
+
+def ways_left_out(costs: Sequence[Cost]) -> list[str]:
+    """Of full fine-tuning and LoRA, what was not measured."""
+    return [name for name in ("full fine-tuning", "LoRA") if not any(cost.name.startswith(name) for cost in costs)]
 
 
 def _glot_loss(

@@ -31,6 +31,7 @@ EXAMPLES_FOLDER = "examples"
 # scale a token beside it.
 STORED_AS = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "int8": "|i1"}
 SCALE_BYTES = 4
+TORCH = "torch"  # the engine of shards that record none
 
 
 def shard_file(number: int) -> str:
@@ -147,12 +148,23 @@ class StatesIdentity:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A finished shard: its file and what is in it. `dtype` is the cache's own, or float32 where that overflowed."""
+    """A finished shard: its file and what is in it. `dtype` is the cache's own, or float32 where that overflowed.
+
+    `engine` is what forwarded its texts: engines agree to rounding, the identity of the states is the backbone's.
+    """
 
     texts: int
     tokens: int
     dtype: str
     data: ColumnFile
+    engine: str = TORCH
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, as the manifest and a sidecar have it; the usual engine goes without saying."""
+        values = asdict(self)
+        if self.engine == TORCH:
+            del values["engine"]
+        return values
 
     @classmethod
     def from_json(cls, number: int, values: dict[str, Any]) -> ShardEntry:
@@ -241,7 +253,7 @@ class Manifest:
         data = {"format": FORMAT, "version": VERSION, **asdict(self)}
         for name, entry in self.examples.items():
             data["examples"][name]["task"] = entry.task.to_json()
-        data["shards"] = [{"number": number, **asdict(entry)} for number, entry in sorted(self.shards.items())]
+        data["shards"] = [{"number": number, **entry.to_json()} for number, entry in sorted(self.shards.items())]
         write_json(folder / MANIFEST_FILE, data)
 
     @classmethod

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import xxhash
 from glot.errors import FaultError, UsageError
 from glot.store.columns import CHUNK_BYTES, ColumnReader, ColumnWriter, describe_file
 from glot.store.files import find_unfinished, read_json, write_json
-from glot.store.layout import STORED_AS, Manifest, ShardEntry, StatesIdentity, shard_file, sidecar_file
+from glot.store.layout import STORED_AS, TORCH, Manifest, ShardEntry, StatesIdentity, shard_file, sidecar_file
 from glot.store.plan import Plan
 
 DAMAGED_SHARD = "find its texts with `glot inspect --verify` and make them again with `glot inspect --repair`"
@@ -44,6 +43,7 @@ class ShardWriter:
 
     Args:
         dtype: how its states are stored; None is the cache's own.
+        engine: what forwards its texts, see `ShardEntry`.
         replaces: whether it may take the place of a shard that is there.
 
     Raises FaultError naming the file where the disk is full or a write fails.
@@ -56,9 +56,10 @@ class ShardWriter:
         plan: Plan,
         identity: StatesIdentity,
         dtype: str | None = None,
+        engine: str = TORCH,
         replaces: bool = False,
     ) -> None:
-        self.identity, self.dtype = identity, dtype or identity.dtype
+        self.identity, self.dtype, self.engine = identity, dtype or identity.dtype, engine
         self.first, self.stop = plan.shard_range(number)
         self.start = plan.shard_offsets(number)
         texts, self.tokens = self.stop - self.first, int(self.start[-1])
@@ -70,6 +71,7 @@ class ShardWriter:
             "states_sha256": identity.digest(),
             "first_text": self.first,
             "dtype": self.dtype,
+            **({} if engine == TORCH else {"engine": engine}),
         }
         columns = shard_columns(identity, texts, self.tokens, self.dtype)
         marks = {f"hidden/{layer}": {"dtype": self.dtype} for layer in identity.layers}
@@ -123,7 +125,7 @@ class ShardWriter:
         self.file.append("offsets", 0, self.start.astype("<u8"))
         states = tuple(name for name in self.file.columns if name.startswith(("hidden/", "scale/")))
         data = self.file.finish(unchecked=states)  # they have a checksum a text
-        return ShardEntry(self.stop - self.first, self.tokens, self.dtype, data)
+        return ShardEntry(self.stop - self.first, self.tokens, self.dtype, data, self.engine)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -146,7 +148,7 @@ class ShardReader(ColumnReader):
     def __init__(self, folder: Path, entry: ShardEntry, plan: Plan, number: int, identity: StatesIdentity) -> None:
         super().__init__(folder, entry.data, DAMAGED_SHARD)
         self.shard, self.plan, self.number = entry, plan, number
-        self.dtype, self.layers = entry.dtype, identity.layers
+        self.dtype, self.engine, self.layers = entry.dtype, entry.engine, identity.layers
         first, stop = plan.shard_range(number)
         texts, tokens = stop - first, plan.shard_tokens(number)
         expected = shard_columns(identity, texts, tokens, entry.dtype)
@@ -211,7 +213,8 @@ def _open_unlisted(
     if (about.get("texts_sha256"), about.get("states_sha256")) != (plan.shard_digest(number), identity.digest()):
         raise ValueError("it is of other texts, or of other settings")
     first, stop = plan.shard_range(number)
-    entry = ShardEntry(stop - first, plan.shard_tokens(number), about["dtype"], data)
+    engine = str(about.get("engine", TORCH))
+    entry = ShardEntry(stop - first, plan.shard_tokens(number), about["dtype"], data, engine)
     return ShardReader(folder, entry, plan, number, identity)
 
 
@@ -245,7 +248,7 @@ def read_sidecar(folder: Path, number: int) -> ShardEntry | None:
 
 def write_sidecar(folder: Path, number: int, entry: ShardEntry) -> None:
     """Say that a shard is finished. Written after the shard has its name."""
-    write_json(folder / sidecar_file(number), asdict(entry))
+    write_json(folder / sidecar_file(number), entry.to_json())
 
 
 def load_manifest(folder: Path) -> Manifest:

@@ -1,0 +1,154 @@
+"""What forwards a backbone: torch, or on a CPU OpenVINO, where it is installed and shown to give the same states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from glot.errors import GlotError, UsageError
+from glot.extract.forward import CPU_FLOPS, Backbone
+from glot.extract.options import check_engine
+from glot.extract.probe import SHORT, probe_ids
+from glot.process import available_memory
+
+AGREES = {"float32": 1e-3, "bfloat16": 8e-2}  # how far a token's state may lie from torch's, relative to its norm
+WORTH_SECONDS = 20.0  # of torch's time, from which on "auto" looks for something faster
+MEMORY = 2.0  # times the weights' bytes must be free to convert and compile: about 1.9 were taken by two models
+INSTALL = "pip install 'glot-pipeline[openvino]'"
+
+
+class Unfit(Exception):
+    """Why OpenVINO does not forward a backbone here."""
+
+
+def take_engine(
+    backbone: Backbone,
+    layers: tuple[int, ...],
+    engine: str = "auto",
+    tokens: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Set what forwards a backbone from now on, where these layers are wanted.
+
+    "auto" takes OpenVINO on a CPU where it can, and says in one line why not; for few `tokens` (None: nobody knows how
+    many) it stays with torch, for a model takes seconds to convert and to compile. On a GPU torch is taken.
+
+    Raises UsageError where "openvino" is asked for and cannot be taken.
+    """
+    asked = check_engine(engine)
+    if asked != "torch" and backbone.engine is not None and set(layers) <= set(backbone.engine.layers):
+        return
+    backbone.engine = None
+    is_little = tokens is not None and forward_seconds(backbone, tokens) < WORTH_SECONDS
+    if asked == "torch" or (asked == "auto" and (is_little or backbone.device.type != "cpu")):
+        return
+    try:
+        backbone.engine = _compile(backbone, layers)
+    except Unfit as error:
+        if asked == "openvino":
+            raise UsageError(
+                f"--engine openvino cannot forward {backbone.name}: {error}; pass --engine torch"
+            ) from None
+        say(f"torch forwards {backbone.name}: {error}")
+
+
+def forward_seconds(backbone: Backbone, tokens: int) -> float:
+    """About how long torch takes on a slow CPU."""
+    return 2 * backbone.parameters * tokens / CPU_FLOPS
+
+
+def _compile(backbone: Backbone, layers: tuple[int, ...]) -> Any:
+    """OpenVINO's engine for a backbone, compared with torch; raises Unfit."""
+    from glot.extract import openvino
+
+    _check_there(backbone)
+    if backbone.compute_dtype == "bfloat16" and not openvino.computes_bfloat16():
+        raise Unfit("OpenVINO computes in bfloat16 only on processors that have units for it")
+    needed = MEMORY * sum(weights.nbytes for weights in backbone.model.parameters())
+    if needed > available_memory():
+        raise Unfit(f"OpenVINO would need {needed / 2**30:.1f} GiB of memory, and fewer are free")
+    model = _converted(backbone)
+    try:
+        engine = openvino.OpenVinoEngine(model, openvino.sure_layers(backbone), layers, backbone.compute_dtype)
+    except RuntimeError as error:
+        raise Unfit(f"OpenVINO cannot compile it ({_line(error)})") from None
+    _check_agreement(backbone, engine, layers)
+    return engine
+
+
+def _check_there(backbone: Backbone) -> None:
+    """Raise Unfit for what is known without loading OpenVINO, or where it cannot be loaded."""
+    from glot.extract import openvino
+
+    if backbone.device.type != "cpu":
+        raise Unfit(f"OpenVINO is used on the CPU only, and it lies on {backbone.device}")
+    if any(weights.device.type != "cpu" for weights in backbone.model.parameters()):
+        raise Unfit("OpenVINO needs all of its weights in memory, and --device-map has spread them")
+    if backbone.compute_dtype not in AGREES:
+        raise Unfit(f"OpenVINO computes in {' or '.join(AGREES)}, not in {backbone.compute_dtype}")
+    if openvino.openvino_version() is None:
+        raise Unfit(f"OpenVINO, which is faster, is not installed ({INSTALL})")
+    try:
+        openvino.import_openvino()
+    except Exception as error:  # built for another Python, processor or system
+        raise Unfit(f"OpenVINO cannot be loaded ({_line(error)})") from None
+
+
+def _converted(backbone: Backbone) -> Any:
+    """OpenVINO's model of a backbone, from disk where it is kept; raises Unfit where there is none."""
+    from glot.extract import converted, openvino
+
+    kept = converted.find_model(backbone)
+    if kept is not None and kept.folder is None:
+        raise Unfit(kept.reason)
+    if kept is not None and kept.folder is not None:
+        return openvino.read(kept.folder)
+    try:
+        model = openvino.convert(backbone)
+    except Exception as error:  # the tracer and OpenVINO have their own for what they do not know
+        reason = f"OpenVINO cannot convert a {backbone.model.config.model_type} model ({_line(error)})"
+        converted.keep_reason(backbone, reason)
+        raise Unfit(reason) from None
+
+    def write(folder: Path) -> None:
+        openvino.save(model, folder)
+
+    try:
+        return openvino.read(converted.keep_model(backbone, write))
+    except (GlotError, RuntimeError, OSError):  # no room, or no leave to write: this start alone has it
+        return model
+
+
+def _check_agreement(backbone: Backbone, engine: Any, layers: tuple[int, ...]) -> None:
+    """Raise Unfit where its states are not torch's: at other lengths than were traced, alone and padded."""
+    long = probe_ids(backbone, backbone.tried)
+    batches = [[long], [long[:SHORT]], [long[:1]]]
+    if backbone.pads:
+        batches.append([long, long[:SHORT], long[:1]])
+    for rows in batches:
+        ids, mask = backbone.pad(rows)
+        real = mask.bool()
+        expected = backbone.hidden_states(ids, mask, layers)
+        try:
+            given = engine.hidden_states(ids, mask, layers)
+        except RuntimeError as error:
+            raise Unfit(f"OpenVINO cannot compute {tuple(ids.shape)} tokens ({_line(error)})") from None
+        for layer, ours, theirs in zip(layers, expected, given, strict=True):
+            if theirs.shape != ours.shape:
+                raise Unfit(f"OpenVINO gives states of shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
+            distance = _distance(ours[real].float(), theirs[real])
+            if not distance <= AGREES[backbone.compute_dtype]:  # NaN does not either
+                raise Unfit(f"OpenVINO's states of layer {layer} are {distance:.1e} of their norm away from torch's")
+
+
+def _distance(expected: torch.Tensor, states: torch.Tensor) -> float:
+    """The largest distance of (N, d) states, relative to their norms."""
+    norm = expected.norm(dim=1)
+    return float(((expected - states).norm(dim=1) / norm.clamp_min(1e-3 * float(norm.mean()) + 1e-30)).max())
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
