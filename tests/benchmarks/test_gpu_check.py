@@ -242,6 +242,7 @@ def test_a_captured_step_learns_what_a_step_learns(
         host.values.copy_(values)
         run()
         eager.step()
+        gpu_check.wait_for(place)  # before the memory that is copied from changes
     steps = 1e-4 * (len(batches) + 1)
     for first, one, other in zip(began, weights(eager), weights(made[0]), strict=True):
         assert (one - other).abs().mean() < 0.1 * steps

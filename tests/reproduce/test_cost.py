@@ -70,6 +70,18 @@ def test_one_way_after_the_other_costs_no_copy_of_the_model(backbone_folders: di
     assert [item.before > 0 for item in alone] == [False] * (len(alone) - 1) + [True]
 
 
+def test_what_does_not_fit_is_left_out(backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cost, "Labelled", full)
+    backbone = load_backbone(ModelSource("tiny", str(backbone_folders["bert"])), "float32", "cpu")
+    work, config = cost.task_work(corpus(1), backbone, 8, 3), PoolerConfig(gnn_layers=1, hidden=4)
+    costs = cost.measure_cost(backbone.model, work, config, torch.device("cpu"), alone=True)
+    assert [item.name for item in costs] == ["frozen backbone", "GLOT over the cache"]
+    assert cost.ways_left_out(costs) == ["full fine-tuning", "LoRA"]
+
+
 def test_the_bytes_of_a_step_are_those_at_its_peak() -> None:
     """The profiler has no public list of allocations; a trace that it exports has, and must go on having them."""
 
