@@ -1,5 +1,5 @@
-# make setup | test | test-slow | test-all | test-processor | soak | reproduce | bench | bench-long | docs | backbones | lint
-# | clean -- each does the set-up it needs.
+# make setup | test | test-slow | test-all | test-processor | soak | reproduce | bench | bench-long | gpu-check | docs
+# | backbones | lint | clean -- each does the set-up it needs; PYTHON=python3 make gpu-check does none.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -22,7 +22,7 @@ YES ?=
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export DGLBACKEND := pytorch
 
-.PHONY: setup test test-slow test-all test-processor soak reproduce bench bench-long docs backbones lint clean
+.PHONY: setup test test-slow test-all test-processor soak reproduce bench bench-long gpu-check docs backbones lint clean
 
 setup: $(READY)
 
@@ -67,6 +67,14 @@ bench-long: setup
 	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
+
+# What only a GPU can show, in at most eight minutes, as Markdown; OUT=file writes it there too. With a PYTHON that has
+# torch, transformers, h5py and xxhash nothing is set up: PYTHON=python3 make gpu-check.
+OUT ?=
+PYTHON_GIVEN := $(filter environment command,$(firstword $(origin PYTHON)))
+
+gpu-check: $(if $(PYTHON_GIVEN),,setup)
+	@PYTHONPATH=pipeline$(if $(PYTHONPATH),:$(PYTHONPATH)) $(if $(PYTHON_GIVEN),$(PYTHON),$(BIN)/python) -m benchmarks.gpu_check $(if $(OUT),--out $(OUT))
 
 docs: setup  # the reference of the command line, from the commands
 	$(BIN)/python -m typer glot.commands.app utils docs --name glot --output docs/cli.md

@@ -106,10 +106,12 @@ def padded_batches(backbone: Backbone, cache: Cache, number: int) -> list[tuple[
 
 @torch.inference_mode()
 def bare_loop(backbone: Backbone, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Forward prepared batches and keep nothing."""
+    """Forward prepared batches and keep nothing; a GPU is waited for at the end."""
     options = {"use_cache": False} if backbone.kind == "decoder" else {}
     for ids, mask in batches:
         backbone.model(input_ids=ids, attention_mask=mask, **options)
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize(backbone.device)
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,8 @@ TEXTS, LAYERS, HIDDEN, TAU = 32, 2, 128, 0.6
 REPEATS, WARM_UP = 15, 3
 LONGEST = 128
 CUDA_TARGET = 1.0e-3  # seconds a step
+# On a GPU: whether a step runs under bfloat16 autocast, and how float32 products are computed.
+PRECISIONS = {"bfloat16": (True, "ieee"), "TF32": (False, "tf32"), "float32": (False, "ieee")}
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,20 @@ class Way:
     """One way to train: a pooler with a linear head, an optimizer, and what makes vectors of the batch."""
 
     def __init__(
-        self, pooler: nn.Module, width: int, pool: Pool, device: torch.device, bfloat16: bool, texts: int = TEXTS
+        self,
+        pooler: nn.Module,
+        width: int,
+        pool: Pool,
+        device: torch.device,
+        bfloat16: bool,
+        texts: int = TEXTS,
+        capturable: bool = False,
     ) -> None:
         self.head = nn.Linear(width, 2).to(device)
         self.pool, self.bfloat16, self.device = pool, bfloat16, device
         self.ours = isinstance(pooler, Glot)
         parameters = [*pooler.parameters(), *self.head.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True if self.ours else None)
+        self.optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True if self.ours else None, capturable=capturable)
         self.labels = torch.arange(texts, device=device) % 2
 
     def step(self) -> None:
@@ -92,6 +102,37 @@ class Way:
             return self.seconds()
         with fast_products():
             return self.seconds()
+
+
+@kept_randomness(0)
+def glot_way(
+    source: Callable[[], TokenBatch], width: int, device: torch.device, bfloat16: bool, capturable: bool = False
+) -> Way:
+    """Ours on the dense backend, with the same weights each time; every step asks `source` for its batch.
+
+    Args:
+        capturable: for an optimizer whose step is to be part of a CUDA graph.
+    """
+    model = Glot(PoolerConfig(gnn_layers=LAYERS, hidden=HIDDEN, tau=TAU), width, "dense").to(device)
+    return Way(model, model.out_width, lambda: model(source()), device, bfloat16, capturable=capturable)
+
+
+@contextmanager
+def float32_products(precision: str) -> Iterator[None]:
+    """Float32 products on a GPU in "ieee" or "tf32"; the process's own setting comes back after.
+
+    By torch's newer setting where there is one: the older raises where both are used, and `edge_mask` uses the newer.
+    """
+    matmul = torch.backends.cuda.matmul
+    name, value = ("fp32_precision", precision)
+    if not hasattr(matmul, name):  # torch < 2.9
+        name, value = "allow_tf32", precision == "tf32"
+    before = getattr(matmul, name)
+    setattr(matmul, name, value)
+    try:
+        yield
+    finally:
+        setattr(matmul, name, before)
 
 
 @kept_randomness(0)
@@ -146,10 +187,12 @@ def step_products(width: int, tokens: int) -> int:
     return tokens * (on_states + on_hidden)
 
 
-def product_rate(tokens: int, width: int, device: torch.device, dtype: torch.dtype) -> float:
-    """Multiplications a second of a (tokens, width) by (width, 512) product: the best of some, by either library."""
+def product_rate(
+    tokens: int, width: int, device: torch.device, dtype: torch.dtype = torch.float32, columns: int = 512
+) -> float:
+    """Multiplications a second of a (tokens, width) by (width, columns) product: the best, by either library."""
     a = torch.randn(tokens, width, device=device, dtype=dtype)
-    b = torch.randn(width, 512, device=device, dtype=dtype)
+    b = torch.randn(width, columns, device=device, dtype=dtype)
 
     def product() -> None:
         a @ b
@@ -161,7 +204,7 @@ def product_rate(tokens: int, width: int, device: torch.device, dtype: torch.dty
     with fast_products():
         product()
         seconds += [seconds_of(product) for _ in range(10)]
-    return tokens * width * 512 / min(seconds)
+    return tokens * width * columns / min(seconds)
 
 
 def report(row: Row, device: torch.device, bfloat16: bool) -> None:
@@ -196,13 +239,9 @@ def report(row: Row, device: torch.device, bfloat16: bool) -> None:
 def report_cuda(device: torch.device) -> None:
     """Print the published setting on a GPU: d = 4096, 128 tokens a text, one text an example."""
     batch = make_batch(4096, LONGEST, device, same_length=True)
-    before = torch.backends.cuda.matmul.allow_tf32
-    for name, bfloat16, tf32 in (("bfloat16", True, False), ("TF32", False, True), ("float32", False, False)):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-        try:
+    for name, (bfloat16, precision) in PRECISIONS.items():
+        with float32_products(precision):
             seconds = medians({"dense": make_ways(batch, bfloat16)["dense"]}, 50)["dense"]
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
         print(f"d = 4096, 128 tokens, {name}: {1e3 * seconds:.2f} ms a step; {verdict(seconds, CUDA_TARGET, True)}")
     host = batch.states.half().cpu().pin_memory()
     copy = statistics.median(

@@ -48,6 +48,15 @@ FAMILIES = ("mistral", "llama", "bert", "roberta")
 MAX_POSITIONS = 48  # the longest input of every tiny model, special tokens included
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `cuda` need a GPU."""
+    if item.get_closest_marker("cuda") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say at the end what a failure may hang on: the order of the tests, and the processor's instructions."""
     import torch

@@ -161,11 +161,10 @@ def test_a_gpu(capability: tuple[int, int], said: str, advised: bool, monkeypatc
     assert bool(found.advice) == advised
 
 
+@pytest.mark.cuda  # test_a_gpu stands in for it elsewhere
 def test_a_real_gpu() -> None:
     import torch
 
-    if not torch.cuda.is_available():
-        pytest.skip("no GPU here: test_a_gpu stands in for it")
     found = _named(doctor._devices())["cuda:0"]
     assert torch.cuda.get_device_name(0) in found.value
 

@@ -57,6 +57,20 @@ def test_float32_states_are_those_of_each_text_alone(
             np.testing.assert_allclose(values(cache, layer, text_id), expected, rtol=1e-5, atol=1e-5, err_msg=text)
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_makes_the_states_of_the_cpu(
+    family: str, backbone_folders: dict, make_corpus: Callable, extract: Callable, tmp_path: Path
+) -> None:
+    caches = []
+    for device in ("cpu", "cuda"):
+        extract(make_corpus(), backbone_folders[family], tmp_path / device, dtype="float32", device=device)
+        caches.append(Cache(tmp_path / device))
+    for text_id in range(len(caches[0].plan)):
+        one, other = (values(cache, -1, text_id) for cache in caches)
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_float16_is_the_nearest_half(
     family: str,

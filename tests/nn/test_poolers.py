@@ -249,7 +249,7 @@ def test_config_errors_name_what_is_allowed(settings, says):
     assert next(iter(settings)) in str(caught.value)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize(("kind", "jk"), EVERY_GLOT)
 def test_cuda_agrees_with_the_cpu(make_batch, kind, jk):
     batch = make_batch(LENGTHS)

@@ -57,6 +57,31 @@ def test_every_way_is_measured(backbone_folders: dict[str, Path], name: str, num
     assert all(torch.equal(value, before[name]) for name, value in backbone.model.state_dict().items())  # frozen
 
 
+def test_one_way_after_the_other_costs_no_copy_of_the_model(backbone_folders: dict[str, Path]) -> None:
+    """For a model of which two do not fit; in the same order, with the same counts."""
+    backbone = load_backbone(ModelSource("tiny", str(backbone_folders["llama"])), "float32", "cpu")
+    work = cost.task_work(corpus(1), backbone, 8, 3)
+    config, before = PoolerConfig(gnn_layers=1, hidden=4), backbone.model.norm.weight.clone()
+    turns = cost.measure_cost(backbone.model, work, config, torch.device("cpu"))
+    assert torch.equal(backbone.model.norm.weight, before)
+    alone = cost.measure_cost(backbone.model, work, config, torch.device("cpu"), alone=True)
+    assert [(item.name, item.parameters) for item in alone] == [(item.name, item.parameters) for item in turns]
+    assert not torch.equal(backbone.model.norm.weight, before)  # fine-tuned as it is
+    assert [item.before > 0 for item in alone] == [False] * (len(alone) - 1) + [True]
+
+
+def test_what_does_not_fit_is_left_out(backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cost, "Labelled", full)
+    backbone = load_backbone(ModelSource("tiny", str(backbone_folders["bert"])), "float32", "cpu")
+    work, config = cost.task_work(corpus(1), backbone, 8, 3), PoolerConfig(gnn_layers=1, hidden=4)
+    costs = cost.measure_cost(backbone.model, work, config, torch.device("cpu"), alone=True)
+    assert [item.name for item in costs] == ["frozen backbone", "GLOT over the cache"]
+    assert cost.ways_left_out(costs) == ["full fine-tuning", "LoRA"]
+
+
 def test_the_bytes_of_a_step_are_those_at_its_peak() -> None:
     """The profiler has no public list of allocations; a trace that it exports has, and must go on having them."""
 
@@ -79,6 +104,8 @@ def test_when_extraction_has_paid_for_itself() -> None:
 def test_random_weights_of_a_known_shape() -> None:
     work = cost.random_work(100, 20, 4, 3, 50)
     assert [len(batch) for batch in work.batches] == [4, 4, 4]
+    small = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    assert cost.random_model("bert", torch.bfloat16, **small).encoder.layer[0].output.dense.weight.shape == (16, 16)
     with pytest.raises(UsageError, match="knows the shapes of bert, roberta"):
         cost.random_model("gpt-7", torch.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -82,12 +83,13 @@ def _measure_random(
 
     model = random_model(name, torch.bfloat16 if device.type == "cuda" else torch.float32)
     work = random_work(model.config.vocab_size, mean, batch_size, steps, examples=3668)
-    costs = measure_cost(model, work, config, device)
+    # On a GPU a large model leaves no room for its copies, and nobody else's work for which ways would take turns.
+    costs = measure_cost(model, work, config, device, alone=device.type == "cuda")
     return make_record(f"{name}, random weights", "random texts", work, costs, device)
 
 
 def _print_costs(record: CostRecord, device: str) -> None:
-    from glot.reproduce.cost import PUBLISHED
+    from glot.reproduce.cost import PUBLISHED, ways_left_out
 
     ours = record.costs[-1]
     title = f"{record.model} on {device}, {record.examples:,} examples, batch {record.batch_size}"
@@ -110,5 +112,6 @@ def _print_costs(record: CostRecord, device: str) -> None:
     say("pays after: the epochs, of any heads, in which the other way takes as much longer as extraction takes")
     say(f"extraction is {ours.before:,.1f} s of GLOT's {ours.training:,.1f} s; it serves every head that follows")
     say(PUBLISHED)
-    if not any(cost.name.startswith("LoRA") for cost in record.costs):
-        note("LoRA is left out: pip install 'glot-pipeline[bench]'")
+    for name in ways_left_out(record.costs):
+        lacks_peft = name == "LoRA" and importlib.util.find_spec("peft") is None
+        note(f"{name} is left out: " + ("pip install 'glot-pipeline[bench]'" if lacks_peft else f"no room on {device}"))

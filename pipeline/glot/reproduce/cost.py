@@ -6,6 +6,7 @@ multiplied up to whole trainings. The paper's table of costs is the model.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import math
@@ -13,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -96,13 +98,17 @@ def make_record(model: str, task: str, work: Work, costs: list[Cost], device: to
 
 
 @kept_randomness()
-def random_model(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A published model's shapes with random weights; raises UsageError where they are not built in."""
+def random_model(name: str, dtype: torch.dtype, **smaller: int) -> PreTrainedModel:
+    """A published model's shapes with random weights; raises UsageError where they are not built in.
+
+    Args:
+        smaller: settings of its configuration that are to differ.
+    """
     import transformers
 
     if name not in BUILT_IN:
         raise UsageError(f"--random-init knows the shapes of {', '.join(BUILT_IN)}; got {name!r}")
-    config = getattr(transformers, BUILT_IN[name])()
+    config = getattr(transformers, BUILT_IN[name])(**smaller)
     return transformers.AutoModel.from_config(config, dtype=dtype)
 
 
@@ -164,9 +170,8 @@ class Way:
 
     def step(self, batch: np.ndarray) -> None:
         """Forward, backward, optimizer."""
-        loss = self.loss(batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.optimizer.zero_grad(set_to_none=True)  # before the forward pass, which needs the room
+        self.loss(batch).backward()
         self.optimizer.step()
 
     def held_bytes(self, more: Sequence[nn.Module]) -> int:
@@ -177,36 +182,74 @@ class Way:
 
 
 @kept_randomness()
-def measure_cost(model: PreTrainedModel, work: Work, config: PoolerConfig, device: torch.device) -> list[Cost]:
-    """Measure all ways, which take turns step by step; LoRA is left out where peft is not installed."""
+def measure_cost(
+    model: PreTrainedModel, work: Work, config: PoolerConfig, device: torch.device, alone: bool = False
+) -> list[Cost]:
+    """Measure all ways, which take turns step by step; LoRA is left out where peft is not installed.
+
+    Args:
+        alone: one way after the other instead, for a model of which several copies do not fit on the device: only LoRA
+            has one, and full fine-tuning comes last and changes `model` itself. What does not fit is left out.
+    """
     num_texts = work.batches[0].ndim
     cast("nn.Module", model).to(device).eval()  # its own `to` is wrapped, and so untyped
+    model.requires_grad_(False)
     labels = torch.arange(work.batch_size, device=device) % 2
     texts = _Texts(work, device)
     backend = resolve_backend("auto", device)
     stored, rate = _extract(model, work, texts)
     width = stored[0].shape[1]
 
-    def full_loss(module: nn.Module) -> Callable[[np.ndarray], Tensor]:
-        return lambda batch: nn.functional.cross_entropy(module(*texts.padded(batch)), labels)
+    def fine_tuned(name: str, module: nn.Module, lr: float) -> Way:
+        labelled = Labelled(module, width, num_texts).to(device).train()
+        return Way(
+            name, [labelled], lambda batch: nn.functional.cross_entropy(labelled(*texts.padded(batch)), labels), lr
+        )
 
-    ways: list[Way] = []
-    full = Labelled(deepcopy(model).requires_grad_(True), width, num_texts).to(device).train()
-    ways.append(Way("full fine-tuning", [full], full_loss(full), 2e-5))
-    lora = _lora(model, width, num_texts, device)
-    if lora is not None:
-        ways.append(Way(f"LoRA, r = {LORA['r']}", [lora], full_loss(lora), 2e-4))
-    model.requires_grad_(False)
-    sources: dict[str, Callable[[np.ndarray], TokenBatch]] = {
-        "frozen backbone": lambda batch: texts.forwarded(model, batch),
-        "GLOT over the cache": lambda batch: _gathered(stored, batch, device),
-    }
-    for name, gather in sources.items():
+    def full() -> Way:
+        whole = model if alone else deepcopy(model)
+        return fine_tuned("full fine-tuning", whole.requires_grad_(True), 2e-5)
+
+    def lora() -> Way | None:
+        adapted = _lora(model)
+        return None if adapted is None else fine_tuned(f"LoRA, r = {LORA['r']}", adapted, 2e-4)
+
+    def glot(name: str, gather: Callable[[np.ndarray], TokenBatch]) -> Way:
         pooler = make_pooler(config, width, backend).to(device)
         assert isinstance(pooler, Glot)
         head = nn.Linear(num_texts * pooler.out_width, 2).to(device)
-        ways.append(Way(name, [pooler, head], partial(_glot_loss, pooler, head, gather, labels), 2e-4))
-    return _costs(ways, model, work, device, work.distinct_tokens / rate)
+        return Way(name, [pooler, head], partial(_glot_loss, pooler, head, gather, labels), 2e-4)
+
+    makers: list[Callable[[], Way | None]] = [
+        *(full, lora),
+        partial(glot, "frozen backbone", lambda batch: texts.forwarded(model, batch)),
+        partial(glot, "GLOT over the cache", lambda batch: _gathered(stored, batch, device)),
+    ]
+    extraction = work.distinct_tokens / rate
+    if alone:
+        return [cost for make in makers[::-1] for cost in _cost_alone(make, model, work, device, extraction)][::-1]
+    ways = [way for make in makers if (way := make()) is not None]
+    return _costs(ways, model, work, device, extraction)
+
+
+def _cost_alone(
+    make: Callable[[], Way | None], model: PreTrainedModel, work: Work, device: torch.device, extraction: float
+) -> list[Cost]:
+    """The cost of one way, of which nothing is left on the device after; none where it does not fit there."""
+    costs: list[Cost] = []
+    with suppress(torch.OutOfMemoryError):
+        way = make()
+        costs = [] if way is None else _costs([way], model, work, device, extraction)
+    way = None
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    return costs
+
+
+def ways_left_out(costs: Sequence[Cost]) -> list[str]:
+    """Of full fine-tuning and LoRA, what was not measured."""
+    return [name for name in ("full fine-tuning", "LoRA") if not any(cost.name.startswith(name) for cost in costs)]
 
 
 def _glot_loss(
@@ -228,19 +271,21 @@ def _costs(ways: list[Way], model: PreTrainedModel, work: Work, device: torch.de
         step = statistics.median(times[way.name])
         uses_model = [model] if way.name.startswith("frozen") else []
         before = extraction if "cache" in way.name else 0.0
+        way.optimizer.zero_grad(set_to_none=True)  # so that a step's gradients are counted with it
         held = way.held_bytes(uses_model) + step_bytes(partial(way.step, work.batches[0]), device)
         trained = sum(parameter.numel() for parameter in way.trained)
         costs.append(Cost(way.name, trained, held, step, before, before + steps * step))
     return costs
 
 
-def _lora(model: PreTrainedModel, width: int, num_texts: int, device: torch.device) -> nn.Module | None:
+def _lora(model: PreTrainedModel) -> nn.Module | None:
+    """A copy of the model with adapters; None where peft is not installed."""
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         return None
-    adapted = get_peft_model(deepcopy(model), LoraConfig(**LORA))
-    return Labelled(adapted, width, num_texts).to(device).train()
+    adapted: nn.Module = get_peft_model(deepcopy(model), LoraConfig(**LORA))
+    return adapted
 
 
 class _Texts:

@@ -1,0 +1,254 @@
+"""The GPU check runs to its end at tiny sizes, and a section that fails, crashes or hangs takes no other with it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks import gpu_check, step
+from benchmarks.gpu_check import Report, Section
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(gpu_check.BEGAN, "0")
+
+
+def section_of(report: str, title: str) -> str:
+    """What stands below a heading."""
+    return report.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_it_runs_to_its_end_at_tiny_sizes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = tmp_path / "test_made.py"  # for the tests of this checkout take half a minute to be found
+    test.write_text(
+        "import pytest\n\n@pytest.mark.cuda\ndef test_made():\n    pass\n\ndef test_other():\n    assert 0\n"
+    )
+    monkeypatch.setattr(gpu_check, "marked_files", lambda: [test])
+    out = tmp_path / "gpu.md"
+    code = gpu_check.main(["--tiny", "--out", str(out)])
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    report = out.read_text()
+    assert report == printed.out
+    assert "failed" not in report
+    for section in gpu_check.SECTIONS:
+        assert re.search(r"\d", section_of(report, section.title)), section.title
+        assert f"{section.title}: at most {section.budget} s" in printed.err
+    assert re.search(r"\| bfloat16, 64 wide \| [\d.e-]+ \|", section_of(report, "The machine"))
+    assert "in 1 files: 1 passed." in section_of(report, "The CUDA tests")
+    steps = section_of(report, "Stage two: a step on a GPU")
+    for name in ("bfloat16", "TF32", "float32"):
+        for place in ("on the device", "pinned in memory"):
+            assert len(re.findall(rf"^\| {name} \| {place} \| [\d.]+ \|", steps, re.MULTILINE)) == 2
+    extraction = section_of(report, "Stage one on a GPU: Mistral-7B's shape")
+    assert len(re.findall(r"\| [\d,]+ \| [\d.e-]+ \| [\d.]+ % \|", extraction)) == 2
+    assert re.search(r"Stage one over the bare loop: \d+\.\d+; target >= 0\.95", extraction)
+    cost = section_of(report, "The cost of a label on a GPU")
+    assert re.findall(r"^\| (full fine-tuning|frozen backbone|GLOT over the cache) \|", cost, re.MULTILINE)
+    assert "LoRA, r = 64" in cost or "LoRA is left out" in cost
+
+
+def test_the_cuda_tests_that_are_there() -> None:
+    names = {path.name for path in gpu_check.marked_files()}
+    assert {"test_poolers.py", "test_states.py", "test_doctor.py", "test_gpu_check.py"} <= names
+
+
+def test_without_pytest_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check.importlib.util, "find_spec", lambda name: None)
+    assert list(gpu_check.cuda_tests(gpu_check.TINY, CPU)) == ["No test was run: pytest is not installed here."]
+
+
+def test_a_section_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def breaks(sizes: gpu_check.Sizes, device: torch.device) -> Iterator[str]:
+        yield "half of it"
+        raise ValueError("no\nluck")
+
+    def works(sizes: gpu_check.Sizes, device: torch.device) -> Iterator[str]:
+        yield "all of it"
+
+    report = Report(tmp_path / "gpu.md")
+    sections = [Section("breaks", "First", 10, breaks), Section("works", "Second", 10, works)]
+    assert gpu_check.check(sections, True, report) == 1
+    text = (tmp_path / "gpu.md").read_text()
+    assert section_of(text, "First") == "\nhalf of it\n\nbreaks failed: ValueError: no luck\n"
+    assert section_of(text, "Second") == "\nall of it\n\n"
+    assert "failed: breaks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "says"),
+    [
+        ("print('# one'); print('two')", 60.0, ""),
+        ("print('# one', flush=True); import os; os.abort()", 60.0, "made failed: its process ended with -6"),
+        ("print('# one', flush=True); import time; time.sleep(60)", 1.0, "made failed: stopped after 1 s"),
+        ("print('# one'); print('made failed: known'); raise SystemExit(1)", 60.0, "made failed: known"),
+    ],
+)
+def test_a_process_that_crashes_or_hangs_is_said_in_one_line(code: str, seconds: float, says: str) -> None:
+    report = Report(None)
+    assert gpu_check.run_apart([sys.executable, "-c", code], "made", seconds, report) is not bool(says)
+    assert report.lines[0] == "# one"
+    assert [line.strip() for line in report.lines if "failed" in line] == ([says] if says else [])
+
+
+def test_each_section_is_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(gpu_check.ROOT / "pipeline"), str(gpu_check.ROOT)]))
+    commands: list[list[str]] = []
+    whole = gpu_check.run_apart
+
+    def tiny(command: list[str], name: str, seconds: float, report: Report) -> bool:
+        commands.append(command)
+        return whole([*command, "--tiny"], name, seconds, report)
+
+    monkeypatch.setattr(gpu_check, "run_apart", tiny)
+    report = Report(None)
+    assert gpu_check.check(gpu_check.SECTIONS[:1], False, report) == 0
+    assert [command[-2:] for command in commands] == [["--only", "machine"]]
+    assert re.search(r"\| float32, 64 wide \| [\d.e-]+ \|", "\n".join(report.lines))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main(["--only", "step"]) == 1
+    assert "step failed: RuntimeError: torch sees no CUDA device; --tiny runs on a CPU" in capsys.readouterr().out
+
+
+class Waits(TorchDispatchMode):
+    """Collects what would wait for a GPU, which cannot be captured: values read, and shapes that hang on values."""
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "index.Tensor", "unique", "item")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen += [str(func) for name in self.NAMES if name in str(func)]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_a_captured_step_waits_for_nothing(bfloat16: bool) -> None:
+    """The indices of padding are made before; then nothing in a step has a shape that hangs on values."""
+    host = gpu_check.host_batch(gpu_check.TINY, CPU, False)
+    run = gpu_check.graphed_step(host, CPU, bfloat16)
+    run()
+    with Waits() as waits:
+        run()
+    assert waits.seen == []
+    with Waits() as waits:
+        assert host.values.float()[host.values[:, 0] > 0].ndim == 2
+    assert waits.seen  # that it sees what it looks for
+
+
+def test_flops_of_a_forward_pass() -> None:
+    model = gpu_check.random_backbone(gpu_check.TINY, CPU)
+    width, inner, keys, layers = 32, 4 * 8, 2 * 8, 2
+    matrices = layers * (width * inner * 2 + width * keys * 2 + 3 * width * 48)
+    norms = layers * 2 * width + width
+    expected = 2 * (matrices + norms) * 7 + 4 * layers * inner * (4**2 + 3**2)
+    assert gpu_check.forward_flops(model, [4, 3]) == expected
+
+
+def test_the_data_sheet_is_that_of_an_sxm_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": None, "NVIDIA H100 NVL": None, "NVIDIA A100": None}
+    for name, rate in names.items():
+        monkeypatch.setattr(gpu_check, "device_name", lambda device, name=name: name)
+        assert gpu_check.nominal_peak(CPU) == rate
+
+
+def test_a_capture_goes_in_the_order_that_torch_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    weight = torch.zeros(1)
+
+    class Noted:
+        def __init__(self, name: str, *rest: object) -> None:
+            self.name = name
+
+        def __enter__(self) -> None:
+            log.append(f"{self.name} begins")
+
+        def __exit__(self, *error: object) -> None:
+            log.append(f"{self.name} ends")
+
+        def wait_stream(self, other: Noted) -> None:
+            log.append(f"{self.name} waits for {other.name}")
+
+        def replay(self) -> None:
+            log.append("replay")
+            weight.add_(1)
+
+    class Way:
+        device = torch.device("cuda", 0)
+        head = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.Adam(head.parameters())
+
+        def step(self) -> None:
+            log.append("step")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Noted("side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Noted("current"))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: Noted("side stream"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: Noted("graph"))
+    monkeypatch.setattr(torch.cuda, "graph", lambda graph: Noted("capture"))
+    with pytest.raises(RuntimeError, match="changes no weight"):
+        gpu_check.Captured(Way())
+    Way.head.weight = torch.nn.Parameter(weight, requires_grad=False)
+    log.clear()
+    gpu_check.Captured(Way())()
+    warm_up = [
+        "side waits for current",
+        "side stream begins",
+        *["step"] * 3,
+        "side stream ends",
+        "current waits for side",
+    ]
+    assert log == [*warm_up, "capture begins", "step", "capture ends", "replay", "replay"]
+
+
+GPU = pytest.param("cuda", marks=pytest.mark.cuda)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("device", ["cpu", GPU])
+def test_a_captured_step_learns_what_a_step_learns(
+    device: str, bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of states that change from step to step, edges and all."""
+    place = torch.device(device)
+    host = gpu_check.host_batch(gpu_check.TINY, place, True)
+    batches = [host.values.clone(), host.values.flip(0), host.values.flip(1) - 1]
+    made: list[step.Way] = []
+    whole = step.glot_way
+    monkeypatch.setattr(step, "glot_way", lambda *a, **k: made.append(whole(*a, **k)) or made[-1])
+    run = gpu_check.graphed_step(host, place, bfloat16)
+    eager = gpu_check.eager_way(host, place, bfloat16)
+    began = weights(eager)
+    for _ in range(gpu_check.WARM_UP + 1 if device == "cuda" else 0):  # steps of the capture itself
+        eager.step()
+    for values in batches:
+        host.values.copy_(values)
+        run()
+        eager.step()
+        gpu_check.wait_for(place)  # before the memory that is copied from changes
+    steps = 1e-4 * (len(batches) + 1)
+    for first, one, other in zip(began, weights(eager), weights(made[0]), strict=True):
+        assert (one - other).abs().mean() < 0.1 * steps
+        assert device == "cuda" or torch.equal(one, other)
+        assert not torch.equal(first, one)
+
+
+def weights(way: step.Way) -> list[torch.Tensor]:
+    return [parameter.detach().cpu().clone() for group in way.optimizer.param_groups for parameter in group["params"]]
