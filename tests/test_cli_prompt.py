@@ -38,7 +38,7 @@ def test_from_a_prompt_to_new_texts(glot: Glot, base: list, tokens: str) -> None
     assert json.loads(Path("run/config.json").read_text())["states"]["template"] == PROMPT
     model = GlotModel.load("run")
     texts = cache.plan.texts(0, 20)
-    expected = pool_texts(model.model.pooler, StreamedStates(cache, 2, model.device, tokens), np.arange(20)).numpy()
+    expected = pool_texts(model.model.pooler, StreamedStates(cache, (2,), model.device, tokens), np.arange(20)).numpy()
     np.testing.assert_allclose(model.encode(texts), expected, rtol=1e-4, atol=1e-5)
 
     code, _, err = glot("explain", "--run", "run", "--cache", "cache/train", "--index", 11, "--out", "a.html")

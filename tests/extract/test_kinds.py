@@ -37,7 +37,7 @@ def test_content_is_what_somebody_wrote(
     assert summary.empty == 1
     cache, tokenizer = Cache(tmp_path), AutoTokenizer.from_pretrained(backbone_folders[family])
     ids = {text: place for place, text in enumerate(cache.plan.texts(0, len(cache.plan)))}
-    seen = MemoryStates(cache, 2, np.arange(len(texts)), torch.device("cpu"), "content").lengths
+    seen = MemoryStates(cache, (2,), np.arange(len(texts)), torch.device("cpu"), "content").lengths
     for text in texts:
         own = tokenizer(text, add_special_tokens=False)["input_ids"]
         kinds = cache.plan.token_kinds(ids[text], ids[text] + 1)

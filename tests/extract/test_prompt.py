@@ -101,7 +101,7 @@ def test_content_leaves_the_prompt_out(
     extract(make_corpus({"train": 8}), backbone_folders["bert"], tmp_path, template=PROMPT, dtype="float32")
     cache = Cache(tmp_path)
     ids = np.arange(len(cache.plan))
-    seen = MemoryStates(cache, 2, ids, torch.device("cpu"), "content").lengths
+    seen = MemoryStates(cache, (2,), ids, torch.device("cpu"), "content").lengths
     for number in ids.tolist():
         kinds = cache.plan.token_kinds(number, number + 1)
         assert seen[number] == ((kinds == CONTENT).sum() or len(kinds))

@@ -133,8 +133,8 @@ def test_both_sources_of_states_give_the_same_batches(make_fit_cache: MakeCache)
 
     cache = Cache(make_fit_cache())
     ids = np.asarray([7, 3, 120, 3, 8, 9])
-    streamed = StreamedStates(cache, 2, torch.device("cpu")).gather(ids)
-    memory = MemoryStates(cache, 2, np.arange(len(cache.plan)), torch.device("cpu")).gather(ids)
+    streamed = StreamedStates(cache, (2,), torch.device("cpu")).gather(ids)
+    memory = MemoryStates(cache, (2,), np.arange(len(cache.plan)), torch.device("cpu")).gather(ids)
     assert torch.equal(streamed.states, memory.states)
     assert torch.equal(streamed.lengths, memory.lengths)
 

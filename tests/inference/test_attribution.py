@@ -47,7 +47,7 @@ def test_weights_and_prediction_are_the_model_s(
     runs, config = open_runs([folder]), RunConfig.load(folder)
     answers, examples = predict_examples(folder, config, cache, "validation", "cpu", "dense")
     model = load_head(folder, config, "dense", torch.device("cpu"))
-    states = StreamedStates(cache, config.layer, torch.device("cpu"), config.pooler.tokens)
+    states = StreamedStates(cache, config.layers, torch.device("cpu"), config.pooler.tokens)
     ids = examples.text_id if num_texts == 1 else np.stack([examples.text_id, examples.text_id_b], axis=1)
     for index in (0, 7, 31):
         example = cache_example(cache, "validation", index, runs)

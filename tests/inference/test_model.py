@@ -52,7 +52,7 @@ def test_vectors_are_those_over_the_cache(
     cache, model = Cache("made"), GlotModel.load("run")
     monkeypatch.setattr("glot.inference.model.WINDOW", 7)
     texts = cache.plan.texts(0, len(cache.plan))[:30]
-    states = StreamedStates(cache, 1, model.device, "content")
+    states = StreamedStates(cache, (1,), model.device, "content")
     expected = pool_texts(model.model.pooler, states, np.arange(len(texts))).numpy()
     vectors = model.encode([*texts, texts[0]])
     assert vectors.dtype == np.float32

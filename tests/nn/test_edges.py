@@ -107,8 +107,8 @@ def test_special_tokens_are_left_out_where_asked_for(make_fit_cache: MakeCache, 
     monkeypatch.setattr(type(cache.plan), "token_kinds", lambda plan, first, stop: kinds)
     ids = np.arange(len(cache.plan))
     layer = cache.resolve_layer(-1)
-    whole = MemoryStates(cache, layer, ids, CPU).gather(ids)
-    for states in (MemoryStates(cache, layer, ids, CPU, "content"), StreamedStates(cache, layer, CPU, "content")):
+    whole = MemoryStates(cache, (layer,), ids, CPU).gather(ids)
+    for states in (MemoryStates(cache, (layer,), ids, CPU, "content"), StreamedStates(cache, (layer,), CPU, "content")):
         found = states.gather(ids)
         expected = [
             part[1:-1] if len(part) > 2 else part for part in whole.states.split(whole.lengths.tolist())

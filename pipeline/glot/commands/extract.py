@@ -85,7 +85,7 @@ def extract(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512, or the model's limit.")
     ] = None,
-    layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n; -1 is after the final norm.")] = "-1",
+    layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n or all; -1 is after the final norm.")] = "-1",
     dtype: Annotated[str, typer.Option(help="States as auto, float16, bfloat16, float32 or int8.")] = "auto",
     compute_dtype: Annotated[str, typer.Option(help="The model's arithmetic; auto: the checkpoint's own.")] = "auto",
     token_budget: Annotated[int | None, typer.Option(min=1, help="Padded tokens a forward; default by device.")] = None,
@@ -125,7 +125,7 @@ def extract(
     from glot.corpus.load import load_corpus
     from glot.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
     from glot.extract.folders import check_source
-    from glot.extract.options import TEXT, ExtractOptions, check_folder, check_options
+    from glot.extract.options import ALL_LAYERS, TEXT, ExtractOptions, check_folder, check_options
     from glot.extract.source import resolve_model
 
     source = resolve_model(model)
@@ -157,7 +157,7 @@ def extract(
         max_tokens=max_tokens,
         usual_tokens=default_max_tokens(request),
         template=TEXT if prompt is None else prompt,
-        layers=numbers(layers, "--layers"),
+        layers=ALL_LAYERS if layers == "all" else numbers(layers, "--layers"),
         dtype=dtype,
         compute_dtype=compute_dtype,
         token_budget=token_budget,

@@ -70,7 +70,7 @@ def fit(
 
 def note_layer(config: RunConfig) -> None:
     """Say so where the layer that nobody named is not the backbone's last."""
-    if config.layer != config.states.num_layers:
+    if not config.pooler.mixed_layers and config.layer != config.states.num_layers:
         note(f"layer {config.layer} of 0 to {config.states.num_layers}: the last that {config.cache} keeps")
 
 
@@ -125,6 +125,7 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
         f"{first.parameters:,} parameters trained in {seconds:.1f} s, bound by {bound} "
         f"({100 * waited / max(seconds, 1e-9):.0f} % of it waiting for states)"
     )
+    _print_shares(results)
     if first.density is not None:
         tell(f"token graph: mean edge density {100 * first.density:.1f} %")
         if not 0.01 <= first.density <= 0.95:
@@ -132,6 +133,15 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
                 f"warning: {100 * first.density:.1f} % of the token pairs are joined, so the graph says little: "
                 f"choose a {'lower' if first.density < 0.01 else 'higher'} --tau for this backbone"
             )
+
+
+def _print_shares(results: dict[Path, FitResult]) -> None:
+    """Say what each layer counts, where a head mixes them."""
+    from glot.fit.run_folder import RunConfig, layer_shares
+
+    for run in results:
+        if shares := layer_shares(run, RunConfig.load(run)):
+            tell(f"{run}: layers " + ", ".join(f"{layer} {100 * share:.0f} %" for layer, share in shares.items()))
 
 
 def _percent(value: float | None) -> str:

@@ -72,6 +72,8 @@ def _rename(name: str) -> str:
 
 def _check(config: RunConfig) -> None:
     pooler = config.pooler
+    if pooler.mixed_layers:
+        raise UsageError("a head that mixes layers is not exported: fit with --backbone-layer, on one of them")
     if pooler.tokens == "content" and config.states.template != "{text}":
         raise UsageError("a head that does not see its prompt's tokens is not exported: fit with --tokens all")
     if not pooler.entry.exports:

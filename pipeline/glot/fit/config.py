@@ -117,6 +117,15 @@ class Asked:
             old_options=("--layer",),
         ),
     ] = None
+    mix: Annotated[
+        bool,
+        Setting(
+            "Mix all layers of the cache, by weights that train, instead of taking one.",
+            DATA,
+            lists=False,
+            tells_apart=False,
+        ),
+    ] = False
     group: Annotated[
         str,
         Setting(

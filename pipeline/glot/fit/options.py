@@ -14,7 +14,7 @@ from typing import Any
 from glot.errors import UsageError
 from glot.fit.config import Asked, FitOptions, TrainConfig, all_settings, is_used
 from glot.fit.run_folder import RunConfig
-from glot.nn.config import ContrastiveConfig, PoolerConfig, readout_width
+from glot.nn.config import ContrastiveConfig, PoolerConfig, TokenPosition, readout_width
 from glot.nn.settings import declared
 from glot.registry.tasks import head_defaults
 from glot.store.example_set import group_of, set_name, split_of
@@ -38,12 +38,25 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
 
     contrastive = _check_objective(cache, entry.task, options)
     pooler = _pooler_config(options, entry.task, cache.manifest.states)
+    if asked.mix:
+        _check_mix(cache, asked)
     if options["start"] == "regression":
         _check_start(pooler, contrastive)
     if contrastive is not None:
         contrastive.check_pooler(pooler)
     trains = [_train_config(options, entry.task, seed, entry.examples) for seed in asked.seeds]
     return [run_config(cache, pooler, train, asked.backbone_layer, asked.group, contrastive) for train in trains]
+
+
+def _check_mix(cache: Cache, asked: Asked) -> None:
+    """Refuse to mix one layer, or all and one of them; raises UsageError."""
+    if asked.backbone_layer is not None:
+        raise UsageError("--mix takes all layers of the cache, --backbone-layer one: pass one of them")
+    if len(cache.manifest.states.layers) < 2:
+        raise UsageError(
+            f"--mix: {cache.folder} keeps layer {cache.manifest.states.layers[0]} alone; extract several, "
+            "as in `glot extract --layers all`, or a list of them"
+        )
 
 
 def _check_start(pooler: PoolerConfig, contrastive: ContrastiveConfig | None) -> None:
@@ -66,7 +79,9 @@ def _pooler_config(options: FitOptions, task: TaskSpec, states: StatesIdentity) 
     values = options.values(PoolerConfig, _by_task(task))
     if values["adapool_hidden"] == "glot":
         values["adapool_hidden"] = readout_width(states.width + values["gnn_layers"] * values["hidden"])
-    return PoolerConfig(**values, token_position="first" if states.kind == "encoder" else "last")
+    mixed = len(states.layers) if options["mix"] else 0
+    position: TokenPosition = "first" if states.kind == "encoder" else "last"
+    return PoolerConfig(**values, token_position=position, mixed_layers=mixed)
 
 
 def _train_config(options: FitOptions, task: TaskSpec, seed: int, examples: int) -> TrainConfig:

@@ -43,7 +43,7 @@ def make_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     backend = cast("Literal['dgl', 'dense']", resolve_backend(options["backend"], device))
     budget = options.given.get("max_memory", available_memory() // 2)
     contrastive = configs[0].contrastive
-    fits = states_bytes(cache, used_text_ids(cache, options["group"], contrastive)) <= budget
+    fits = states_bytes(cache, used_text_ids(cache, options["group"], contrastive), len(configs[0].layers)) <= budget
     window = None if fits else STREAM_WINDOW
     precision = options["precision"]
     if precision == "auto":

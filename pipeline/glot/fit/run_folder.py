@@ -66,6 +66,11 @@ class RunConfig:
     contrastive: ContrastiveConfig | None = None
 
     @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers whose states it reads, side by side: all that are mixed, or the one."""
+        return self.states.layers if self.pooler.mixed_layers else (self.layer,)
+
+    @property
     def pooler_settings(self) -> dict[str, Any]:
         """The settings that shape the pooler, by their keys; with a graph the backend is one of them."""
         if self.pooler.pooler not in POOLERS:
@@ -78,7 +83,7 @@ class RunConfig:
     def training_settings(self) -> dict[str, Any]:
         """The settings that a run has whatever its pooler is; not among them: where it ran, and which seeds it took."""
         shaped = {name for entry in POOLERS for name in entry.settings} | {"pooler", "backend"}
-        found: dict[str, Any] = {"layer": self.layer}
+        found: dict[str, Any] = {"layer": "mix" if self.pooler.mixed_layers else self.layer}
         kinds = ((self.train, TrainConfig), (self.pooler, PoolerConfig), (self.contrastive, ContrastiveConfig))
         for part, kind in kinds:
             names = [name for name, item in declared(kind).items() if item.setting.tells_apart and name not in shaped]
@@ -128,7 +133,8 @@ class RunConfig:
         Raises UsageError naming the field, and both values.
         """
         self.check_states(cache.manifest.states, str(cache.folder))
-        cache.resolve_layer(self.layer)
+        for layer in self.layers:
+            cache.resolve_layer(layer)
 
     def check_states(self, theirs: StatesIdentity, where: str) -> None:
         """Refuse states of another kind than those the head was trained on; `where` says where those are.
@@ -171,6 +177,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 -- not a dict
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise FaultError(f"{path} is damaged: {error}") from None
+
+
+def layer_shares(folder: Path, config: RunConfig) -> dict[int, float]:
+    """What each layer counts in the mix of a trained head; they sum to 1. Empty where it takes one layer."""
+    if not config.pooler.mixed_layers:
+        return {}
+    tensors, _ = load_tensors(folder / HEAD_FILE)
+    shares = tensors["pooler.mix.weight"].softmax(dim=0)
+    return dict(zip(config.layers, shares.tolist(), strict=True))
 
 
 def check_trained(folder: Path) -> None:

@@ -27,11 +27,17 @@ from glot.nn.tokens import TokenBatch
 def stack_key(head: Learner) -> tuple | None:
     """Heads whose keys are equal can be stacked; None: this one cannot.
 
-    GLOT with graph attention on the dense backend and labels can, whatever its graph and its seed.
+    GLOT with graph attention on the dense backend and labels can, whatever its graph and its seed, over one layer.
     """
     pooler, train = head.config.pooler, head.config.train
     can_stack = pooler.entry.stacks and GNN_LAYERS[pooler.gnn].stacks and pooler.readout == "attention"
-    if not can_stack or train.backend != "dense" or train.schedule.startswith("plateau") or head.config.contrastive:
+    if (
+        not can_stack
+        or pooler.mixed_layers
+        or train.backend != "dense"
+        or train.schedule.startswith("plateau")
+        or head.config.contrastive
+    ):
         return None
     shape = replace(pooler, tau=0.0, graph="cosine", neighbours=1)
     return (shape, train.lr, train.schedule, train.class_weights, head.config.task)

@@ -23,9 +23,9 @@ class HostBatch:
     They lie in host memory (pinned, if that device is a GPU), or on the GPU where all states fit there.
 
     Attributes:
-        values: (N, d) states in the stored dtype, one text after the other, shortest first; or vectors (B, D) that a
-            pooler without weights made of the texts.
-        scale: (N,) what int8 values are to be multiplied with, else None.
+        values: (N, n d) states of n layers side by side in the stored dtype, one text after the other, shortest first;
+            or vectors (B, D) that a pooler without weights made of the texts.
+        scale: (N, n) what int8 values are to be multiplied with, else None.
         lengths: (B,) int64, tokens of each text, on the CPU; None for vectors.
         rows: (m,) int64, the text of each example; a second one for pairs, and one for each of their negatives, -1
             where an example has fewer.
@@ -50,7 +50,8 @@ class HostBatch:
         assert self.lengths is not None
         states = self.values.to(device, non_blocking=True).float()
         if self.scale is not None:
-            states = states * self.scale.to(device, non_blocking=True)[:, None]
+            scale = self.scale.to(device, non_blocking=True)[:, :, None]
+            states = (states.unflatten(1, (scale.shape[1], -1)) * scale).flatten(1)
         return TokenBatch(states, self.lengths)
 
     def split(self, texts: int) -> list[HostBatch]:
@@ -92,10 +93,21 @@ class States:
 
 
 def as_tensors(stored: StoredStates) -> tuple[Tensor, Tensor | None]:
-    """Stored states as (N, d) in the dtype that they stand for (bfloat16 is stored as uint16), and scales (N,)."""
+    """Stored states as (N, d) in the dtype that they stand for (bfloat16 is stored as uint16), and scales (N, 1)."""
     values = torch.from_numpy(stored.values)
     values = values.view(torch.bfloat16) if stored.dtype == "bfloat16" else values
-    return values, None if stored.scale is None else torch.from_numpy(stored.scale)
+    return values, None if stored.scale is None else torch.from_numpy(stored.scale)[:, None]
+
+
+def _read_layers(
+    cache: Cache, layers: tuple[int, ...], text_ids: np.ndarray, seen: _Tokens
+) -> tuple[Tensor, Tensor | None]:
+    """The states (N, n d) of some texts' tokens that are seen, the n layers side by side, and their scales (N, n)."""
+    parts = [as_tensors(seen.of(text_ids, cache.read_texts(layer, text_ids))) for layer in layers]
+    if len(parts) == 1:
+        return parts[0]
+    values, scales = zip(*parts, strict=True)
+    return torch.cat(values, dim=1), None if scales[0] is None else torch.cat(scales, dim=1)
 
 
 class _Tokens:
@@ -132,7 +144,7 @@ class MemoryStates(States):
     def __init__(
         self,
         cache: Cache,
-        layer: int,
+        layers: tuple[int, ...],
         text_ids: np.ndarray,
         device: torch.device,
         tokens: TokenChoice = "all",
@@ -142,7 +154,7 @@ class MemoryStates(States):
         seen = _Tokens(cache, tokens)
         self.lengths = seen.lengths
         wanted = np.unique(text_ids)
-        packed, scale = as_tensors(seen.of(wanted, cache.read_texts(layer, wanted)))  # (T, d), (T,)
+        packed, scale = _read_layers(cache, layers, wanted, seen)  # (T, n d), (T, n)
         size = packed.numel() * packed.element_size()
         on_device = device.type != "cuda" or size < torch.cuda.mem_get_info(device)[0] // 2
         self.packed = packed.to(device) if on_device else packed
@@ -164,8 +176,10 @@ class MemoryStates(States):
 class StreamedStates(States):
     """States read from the shards text by text: fast where an epoch stays within a few shards, see `epoch_order`."""
 
-    def __init__(self, cache: Cache, layer: int, device: torch.device, tokens: TokenChoice = "all") -> None:
-        self.cache, self.layer, self.device = cache, layer, device
+    def __init__(
+        self, cache: Cache, layers: tuple[int, ...], device: torch.device, tokens: TokenChoice = "all"
+    ) -> None:
+        self.cache, self.layers, self.device = cache, layers, device
         self.width = cache.manifest.states.width
         self.tokens = _Tokens(cache, tokens)
         self.lengths = self.tokens.lengths
@@ -173,7 +187,7 @@ class StreamedStates(States):
 
     def fetch(self, text_ids: np.ndarray) -> HostBatch:
         """See `States`."""
-        values, scale = as_tensors(self.tokens.of(text_ids, self.cache.read_texts(self.layer, text_ids)))
+        values, scale = _read_layers(self.cache, self.layers, text_ids, self.tokens)
         return _pinned(values, scale, self.lengths[text_ids], self.device)
 
 
@@ -183,11 +197,11 @@ def _pinned(values: Tensor, scale: Tensor | None, lengths: np.ndarray, device: t
     return HostBatch(values, scale, torch.from_numpy(lengths))
 
 
-def states_bytes(cache: Cache, text_ids: np.ndarray) -> int:
-    """Bytes of one layer's states of the given texts, each distinct text once."""
+def states_bytes(cache: Cache, text_ids: np.ndarray, layers: int = 1) -> int:
+    """Bytes of some layers' states of the given texts, each distinct text once."""
     states = cache.manifest.states
     row_bytes = replace(states, layers=states.layers[:1], dtype=cache.dtype).bytes_per_token
-    return int(cache.plan.length[np.unique(text_ids)].sum()) * row_bytes
+    return int(cache.plan.length[np.unique(text_ids)].sum()) * row_bytes * layers
 
 
 def epoch_order(home: np.ndarray, seed: int, epoch: int, window: int | None) -> np.ndarray:

@@ -130,7 +130,7 @@ def finish_jobs(
                 continue
             config = some[0].config
             cache = open_cache(config, cache, some[0].folder)
-            key = (config.layer, config.pooler.tokens, config.train.window)
+            key = (config.layers, config.pooler.tokens, config.train.window)
             if key not in opened:
                 opened = {key: open_states(cache, config)}
             fit_heads(cache, some, make_folder(kept), progress, should_stop, opened[key])

@@ -145,7 +145,7 @@ def batch_key(config: RunConfig) -> tuple:
     data = tuple(sorted(config.data.items()))
     return (
         config.cache,
-        config.layer,
+        config.layers,
         pooler.tokens,
         train.device,
         train.precision,
@@ -210,8 +210,8 @@ class Training:
         self.data = open_data(cache, config, states)
         self.learners = [Learner(job, self.data) for job in jobs]
         self.source = open_source(cache, config, states, self.learners[0].model)
-        rules = {EdgeRule.of(job.config.pooler) for job in jobs if job.config.pooler.entry.has_graph}
-        self.density = {rule: graph_density(states, self.data.train.text_id, rule) for rule in rules}
+        self.states = states
+        self.density: dict[EdgeRule, float] = {}
         self.position = Position()
         self.saved_at = time.monotonic()
         self.products: Way = "torch"
@@ -271,8 +271,16 @@ class Training:
         return [learner.result(self._density(learner), len(self.learners), self.products) for learner in self.learners]
 
     def _density(self, learner: Learner) -> float | None:
+        """Of its token graphs; of heads that mix layers, each its own, at the end of training."""
         pooler = learner.config.pooler
-        return self.density[EdgeRule.of(pooler)] if pooler.entry.has_graph else None
+        if not pooler.entry.has_graph:
+            return None
+        rule, texts = EdgeRule.of(pooler), self.data.train.text_id
+        if pooler.mixed_layers:
+            return graph_density(self.states, texts, rule, learner.model.pooler)
+        if rule not in self.density:
+            self.density[rule] = graph_density(self.states, texts, rule)
+        return self.density[rule]
 
     def begin(self) -> None:
         """Set the weights that the heads begin with."""

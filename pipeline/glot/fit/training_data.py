@@ -14,6 +14,8 @@ from glot.fit.run_folder import RunConfig, TrainConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
 from glot.nn.config import ContrastiveConfig
 from glot.nn.edges import EdgeRule, edge_density
+from glot.nn.mix import MixedPooler
+from glot.nn.poolers import Pooler
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
 from glot.store.reader import Cache
 
@@ -102,9 +104,9 @@ def open_states(cache: Cache, config: RunConfig) -> States:
     """The states that a config trains on: in memory, or streamed."""
     device = torch.device(config.train.device)
     if config.train.window is not None:
-        return StreamedStates(cache, config.layer, device, config.pooler.tokens)
+        return StreamedStates(cache, config.layers, device, config.pooler.tokens)
     used = used_text_ids(cache, group_of(_training_set(config)), config.contrastive)
-    return MemoryStates(cache, config.layer, used, device, config.pooler.tokens)
+    return MemoryStates(cache, config.layers, used, device, config.pooler.tokens)
 
 
 def open_source(cache: Cache, config: RunConfig, states: States, model: HeadModel) -> Source:
@@ -119,13 +121,18 @@ def _training_set(config: RunConfig) -> str:
     return next(name for name in config.data if split_of(name) == "train")
 
 
-def graph_density(states: States, text_ids: np.ndarray, rule: EdgeRule) -> float:
-    """Edges over possible edges of the token graphs, self-loops apart, over a sample of the given texts."""
+@torch.no_grad()
+def graph_density(states: States, text_ids: np.ndarray, rule: EdgeRule, pooler: Pooler | None = None) -> float:
+    """Edges over possible edges of the token graphs, self-loops apart, over a sample of the given texts.
+
+    `pooler` is what mixes the states of several layers first, where it does.
+    """
     sample = np.random.default_rng(0).permutation(np.unique(text_ids))[:DENSITY_TEXTS]
     sample = sample[np.argsort(states.lengths[sample], kind="stable")]
     edges = pairs = 0
     for chunk in np.array_split(sample, -(-len(sample) // 32)):
         batch = states.gather(chunk)
+        batch = pooler.mixed(batch) if isinstance(pooler, MixedPooler) else batch
         counts = edge_density(rule.edges(batch), batch.lengths)
         edges, pairs = edges + counts[0], pairs + counts[1]
     return edges / max(pairs, 1)

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from glot.errors import UsageError
 from glot.extract.backbone import Backbone, load_backbone
 from glot.extract.engine import take_engine
-from glot.extract.options import ExtractOptions
+from glot.extract.options import ALL_LAYERS, ExtractOptions
 from glot.extract.prepare import states_identity
 from glot.extract.source import ModelSource, resolve_model
 from glot.fit.config import FitOptions, TrainConfig
@@ -89,7 +89,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         pooler, gnn, jk, tau, ..., epochs, lr, batch_size, ...: each setting of `PoolerConfig` and of training in
             `TrainConfig`, see there; None takes the default.
         class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
-        backbone_layer: which of its layers; -1 is after the final norm. max_tokens: longer texts are cut here; None
+        backbone_layer: which of its layers; -1 is after the final norm. mix: all of them instead, mixed by weights that
+            train. max_tokens: longer texts are cut here; None
             cuts at 128, or at what the backbone takes where that is less.
         validation_fraction: None trains on all examples and keeps the last epoch; a share of them, 0 to 1, is kept
             aside, each class in proportion, to choose the best epoch by accuracy.
@@ -121,6 +122,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         *,
         class_weight: str | None = None,
         backbone_layer: int = -1,
+        mix: bool = False,
         max_tokens: int | None = None,
         validation_fraction: float | None = None,
         random_state: int | np.random.RandomState | None = 0,
@@ -133,6 +135,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.backbone = backbone
         self.class_weight = class_weight
         self.backbone_layer = backbone_layer
+        self.mix = mix
         self.max_tokens = max_tokens
         self.validation_fraction = validation_fraction
         self.random_state = random_state
@@ -196,12 +199,14 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             class_weights=self.class_weight or "none",
             select="last" if self.validation_fraction is None else "validation",
             seeds=(seed,),
-            backbone_layer=self.backbone_layer,
+            mix=self.mix,
+            backbone_layer=None if self.mix else self.backbone_layer,
             device=self.device,
         )
 
     def _extract_options(self) -> ExtractOptions:
-        return ExtractOptions(max_tokens=self.max_tokens, layers=(self.backbone_layer,), engine=self.engine)
+        layers = ALL_LAYERS if self.mix else (self.backbone_layer,)
+        return ExtractOptions(max_tokens=self.max_tokens, layers=layers, engine=self.engine)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):
@@ -247,11 +252,11 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         distinct, inverse = np.unique(np.asarray(texts, dtype=object), return_inverse=True)
         if self.cache is None:
             tokens = sum(map(len, distinct.tolist())) // BYTES_A_TOKEN
-            take_engine(backbone, (config.layer,), self.engine, tokens)
+            take_engine(backbone, config.layers, self.engine, tokens)
             vectors = torch.from_numpy(GlotModel(config, head, backbone).encode(distinct.tolist()))
         else:
             cache, ids = self._open_cache(Path(self.cache), distinct.tolist())
-            states = StreamedStates(cache, config.layer, check_device(self.device), config.pooler.tokens)
+            states = StreamedStates(cache, config.layers, check_device(self.device), config.pooler.tokens)
             vectors = pool_texts(head.pooler, states, ids).float().cpu()
             cache.close()
         return vectors[torch.from_numpy(inverse)]

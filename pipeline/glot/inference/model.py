@@ -71,7 +71,7 @@ class GlotModel:
         folder = find_one_run(Path(run))
         config = RunConfig.load(folder)
         loaded = load_run_backbone(config.states, folder, backbone, device, trust_remote_code)
-        take_engine(loaded, (config.layer,), engine, tokens, say)
+        take_engine(loaded, config.layers, engine, tokens, say)
         head = load_head(folder, config, resolve_backend("auto", loaded.device), loaded.device)
         return cls(config, head, loaded)
 
@@ -141,7 +141,7 @@ class GlotModel:
             return torch.zeros(0, self.width, device=self.device)
         order, pieces = [], []
         for indices, forwarded in forward_texts(
-            list(rank), states, states.max_tokens, self.config.layer, self.backbone
+            list(rank), states, states.max_tokens, self.config.layers, self.backbone
         ):
             batch = forwarded.pack(self.config.pooler.tokens, self.device)
             pieces.append(self.model.vectors(batch).float())
@@ -159,7 +159,7 @@ class Forwarded:
     """One padded batch as the backbone saw it.
 
     Attributes:
-        hidden: (B, L, d) states of one layer, on the backbone's device, in its dtype.
+        hidden: (B, L, n d) states of n layers side by side, on the backbone's device, in its dtype.
         mask: (B, L) bool, True for real tokens. content: (B, L) bool, True for the text's own. Both on the CPU.
     """
 
@@ -176,7 +176,7 @@ class Forwarded:
 
 
 def forward_texts(
-    texts: list[str], states: StatesIdentity, max_tokens: int, layer: int, backbone: Backbone
+    texts: list[str], states: StatesIdentity, max_tokens: int, layers: tuple[int, ...], backbone: Backbone
 ) -> Iterator[tuple[np.ndarray, Forwarded]]:
     """Indices of some texts and what the backbone made of them, until all are done; those of similar length together.
 
@@ -189,7 +189,8 @@ def forward_texts(
         real = mask.bool()
         content = torch.zeros_like(real)
         content[real] = torch.from_numpy(np.concatenate([tokens.kinds[index] for index in indices]) == CONTENT)
-        yield indices, Forwarded(backbone.hidden_states(padded, mask, (layer,))[0], real, content)
+        hidden = backbone.hidden_states(padded, mask, layers)
+        yield indices, Forwarded(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=2), real, content)
 
 
 def load_run_backbone(

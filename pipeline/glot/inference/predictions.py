@@ -31,7 +31,7 @@ def predict_examples(
     """
     examples = cache.examples(split)
     model = load_head(folder, config, backend, torch.device(device))
-    states = StreamedStates(cache, cache.resolve_layer(config.layer), torch.device(device), config.pooler.tokens)
+    states = StreamedStates(cache, config.layers, torch.device(device), config.pooler.tokens)
     return predict(model, states, examples, states.lengths), examples
 
 

@@ -25,13 +25,19 @@ class Run:
 
 
 def open_runs(folders: Sequence[Path], same_texts: bool = True) -> list[Run]:
-    """The runs in some folders, all over the same layer of the same backbone.
+    """The runs in some folders, all over the same one layer of the same backbone.
 
-    Raises UsageError for a folder of several runs, or runs that do not go together; with `same_texts` neither do those
-    that take one text an example and those that take pairs.
+    Raises UsageError for a folder of several runs, a run that mixes layers, or runs that do not go together; with
+    `same_texts` neither do those that take one text an example and those that take pairs.
     """
     runs = [Run(folder, RunConfig.load(folder)) for folder in map(find_one_run, folders)]
     first = runs[0]
+    for run in runs:
+        if run.config.pooler.mixed_layers:
+            raise UsageError(
+                f"{run.folder} mixes {run.config.pooler.mixed_layers} layers, which is neither explained nor evaluated "
+                "beside other poolers: take a run of one layer"
+            )
     for run in runs[1:]:
         first.config.check_states(run.config.states, str(run.folder))
         compared = [("layer", first.config.layer, run.config.layer)]

@@ -75,7 +75,7 @@ class TextVectors:
         backbone = load_run_backbone(states, self.comparison.run, self._model, self._device, self._trust_remote_code)
         for prompt in sorted({"", *self.prompts}, key=len, reverse=True):
             length_limit(backbone, self.max_tokens, self.max_tokens, fill(states.template, prompt + TEXT))
-        take_engine(backbone, (self.comparison.config.layer,), self._engine, say=self._say)
+        take_engine(backbone, self.comparison.config.layers, self._engine, say=self._say)
         for column in self.comparison.columns:
             column.module.to(backbone.device)
         return backbone
@@ -112,7 +112,7 @@ class TextVectors:
         """(k, ΣD) float32: unit vectors of all columns side by side, texts of similar length forwarded together."""
         config, backbone = self.comparison.config, self.backbone
         vectors = np.empty((len(texts), self._parts[-1].stop), dtype=np.float32)
-        for rows, states in forward_texts(texts, config.states, self.max_tokens, config.layer, backbone):
+        for rows, states in forward_texts(texts, config.states, self.max_tokens, config.layers, backbone):
             choices = {column.tokens for column in self.comparison.columns}
             batches = {choice: states.pack(choice, backbone.device) for choice in choices}
             for column, part in zip(self.comparison.columns, self._parts, strict=True):

@@ -22,7 +22,8 @@ POOLING, PAIRS = "Pooler", "Pairs without labels"  # where the help lists them
 class PoolerConfig:
     """All that shapes a pooler beside the width of its input; settings that a pooler does not use are ignored.
 
-    `token_position` is the token that cls takes: the first of encoders, the last of decoders.
+    `token_position` is the token that cls takes: the first of encoders, the last of decoders. `mixed_layers` is how
+    many layers come side by side and are mixed (see `LayerMix`); 0: the states are of one.
 
     Raises:
         UsageError: a value that a setting does not take, named together with what is allowed.
@@ -80,6 +81,7 @@ class PoolerConfig:
         128
     )
     token_position: TokenPosition = "first"
+    mixed_layers: int = 0
 
     def __post_init__(self) -> None:
         check_settings(self, as_options=False)
@@ -94,7 +96,7 @@ class PoolerConfig:
     @property
     def has_weights(self) -> bool:
         """Whether anything of the pooler trains."""
-        return self.entry.has_weights(self)
+        return self.mixed_layers > 0 or self.entry.has_weights(self)
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict that `from_json` turns back into an equal config."""

@@ -131,6 +131,10 @@ class Glot(ReadoutPooler):
 def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:
     """The pooler that `config` names, for token states of `width` numbers."""
     pooler: Pooler = load(config.entry.make)(config, width, backend)
+    if config.mixed_layers:
+        from glot.nn.mix import MixedPooler  # which is a pooler itself
+
+        return MixedPooler(config, pooler, backend)
     return pooler
 
 

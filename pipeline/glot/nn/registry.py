@@ -74,7 +74,7 @@ class PoolerEntry:
     def may_start_at_regression(self, config: Any) -> bool:
         """Whether training may begin at a regression: on the mean, or on its vector where nothing of it trains."""
         begins = self.begins_with_mean
-        return not self.has_weights(config) or (begins if isinstance(begins, bool) else begins(config))
+        return not config.has_weights or (begins if isinstance(begins, bool) else begins(config))
 
     def title_at(self, position: str) -> str:
         """The title, for a pooler of one token by the token that it takes: `position` is "first" or "last"."""
@@ -146,6 +146,7 @@ POOLERS.add(
         make="glot.nn.poolers:MeanPooler",
         trains=False,
         colour="#0072B2",
+        begins_with_mean=True,
         dash=(4, 2),
         marker="s",
         exports=True,

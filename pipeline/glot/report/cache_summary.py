@@ -127,6 +127,6 @@ def _density(cache: Cache, layer: int) -> dict[str, float]:
     from glot.fit.training_data import graph_density
     from glot.nn.edges import EdgeRule
 
-    states = StreamedStates(cache, layer, torch.device("cpu"))
+    states = StreamedStates(cache, (layer,), torch.device("cpu"))
     ids = np.arange(len(cache.plan))
     return {f"{tau:g}": graph_density(states, ids, EdgeRule(tau)) for tau in TAUS}

@@ -35,7 +35,7 @@ def vector_baseline(cache: Cache, pooler: str, layer: int | None = None) -> Scor
     """
     config = PoolerConfig(pooler=pooler, token_position="first" if cache.manifest.states.kind == "encoder" else "last")
     text_ids = np.unique(used_text_ids(cache))
-    states = MemoryStates(cache, cache.resolve_layer(layer), text_ids, torch.device("cpu"))
+    states = MemoryStates(cache, (cache.resolve_layer(layer),), text_ids, torch.device("cpu"))
     vectors = pool_texts(make_pooler(config, states.width, "dense"), states, text_ids).numpy()  # (texts, d)
 
     def features(examples: ExampleSet) -> np.ndarray:
