@@ -24,8 +24,8 @@ from glot.inference.classifier import GlotClassifier
 from glot.inference.model import GlotModel
 from glot.inference.predictions import evaluate_head
 from glot.nn.config import PoolerConfig
-from glot.nn.mix import LayerMix, MixedPooler
-from glot.nn.poolers import make_pooler
+from glot.nn.mix import LayerMix
+from glot.nn.poolers import MixedPooler, make_pooler
 from glot.nn.tokens import TokenBatch
 from glot.store.reader import Cache
 

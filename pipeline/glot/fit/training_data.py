@@ -14,8 +14,7 @@ from glot.fit.run_folder import RunConfig, TrainConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
 from glot.nn.config import ContrastiveConfig
 from glot.nn.edges import EdgeRule, edge_density
-from glot.nn.mix import MixedPooler
-from glot.nn.poolers import Pooler
+from glot.nn.poolers import MixedPooler, Pooler
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
 from glot.store.reader import Cache
 

@@ -66,8 +66,10 @@ def start_at_regression(
 def _vectors(model: HeadModel, source: Source, examples: ExampleSet) -> tuple[Tensor, list[Tensor]]:
     """(texts, D) vectors of the examples' texts, each once, and for each text column (m,) the row of each example."""
     ids, index = np.unique(np.concatenate(examples.text_columns), return_inverse=True)
-    is_pooled = isinstance(source, PooledTexts)
-    vectors = source.fetch(ids).values if is_pooled else pool_texts(model.pooler, source, ids)
+    if isinstance(source, PooledTexts):
+        vectors: Tensor = source.fetch(ids).values
+    else:
+        vectors = pool_texts(model.pooler, source, ids)
     return vectors.float(), list(torch.from_numpy(index).to(vectors.device).chunk(len(examples.text_columns)))
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor, nn, zeros
-
-from glot.nn.config import PoolerConfig
-from glot.nn.graph import Backend
-from glot.nn.poolers import Pooler
-from glot.nn.tokens import TokenBatch
+from torch import Tensor, nn
 
 
 class LayerMix(nn.Module):
@@ -20,8 +16,8 @@ class LayerMix(nn.Module):
 
     def __init__(self, layers: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(zeros(layers))
-        self.scale = nn.Parameter(zeros(1) + 1)
+        self.weight = nn.Parameter(torch.zeros(layers))
+        self.scale = nn.Parameter(torch.ones(1))
 
     @property
     def shares(self) -> Tensor:
@@ -33,21 +29,3 @@ class LayerMix(nn.Module):
         layers = states.unflatten(1, (len(self.weight), -1))  # (N, n, d)
         normal = F.layer_norm(layers, layers.shape[2:])
         return self.scale * (self.shares[None, :, None] * normal).sum(dim=1)
-
-
-class MixedPooler(Pooler):
-    """A pooler over the mix of several layers: `mix`, then the `inner` one."""
-
-    def __init__(self, config: PoolerConfig, inner: Pooler, backend: Backend) -> None:
-        super().__init__(config, inner.in_width, backend)
-        self.mix, self.inner = LayerMix(config.mixed_layers), inner
-        self.out_width = inner.out_width
-
-    def mixed(self, batch: TokenBatch) -> TokenBatch:
-        """The same texts with their mixed states (N, d), from those of all layers side by side (N, n d)."""
-        return TokenBatch(self.mix(batch.states), batch.lengths)
-
-    def forward(self, batch: TokenBatch) -> Tensor:
-        """(B, out_width)."""
-        vectors: Tensor = self.inner(self.mixed(batch))
-        return vectors

@@ -10,6 +10,7 @@ from glot.nn.config import PoolerConfig
 from glot.nn.edges import EdgeRule
 from glot.nn.gnn import TokenGNN
 from glot.nn.graph import Backend, build_graph
+from glot.nn.mix import LayerMix
 from glot.nn.readout import AttentionReadout, MeanReadout, compute_dtype
 from glot.nn.registry import load
 from glot.nn.tokens import TokenBatch
@@ -128,12 +129,28 @@ class Glot(ReadoutPooler):
         return self.readout(self.gnn(states, graph), graph)
 
 
+class MixedPooler(Pooler):
+    """A pooler over the mix of several layers: `mix`, then the `inner` one."""
+
+    def __init__(self, config: PoolerConfig, inner: Pooler, backend: Backend) -> None:
+        super().__init__(config, inner.in_width, backend)
+        self.mix, self.inner = LayerMix(config.mixed_layers), inner
+        self.out_width = inner.out_width
+
+    def mixed(self, batch: TokenBatch) -> TokenBatch:
+        """The same texts with their mixed states (N, d), from those of all layers side by side (N, n d)."""
+        return TokenBatch(self.mix(batch.states), batch.lengths)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """(B, out_width)."""
+        vectors: Tensor = self.inner(self.mixed(batch))
+        return vectors
+
+
 def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:
     """The pooler that `config` names, for token states of `width` numbers."""
     pooler: Pooler = load(config.entry.make)(config, width, backend)
     if config.mixed_layers:
-        from glot.nn.mix import MixedPooler  # which is a pooler itself
-
         return MixedPooler(config, pooler, backend)
     return pooler
 
