@@ -42,6 +42,7 @@ def test_the_estimator_takes_settings_as_they_are_declared() -> None:
     taken = GlotClassifier().get_params()
     for config in (PoolerConfig, TrainConfig):
         others = ("token_position", "init_seed", "order_seed", "select", "backend", "window", "class_weights", "device")
+        others = (*others, "mixed_layers")  # which comes of `mix`
         for item in fields(config):
             if item.name not in others:
                 has_own = all_settings()[item.name].setting.by_task

@@ -51,6 +51,8 @@ def fit(
     else:
         options, opened = given_options(settings), Cache(cache)
         configs = draft_configs(opened, options)
+        if options["preset"] != "published":
+            tell(_describe_preset(options["preset"], configs[0]))
         if options["backbone_layer"] is None:
             note_layer(configs[0])
         folder = out or _run_folder(configs[0])
@@ -133,6 +135,17 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
                 f"warning: {100 * first.density:.1f} % of the token pairs are joined, so the graph says little: "
                 f"choose a {'lower' if first.density < 0.01 else 'higher'} --tau for this backbone"
             )
+
+
+def _describe_preset(preset: str, config: RunConfig) -> str:
+    """What is in force under a preset, single options included."""
+    train, pooler = config.train, config.pooler
+    parts = [f"layers {', '.join(map(str, config.layers))} mixed" if pooler.mixed_layers else f"layer {config.layer}"]
+    parts.append("begun at the regression" if train.start == "regression" else "begun at random weights")
+    if config.task.num_texts == 2:
+        parts.append(f"{pooler.pair_features} features of pairs")
+    parts.append(f"{train.epochs} epochs at a learning rate of {train.lr:g}")
+    return f"preset {preset}: {'; '.join(parts)}. An option overrides it; --preset published is the paper's."
 
 
 def _print_shares(results: dict[Path, FitResult]) -> None:

@@ -70,6 +70,7 @@ class TrainConfig:
             "Begin at random weights, or at the regression on the mean (its strength cross-validated), which is kept "
             "where no epoch scores better.",
             TRAINING,
+            by_task=True,
         ),
     ] = "random"
     schedule: Annotated[
@@ -117,6 +118,16 @@ class Asked:
             old_options=("--layer",),
         ),
     ] = None
+    preset: Annotated[
+        Literal["published", "strong"],
+        Setting(
+            "published: the paper's settings; strong: all layers mixed, begun at the regression, all features of "
+            "pairs, 6 epochs at a learning rate of 0.001 (below 2,000 examples 3 at 0.0002). An option overrides it.",
+            TRAINING,
+            lists=False,
+            tells_apart=False,
+        ),
+    ] = "published"
     mix: Annotated[
         bool,
         Setting(

@@ -13,6 +13,7 @@ from typing import Any
 
 from glot.errors import UsageError
 from glot.fit.config import Asked, FitOptions, TrainConfig, all_settings, is_used
+from glot.fit.presets import with_preset
 from glot.fit.run_folder import RunConfig
 from glot.nn.config import ContrastiveConfig, PoolerConfig, TokenPosition, readout_width
 from glot.nn.settings import declared
@@ -31,8 +32,9 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
 
     Raises UsageError for options out of range, or a cache that is unfit.
     """
+    entry = cache.examples_entry(set_name(options["group"], "train"))
+    options = with_preset(options, entry.task, cache.manifest.states, entry.examples)
     asked = Asked(**options.values(Asked, {}))
-    entry = cache.examples_entry(set_name(asked.group, "train"))
     if options["class_weights"] == "balanced" and entry.task.target != "classes":
         raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
 
@@ -40,11 +42,11 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     pooler = _pooler_config(options, entry.task, cache.manifest.states)
     if asked.mix:
         _check_mix(cache, asked)
-    if options["start"] == "regression":
-        _check_start(pooler, contrastive)
     if contrastive is not None:
         contrastive.check_pooler(pooler)
     trains = [_train_config(options, entry.task, seed, entry.examples) for seed in asked.seeds]
+    if trains[0].start == "regression":
+        _check_start(pooler, contrastive)
     return [run_config(cache, pooler, train, asked.backbone_layer, asked.group, contrastive) for train in trains]
 
 
@@ -103,6 +105,8 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
     what is not known without the number of training `examples`.
     """
     states, train, layer = config.states, config.train, options["backbone_layer"]
+    given = options.given
+    options = with_preset(options, config.task, states, examples or 1)
     if layer is None:
         layer = config.layer
     elif layer < 0:
@@ -114,6 +118,8 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
         asked[name] = getattr(train, name) if options[name] == "auto" else options[name]
     if examples is None and options["max_steps"] is not None and "epochs" not in options.given:
         asked["epochs"] = train.epochs
+    if examples is None and options["preset"] != "published":
+        asked |= {name: getattr(train, name) for name in ("lr", "epochs") if name not in given}
     made = {**asdict(config.pooler), **asdict(train), "layer": config.layer}
     return next((f"{name} {made[name]}, now {asked[name]}" for name in made if made[name] != asked[name]), None)
 

@@ -61,6 +61,7 @@ class PoolerConfig:
             "What the head reads of the vectors a, b of a pair: concat [a, b] (of scores: their cosine), full [a, b, "
             "|a-b|, ab], symmetric [a+b, |a-b|, ab].",
             POOLING,
+            by_task=True,
         ),
     ] = "concat"
     gnn_layers: Annotated[

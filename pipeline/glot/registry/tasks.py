@@ -55,6 +55,7 @@ class Task:
         splits: split name -> where it is read.
         sorted_by_label: the source lists one class after the other, so "the first N" must be a random N.
         head: the settings of stage two that differ from their general defaults, by the names that `glot fit` has.
+        symmetric: whether its pairs know no first and second text.
         corpora: a regular expression of the names that its corpora have, where that is not the task's own.
     """
 
@@ -70,6 +71,7 @@ class Task:
     splits: dict[str, SplitSource] = field(default_factory=dict)
     sorted_by_label: bool = False
     head: dict[str, Any] = field(default_factory=dict)
+    symmetric: bool = False
     corpora: str = ""
 
     @property
@@ -128,18 +130,21 @@ _ROWS = [
         "STS-B",
         _SENTENCES,
         Columns("sentence1", "sentence2", "score"),
+        symmetric=True,
     ),
     _glue(
         TaskSpec("mrpc", 2, "classes", ("not_equivalent", "equivalent"), metrics=("f1", "accuracy")),
         "MRPC",
         _SENTENCES,
         Columns("#1 String", "#2 String", "Quality"),
+        symmetric=True,
     ),
     _glue(
         TaskSpec("qqp", 2, "classes", ("not_duplicate", "duplicate"), metrics=("f1", "accuracy")),
         "QQP",
         Columns("question1", "question2", "label"),
         Columns("question1", "question2", "is_duplicate"),
+        symmetric=True,
         train_limit=_LARGE,
     ),
     _glue(
@@ -209,5 +214,15 @@ def head_defaults(spec: TaskSpec) -> dict[str, Any]:
     """The settings of a head on this task's data that differ from their general defaults; empty for anybody's own."""
     if spec.target == "contrastive":
         return dict(PAIRS_HEAD)
-    task = next((task for task in TASKS if re.fullmatch(task.corpora or re.escape(task.name), spec.name)), None)
+    task = _task_of(spec)
     return dict(task.head) if task else {}
+
+
+def is_symmetric(spec: TaskSpec) -> bool:
+    """Whether a pair of this task means the same whichever text comes first; of anybody's own data nobody knows."""
+    task = _task_of(spec)
+    return task is not None and task.symmetric
+
+
+def _task_of(spec: TaskSpec) -> Task | None:
+    return next((task for task in TASKS if re.fullmatch(task.corpora or re.escape(task.name), spec.name)), None)

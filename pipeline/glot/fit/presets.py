@@ -1,0 +1,41 @@
+"""Presets: several settings of stage two under one name. What is said of a single setting overrides them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from glot.errors import UsageError
+from glot.fit.config import FitOptions
+from glot.nn.config import PoolerConfig
+from glot.registry.tasks import is_symmetric
+from glot.store.layout import StatesIdentity
+from glot.store.task_spec import TaskSpec
+
+FEW = 2000  # examples, below which a head that trains as fast and as long as with many forgets what it began with
+FEW_PACE, MANY_PACE = {"lr": 2e-4, "epochs": 3}, {"lr": 1e-3, "epochs": 6}
+
+
+def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, examples: int) -> FitOptions:
+    """The options with what their preset adds for so many examples of a task, and the layers of their states.
+
+    "published" adds nothing. "strong" begins where a regression ends, at the pace that the number of examples allows,
+    over a mix of all layers that the cache keeps, and for pairs with classes with all features, symmetric ones where
+    the task knows no first and second text.
+
+    Raises UsageError for pairs without labels, which a regression cannot begin with.
+    """
+    if options["preset"] == "published":
+        return options
+    if task.target == "contrastive":
+        raise UsageError("--preset strong begins at a regression on labels, and these pairs have none: leave it out")
+    added: dict[str, Any] = {"start": "regression", **(FEW_PACE if examples < FEW else MANY_PACE)}
+    pooler = PoolerConfig(**options.values(PoolerConfig, {"adapool_hidden": 1}))
+    if not pooler.entry.may_start_at_regression(pooler):
+        del added["start"]
+    if len(states.layers) > 1 and options["backbone_layer"] is None:
+        added["mix"] = True
+    if task.num_texts == 2 and task.target == "classes":
+        added["pair_features"] = "symmetric" if is_symmetric(task) else "full"
+    if options["max_steps"] is not None:
+        del added["epochs"]  # as many as they take
+    return FitOptions(**{**added, **options.given})

@@ -1,0 +1,87 @@
+"""Presets: several settings under one name, each of which an option overrides; what is published stays the default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from glot.errors import UsageError
+from glot.fit.options import setting_difference
+from glot.fit.presets import with_preset
+from glot.fit.run import FitOptions, make_configs
+from glot.inference.classifier import GlotClassifier
+from glot.registry.tasks import find_task
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
+
+MakeCache = Callable[..., Path]
+
+
+def config_of(folder: Path, **options: object):
+    return make_configs(Cache(folder), FitOptions(device="cpu", **options))[0]
+
+
+def test_published_is_the_default_and_adds_nothing(make_fit_cache: MakeCache) -> None:
+    folder = make_fit_cache(num_texts=2)
+    config = config_of(folder)
+    assert config == config_of(folder, preset="published")
+    assert (config.train.start, config.pooler.pair_features, config.pooler.mixed_layers) == ("random", "concat", 0)
+
+
+def test_strong_is_a_mix_begun_at_the_regression(make_fit_cache: MakeCache) -> None:
+    config = config_of(make_fit_cache(num_texts=2), preset="strong")
+    assert config.layers == (1, 2)
+    assert (config.train.start, config.train.lr, config.train.epochs) == ("regression", 2e-4, 3)
+    assert config.pooler.pair_features == "full"  # nobody knows whether its pairs are symmetric
+
+
+def test_an_option_overrides_it(make_fit_cache: MakeCache) -> None:
+    folder = make_fit_cache(num_texts=2)
+    given = {"start": "random", "lr": 3e-4, "epochs": 2, "pair_features": "concat", "backbone_layer": 1}
+    config = config_of(folder, preset="strong", **given)
+    assert (config.train.start, config.train.lr, config.train.epochs) == ("random", 3e-4, 2)
+    assert (config.pooler.pair_features, config.layers) == ("concat", (1,))
+    assert config_of(folder, preset="strong", mix=False).layers == (2,)
+    assert config_of(folder, preset="strong", max_steps=5).train.epochs == 1  # as many as the steps take
+    assert config_of(folder, preset="strong", pooler="mlp").train.start == "random"  # which holds no mean
+
+
+def test_what_the_data_decides(make_fit_cache: MakeCache) -> None:
+    """One layer is no mix; symmetric tasks get symmetric features, scores the published cosine."""
+    states = Cache(make_fit_cache()).manifest.states
+    strong = FitOptions(preset="strong")
+    expected = {"mrpc": "symmetric", "qqp": "symmetric", "rte": "full", "sst2": None, "stsb": None}
+    for name, features in expected.items():
+        found = with_preset(strong, find_task(name).spec, states, 5000).given
+        assert (found.get("pair_features"), found["mix"]) == (features, True)
+        assert (found["lr"], found["epochs"]) == (1e-3, 6)  # of many examples
+    assert "mix" not in with_preset(strong, find_task("sst2").spec, replace(states, layers=(2,)), 5000).given
+    with pytest.raises(UsageError, match="--preset strong begins at a regression on labels"):
+        with_preset(strong, TaskSpec("pairs", 2, "contrastive"), states, 5000)
+
+
+def test_a_run_of_a_preset_is_the_same_when_it_is_asked_for_again(make_fit_cache: MakeCache) -> None:
+    folder = make_fit_cache()
+    options = FitOptions(device="cpu", preset="strong")
+    assert setting_difference(make_configs(Cache(folder), options)[0], options, None) is None
+
+
+def test_the_command_says_what_is_in_force(glot: Callable[..., tuple], extracted: Path) -> None:
+    code, out, err = glot("fit", "--cache", extracted, "--preset", "strong", "--epochs", 1, "--out", "run")
+    assert code == 0, err
+    assert out.splitlines()[0].startswith(
+        "preset strong: layer 2; begun at the regression; 1 epochs at a learning rate of 0.0002. An option overrides it"
+    )
+    assert glot("fit", "--cache", extracted, "--preset", "best")[0] == 2
+
+
+def test_the_estimator_takes_it(backbone_folders: dict[str, Path]) -> None:
+    texts, labels = ["rain falls softly", "a dog barks"] * 8, [0, 1] * 8
+    model = GlotClassifier(backbone_folders["bert"], preset="strong", epochs=1, hidden=4).fit(texts, labels)
+    assert model.config_.layers == (0, 1, 2)
+    assert (model.config_.train.start, model.config_.train.lr, model.config_.train.epochs) == ("regression", 2e-4, 1)
+    one = GlotClassifier(backbone_folders["bert"], preset="strong", mix=False, epochs=1, hidden=4).fit(texts, labels)
+    assert one.config_.layers == (2,)
