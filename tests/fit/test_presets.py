@@ -58,6 +58,7 @@ def test_what_the_data_decides(make_fit_cache: MakeCache) -> None:
         found = with_preset(strong, find_task(name).spec, states, 5000).given
         assert (found.get("pair_features"), found["mix"]) == (features, True)
         assert (found["lr"], found["epochs"]) == (1e-3, 6)  # of many examples
+    assert with_preset(strong.but(select="last"), find_task("sst2").spec, states, 5000).given["epochs"] == 3
     assert "mix" not in with_preset(strong, find_task("sst2").spec, replace(states, layers=(2,)), 5000).given
     with pytest.raises(UsageError, match="--preset strong begins at a regression on labels"):
         with_preset(strong, TaskSpec("pairs", 2, "contrastive"), states, 5000)

@@ -122,7 +122,7 @@ class Asked:
         Literal["published", "strong"],
         Setting(
             "published: the paper's settings; strong: all layers mixed, begun at the regression, all features of "
-            "pairs, 6 epochs at a learning rate of 0.001 (below 2,000 examples 3 at 0.0002). An option overrides it.",
+            "pairs, 6 epochs at a learning rate of 0.001 (fewer for few examples). An option overrides it.",
             TRAINING,
             lists=False,
             tells_apart=False,

@@ -13,6 +13,7 @@ from glot.store.task_spec import TaskSpec
 
 FEW = 2000  # examples, below which a head that trains as fast and as long as with many forgets what it began with
 FEW_PACE, MANY_PACE = {"lr": 2e-4, "epochs": 3}, {"lr": 1e-3, "epochs": 6}
+EPOCHS_UNWATCHED = 3  # where the last epoch is kept, whatever it scores
 
 
 def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, examples: int) -> FitOptions:
@@ -29,6 +30,8 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
     if task.target == "contrastive":
         raise UsageError("--preset strong begins at a regression on labels, and these pairs have none: leave it out")
     added: dict[str, Any] = {"start": "regression", **(FEW_PACE if examples < FEW else MANY_PACE)}
+    if options["select"] == "last":
+        added["epochs"] = EPOCHS_UNWATCHED
     pooler = PoolerConfig(**options.values(PoolerConfig, {"adapool_hidden": 1}))
     if not pooler.entry.may_start_at_regression(pooler):
         del added["start"]

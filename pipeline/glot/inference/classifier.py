@@ -89,8 +89,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         pooler, gnn, jk, tau, ..., epochs, lr, batch_size, ...: each setting of `PoolerConfig` and of training in
             `TrainConfig`, see there; None takes the default.
         preset: "published", the paper's settings, or "strong": a mix of all layers, begun at the regression on the
-            mean, 6 epochs at a learning rate of 0.001 (below 2,000 examples 3 at 0.0002); what is given of single
-            settings overrides it.
+            mean, 3 epochs at a learning rate of 0.001 (6 where `validation_fraction` chooses the epoch; below 2,000
+            examples 3 at 0.0002); what is given of single settings overrides it.
         class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
         backbone_layer: which of its layers; -1 is after the final norm. mix: all of them instead, mixed by weights that
             train; None: as the preset says. max_tokens: longer texts are cut here; None
