@@ -11,7 +11,6 @@ import torch
 
 from glot.corpus.examples import Corpus
 from glot.errors import Stopped, UsageError
-from glot.extract.options import ALL_LAYERS
 from glot.extract.run import ExtractOptions, extract_states
 from glot.extract.source import ModelSource
 from glot.fit.head_model import HeadModel, load_head
@@ -36,7 +35,7 @@ CPU = torch.device("cpu")
 def extract(corpus: Corpus, backbone: Path, out: Path, **options: object) -> None:
     """Stage one, with all layers."""
     source = ModelSource(backbone.name, str(backbone))
-    extract_states(corpus, source, out, ExtractOptions(max_tokens=32, layers=ALL_LAYERS, device="cpu", **options))
+    extract_states(corpus, source, out, ExtractOptions(max_tokens=32, layers=None, device="cpu", **options))
 
 
 def by_hand(states: torch.Tensor, weights: list[float], scale: float) -> torch.Tensor:

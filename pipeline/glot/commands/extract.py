@@ -125,7 +125,7 @@ def extract(
     from glot.corpus.load import load_corpus
     from glot.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
     from glot.extract.folders import check_source
-    from glot.extract.options import ALL_LAYERS, TEXT, ExtractOptions, check_folder, check_options
+    from glot.extract.options import TEXT, ExtractOptions, check_folder, check_options
     from glot.extract.source import resolve_model
 
     source = resolve_model(model)
@@ -157,7 +157,7 @@ def extract(
         max_tokens=max_tokens,
         usual_tokens=default_max_tokens(request),
         template=TEXT if prompt is None else prompt,
-        layers=ALL_LAYERS if layers == "all" else numbers(layers, "--layers"),
+        layers=None if layers == "all" else numbers(layers, "--layers"),
         dtype=dtype,
         compute_dtype=compute_dtype,
         token_budget=token_budget,

@@ -13,7 +13,6 @@ from glot.store.layout import MANIFEST_FILE, STORED_AS, Manifest
 
 TEXT = "{text}"  # the text's place in a template; alone it is the template of no template
 COMPUTE_DTYPES = ("float16", "bfloat16", "float32")  # of a backbone's arithmetic, beside "auto"
-ALL_LAYERS: tuple[int, ...] = ()
 ON_OVERFLOW = ("stop", "float32-shard")
 ENGINES = ("auto", "torch", "openvino")  # what forwards a backbone
 ENGINE_VARIABLE = "GLOT_ENGINE"  # of the environment: the engine where none is asked for
@@ -32,7 +31,7 @@ class ExtractOptions:
         max_tokens: longer texts are cut here; None cuts at `usual_tokens`.
         usual_tokens: where texts are cut that nobody gave a length for, or earlier where the backbone takes fewer.
         template: what stands around each text, "{text}" in its place; see `check_template`.
-        layers: kept layers; negative numbers count from the last (-1: after the final norm); `ALL_LAYERS`: every one.
+        layers: kept layers; negative numbers count from the last (-1: after the final norm); None keeps every one.
         dtype: "auto" (bfloat16 where the backbone computes in it, else float16), or a name of `STORED_AS`.
         compute_dtype: the backbone's arithmetic; "auto" is the checkpoint's own.
         token_budget: padded tokens a forward; None chooses by device.
@@ -53,7 +52,7 @@ class ExtractOptions:
     max_tokens: int | None = None
     usual_tokens: int = 128
     template: str = TEXT
-    layers: tuple[int, ...] = (-1,)
+    layers: tuple[int, ...] | None = (-1,)
     dtype: str = "auto"
     compute_dtype: str = "auto"
     token_budget: int | None = None

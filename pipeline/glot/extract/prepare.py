@@ -14,7 +14,7 @@ from glot.corpus.examples import Corpus
 from glot.errors import FaultError, UsageError
 from glot.extract.backbone import Backbone
 from glot.extract.old_caches import check_old_loader, check_old_tokens
-from glot.extract.options import ALL_LAYERS, ExtractOptions
+from glot.extract.options import ExtractOptions
 from glot.extract.planning import NumberedTexts, check_template, length_limit, number_texts, tokenize_into
 from glot.extract.probe import describe
 from glot.store.claims import Claims
@@ -48,9 +48,9 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
     Raises UsageError where options that `check_options` passes do not fit this backbone: template, length, layers.
     """
     count = backbone.num_layers
-    wanted = range(count + 1) if options.layers == ALL_LAYERS else options.layers
+    wanted = range(count + 1) if options.layers is None else options.layers
     layers = sorted({layer if layer >= 0 else count + 1 + layer for layer in wanted})
-    if layers[0] < 0 or layers[-1] > count:
+    if not layers or layers[0] < 0 or layers[-1] > count:
         raise UsageError(
             f"--layers {options.layers}: {backbone.name} has the layers 0 to {count} (or -1 to -{count + 1})"
         )

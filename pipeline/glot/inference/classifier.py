@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from glot.errors import UsageError
 from glot.extract.backbone import Backbone, load_backbone
 from glot.extract.engine import take_engine
-from glot.extract.options import ALL_LAYERS, ExtractOptions
+from glot.extract.options import ExtractOptions
 from glot.extract.prepare import states_identity
 from glot.extract.source import ModelSource, resolve_model
 from glot.fit.config import FitOptions, TrainConfig
@@ -215,7 +215,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         )
 
     def _extract_options(self) -> ExtractOptions:
-        layers = ALL_LAYERS if self._mixes else (self.backbone_layer,)
+        layers = None if self._mixes else (self.backbone_layer,)
         return ExtractOptions(max_tokens=self.max_tokens, layers=layers, engine=self.engine)
 
     def _seed(self) -> int:
