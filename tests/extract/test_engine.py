@@ -383,6 +383,20 @@ def test_a_shard_is_of_one_engine(
     assert [entry.engine for entry in Manifest.load(folder).shards.values()] == [TORCH, "other 1 float32"]
 
 
+def test_a_run_that_goes_on_chooses_as_the_unbroken_one_did(
+    make_corpus: Callable, backbone_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the tokens of the whole plan, however few are left; a finished cache chooses none."""
+    asked: list[int] = []
+    monkeypatch.setattr("glot.extract.run.take_engine", lambda *arguments: asked.append(arguments[3]))
+    backbone, corpus = load(backbone_folders["bert"]), make_corpus({"train": 24})
+    options = ExtractOptions(max_tokens=32, shard_bytes=24 * 64)
+    for part in ((0, 2), (1, 2)):
+        extract_states(corpus, backbone, tmp_path / "cache", replace(options, part=part))
+    extract_states(corpus, backbone, tmp_path / "cache", options)
+    assert asked == [Manifest.load(tmp_path / "cache").plan.tokens] * 2
+
+
 def test_what_forwarded_a_shard_is_found_again_where_the_manifest_is_lost(
     make_corpus: Callable, backbone_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,10 +84,9 @@ def extract_states(
         if options.plan_only:
             return _summary(folder, load_manifest(folder), corpus, options.group)
         plan = Plan(folder, manifest.plan.data)
-        missing = [number for number in range(plan.num_shards) if not finished_shard(folder, number, manifest)]
-        if missing:
-            tokens = sum(map(plan.shard_tokens, missing))
-            take_engine(backbone, manifest.states.layers, options.engine, tokens, say)
+        if not all(finished_shard(folder, number, manifest) for number in range(plan.num_shards)):
+            # By all of the plan's tokens: a run that goes on takes what the unbroken one would have taken.
+            take_engine(backbone, manifest.states.layers, options.engine, plan.tokens, say)
         started = time.monotonic()
         worker = Worker(
             backbone=backbone,
