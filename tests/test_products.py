@@ -67,6 +67,15 @@ def test_the_variable_decides(found: dict[Way, Measured], monkeypatch: pytest.Mo
         choose_way()
 
 
+def test_a_wrong_variable_is_told_before_a_run_has_a_folder(
+    glot: Callable[..., tuple], make_fit_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(products.VARIABLE, "mkl")
+    code, out, err = glot("fit", "--cache", make_fit_cache(), "--out", "run")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert not Path("run").exists()
+
+
 def test_both_ways_are_measured_on_this_machine() -> None:
     """torch's own is there on any; each error is that of float32 or, with AMX, of bfloat16."""
     ways = measure_ways()

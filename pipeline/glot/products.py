@@ -76,9 +76,7 @@ def fast_products(way: Way | None = None) -> Iterator[Way]:
 
 def choose_way(recorded: Way | None = None) -> Way:
     """The way that the environment asks for; else a run's own, where it is float32 here; else the fastest such."""
-    asked = os.environ.get(VARIABLE, "auto")
-    if asked not in ("auto", *WAYS):
-        raise UsageError(f"{VARIABLE} is {asked!r}: set it to auto, {' or '.join(WAYS)}")
+    asked = asked_way()
     if asked != "auto":
         return "onednn" if asked == "onednn" and "onednn" in measure_ways() else "torch"
     if recorded == "torch" or not _is_float32("onednn"):
@@ -86,6 +84,14 @@ def choose_way(recorded: Way | None = None) -> Way:
     found = measure_ways()
     is_faster = found["onednn"].rate > CLEARLY_FASTER * found["torch"].rate
     return "onednn" if recorded == "onednn" or is_faster else "torch"
+
+
+def asked_way() -> str:
+    """What the environment asks for; raises UsageError where that is none of "auto", "torch" and "onednn"."""
+    asked = os.environ.get(VARIABLE, "auto")
+    if asked not in ("auto", *WAYS):
+        raise UsageError(f"{VARIABLE} is {asked!r}: set it to auto, {' or '.join(WAYS)}")
+    return asked
 
 
 def _is_float32(way: Way) -> bool:

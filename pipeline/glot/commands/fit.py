@@ -141,6 +141,8 @@ def _describe_preset(preset: str, config: RunConfig) -> str:
     """What is in force under a preset, single options included."""
     train, pooler = config.train, config.pooler
     parts = [f"layers {', '.join(map(str, config.layers))} mixed" if pooler.mixed_layers else f"layer {config.layer}"]
+    if len(config.states.layers) == 1:
+        parts[0] += " alone (of a cache of `extract --layers all` a mix)"
     parts.append("begun at the regression" if train.start == "regression" else "begun at random weights")
     if config.task.num_texts == 2:
         parts.append(f"{pooler.pair_features} features of pairs")

@@ -17,6 +17,7 @@ from glot.fit.presets import with_preset
 from glot.fit.run_folder import RunConfig
 from glot.nn.config import ContrastiveConfig, PoolerConfig, TokenPosition, readout_width
 from glot.nn.settings import declared
+from glot.products import asked_way
 from glot.registry.tasks import head_defaults
 from glot.store.example_set import group_of, set_name, split_of
 from glot.store.layout import StatesIdentity
@@ -32,6 +33,7 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
 
     Raises UsageError for options out of range, or a cache that is unfit.
     """
+    asked_way()  # now, and not when the run's folder is there
     entry = cache.examples_entry(set_name(options["group"], "train"))
     options = with_preset(options, entry.task, cache.manifest.states, entry.examples)
     asked = Asked(**options.values(Asked, {}))
