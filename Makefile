@@ -63,6 +63,7 @@ bench: setup
 
 bench-long: setup
 	$(BIN)/python -m benchmarks.extraction --full
+	$(BIN)/python -m benchmarks.few
 	$(BIN)/python -m benchmarks.density
 	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.int8

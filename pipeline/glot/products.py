@@ -124,7 +124,6 @@ def measure_ways() -> dict[Way, Measured]:
     return {way: Measured(2 * ROWS * INNER * COLUMNS / seconds[way], errors[way]) for way in ways}
 
 
-@cache
 def has_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies bfloat16 matrices by units of their own: a GPU by what it is, a CPU by its rate."""
     import torch

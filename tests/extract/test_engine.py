@@ -235,6 +235,28 @@ def test_a_model_that_does_not_convert_is_remembered(
 
 
 @needs_openvino
+@pytest.mark.parametrize(
+    "error", [MemoryError("none left"), OSError("disk"), RuntimeError("DefaultCPUAllocator: alloc")]
+)
+def test_a_machine_without_room_is_not_remembered(
+    backbone_folders: dict[str, Path], home: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It says nothing of the model: the next start tries again."""
+
+    def convert(backbone: Backbone) -> None:
+        raise error
+
+    lines: list[str] = []
+    backbone = load(backbone_folders["bert"])
+    with monkeypatch.context() as patch:
+        patch.setattr(openvino, "convert", convert)
+        take_engine(backbone, (2,), "auto", say=lines.append)
+    assert str(error) in lines[0]
+    assert converted.find_model(backbone) is None
+    assert not home.exists()
+
+
+@needs_openvino
 @pytest.mark.parametrize("wrong", [1.01, float("nan")])
 def test_other_states_are_not_taken(
     backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch, wrong: float

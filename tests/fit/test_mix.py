@@ -14,11 +14,12 @@ from glot.errors import Stopped, UsageError
 from glot.extract.run import ExtractOptions, extract_states
 from glot.extract.source import ModelSource
 from glot.fit.head_model import HeadModel, load_head
+from glot.fit.learner import Job
 from glot.fit.result import FitResult
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig, layer_shares
 from glot.fit.states import MemoryStates, StreamedStates
-from glot.fit.train import fit_heads
+from glot.fit.train import fit_head, fit_heads
 from glot.inference.classifier import GlotClassifier
 from glot.inference.model import GlotModel
 from glot.inference.predictions import evaluate_head
@@ -138,19 +139,12 @@ def test_the_first_vectors_are_the_mean_of_the_mix(make_fit_cache: MakeCache, tm
     assert (model.head.linear.weight[:, :8] != 0).any()
 
 
-def test_mixed_and_plain_heads_train_side_by_side(make_fit_cache: MakeCache, tmp_path: Path) -> None:
-    """Heads that mix are not stacked; in a group of two thresholds each comes to what it does alone."""
-    from glot.fit.learner import Job
-
+def test_heads_that_mix_train_side_by_side_as_alone(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    """They are not stacked: of two thresholds each comes to what it does by itself, and to its own density."""
     cache = Cache(make_fit_cache())
     configs = [make_configs(cache, FitOptions(device="cpu", mix=True, tau=tau))[0] for tau in (0.3, 0.9)]
-    jobs = [Job(config, tmp_path / str(number)) for number, config in enumerate(configs)]
-    together = fit_heads(cache, jobs, tmp_path)
-    alone = [
-        fit_heads(cache, [Job(job.config, tmp_path / f"alone-{job.folder.name}")], tmp_path / "x")[0]
-        for job in jobs
-        if not (tmp_path / "x").mkdir(exist_ok=True)
-    ]
+    together = fit_heads(cache, [Job(config, tmp_path / f"both-{config.pooler.tau}") for config in configs], tmp_path)
+    alone = [fit_head(cache, config, tmp_path / f"alone-{config.pooler.tau}") for config in configs]
     assert [result.best for result in together] == [result.best for result in alone]
     assert together[0].density != together[1].density
 

@@ -20,7 +20,7 @@ import xxhash
 
 from glot.errors import FaultError, GlotError, UsageError
 from glot.extract.forward import Backbone
-from glot.store.files import atomic_folder, find_unfinished, folder_bytes, read_json, write_json
+from glot.store.files import atomic_folder, find_unfinished, folder_bytes, read_json, update_from_file, write_json
 
 FORMAT = 1  # of what is converted: counted up with each change of what `glot.extract.openvino` makes
 ABOUT = "about.json"
@@ -107,9 +107,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     sums = {}
     for path in sorted(folder.glob("model.*")):
         digest = xxhash.xxh3_64()
-        with open(path, "rb") as file:
-            while block := file.read(2**22):
-                digest.update(block)
+        update_from_file(digest, path)
         sums[path.name] = digest.hexdigest()
     return sums
 

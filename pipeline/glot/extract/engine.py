@@ -11,10 +11,11 @@ import torch
 from glot.errors import GlotError, UsageError
 from glot.extract.forward import CPU_FLOPS, Backbone
 from glot.extract.options import check_engine
-from glot.extract.probe import SHORT, probe_ids
+from glot.extract.probe import ROUNDING, SHORT, distance_of, probe_ids, reason_of
 from glot.process import available_memory
 
-AGREES = {"float32": 1e-3, "bfloat16": 8e-2}  # how far a token's state may lie from torch's, relative to its norm
+# How far a token's state may lie from torch's, relative to its norm.
+AGREES = {"float32": 1e-3, "bfloat16": ROUNDING[torch.bfloat16]}
 WORTH_SECONDS = 20.0  # of torch's time, from which on "auto" looks for something faster
 MEMORY = 2.0  # times the weights' bytes must be free to convert and compile: about 1.9 were taken by two models
 INSTALL = "pip install 'glot-pipeline[openvino]'"
@@ -74,7 +75,7 @@ def _compile(backbone: Backbone, layers: tuple[int, ...]) -> Any:
     try:
         engine = openvino.OpenVinoEngine(model, openvino.sure_layers(backbone), layers, backbone.compute_dtype)
     except RuntimeError as error:
-        raise Unfit(f"OpenVINO cannot compile it ({_line(error)})") from None
+        raise Unfit(f"OpenVINO cannot compile it ({reason_of(error)})") from None
     _check_agreement(backbone, engine, layers)
     return engine
 
@@ -94,7 +95,7 @@ def _check_there(backbone: Backbone) -> None:
     try:
         openvino.import_openvino()
     except Exception as error:  # built for another Python, processor or system
-        raise Unfit(f"OpenVINO cannot be loaded ({_line(error)})") from None
+        raise Unfit(f"OpenVINO cannot be loaded ({reason_of(error)})") from None
 
 
 def _converted(backbone: Backbone) -> Any:
@@ -109,8 +110,11 @@ def _converted(backbone: Backbone) -> Any:
     try:
         model = openvino.convert(backbone)
     except Exception as error:  # the tracer and OpenVINO have their own for what they do not know
-        reason = f"OpenVINO cannot convert a {backbone.model.config.model_type} model ({_line(error)})"
-        converted.keep_reason(backbone, reason)
+        reason = f"OpenVINO cannot convert a {backbone.model.config.model_type} model ({reason_of(error)})"
+        if not isinstance(error, MemoryError | OSError) and "alloc" not in str(
+            error
+        ):  # which may be otherwise tomorrow
+            converted.keep_reason(backbone, reason)
         raise Unfit(reason) from None
 
     def write(folder: Path) -> None:
@@ -135,20 +139,10 @@ def _check_agreement(backbone: Backbone, engine: Any, layers: tuple[int, ...]) -
         try:
             given = engine.hidden_states(ids, mask, layers)
         except RuntimeError as error:
-            raise Unfit(f"OpenVINO cannot compute {tuple(ids.shape)} tokens ({_line(error)})") from None
+            raise Unfit(f"OpenVINO cannot compute {tuple(ids.shape)} tokens ({reason_of(error)})") from None
         for layer, ours, theirs in zip(layers, expected, given, strict=True):
             if theirs.shape != ours.shape:
                 raise Unfit(f"OpenVINO gives states of shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
-            distance = _distance(ours[real].float(), theirs[real])
+            distance = distance_of(ours[real].float(), theirs[real])
             if not distance <= AGREES[backbone.compute_dtype]:  # NaN does not either
                 raise Unfit(f"OpenVINO's states of layer {layer} are {distance:.1e} of their norm away from torch's")
-
-
-def _distance(expected: torch.Tensor, states: torch.Tensor) -> float:
-    """The largest distance of (N, d) states, relative to their norms."""
-    norm = expected.norm(dim=1)
-    return float(((expected - states).norm(dim=1) / norm.clamp_min(1e-3 * float(norm.mean()) + 1e-30)).max())
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

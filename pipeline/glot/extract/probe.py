@@ -110,10 +110,14 @@ def _check_alone(backbone: Backbone, short: list[int], alone: torch.Tensor) -> N
 
 def same(expected: torch.Tensor, states: torch.Tensor, backbone: Backbone) -> bool:
     """Whether (L, d) states differ by rounding alone; what is not finite in both counts as the same."""
-    expected, states = expected.float().nan_to_num(), states.float().nan_to_num()
+    distance = distance_of(expected.float().nan_to_num(), states.float().nan_to_num())
+    return distance <= ROUNDING.get(backbone.model.dtype, ROUNDING[torch.float32])
+
+
+def distance_of(expected: torch.Tensor, states: torch.Tensor) -> float:
+    """The largest distance of a token's state from what is expected, (L, d) both, relative to its norm."""
     norm = expected.norm(dim=1)
-    distance = (expected - states).norm(dim=1) / norm.clamp_min(1e-3 * float(norm.mean()) + 1e-30)  # (L,)
-    return float(distance.max()) <= ROUNDING.get(backbone.model.dtype, ROUNDING[torch.float32])
+    return float(((expected - states).norm(dim=1) / norm.clamp_min(1e-3 * float(norm.mean()) + 1e-30)).max())
 
 
 def describe(backbone: Backbone) -> str:
@@ -131,11 +135,15 @@ def refused_by_name(backbone: Backbone) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise FaultError(f"{backbone.device} has no memory left to forward a text through {backbone.name}") from None
     except Exception as error:  # each family has its own ways to fail
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UsageError(
-            f"{describe(backbone)} cannot be used: forwarding token ids and a mask alone fails ({reason}); "
+            f"{describe(backbone)} cannot be used: forwarding token ids and a mask alone fails ({reason_of(error)}); "
             "pass another model"
         ) from None
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of a library says, in one line for a message."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def probe_ids(backbone: Backbone, length: int) -> list[int]:

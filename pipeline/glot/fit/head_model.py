@@ -52,7 +52,10 @@ class HeadModel(nn.Module):
 
     @property
     def mean_columns(self) -> int:
-        """The numbers at a vector's beginning that training does not change while the readout weighs all alike."""
+        """How many numbers of a vector, from its first on, are the mean while the readout weighs all tokens alike: d.
+
+        Of a pooler without weights all count, whatever they are: they never change.
+        """
         return self.pooler.in_width if self.pooler.config.has_weights else self.pooler.out_width
 
     def vectors(self, batch: TokenBatch) -> Tensor:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, TypeVar, get_origin, get_type_hints
+from typing import IO, Any, Protocol, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 
@@ -75,6 +75,13 @@ MAX_TEXT = 2**30  # bytes of a text file that is read whole
 _names = itertools.count()
 Entry = TypeVar("Entry")
 _hints = cache(get_type_hints)
+
+
+class Digest(Protocol):
+    """What hashes bytes piece by piece."""
+
+    def update(self, data: bytes, /) -> None:
+        """Add some."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -360,7 +367,12 @@ def file_sha256(*paths: Path) -> str:
     """SHA-256 over the bytes of one or more files, as hex."""
     digest = hashlib.sha256()
     for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+        update_from_file(digest, path)
     return digest.hexdigest()
+
+
+def update_from_file(digest: Digest, path: Path) -> None:
+    """Add the bytes of a file to a digest, of hashlib or of xxhash."""
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
