@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import platform
 import re
@@ -26,17 +27,28 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
 import torch
 
 from benchmarks import step
+from benchmarks.made import make_cache, spread_lengths
 from benchmarks.ratios import describe_machine, seconds_of, verdict
+from glot.fit.run import FitOptions, make_configs
+from glot.fit.schedule import make_optimizer
 from glot.fit.states import HostBatch
+from glot.fit.steps import RecordedSteps, Steps
+from glot.fit.train import fit_head
+from glot.nn.config import PoolerConfig
+from glot.nn.poolers import make_pooler
 from glot.nn.tokens import TokenBatch
+from glot.process import kept_randomness
 from glot.reproduce.cost import step_bytes
 from glot.store.files import one_line, write_text
+from glot.store.reader import Cache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -51,7 +63,6 @@ NOMINAL_H100 = 989e12  # bfloat16 FLOP/s of an H100 SXM without sparsity, by its
 SHAPE = "mistral-7b"
 PUBLISHED_STEP = 13.4  # ms of the paper's GLOT, on a GPU that it does not name
 EXTRACTION_TARGET = 0.95  # of the bare loop's tokens/s, as for the larger backbone on a CPU
-WARM_UP = 3  # steps before a CUDA graph is captured
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,7 @@ class Sizes:
         product: rows and columns of the product that stands for the card's peak.
         width, tokens: d and L of the step. steps: in a block that is timed as one. blocks: the median is of so many.
         extracted: tokens of stage one. repeats: how often each way runs.
+        fit_means, fit_texts, fit_epochs: tokens of a text, texts and epochs of the trainings that are timed whole.
         cost_texts: a step of the table of costs. cost_steps: of each way, the first of which warms up.
     """
 
@@ -74,6 +86,9 @@ class Sizes:
     blocks: int = 7
     extracted: int = 300_000
     repeats: int = 2
+    fit_means: tuple[int, ...] = (27, 110)
+    fit_texts: int = 2048
+    fit_epochs: int = 4
     cost_texts: int = 8
     cost_steps: int = 12
 
@@ -84,7 +99,7 @@ TINY = Sizes(
         **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8},
     },
     **{"product": 64, "width": 32, "tokens": 8, "steps": 2, "blocks": 2, "extracted": 1500, "repeats": 1},
-    **{"cost_texts": 2, "cost_steps": 3},
+    **{"fit_means": (4,), "fit_texts": 200, "fit_epochs": 2, "cost_texts": 2, "cost_steps": 3},
 )
 
 
@@ -186,39 +201,26 @@ def cuda_tests(sizes: Sizes, device: torch.device) -> Iterator[str]:
 # --- the step
 
 
-class Captured:
-    """A whole step as one CUDA graph: a call replays it. Where there is no GPU, a call is the step itself.
+class Unit:
+    """GLOT and a linear head as `glot fit` trains them, by bfloat16 autocast or not."""
 
-    The graph reads and writes the tensors that it was captured with, so it keeps their owner; new states are copied
-    into the batch that the way asks for. Raises RuntimeError where the graph does not train.
-    """
+    can_be_recorded = True
 
-    def __init__(self, way: step.Way) -> None:
-        self.way, self.graph = way, None
-        if not on_gpu(way.device):
-            return
-        # As torch's notes on CUDA graphs say: warm up on a side stream, capture, with gradients made in the capture.
-        side = torch.cuda.Stream(way.device)
-        side.wait_stream(torch.cuda.current_stream(way.device))
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                way.step()
-            way.optimizer.zero_grad(set_to_none=True)
-        torch.cuda.current_stream(way.device).wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            way.step()
-        before = way.head.weight.detach().clone()
-        self.graph.replay()
-        if torch.equal(before, way.head.weight.detach()):
-            raise RuntimeError("the captured step changes no weight")
+    @kept_randomness(0)
+    def __init__(self, width: int, device: torch.device, bfloat16: bool) -> None:
+        config = PoolerConfig(gnn_layers=step.LAYERS, hidden=step.HIDDEN, tau=step.TAU)
+        self.pooler = make_pooler(config, width, "dense").to(device)
+        self.head = torch.nn.Linear(self.pooler.out_width, 2).to(device)
+        self.device, self.bfloat16 = device, bfloat16
+        self.optimizer = make_optimizer([*self.pooler.parameters(), *self.head.parameters()], 1e-4, device)
 
-    def __call__(self) -> None:
-        """One step."""
-        if self.graph is None:
-            self.way.step()
-        else:
-            self.graph.replay()
+    def update(self, texts: TokenBatch, rows: list[torch.Tensor], labels: torch.Tensor) -> None:
+        """See `Learner.update`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            raw = self.head(self.pooler(texts).index_select(0, rows[0]))
+        torch.nn.functional.cross_entropy(raw.float(), labels).backward()
+        self.optimizer.step()
 
 
 def host_batch(sizes: Sizes, device: torch.device, pinned: bool) -> HostBatch:
@@ -229,30 +231,15 @@ def host_batch(sizes: Sizes, device: torch.device, pinned: bool) -> HostBatch:
         values = values.to(device)
     elif on_gpu(device):
         values = values.pin_memory()
-    return HostBatch(values, lengths=batch.lengths)
+    return HostBatch(values, lengths=batch.lengths, rows=(torch.arange(len(batch)),))
 
 
-def eager_way(host: HostBatch, device: torch.device, bfloat16: bool) -> step.Way:
-    """Steps as `glot fit` makes them: states to the device and to float32, indices, graph, forward, backward, Adam."""
-    return step.glot_way(lambda: host.tokens(device), host.values.shape[1], device, bfloat16)
-
-
-def graphed_step(host: HostBatch, device: torch.device, bfloat16: bool) -> Callable[[], None]:
-    """The same as one CUDA graph over a batch that stays where it is, and new states copied into it before each."""
-    assert host.lengths is not None
-    batch = TokenBatch(host.values.to(device).float(), host.lengths)
-
-    def again() -> TokenBatch:
-        batch.graphs.clear()  # edges come of the states, which change; the indices do not while the lengths are these
-        return batch
-
-    captured = Captured(step.glot_way(again, host.values.shape[1], device, bfloat16, capturable=True))
-
-    def run() -> None:
-        batch.states.copy_(host.values.to(device, non_blocking=True))
-        captured()
-
-    return run
+def make_runs(host: HostBatch, device: torch.device, bfloat16: bool) -> dict[str, Callable[[], None]]:
+    """A step of `glot fit` on a batch, from its states as stored to new weights: as it is, and recorded."""
+    labels = torch.arange(len(host.rows[0])) % 2
+    units = [Unit(host.values.shape[1], device, bfloat16) for _ in range(2)]
+    plain, recorded = Steps(units[:1], device), RecordedSteps(units[1:], device)
+    return {"as it is": partial(plain.run, host, labels), "recorded": partial(recorded.run, host, labels)}
 
 
 def step_seconds(run: Callable[[], None], sizes: Sizes, device: torch.device) -> float:
@@ -271,31 +258,40 @@ PLACES = {"on the device": False, "pinned in memory": True}
 
 
 def step_table(sizes: Sizes, device: torch.device) -> Iterator[str]:
-    """The step by precision and by where its states are: as it is, and as one CUDA graph."""
+    """The step by precision, by where its states are, and by how it is run."""
     tokens = step.TEXTS * sizes.tokens
     yield f"{step.TEXTS} texts of L = {sizes.tokens} tokens, d = {sizes.width}, K = {step.LAYERS}, h = {step.HIDDEN},"
     yield f"τ = {step.TAU}, states in float16; blocks of {sizes.steps} steps, the median of {sizes.blocks}. Products"
-    yield "alone: a step's, at the rate of one product of that size; cosines are float32 always."
+    yield "alone: a step's, at the rate of one product of that size; cosines are float32 always. Recorded: as a CUDA"
+    yield f"graph, see `fit/steps.py`{'' if on_gpu(device) else ' (no GPU: the same operations)'}."
     yield ""
-    yield from table_head("precision", "states", "ms a step", "its products alone", "peak of tensors", "≤ 1.0 ms")
-    seconds: dict[tuple[str, str], float] = {}
+    yield from table_head(
+        "precision",
+        "states",
+        "ms a step",
+        "recorded",
+        "its products alone",
+        "peak of tensors",
+        "≤ 1.0 ms",
+        "over 13.4 ms",
+    )
     for name, (bfloat16, precision) in step.PRECISIONS.items():
         for place, pinned in PLACES.items():
             tell(f"step: {name}, states {place}")
             with step.float32_products(precision):
-                host = host_batch(sizes, device, pinned)
-                way = eager_way(host, device, bfloat16)
-                took = seconds[name, place] = step_seconds(way.step, sizes, device)
+                runs = make_runs(host_batch(sizes, device, pinned), device, bfloat16)
+                took = {way: step_seconds(run, sizes, device) for way, run in runs.items()}
                 dtype = torch.bfloat16 if bfloat16 else torch.float32
                 floor = step.step_products(sizes.width, tokens) / step.product_rate(tokens, sizes.width, device, dtype)
-                way.optimizer.zero_grad(set_to_none=True)  # so that the gradients are counted
-                size = step_bytes(way.step, device) / 2**20
-            met = verdict(took, step.CUDA_TARGET, True).rpartition(": ")[2]
-            yield table_row(name, place, f"{1e3 * took:.3g}", f"{1e3 * floor:.3g}", f"{size:,.0f} MiB", met)
+                size = step_bytes(runs["as it is"], device) / 2**20
+            best = took["recorded"]
+            met = verdict(best, step.CUDA_TARGET, True).rpartition(": ")[2]
+            numbers = [f"{1e3 * value:.3g}" for value in (took["as it is"], best, floor)]
+            yield table_row(name, place, *numbers, f"{size:,.0f} MiB", met, f"{PUBLISHED_STEP / (1e3 * best):.3g}")
     yield ""
     yield from copy_time(sizes, device)
     yield ""
-    yield from graph_table(sizes, device, seconds)
+    yield from fit_table(sizes, device)
 
 
 def copy_time(sizes: Sizes, device: torch.device) -> Iterator[str]:
@@ -308,35 +304,27 @@ def copy_time(sizes: Sizes, device: torch.device) -> Iterator[str]:
     yield f"The copy of a batch's states from pinned memory alone: {1e3 * took:.3g} ms, {rate:.3g} GB/s."
 
 
-def graph_table(sizes: Sizes, device: torch.device, eager: dict[tuple[str, str], float]) -> Iterator[str]:
-    """The step as one CUDA graph; raises RuntimeError at the end where one could not be captured."""
-    yield "As one CUDA graph" + (
-        ":" if on_gpu(device) else " (no GPU: nothing is captured, each row is the step again):"
-    )
+def fit_table(sizes: Sizes, device: torch.device) -> Iterator[str]:
+    """Whole trainings by `fit_head` over a cache: reading, batches, steps, progress."""
+    yield "`glot fit` over a cache of texts of many lengths, ms a step of its last epoch, evaluation not counted:"
     yield ""
-    yield from table_head("precision", "states", "ms a step", "times as fast", "≤ 1.0 ms", "over the published 13.4 ms")
-    errors = []
-    for name, (bfloat16, precision) in step.PRECISIONS.items():
-        for place, pinned in PLACES.items():
-            tell(f"step as a CUDA graph: {name}, states {place}")
-            try:
-                with step.float32_products(precision):
-                    run = graphed_step(host_batch(sizes, device, pinned), device, bfloat16)
-                    took = step_seconds(run, sizes, device)
-            except Exception as error:  # the other rows are worth having
-                traceback.print_exc()
-                errors.append(f"{name}, {place}: {one_line(error)[:200]}")
-                yield table_row(name, place, "failed", "", "", "")
-                continue
-            met = verdict(took, step.CUDA_TARGET, True).rpartition(": ")[2]
-            faster, published = eager[name, place] / took, PUBLISHED_STEP / (1e3 * took)
-            yield table_row(name, place, f"{1e3 * took:.3g}", f"{faster:.2f}", met, f"{published:.3g} times as fast")
-    yield ""
-    yield "Captured: edges, layers, readout, head, loss, backward, Adam. Not captured: the copy of the states into the"
-    yield "graph's batch, and the indices of padding, made on the CPU once, for they hang on the texts' lengths alone."
-    yield "A graph serves batches of the same lengths only; others have other shapes and need one of their own."
-    if errors:
-        raise RuntimeError(f"{len(errors)} rows as a CUDA graph, {errors[0]}")
+    yield from table_head("d", "mean tokens", "precision", "as it is", "recorded")
+    for mean in sizes.fit_means:
+        with tempfile.TemporaryDirectory(prefix="gpu-check-") as made:
+            tokens = sizes.fit_texts * mean
+            cache = Cache(make_cache(Path(made) / "cache", sizes.width, spread_lengths(tokens, mean), tokens))
+            for precision in ("float32", "bfloat16"):
+                tell(f"fit: mean {mean} tokens, {precision}")
+                options = FitOptions(device=device.type, precision=precision, epochs=sizes.fit_epochs, seeds=(0,))
+                [config] = make_configs(cache, options)
+                took = []
+                for number, make in enumerate((Steps, RecordedSteps)):
+                    chosen = lambda units, place, chunk_size, make=make: make(units, place)  # noqa: E731
+                    with mock.patch("glot.fit.train.make_steps", chosen):
+                        last = fit_head(cache, config, Path(made) / f"{precision}-{number}").epochs[-1]
+                    took.append(1e3 * last.seconds / math.ceil(len(cache.examples("train")) / config.train.batch_size))
+                yield table_row(f"{sizes.width:,}", str(mean), precision, *(f"{value:.3g}" for value in took))
+            cache.close()
 
 
 # --- stage one

@@ -72,13 +72,12 @@ class Way:
         device: torch.device,
         bfloat16: bool,
         texts: int = TEXTS,
-        capturable: bool = False,
     ) -> None:
         self.head = nn.Linear(width, 2).to(device)
         self.pool, self.bfloat16, self.device = pool, bfloat16, device
         self.ours = isinstance(pooler, Glot)
         parameters = [*pooler.parameters(), *self.head.parameters()]
-        self.optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True if self.ours else None, capturable=capturable)
+        self.optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True if self.ours else None)
         self.labels = torch.arange(texts, device=device) % 2
 
     def step(self) -> None:
@@ -102,19 +101,6 @@ class Way:
             return self.seconds()
         with fast_products():
             return self.seconds()
-
-
-@kept_randomness(0)
-def glot_way(
-    source: Callable[[], TokenBatch], width: int, device: torch.device, bfloat16: bool, capturable: bool = False
-) -> Way:
-    """Ours on the dense backend, with the same weights each time; every step asks `source` for its batch.
-
-    Args:
-        capturable: for an optimizer whose step is to be part of a CUDA graph.
-    """
-    model = Glot(PoolerConfig(gnn_layers=LAYERS, hidden=HIDDEN, tau=TAU), width, "dense").to(device)
-    return Way(model, model.out_width, lambda: model(source()), device, bfloat16, capturable=capturable)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def main() -> None:
                 def step(some: list = some, chosen: np.ndarray = chosen) -> None:
                     texts, rows = fetch(states, data.train.subset(chosen)).to(states.device)
                     for unit in some:
-                        unit.step(texts, rows, labels[chosen], 0.0)
+                        unit.update(texts, rows, labels[chosen])
 
                 seconds = seconds_of(step)
                 if number >= 3:

@@ -52,13 +52,13 @@ def test_it_goes_on_from_a_checkpoint() -> None:
 
 def plateaus(config: object, folder: Path, cache: Cache, **options: object) -> list[float]:
     """The rates of a fit's steps."""
-    rates, step = [], Learner.step
+    rates, update = [], Learner.update
 
     def spied(self: Learner, *given: object) -> None:
-        step(self, *given)
+        update(self, *given)
         rates.append(self.optimizer.param_groups[0]["lr"])
 
-    with mock.patch.object(Learner, "step", spied), mock.patch("glot.fit.schedule.PLATEAU_STEPS", 5):
+    with mock.patch.object(Learner, "update", spied), mock.patch("glot.fit.schedule.PLATEAU_STEPS", 5):
         fit_head(cache, config, folder, **options)
     return rates
 

@@ -65,9 +65,9 @@ def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: 
     labels = torch.from_numpy(data.train.label if target == "classes" else data.train.label.astype(np.float32))
     for start in range(0, 96, 32):
         chosen = np.arange(start, start + 32)
-        stack.step(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
+        stack.update(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen])
         for head in alone:
-            head.step(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
+            head.update(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen])
     for one, other in zip(alone, heads, strict=True):
         torch.testing.assert_close(one.lost, other.lost)
         for (name, expected), found in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
@@ -100,7 +100,7 @@ def test_steps_with_class_weights(make_fit_cache: MakeCache) -> None:
     for start in range(0, len(labels) - 16, 16):
         chosen = np.arange(start, start + 16)
         for unit in (*units, *alone):
-            unit.step(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen], 0.0)
+            unit.update(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen])
     for one, other, unweighted in zip(alone, heads, plain, strict=True):
         torch.testing.assert_close(one.lost, other.lost)
         assert abs(one.lost - unweighted.lost) > 0.01 * one.lost

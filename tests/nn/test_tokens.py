@@ -9,8 +9,8 @@ from glot.nn.tokens import TokenBatch
 def test_layout(make_batch):
     batch = make_batch((3, 1, 2))
     assert len(batch) == 3
-    assert batch.offsets.tolist() == [0, 3, 4]
-    assert batch.segment.tolist() == [0, 0, 0, 1, 2, 2]
+    assert batch.index.offsets.tolist() == [0, 3, 4]
+    assert batch.index.segment.tolist() == [0, 0, 0, 1, 2, 2]
     assert batch.real.tolist() == [[True] * 3, [True, False, False], [True, True, False]]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from glot.errors import FaultError
 from glot.fit.head_model import HeadModel, Source, predict
@@ -18,7 +18,7 @@ from glot.fit.metrics import compute_metrics
 from glot.fit.result import Epoch, FitResult, Scores, argmax, best_published
 from glot.fit.retrieval import score_pairs
 from glot.fit.run_folder import HEAD_FILE, RunConfig, load_weights, save_tensors
-from glot.fit.schedule import StepPlateau, lr_factor
+from glot.fit.schedule import StepPlateau, lr_factor, make_optimizer, set_rate
 from glot.fit.states import Texts
 from glot.fit.training_data import TrainingData, labels_of
 from glot.fit.warm_start import Line, start_at_regression
@@ -73,7 +73,7 @@ class Learner:
         if self.config.train.class_weights == "balanced":
             model.head.class_weights = balanced_weights(labels_of(data.train), len(self.config.task.classes))
         self.model = model.to(self.device)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=self.config.train.lr, fused=True)
+        self.optimizer = make_optimizer(model.parameters(), self.config.train.lr, self.device)
         self.plateau = StepPlateau(self.optimizer) if self.config.train.schedule == "plateau-steps" else None
         self.start: Epoch | None = None
         self.history: list[Epoch] = []
@@ -92,18 +92,20 @@ class Learner:
         self._save_weights(0)
         self._save_predictions(predictions)
 
-    def step(self, texts: Texts, rows: list[Tensor], labels: Tensor | None, share: float) -> None:
-        """One step on a batch (see `HostBatch.to`): learning rate, loss, gradients, weights.
+    def set_rate(self, share: float) -> None:
+        """Set the learning rate of the next step; `share` of all steps are done, 0 to 1."""
+        if self.plateau is None:
+            train = self.config.train
+            set_rate(self.optimizer, train.lr * lr_factor(train.schedule, share, self._selection_scores()))
+
+    def update(self, texts: Texts, rows: list[Tensor], labels: Tensor | None) -> None:
+        """One step on a batch (see `HostBatch.to`): loss, gradients, weights.
 
         Args:
-            labels: (m,), or None for pairs without labels. share: of all steps that are done, 0 to 1.
+            labels: (m,), or None for pairs without labels.
         """
-        train = self.config.train
-        if self.plateau is None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = train.lr * lr_factor(train.schedule, share, self._selection_scores())
         self.optimizer.zero_grad(set_to_none=True)
-        enabled = train.precision == "bfloat16"
+        enabled = self.config.train.precision == "bfloat16"
         loss = self.model.backward(
             texts, rows, labels, lambda: torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
         )
@@ -111,6 +113,15 @@ class Learner:
         if self.plateau is not None:
             self.plateau.step(loss.item())
         self.lost += loss.double() * len(rows[0])
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether `update` may be a CUDA graph: waits for no number, and is blind to texts that no example asks for.
+
+        To batch normalization they would count.
+        """
+        plain = self.config.contrastive is None and self.plateau is None and self.config.train.backend == "dense"
+        return plain and not any(isinstance(module, nn.BatchNorm1d) for module in self.model.modules())
 
     def flush_loss(self, epoch: int) -> None:
         """Add the losses since the last call to the epoch's sum; raises FaultError where they are not finite."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from torch.optim import Optimizer
+import torch
+from torch import Tensor
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 PLATEAU_EPOCHS = 2
@@ -32,6 +35,22 @@ def count_plateaus(scores: list[float]) -> int:
     return count
 
 
+def make_optimizer(parameters: Iterable[Tensor], lr: float, device: torch.device) -> Adam:
+    """Adam; on a GPU with its rate in a tensor, which a recorded step reads, see `RecordedSteps`."""
+    if device.type == "cuda":
+        return Adam(parameters, lr=torch.tensor(lr, device=device), fused=True, capturable=True)
+    return Adam(parameters, lr=lr, fused=True)
+
+
+def set_rate(optimizer: Optimizer, lr: float) -> None:
+    """Change the learning rate, where it lies."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
 class StepPlateau:
     """The schedule "plateau-steps": `ReduceLROnPlateau` over the losses of single steps, which alone has a state."""
 
@@ -46,13 +65,11 @@ class StepPlateau:
     def state(self) -> dict[str, float]:
         """What a checkpoint must keep."""
         state = self.scheduler.state_dict()
-        lr = self.optimizer.param_groups[0]["lr"]
+        lr = float(self.optimizer.param_groups[0]["lr"])
         return {"lr": lr, **{name: state[name] for name in ("best", "num_bad_epochs", "last_epoch")}}
 
     def restore(self, state: dict[str, float]) -> None:
         """Take over what `state` gave."""
         kept = dict(state)
-        for group in self.optimizer.param_groups:
-            group["lr"] = kept["lr"]
-        del kept["lr"]
+        set_rate(self.optimizer, kept.pop("lr"))
         self.scheduler.load_state_dict(kept)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glot.fit.learner import Learner
-from glot.fit.schedule import lr_factor
+from glot.fit.schedule import lr_factor, make_optimizer, set_rate
 from glot.fit.states import Texts
 from glot.nn.attention import attend
 from glot.nn.dense_backend import DenseGraph
@@ -60,7 +60,7 @@ class Stack:
         self.parts = readout.part_widths
         names = [name for name, _ in first.model.named_parameters()]
         self.weights = {name: self._stacked([head.model.get_parameter(name) for head in heads]) for name in names}
-        self.optimizer = torch.optim.Adam(self.weights.values(), lr=self.train.lr, fused=True)
+        self.optimizer = make_optimizer(self.weights.values(), self.train.lr, self.device)
         self.is_shared = False
         self._take_over_optimizers()
         self.lost = torch.stack([head.lost for head in heads])  # (S,)
@@ -93,12 +93,16 @@ class Stack:
                 head.optimizer.state[head.model.get_parameter(name)] = {"step": state["step"], **moments}
         self.is_shared = True
 
-    def step(self, texts: Texts, rows: list[Tensor], labels: Tensor | None, share: float) -> None:
-        """One step of all heads, see `Learner.step`; `labels` are always given here."""
+    can_be_recorded = True  # see `Learner.can_be_recorded` and `stack_key`
+
+    def set_rate(self, share: float) -> None:
+        """See `Learner.set_rate`."""
+        set_rate(self.optimizer, self.train.lr * lr_factor(self.train.schedule, share, []))
+
+    def update(self, texts: Texts, rows: list[Tensor], labels: Tensor | None) -> None:
+        """One step of all heads, see `Learner.update`; `labels` are always given here."""
         assert isinstance(texts, TokenBatch)
         assert labels is not None
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.train.lr * lr_factor(self.train.schedule, share, [])
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.train.precision == "bfloat16"):
             losses = self.losses(texts, rows, labels)
         self.optimizer.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from glot.nn.config import TokenChoice
-from glot.nn.tokens import TokenBatch
+from glot.nn.tokens import TokenBatch, send
 from glot.store.plan import CONTENT
 from glot.store.reader import Cache, StoredStates
 
@@ -38,7 +38,7 @@ class HostBatch:
 
     def to(self, device: torch.device, chunk_size: int | None = None) -> tuple[Texts, list[Tensor]]:
         """The texts and the rows on a device; with `chunk_size`, chunks of so many texts, each made when called."""
-        rows = [rows.to(device) for rows in self.rows]
+        rows = [send(rows, device) for rows in self.rows]
         if self.lengths is None:
             return self.values.to(device), rows
         if chunk_size is None:
@@ -168,7 +168,7 @@ class MemoryStates(States):
         lengths = self.lengths[text_ids]
         ends = np.cumsum(lengths)
         index = np.repeat(self.start[text_ids] - ends + lengths, lengths) + np.arange(ends[-1])  # (N,)
-        rows = torch.from_numpy(index).to(self.packed.device)
+        rows = send(torch.from_numpy(index), self.packed.device)
         scale = None if self.scale is None else self.scale.index_select(0, rows)
         return _pinned(self.packed.index_select(0, rows), scale, lengths, self.device)
 

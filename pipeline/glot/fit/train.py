@@ -27,8 +27,9 @@ from glot.fit.run_folder import (
     load_tensors,
     save_tensors,
 )
-from glot.fit.stack import make_units
+from glot.fit.stack import Stack, make_units
 from glot.fit.states import HostBatch, States, epoch_order
+from glot.fit.steps import Steps, make_steps
 from glot.fit.training_data import graph_density, labels_of, open_data, open_source, open_states
 from glot.fit.warm_start import Line
 from glot.nn.edges import EdgeRule
@@ -44,21 +45,21 @@ Progress = Callable[[int, int, int, float], None]  # (epoch, step, steps, mean l
 def train(training: Training, progress: Progress, should_stop: Callable[[], bool]) -> None:
     """The whole of training on one screen: batch, loss, step, log, checkpoint; after each epoch evaluate.
 
-    `Learner.step` is the step of one head, `Stack.step` that of many heads of one shape; all get the same batches.
+    `Learner.update` is the step of one head, `Stack.update` that of many of one shape; all get the same batches.
 
     Raises Stopped after `should_stop` said so, with the checkpoint written.
     """
     while not training.finished:
         learners, position = training.at_work, training.position
-        units, steps, clock = make_units(learners), training.steps_of_epoch(), _Clock(position)
+        units, running = training.running(learners)
+        steps, clock = training.steps_of_epoch(), _Clock(position)
         for learner in learners:
             learner.model.train()
         with training.batches(steps) as batches:
             for chosen, host_batch in clock.waiting(batches):
-                texts, rows = host_batch.to(training.device, training.chunk_size)
-                labels = training.labels_of(chosen)
                 for unit in units:
-                    unit.step(texts, rows, labels, training.share_done)  # learning rate, loss, gradients, weights
+                    unit.set_rate(training.share_done)
+                running.run(host_batch, training.labels_of(chosen))  # of each unit: loss, gradients, weights
                 position.step += 1
                 position.examples_seen += len(chosen)
                 must_stop = should_stop()
@@ -215,6 +216,7 @@ class Training:
         self.position = Position()
         self.saved_at = time.monotonic()
         self.products: Way = "torch"
+        self._running: tuple[list[Learner], list[Stack | Learner], Steps] | None = None
         self.labels: Tensor | None = None
         if not config.contrastive:
             labels = labels_of(self.data.train)
@@ -254,8 +256,15 @@ class Training:
         return each_batch(self.source, self.data.train, chosen)
 
     def labels_of(self, chosen: np.ndarray) -> Tensor | None:
-        """(b,) labels of some training examples, on the device."""
-        return None if self.labels is None else self.labels[chosen].to(self.device)
+        """(b,) labels of some training examples, on the CPU."""
+        return None if self.labels is None else self.labels[chosen]
+
+    def running(self, learners: list[Learner]) -> tuple[list[Stack | Learner], Steps]:
+        """These learners as units, and what runs their steps: those of the epoch before, where it had the same."""
+        if self._running is None or self._running[0] != learners:
+            units = make_units(learners)
+            self._running = learners, units, make_steps(units, self.device, self.chunk_size)
+        return self._running[1:]
 
     def mean_loss(self, learners: list[Learner]) -> float:
         """The mean loss of the heads so far in this epoch, as it was last flushed."""

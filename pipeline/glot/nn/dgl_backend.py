@@ -63,7 +63,7 @@ class DglGraph:
         sources, targets, start = [], [], 0
         for bucket, mask in pieces:
             text, target, source = mask.nonzero(as_tuple=True)  # (E,) each
-            first = bucket.offsets[text] + start
+            first = bucket.index.offsets[text] + start
             sources.append(first + source)
             targets.append(first + target)
             start += len(bucket.states)
@@ -72,7 +72,7 @@ class DglGraph:
         # DGL does not check the sizes: a wrong sum drops nodes or reads beyond the arrays.
         assert int(batch.lengths.sum()) == graph.num_nodes()
         assert int(edges_of_text.sum()) == graph.num_edges()
-        graph.set_batch_num_nodes(batch.lengths.to(batch.device))
+        graph.set_batch_num_nodes(batch.index.lengths)
         graph.set_batch_num_edges(edges_of_text)
         self.graph = graph
 

@@ -52,7 +52,7 @@ class MaxPooler(Pooler):
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""
         # unsafe=True skips a check of the lengths that waits for the device; TokenBatch has made it.
-        return torch.segment_reduce(batch.states, "max", lengths=batch.lengths.to(batch.device), unsafe=True)
+        return torch.segment_reduce(batch.states, "max", lengths=batch.index.lengths, unsafe=True)
 
 
 class ClsPooler(Pooler):
@@ -61,7 +61,7 @@ class ClsPooler(Pooler):
     def rows(self, batch: TokenBatch) -> Tensor:
         """(B,) int64: the row of each text's token in the packed states."""
         is_first = self.config.token_position == "first"
-        return batch.offsets if is_first else batch.offsets + batch.lengths.to(batch.device) - 1
+        return batch.index.offsets if is_first else batch.index.offsets + batch.index.lengths - 1
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, d)."""
@@ -187,4 +187,4 @@ def readout_weights(pooler: ReadoutPooler, batch: TokenBatch) -> Tensor:
 
 def _mean(batch: TokenBatch, values: Tensor) -> Tensor:
     """(B, w): the mean of values (N, w) over each text's tokens."""
-    return batch.weighted_sums([values], values.new_ones(len(values)))[0] / batch.lengths.to(values.device)[:, None]
+    return batch.weighted_sums([values], values.new_ones(len(values)))[0] / batch.index.lengths[:, None]

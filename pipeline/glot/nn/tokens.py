@@ -17,12 +17,46 @@ from torch.autograd.function import once_differentiable
 CUT_CELLS = {False: 2**16, True: 2**22}
 
 
+@dataclass(frozen=True)
+class TokenIndex:
+    """Where the tokens of B texts lie in the packed rows (N) and in the padded layout (B, Lmax): int64, on one device.
+
+    Attributes:
+        lengths: (B,) tokens of each text.
+        offsets: (B,) the row of each text's first token.
+        segment: (N,) the text that each token belongs to.
+        slots: (N,) each token's index in the flattened padded layout.
+        repeated: (B Lmax,) the row at each index of that layout, where a text's last one is repeated to its end.
+    """
+
+    lengths: Tensor
+    offsets: Tensor
+    segment: Tensor
+    slots: Tensor
+    repeated: Tensor
+
+    @staticmethod
+    def flat(lengths: np.ndarray, longest: int) -> np.ndarray:
+        """All attributes in one array, one after the other, so that one copy brings them to a device."""
+        texts = np.arange(len(lengths))
+        offsets = np.cumsum(lengths) - lengths
+        segment = texts.repeat(lengths)
+        slots = np.arange(len(segment)) + (texts * longest - offsets)[segment]
+        repeated = np.minimum(np.arange(longest), lengths[:, None] - 1) + offsets[:, None]
+        return np.concatenate([lengths, offsets, segment, slots, repeated.ravel()])
+
+    @classmethod
+    def of(cls, flat: Tensor, texts: int, tokens: int, longest: int) -> TokenIndex:
+        """Views of what `flat` made for so many texts and tokens."""
+        return cls(*flat.split([texts, texts, tokens, tokens, texts * longest]))
+
+
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
     """The token states of B texts, one after the other, without padding.
 
     Attributes:
-        states: (N, d) floating point; text b holds the rows offsets[b] to offsets[b] + lengths[b].
+        states: (N, d) floating point; text b's tokens follow those of the texts before it.
         lengths: (B,) int64, tokens of each text, all at least 1; on the CPU, wherever the states are, so that no
             shape waits for a device.
 
@@ -61,14 +95,10 @@ class TokenBatch:
         return {}
 
     @cached_property
-    def offsets(self) -> Tensor:
-        """(B,) int64, on the states' device: the row of each text's first token."""
-        return self._here(self._first_rows)
-
-    @cached_property
-    def segment(self) -> Tensor:
-        """(N,) int64, on the states' device: the text each token belongs to."""
-        return self._here(self._texts)
+    def index(self) -> TokenIndex:
+        """Where the tokens of each text lie, on the states' device."""
+        flat = torch.from_numpy(TokenIndex.flat(self.lengths.numpy(), self.longest))
+        return TokenIndex.of(send(flat, self.device), len(self), len(self.states), self.longest)
 
     @cached_property
     def longest(self) -> int:
@@ -78,7 +108,7 @@ class TokenBatch:
     @cached_property
     def real(self) -> Tensor:
         """(B, Lmax) bool, on the states' device: True where the padded layout holds a token."""
-        return self._here(torch.arange(self.longest) < self.lengths[:, None])
+        return torch.arange(self.longest, device=self.device) < self.index.lengths[:, None]
 
     @cached_property
     def buckets(self) -> list[TokenBatch]:
@@ -94,43 +124,20 @@ class TokenBatch:
         states = self.states.split([int(part.sum()) for part in lengths])
         return [TokenBatch(*part) for part in zip(states, lengths, strict=True)]
 
-    @cached_property
-    def _first_rows(self) -> Tensor:
-        return self.lengths.cumsum(0) - self.lengths
-
-    @cached_property
-    def _texts(self) -> Tensor:
-        return torch.arange(len(self)).repeat_interleave(self.lengths, output_size=len(self.states))
-
-    @cached_property
-    def _slots(self) -> Tensor:
-        """(N,) int64: each token's index in the flattened padded layout."""
-        shift = torch.arange(len(self)) * self.longest - self._first_rows  # (B,)
-        return self._here(torch.arange(len(self.states)) + shift[self._texts])
-
-    def _here(self, values: Tensor) -> Tensor:
-        return values.to(self.device, non_blocking=True)
-
     def pad(self, values: Tensor, fill: float = 0.0, dim: int = 0) -> Tensor:
         """Packed (..., N, ...) to padded (..., B, Lmax, ...), tokens along `dim`; `fill` where there is no token."""
         shape = list(values.shape)
         shape[dim] = len(self) * self.longest
         padded = values.new_full(shape, fill)
-        return padded.index_copy_(dim, self._slots, values).unflatten(dim, (len(self), self.longest))
+        return padded.index_copy_(dim, self.index.slots, values).unflatten(dim, (len(self), self.longest))
 
     def repeat_pad(self, values: Tensor, dim: int = 0) -> Tensor:
         """As `pad`, but each text's last row is repeated where it has no token: one pass over memory, not two."""
-        return _rows(values, self._repeated_rows, dim).unflatten(dim, (len(self), self.longest))
+        return _rows(values, self.index.repeated, dim).unflatten(dim, (len(self), self.longest))
 
     def unpad(self, padded: Tensor, dim: int = 0) -> Tensor:
         """Padded (..., B, Lmax, ...), texts along `dim`, to packed (..., N, ...): undoes `pad`."""
-        return _rows(padded.flatten(dim, dim + 1), self._slots, dim)
-
-    @cached_property
-    def _repeated_rows(self) -> Tensor:
-        """(B Lmax,) int64: the token at each index of the flattened padded layout, a text's last one repeated."""
-        index = torch.minimum(torch.arange(self.longest), self.lengths[:, None] - 1)  # (B, Lmax)
-        return self._here((index + self._first_rows[:, None]).flatten())
+        return _rows(padded.flatten(dim, dim + 1), self.index.slots, dim)
 
     def softmax(self, scores: Tensor) -> Tensor:
         """(..., N): the softmax of scores (..., N) over each text's tokens."""
@@ -175,7 +182,7 @@ class _WeightedSum(torch.autograd.Function):
         heads, tokens = weights.numel() // len(batch.states), len(batch.states)
         shift = torch.arange(heads, device=part.device)[:, None]
         rows = torch.arange(part.shape[:-1].numel(), device=part.device).view(-1, tokens).expand(heads, -1)
-        offsets = batch.offsets + shift * tokens  # (S, B)
+        offsets = batch.index.offsets + shift * tokens  # (S, B)
         sums = F.embedding_bag(
             rows.flatten(), part.flatten(0, -2), offsets.flatten(), mode="sum", per_sample_weights=weights.flatten()
         )
@@ -188,9 +195,15 @@ class _WeightedSum(torch.autograd.Function):
         part, weights = ctx.saved_tensors
         if part.ndim < gradient.ndim:  # frozen states that many heads share
             return None, ctx.batch.dot(part, gradient), None
-        spread = _rows(gradient, ctx.batch.segment, gradient.ndim - 2)  # (..., N, w)
+        spread = _rows(gradient, ctx.batch.index.segment, gradient.ndim - 2)  # (..., N, w)
         by_part = spread * weights[..., None] if ctx.needs_input_grad[0] else None
         return by_part, spread.mul_(part).sum(dim=-1), None
+
+
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device. A GPU's other work is not waited for, as a copy of common memory would."""
+    pinned = values.pin_memory() if device.type == "cuda" and not values.is_cuda else values
+    return pinned.to(device, non_blocking=True)
 
 
 def _rows(values: Tensor, rows: Tensor, dim: int) -> Tensor:

@@ -26,9 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from glot.errors import UsageError
+from glot.fit.schedule import make_optimizer
+from glot.fit.states import HostBatch, Texts
+from glot.fit.steps import make_steps
 from glot.nn.config import PoolerConfig
-from glot.nn.graph import resolve_backend
-from glot.nn.poolers import Glot, make_pooler
+from glot.nn.graph import Backend, resolve_backend
+from glot.nn.poolers import make_pooler
 from glot.nn.tokens import TokenBatch
 from glot.process import kept_randomness
 from glot.registry.backbones import BACKBONES
@@ -181,6 +184,46 @@ class Way:
         return sum(tensor.numel() * tensor.element_size() for tensor in [*tensors.values(), *state])
 
 
+class _Pooled(nn.Module):
+    """GLOT and a linear head for two classes."""
+
+    def __init__(self, config: PoolerConfig, width: int, backend: Backend, num_texts: int) -> None:
+        super().__init__()
+        self.pooler, self.num_texts = make_pooler(config, width, backend), num_texts
+        self.head = nn.Linear(num_texts * self.pooler.out_width, 2)
+
+    def loss(self, texts: Texts, rows: list[Tensor], labels: Tensor | None) -> Tensor:
+        """() of the texts at `rows`, those of a pair one after the other."""
+        assert labels is not None
+        z = self.pooler(texts).index_select(0, rows[0])
+        return nn.functional.cross_entropy(self.head(z.reshape(len(labels), -1)), labels)
+
+
+class CachedWay(Way):
+    """GLOT over stored states, its steps run as those of `glot fit` are."""
+
+    can_be_recorded = True
+
+    def __init__(self, pooled: _Pooled, gather: Callable[[np.ndarray], HostBatch], labels: Tensor) -> None:
+        device = labels.device
+        super().__init__(
+            "GLOT over the cache", [pooled], lambda batch: pooled.loss(*gather(batch).to(device), labels), 2e-4
+        )
+        self.pooled, self.gather, self.labels = pooled, gather, labels
+        self.optimizer = make_optimizer(self.trained, 2e-4, device)
+        self.steps = make_steps([self], device, None)
+
+    def step(self, batch: np.ndarray) -> None:
+        """See `Way.step`."""
+        self.steps.run(self.gather(batch), self.labels)
+
+    def update(self, texts: Texts, rows: list[Tensor], labels: Tensor | None) -> None:
+        """See `Learner.update`."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.pooled.loss(texts, rows, labels).backward()
+        self.optimizer.step()
+
+
 @kept_randomness()
 def measure_cost(
     model: PreTrainedModel, work: Work, config: PoolerConfig, device: torch.device, alone: bool = False
@@ -214,17 +257,18 @@ def measure_cost(
         adapted = _lora(model)
         return None if adapted is None else fine_tuned(f"LoRA, r = {LORA['r']}", adapted, 2e-4)
 
-    def glot(name: str, gather: Callable[[np.ndarray], TokenBatch]) -> Way:
-        pooler = make_pooler(config, width, backend).to(device)
-        assert isinstance(pooler, Glot)
-        head = nn.Linear(num_texts * pooler.out_width, 2).to(device)
-        return Way(name, [pooler, head], partial(_glot_loss, pooler, head, gather, labels), 2e-4)
+    def frozen() -> Way:
+        pooled = _Pooled(config, width, backend, num_texts).to(device)
+        rows = [torch.arange(num_texts * work.batch_size, device=device)]
+        return Way(
+            "frozen backbone", [pooled], lambda batch: pooled.loss(texts.forwarded(model, batch), rows, labels), 2e-4
+        )
 
-    makers: list[Callable[[], Way | None]] = [
-        *(full, lora),
-        partial(glot, "frozen backbone", lambda batch: texts.forwarded(model, batch)),
-        partial(glot, "GLOT over the cache", lambda batch: _gathered(stored, batch, device)),
-    ]
+    def cached() -> Way:
+        pooled = _Pooled(config, width, backend, num_texts).to(device)
+        return CachedWay(pooled, partial(_gathered, stored), labels)
+
+    makers: list[Callable[[], Way | None]] = [full, lora, frozen, cached]
     extraction = work.distinct_tokens / rate
     if alone:
         return [cost for make in makers[::-1] for cost in _cost_alone(make, model, work, device, extraction)][::-1]
@@ -252,13 +296,6 @@ def ways_left_out(costs: Sequence[Cost]) -> list[str]:
     return [name for name in ("full fine-tuning", "LoRA") if not any(cost.name.startswith(name) for cost in costs)]
 
 
-def _glot_loss(
-    pooler: Glot, head: nn.Module, gather: Callable[[np.ndarray], TokenBatch], labels: Tensor, batch: np.ndarray
-) -> Tensor:
-    z = pooler(gather(batch))
-    return nn.functional.cross_entropy(head(z.reshape(len(labels), -1)), labels)
-
-
 def _costs(ways: list[Way], model: PreTrainedModel, work: Work, device: torch.device, extraction: float) -> list[Cost]:
     times: dict[str, list[float]] = {way.name: [] for way in ways}
     for number, batch in enumerate(work.batches):
@@ -272,7 +309,7 @@ def _costs(ways: list[Way], model: PreTrainedModel, work: Work, device: torch.de
         uses_model = [model] if way.name.startswith("frozen") else []
         before = extraction if "cache" in way.name else 0.0
         way.optimizer.zero_grad(set_to_none=True)  # so that a step's gradients are counted with it
-        held = way.held_bytes(uses_model) + step_bytes(partial(way.step, work.batches[0]), device)
+        held = way.held_bytes(uses_model) + step_bytes(partial(Way.step, way, work.batches[0]), device)
         trained = sum(parameter.numel() for parameter in way.trained)
         costs.append(Cost(way.name, trained, held, step, before, before + steps * step))
     return costs
@@ -327,9 +364,10 @@ def _extract(model: PreTrainedModel, work: Work, texts: _Texts) -> tuple[list[Te
     return [stored[text] for text in range(len(work.texts))], sum(map(len, work.texts)) / seconds
 
 
-def _gathered(stored: list[Tensor], batch: np.ndarray, device: torch.device) -> TokenBatch:
+def _gathered(stored: list[Tensor], batch: np.ndarray) -> HostBatch:
     texts = [stored[index] for index in batch.reshape(-1).tolist()]
-    return TokenBatch(torch.cat(texts).to(device, torch.float32), torch.tensor([len(text) for text in texts]))
+    lengths = torch.tensor([len(text) for text in texts])
+    return HostBatch(torch.cat(texts), lengths=lengths, rows=(torch.arange(len(texts)),))
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:
