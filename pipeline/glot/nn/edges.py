@@ -105,7 +105,7 @@ def shuffled(batch: TokenBatch, rule: EdgeRule) -> Tensor:
     """
     mask = edge_mask(batch, rule.tau)
     index = torch.arange(batch.longest, device=batch.device)
-    first = batch.states[batch.index.offsets].float().view(torch.int32).long()  # (B, d)
+    first = batch.states.index_select(0, batch.index.offsets).float().view(torch.int32).long()  # (B, d)
     salt = (first * torch.arange(1, first.shape[1] + 1, device=batch.device)).sum(dim=1)  # (B,)
     draw = index[:, None] * 0x9E3779B1 + index * 0x85EBCA77 + salt[:, None, None]  # (B, L, L)
     for _ in range(2):  # multiply and shift, until nothing of the indices' order is left

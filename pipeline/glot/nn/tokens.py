@@ -71,10 +71,11 @@ class TokenBatch:
         if self.states.ndim != 2 or self.lengths.ndim != 1 or not len(self.lengths):
             shapes = f"{tuple(self.states.shape)} and {tuple(self.lengths.shape)}"
             raise ValueError(f"need states (N, d) and lengths (B,) with B >= 1, got {shapes}")
-        if self.lengths.min() < 1:
+        lengths = self.lengths.numpy()
+        if lengths.min() < 1:
             raise ValueError("every text needs at least one token")
-        if self.lengths.sum() != len(self.states):
-            raise ValueError(f"lengths sum to {int(self.lengths.sum())} but there are {len(self.states)} tokens")
+        if lengths.sum() != len(self.states):
+            raise ValueError(f"lengths sum to {lengths.sum()} but there are {len(self.states)} tokens")
 
     def __len__(self) -> int:
         """B, the number of texts."""
@@ -103,7 +104,7 @@ class TokenBatch:
     @cached_property
     def longest(self) -> int:
         """Lmax, the length of the longest text."""
-        return int(self.lengths.max())
+        return int(self.lengths.numpy().max())
 
     @cached_property
     def real(self) -> Tensor:
