@@ -38,7 +38,7 @@ def count_plateaus(scores: list[float]) -> int:
 def make_optimizer(parameters: Iterable[Tensor], lr: float, device: torch.device) -> Adam:
     """Adam; on a GPU with its rate in a tensor, which a recorded step reads, see `RecordedSteps`."""
     if device.type == "cuda":
-        return Adam(parameters, lr=torch.tensor(lr, device=device), fused=True, capturable=True)
+        return Adam(parameters, lr=torch.tensor(lr, dtype=torch.float32, device=device), fused=True, capturable=True)
     return Adam(parameters, lr=lr, fused=True)
 
 
