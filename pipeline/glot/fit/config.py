@@ -62,7 +62,11 @@ class TrainConfig:
     window: int | None = None
     precision: Annotated[
         Literal["float32", "bfloat16", "auto"],
-        Setting("bfloat16 is autocast; auto takes it where this GPU or processor has units for it.", TRAINING),
+        Setting(
+            "bfloat16 is autocast, which changed no score measurably; auto takes it where this GPU or processor has units "
+            "for it.",
+            TRAINING,
+        ),
     ] = "float32"
     start: Annotated[
         Literal["random", "regression"],

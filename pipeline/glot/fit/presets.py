@@ -20,7 +20,7 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
     """The options with what their preset adds for so many examples of a task, and the layers of their states.
 
     "published" adds nothing. "strong" begins where a regression ends, at the pace that the number of examples allows,
-    over a mix of all layers that the cache keeps, and for pairs with classes with all features, symmetric ones where
+    over a mix of all layers that the cache keeps, in bfloat16 where there are units for it, and for pairs with classes with all features, symmetric ones where
     the task knows no first and second text.
 
     Raises UsageError for pairs without labels, which a regression cannot begin with.
@@ -29,7 +29,7 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
         return options
     if task.target == "contrastive":
         raise UsageError("--preset strong begins at a regression on labels, and these pairs have none: leave it out")
-    added: dict[str, Any] = {"start": "regression", **(FEW_PACE if examples < FEW else MANY_PACE)}
+    added: dict[str, Any] = {"start": "regression", "precision": "auto", **(FEW_PACE if examples < FEW else MANY_PACE)}
     if options["select"] == "last":
         added["epochs"] = EPOCHS_UNWATCHED
     pooler = PoolerConfig(**options.values(PoolerConfig, {"adapool_hidden": 1}))
