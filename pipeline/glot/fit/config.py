@@ -63,8 +63,8 @@ class TrainConfig:
     precision: Annotated[
         Literal["float32", "bfloat16", "auto"],
         Setting(
-            "bfloat16 is autocast, which changed no score measurably; auto takes it where this GPU or processor has units "
-            "for it.",
+            "bfloat16 is autocast, which changed no score measurably; auto takes it where this GPU or processor has "
+            "units for it.",
             TRAINING,
         ),
     ] = "float32"

@@ -20,8 +20,8 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
     """The options with what their preset adds for so many examples of a task, and the layers of their states.
 
     "published" adds nothing. "strong" begins where a regression ends, at the pace that the number of examples allows,
-    over a mix of all layers that the cache keeps, in bfloat16 where there are units for it, and for pairs with classes with all features, symmetric ones where
-    the task knows no first and second text.
+    over a mix of all layers that the cache keeps, in bfloat16 where there are units for it; for pairs with classes with
+    all features, symmetric ones where the task knows no first and second text.
 
     Raises UsageError for pairs without labels, which a regression cannot begin with.
     """
