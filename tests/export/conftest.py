@@ -69,7 +69,11 @@ def make_run(tmp_path: Path, backbone_folders: dict[str, Path]) -> Callable[...,
         folder.mkdir()
         config.save(folder)
         torch.manual_seed(0)
-        save_tensors(folder / HEAD_FILE, HeadModel(config.pooler, config.task, states.width, "dense").state_dict())
+        model = HeadModel(config.pooler, config.task, states.width, "dense")
+        for parameter_name, parameter in model.named_parameters():
+            if ".mix." in parameter_name:  # which begins with equal weights
+                torch.nn.init.normal_(parameter)
+        save_tensors(folder / HEAD_FILE, model.state_dict())
         scores = {"validation": {metric: 0.75 for metric in config.task.metrics}}
         epochs = [Epoch(1, 0.5, 1.0, scores)]
         result = FitResult("validation", config.task.metrics[0], epochs, 1, scores, scores, scores, 0.2, 1234, 1.0)

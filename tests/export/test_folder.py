@@ -63,6 +63,13 @@ def test_the_same_vectors_in_batches_of_any_size(family: str, make_run: Callable
     )
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_mix_of_layers_goes_along(family: str, make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run(family, mixed_layers=2, template="say {text} loud")
+    model = load(export_folder(run, tmp_path / "made").path)
+    np.testing.assert_allclose(model.encode(TEXTS), GlotModel.load(run).encode(TEXTS), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["bert", "mistral", "bare"])
 def test_content_is_what_somebody_wrote_there_too(family: str, make_run: Callable[..., Path], tmp_path: Path) -> None:
     run = make_run(family, tokens="content")

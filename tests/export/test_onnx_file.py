@@ -32,6 +32,7 @@ PAIRS = TaskSpec("made", 2, "classes", ("no", "yes"))
 QUICK = [
     (CLASSES, {"gnn": "gat", "tokens": "content"}, ("vectors", "logits")),
     (SCORE, {"gnn": "gine", "jk": "max", "readout": "mean"}, ("vectors", "scores")),
+    (SCORE, {"mixed_layers": 2}, ("vectors", "scores")),
 ]
 SLOW = [
     (PAIRS, {"gnn": "gcn", "jk": "mean"}, ("vectors",)),
@@ -60,11 +61,12 @@ def test_torch_and_onnxruntime_agree(
     assert str(Path(onnx_file.__file__).parent).encode() not in written
     head = load_head(run, RunConfig.load(run), "dense", torch.device("cpu"))
     session = onnxruntime.InferenceSession(made.path)
+    width = 32 * settings.get("mixed_layers", 1)
     for lengths in ([1], [4, 9, 1], [30, 2, 30, 7, 5]):
         generator = torch.Generator().manual_seed(len(lengths))
-        packed = torch.randn(sum(lengths), 32, generator=generator) + 0.8
+        packed = torch.randn(sum(lengths), width, generator=generator) + 0.8
         mask = torch.arange(max(lengths) + 1) < torch.tensor(lengths)[:, None]
-        states = torch.full((*mask.shape, 32), 7.0)
+        states = torch.full((*mask.shape, width), 7.0)
         states[mask] = packed
         found = session.run(None, {"states": states.numpy(), "mask": mask.long().numpy()})
         with torch.inference_mode():

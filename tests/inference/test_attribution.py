@@ -21,7 +21,7 @@ from glot.inference.attribution import MAX_TOKENS, cache_example, explain
 from glot.inference.predictions import predict_examples
 from glot.inference.run_checks import open_runs
 from glot.nn.config import PoolerConfig
-from glot.nn.edges import edge_mask
+from glot.nn.edges import cosines, edge_mask
 from glot.nn.poolers import make_pooler, token_weights
 from glot.nn.tokens import TokenBatch
 from glot.store.plan import PlanWriter
@@ -38,7 +38,9 @@ def fit(folder: Path, out: Path, **options: object) -> Path:
 
 
 @pytest.mark.parametrize("num_texts", [1, 2])
-@pytest.mark.parametrize("options", [{}, {"tokens": "content"}, {"graph": "knn", "neighbours": 1}, {"readout": "mean"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens": "content"}, {"graph": "knn", "neighbours": 1}, {"readout": "mean"}, {"mix": True}]
+)
 def test_weights_and_prediction_are_the_model_s(
     make_fit_cache: MakeCache, tmp_path: Path, num_texts: int, options: dict
 ) -> None:
@@ -58,8 +60,15 @@ def test_weights_and_prediction_are_the_model_s(
         assert max(found.predictions[0].shares, key=found.predictions[0].shares.get) == found.predictions[0].answer
         assert example.label == config.task.classes[examples.label[place]]
         assert len(found.pictures) == num_texts
-        batch = states.gather(np.atleast_1d(ids[place]))
-        expected = model.pooler.forward_with_weights(batch)[1].detach().split(batch.lengths.tolist())
+        pooler, batch = model.pooler, states.gather(np.atleast_1d(ids[place]))
+        if "mix" in options:
+            pooler, batch = pooler.inner, pooler.one_layer(batch)
+            assert list(found.layer_shares[0]) == [1, 2]
+            assert sum(found.layer_shares[0].values()) == pytest.approx(1)
+            drawn = found.pictures[0].cosines
+            mixed = cosines(batch)[0, : len(drawn), : len(drawn)].detach()
+            np.testing.assert_allclose(np.triu(drawn), np.triu(mixed.numpy()), atol=1e-6)
+        expected = pooler.forward_with_weights(batch)[1].detach().split(batch.lengths.tolist())
         for weights, picture, theirs in zip(found.weighings[0].by_text, found.pictures, expected, strict=True):
             assert weights.sum() == pytest.approx(1)
             np.testing.assert_allclose(weights[picture.seen], theirs.numpy(), rtol=1e-5)

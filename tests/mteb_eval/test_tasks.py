@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mteb", reason="needs mteb")
@@ -221,6 +222,29 @@ def test_runs_of_other_states_are_refused(
     ):
         code, _, err = glot("evaluate", "--run", run, "--run", f"run-{family}", "--mteb-local", "sts:dev.tsv")
         assert (code, expected in err) == (2, True), err
+
+
+def test_heads_that_mix_layers_stand_beside_the_last_one(
+    glot: Callable[..., tuple], table: Path, backbone_folders: dict[str, Path]
+) -> None:
+    from glot.inference.model import GlotModel
+    from glot.mteb_eval.columns import open_comparison
+    from glot.mteb_eval.encoder import TextVectors
+
+    data = ["--data", table, "--text", "sentence", "--label", "kind", "--max-tokens", 24]
+    assert glot("extract", "--model", backbone_folders["bert"], *data, "--layers", "1,2", "--out", "two")[0] == 0
+    for name, options in {"mixed": ["--mix"], "plain": ["--pooler", "mean"]}.items():
+        assert glot("fit", "--cache", "two", "--epochs", 1, "--device", "cpu", *options, "--out", name)[0] == 0
+    comparison = open_comparison([Path("mixed")], "dense")
+    vectors, texts = TextVectors(comparison, 24, device="cpu"), ["the dog runs", "rain"]
+    assert [column.title for column in comparison.columns] == ["GLOT", "mean", "CLS"]
+    for index, run in enumerate(("mixed", "plain")):
+        expected = GlotModel.load(run, device="cpu").encode(texts)
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+        np.testing.assert_allclose(vectors.of_column(texts, index), expected, rtol=1e-4, atol=1e-5)
+    Path("dev.tsv").write_text(PAIRS)
+    code, _, err = glot("evaluate", "--run", "mixed", "--run", "plain", "--mteb-local", "sts:dev.tsv")
+    assert (code, "mixed and plain do not go together: layer 1, 2 there, 2 here" in err) == (2, True), err
 
 
 def test_without_mteb_it_is_one_line(glot: Callable[..., tuple], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

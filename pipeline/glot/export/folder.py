@@ -97,10 +97,13 @@ def _write_backbone(glot: GlotModel, folder: Path) -> None:
     quantizer = getattr(backbone.model, "hf_quantizer", None)
     if quantizer is not None and quantizer.quantization_config.quant_method == "gguf":
         quantizer.remove_quantization_config(backbone.model)  # its weights were unpacked when it was loaded
+    if glot.config.pooler.mixed_layers:
+        vars(backbone.model.config)["output_hidden_states"] = True  # sentence-transformers then passes them all on
     backbone.model.save_pretrained(folder)
     backbone.tokenizer.save_pretrained(folder)
     is_last = glot.config.layer == states.num_layers
-    output = "last_hidden_state" if is_last else ["hidden_states", glot.config.layer]
+    is_mix = bool(glot.config.pooler.mixed_layers)
+    output = "last_hidden_state" if is_last or is_mix else ["hidden_states", glot.config.layer]
     write_json(
         folder / "sentence_bert_config.json",
         {

@@ -42,13 +42,18 @@ class OnnxHead(nn.Module):
     """What the file computes.
 
     From states (B, L, d) float32 and mask (B, L) int64, 1 at tokens: vectors (B, D); for a head of one text also its
-    logits (B, C), or its scores (B,) in the task's units.
+    logits (B, C), or its scores (B,) in the task's units. A head that mixes n layers takes theirs side by side,
+    (B, L, n d).
+
+    Attributes:
+        width: of the states, d or n d.
     """
 
     def __init__(self, pooling: GlotPooling) -> None:
         super().__init__()
         self.pooling = pooling
         config = pooling.config
+        self.width = config.width * max(1, len(config.mixed_layers))
         self.has_answer = pooling.head is not None and config.num_texts == 1
         self.outputs = ("vectors", *((("logits" if config.classes else "scores"),) if self.has_answer else ()))
 
@@ -95,7 +100,7 @@ def _facts(config: RunConfig) -> dict[str, str]:
     return {
         "backbone": states.backbone,
         "backbone_weights_sha256": states.weights_sha256,
-        "layer": str(config.layer),
+        "layer": ", ".join(map(str, config.layers)),
         "template": states.template,
         "max_tokens": str(states.max_tokens),
         "mask": "content tokens alone" if config.pooler.tokens == "content" else "all tokens",
@@ -110,7 +115,7 @@ def _write(head: OnnxHead, path: Path, facts: dict[str, str]) -> None:
     with _quiet():
         program = torch.onnx.export(
             head,
-            _example(2, 5, head.pooling.config.width),
+            _example(2, 5, head.width),
             dynamo=True,
             input_names=INPUTS,
             output_names=head.outputs,
@@ -133,7 +138,7 @@ def _compare(head: OnnxHead, path: Path) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
     for batch, tokens in CHECKED:
-        states, mask = _example(batch, tokens, head.pooling.config.width)
+        states, mask = _example(batch, tokens, head.width)
         made = session.run(None, {"states": states.numpy(), "mask": mask.numpy()})
         for name, value, expected in zip(head.outputs, made, head(states, mask), strict=True):
             difference = float(np.abs(value - expected.numpy()).max())

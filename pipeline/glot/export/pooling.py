@@ -60,6 +60,7 @@ def load_pooling(run: Path, config: RunConfig, added: tuple[int, int] = (0, 0)) 
             score_range=score_range,
             projection=None if projection is None else len(projection),
             pair_features=pooler.pair_features,
+            mixed_layers=list(config.layers) if pooler.mixed_layers else [],
         )
     load_weights(pooling, renamed, run / HEAD_FILE)
     return pooling.eval()
@@ -67,13 +68,12 @@ def load_pooling(run: Path, config: RunConfig, added: tuple[int, int] = (0, 0)) 
 
 def _rename(name: str) -> str:
     """A weight's name in the exported module, from that in `head.safetensors`."""
-    return name.removeprefix("pooler.").replace("head.linear.", "head.").replace("head.projection.", "projection.")
+    own = name.removeprefix("pooler.").removeprefix("inner.")
+    return own.replace("head.linear.", "head.").replace("head.projection.", "projection.")
 
 
 def _check(config: RunConfig) -> None:
     pooler = config.pooler
-    if pooler.mixed_layers:
-        raise UsageError("a head that mixes layers is not exported: fit with --backbone-layer, on one of them")
     if pooler.tokens == "content" and config.states.template != "{text}":
         raise UsageError("a head that does not see its prompt's tokens is not exported: fit with --tokens all")
     if not pooler.entry.exports:

@@ -67,6 +67,20 @@ def token_graph(states: Tensor, mask: Tensor, tau: float) -> Tensor:
         return joined | joined.mT | (place[:, None] == place)
 
 
+class LayerMix(nn.Module):
+    """γ Σ_k s_k LN(x^(k)) with s = softmax(w): the states of n layers as one; LN has no weights."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.empty(layers)), nn.Parameter(torch.empty(1))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, L, d) from the states of n layers side by side (B, L, n d)."""
+        layers = states.unflatten(2, (len(self.weight), -1))
+        normal = F.layer_norm(layers, layers.shape[3:])
+        return self.scale * (self.weight.softmax(dim=0)[:, None] * normal).sum(dim=2)
+
+
 class GatLayer(nn.Module):
     """Graph attention: b + Σ_j α_ij W h_j, with α_i· = softmax_j(LeakyReLU_0.2(a_sᵀ W h_j + a_dᵀ W h_i + c))."""
 
@@ -187,6 +201,8 @@ class PoolingConfig:
         projection: the width of a linear map over the pooled vector; None: there is none.
         pair_features: what the head reads of a pair's vectors a and b: concat [a, b] (of scores: the cosine of both),
             full [a, b, |a - b|, ab], symmetric [a + b, |a - b|, ab].
+        mixed_layers: the backbone's layers that are mixed, 0 for its embeddings; empty: it reads one layer, and no
+            weight mixes.
     """
 
     width: int
@@ -206,6 +222,7 @@ class PoolingConfig:
     score_range: list[float] | None = None
     projection: int | None = None
     pair_features: str = "concat"
+    mixed_layers: list[int] = field(default_factory=list)
 
 
 class GlotPooling(Module):
@@ -218,6 +235,7 @@ class GlotPooling(Module):
     def __init__(self, **config: Any) -> None:
         super().__init__()
         self.config = c = PoolingConfig(**config)
+        self.mix = LayerMix(len(c.mixed_layers)) if c.mixed_layers else None
         self.out_width = c.width
         if c.pooler == "glot":
             self.gnn = TokenGNN(c.width, c.hidden, c.layers, c.gnn, c.jk)
@@ -258,11 +276,18 @@ class GlotPooling(Module):
             ends = mask.sum(dim=1, keepdim=True) - self.config.hidden_behind
             content = (place >= self.config.hidden_before) & (place < ends)
             mask = torch.where(content.any(dim=1, keepdim=True), content, mask)
-        features["sentence_embedding"] = self.pool(features["token_embeddings"], mask)
+        states = features["token_embeddings"]
+        if self.mix is not None:  # the backbone's own configuration asks for the states of every layer
+            layers = features["all_layer_embeddings"]
+            states = torch.cat([layers[number] for number in self.config.mixed_layers], dim=2)
+        features["sentence_embedding"] = self.pool(states, mask)
         return features
 
     def pool(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(B, D) from states (B, L, d) and mask (B, L) bool, True at the tokens to be seen."""
+        """(B, D) from states (B, L, d) and mask (B, L) bool, True at the tokens to be seen.
+
+        Where layers are mixed, states (B, L, n d) are theirs side by side.
+        """
         pooled = self._pool(states, mask)
         return pooled if self.projection is None else self.projection(pooled)
 
@@ -270,6 +295,8 @@ class GlotPooling(Module):
         states = states.masked_fill(~mask[:, :, None], 0)  # whatever stands in the padding, NaN too
         own = next(iter(self.parameters()), None)
         states = states.float() if own is None else states.to(own.dtype)
+        if self.mix is not None:
+            states = self.mix(states)
         if self.config.pooler == "glot":
             edges = token_graph(states, mask, self.config.tau)
             return self.readout(self.gnn(states, edges), mask)

@@ -14,7 +14,7 @@ from glot.fit.run_folder import RunConfig, TrainConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
 from glot.nn.config import ContrastiveConfig
 from glot.nn.edges import EdgeRule, edge_density
-from glot.nn.poolers import MixedPooler, Pooler
+from glot.nn.poolers import LayersPooler, Pooler
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
 from glot.store.reader import Cache
 
@@ -131,7 +131,7 @@ def graph_density(states: States, text_ids: np.ndarray, rule: EdgeRule, pooler: 
     edges = pairs = 0
     for chunk in np.array_split(sample, -(-len(sample) // 32)):
         batch = states.gather(chunk)
-        batch = pooler.mixed(batch) if isinstance(pooler, MixedPooler) else batch
+        batch = pooler.one_layer(batch) if isinstance(pooler, LayersPooler) else batch
         counts = edge_density(rule.edges(batch), batch.lengths)
         edges, pairs = edges + counts[0], pairs + counts[1]
     return edges / max(pairs, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from glot.errors import UsageError
 from glot.fit.head_model import HeadModel, load_head
-from glot.fit.run_folder import RunConfig
+from glot.fit.run_folder import RunConfig, layer_shares
 from glot.fit.states import HostBatch, as_tensors
 from glot.inference.run_checks import Run
 from glot.nn.config import PoolerConfig, TokenPosition
 from glot.nn.edges import EdgeRule, cosines
 from glot.nn.heads import ClassHead
-from glot.nn.poolers import Pooler, make_pooler, token_weights
+from glot.nn.poolers import LastLayerPooler, LayersPooler, Pooler, make_pooler, token_weights
 from glot.nn.registry import EDGE_RULES
 from glot.nn.tokens import TokenBatch
 from glot.store.plan import CONTENT, SPECIAL
@@ -36,7 +36,7 @@ class TextStates:
     Attributes:
         tokens: n strings, as the tokenizer spells them.
         kinds: (n,) uint8, CONTENT, SPECIAL (the tokenizer's own: [CLS], <s>, ...) or TEMPLATE.
-        states: (n, d) float32.
+        states: (n, k d) float32, of the k layers that the runs read, side by side.
     """
 
     tokens: list[str]
@@ -117,6 +117,7 @@ class Explanation:
 
     Attributes:
         drawn: the run whose graph is drawn: the first that has one, else the first.
+        layer_shares: of each run, what each layer counts in its mix; empty where it reads one.
         tau: the threshold that the graph is drawn with at first.
         pictures: one a text.
         weighings: the runs' in their order, then those of `COMPARED` where no run has them.
@@ -130,6 +131,7 @@ class Explanation:
     pictures: list[TokenPicture]
     weighings: list[Weighing]
     predictions: list[Prediction]
+    layer_shares: list[dict[int, float]]
 
 
 def cache_example(cache: Cache, split: str, index: int, runs: Sequence[Run]) -> Example:
@@ -150,11 +152,11 @@ def cache_example(cache: Cache, split: str, index: int, runs: Sequence[Run]) -> 
     row = int(rows[0])
     ids = [int(column[row]) for column in (examples.text_id, examples.text_id_b) if column is not None]
     label = "" if examples.label is None else answer_text(task, examples.label[row].item())
-    texts = [_cache_text(cache, runs[0].config.layer, text_id) for text_id in ids]
+    texts = [_cache_text(cache, runs[0].config.layers, text_id) for text_id in ids]
     return Example(texts, f"example {index} of {split} in {cache.folder}", label, task.name)
 
 
-def _cache_text(cache: Cache, layer: int, text_id: int) -> TextStates:
+def _cache_text(cache: Cache, layers: tuple[int, ...], text_id: int) -> TextStates:
     plan = cache.plan
     numbers = plan.token_ids(text_id, text_id + 1).tolist()
     if "vocabulary/ids" not in plan.file or not set(numbers) <= plan.vocabulary.keys():
@@ -162,10 +164,12 @@ def _cache_text(cache: Cache, layer: int, text_id: int) -> TextStates:
             f"{cache.folder} does not hold the strings of its tokens: pass the text itself with --text, "
             "or extract it again"
         )
-    values, scale = as_tensors(cache.read_texts(layer, np.asarray([text_id])))
-    states = HostBatch(values, scale, torch.tensor([len(numbers)])).tokens(torch.device("cpu")).states
+    parts = []
+    for layer in layers:
+        values, scale = as_tensors(cache.read_texts(layer, np.asarray([text_id])))
+        parts.append(HostBatch(values, scale, torch.tensor([len(numbers)])).tokens(torch.device("cpu")).states)
     kinds = plan.token_kinds(text_id, text_id + 1)
-    return TextStates([plan.vocabulary[number] for number in numbers], kinds, states)
+    return TextStates([plan.vocabulary[number] for number in numbers], kinds, torch.cat(parts, dim=1))
 
 
 def check_texts(runs: Sequence[Run], count: int) -> None:
@@ -197,18 +201,20 @@ def explain(example: Example, runs: list[Run], tau: float | None = None) -> Expl
         pooler = drawn.config.pooler
         has_tau = pooler.entry.has_graph and "tau" in EDGE_RULES[pooler.graph].settings
         tau = pooler.tau if has_tau else DRAWN_TAU
-    weighings, predictions = [], []
+    weighings, predictions, poolers = [], [], []
     for run in runs:
         model = load_head(run.folder, run.config, "dense", torch.device("cpu"))
+        poolers.append(model.pooler)
         weighings.append(weigh(model.pooler, example.texts, str(run.folder)))
         predictions.append(_predict(model, run.config, example.texts))
     there = {run.config.pooler.pooler for run in runs}
     states = runs[0].config.states
     position: TokenPosition = "first" if states.kind == "encoder" else "last"
     plain = [PoolerConfig(pooler=name, token_position=position) for name in COMPARED if name not in there]
-    weighings += [weigh(make_pooler(config, states.width, "dense"), example.texts) for config in plain]
-    pictures = [_picture(text, drawn.config.pooler) for text in example.texts]
-    return Explanation(example, runs, drawn, tau, pictures, weighings, predictions)
+    weighings += [weigh(LastLayerPooler(make_pooler(config, states.width, "dense")), example.texts) for config in plain]
+    pictures = [_picture(text, poolers[runs.index(drawn)]) for text in example.texts]
+    shares = [layer_shares(run.folder, run.config) for run in runs]
+    return Explanation(example, runs, drawn, tau, pictures, weighings, predictions, shares)
 
 
 def seen_tokens(text: TextStates, config: PoolerConfig) -> np.ndarray:
@@ -253,8 +259,12 @@ def answer_text(task: TaskSpec, value: float) -> str:
     return task.classes[int(value)] if task.target == "classes" else f"{value:.4g}"
 
 
-def _picture(text: TextStates, config: PoolerConfig) -> TokenPicture:
-    count = len(text.tokens)
+@torch.no_grad()
+def _picture(text: TextStates, pooler: Pooler) -> TokenPicture:
+    config, count = pooler.config, len(text.tokens)
+    if isinstance(pooler, LayersPooler):
+        mixed = pooler.one_layer(TokenBatch(text.states, torch.tensor([count])))
+        text = replace(text, states=mixed.states)
     full = cosines(TokenBatch(text.states, torch.tensor([count])))[0]
     matrix = (full.triu() + full.triu(diagonal=1).T).numpy()  # (n, n)
     seen = seen_tokens(text, config)

@@ -96,13 +96,15 @@ def _new_example(texts: list[str], runs: list[Run], options: ExplainOptions) -> 
 
     states = runs[0].config.states
     backbone = load_run_backbone(states, runs[0].folder, options.model, options.device, bool(options.trust_remote_code))
-    forwarded, cut = _forward(texts, backbone, states, runs[0].config.layer)
+    forwarded, cut = _forward(texts, backbone, states, runs[0].config.layers)
     source = "the text given" if len(texts) == 1 else "the texts given"
     source += f", cut at {states.max_tokens} tokens" if cut else ""
     return Example(forwarded, source, "", runs[0].config.task.name)
 
 
-def _forward(texts: list[str], backbone: Backbone, states: StatesIdentity, layer: int) -> tuple[list[TextStates], bool]:
+def _forward(
+    texts: list[str], backbone: Backbone, states: StatesIdentity, layers: tuple[int, ...]
+) -> tuple[list[TextStates], bool]:
     """The states of each text by itself, rounded as the cache rounds them, and whether any text was cut."""
     import torch
 
@@ -114,12 +116,15 @@ def _forward(texts: list[str], backbone: Backbone, states: StatesIdentity, layer
     forwarded = []
     for numbers, kinds in zip(tokens.ids, tokens.kinds, strict=True):
         row = torch.tensor([numbers])
-        hidden = backbone.hidden_states(row, torch.ones_like(row), (layer,))[0][0].cpu()  # (n, d)
-        if states.dtype == "int8":
-            values, scale = quantize(hidden)
-            hidden = values.float() * scale[:, None]
-        else:
-            hidden = hidden.to(getattr(torch, states.dtype)).float()
+        kept = []
+        for layer in backbone.hidden_states(row, torch.ones_like(row), layers):
+            hidden = layer[0].cpu()  # (n, d)
+            if states.dtype == "int8":
+                values, scale = quantize(hidden)
+                kept.append(values.float() * scale[:, None])
+            else:
+                kept.append(hidden.to(getattr(torch, states.dtype)).float())
+        hidden = torch.cat(kept, dim=1)
         if not bool(hidden.isfinite().all()):
             raise UsageError(f"the states of {backbone.name} for this text do not fit {states.dtype}: shorten the text")
         names = backbone.tokenizer.convert_ids_to_tokens(numbers)

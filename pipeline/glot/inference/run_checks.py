@@ -25,22 +25,16 @@ class Run:
 
 
 def open_runs(folders: Sequence[Path], same_texts: bool = True) -> list[Run]:
-    """The runs in some folders, all over the same one layer of the same backbone.
+    """The runs in some folders, all over the same layers of the same backbone.
 
-    Raises UsageError for a folder of several runs, a run that mixes layers, or runs that do not go together; with
-    `same_texts` neither do those that take one text an example and those that take pairs.
+    Raises UsageError for a folder of several runs, or runs that do not go together; with `same_texts` neither do those
+    that take one text an example and those that take pairs.
     """
     runs = [Run(folder, RunConfig.load(folder)) for folder in map(find_one_run, folders)]
     first = runs[0]
-    for run in runs:
-        if run.config.pooler.mixed_layers:
-            raise UsageError(
-                f"{run.folder} mixes {run.config.pooler.mixed_layers} layers, which is neither explained nor evaluated "
-                "beside other poolers: take a run of one layer"
-            )
     for run in runs[1:]:
         first.config.check_states(run.config.states, str(run.folder))
-        compared = [("layer", first.config.layer, run.config.layer)]
+        compared: list[tuple[str, object, object]] = [("layer", _layers(first), _layers(run))]
         if same_texts:
             compared.append(("texts an example", first.config.task.num_texts, run.config.task.num_texts))
         for what, ours, theirs in compared:
@@ -49,6 +43,10 @@ def open_runs(folders: Sequence[Path], same_texts: bool = True) -> list[Run]:
                     f"{first.folder} and {run.folder} do not go together: {what} {ours} there, {theirs} here"
                 )
     return runs
+
+
+def _layers(run: Run) -> str:
+    return ", ".join(map(str, run.config.layers))
 
 
 def check_predictable(folder: Path, cache: Cache, split: str) -> RunConfig:

@@ -1,4 +1,4 @@
-"""What is compared: trained heads and poolers without weights, over the states of one layer of one backbone."""
+"""What is compared: trained heads and poolers without weights, over the same layers of one backbone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from glot.fit.run_folder import HEAD_FILE, RunConfig
 from glot.inference.run_checks import open_runs
 from glot.nn.config import PoolerConfig, TokenChoice, TokenPosition
 from glot.nn.graph import Backend
-from glot.nn.poolers import Pooler, make_pooler
+from glot.nn.poolers import LastLayerPooler, Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
 from glot.store.files import file_sha256
 
@@ -58,7 +58,7 @@ class Comparison:
     """Columns over the same states.
 
     Attributes:
-        config: of the first run; all share its states and its layer.
+        config: of the first run; all share its states and its layers.
         run: the first run's folder.
         columns: the runs in the order given, then mean and CLS (encoders) or the last token (decoders).
     """
@@ -66,6 +66,11 @@ class Comparison:
     config: RunConfig
     run: Path
     columns: list[Vectorizer]
+
+    @property
+    def layer(self) -> dict[str, Any]:
+        """The layer of all columns, or the layers where runs mix several; the plain ones take the last of them."""
+        return {"layers": list(self.config.layers)} if len(self.config.layers) > 1 else {"layer": self.config.layer}
 
     def revision(self, column: Vectorizer, settings: dict[str, Any]) -> str:
         """A name for all that a column's vectors depend on: states, layer, weights and `settings`; 16 hex digits."""
@@ -75,7 +80,7 @@ class Comparison:
                 *(states.weights_sha256, states.tokenizer_sha256, states.template, states.compute_dtype),
                 *([states.loader_sha256] if states.loader_sha256 else []),
             ],
-            "layer": self.config.layer,
+            **self.layer,
             "column": column.identity,
             "settings": settings,
         }
@@ -87,7 +92,7 @@ def open_comparison(runs: Sequence[Path], backend: Backend) -> Comparison:
 
     A pooler without weights that a run brings along already is not put beside it again.
 
-    Raises UsageError where there is no run, a run is given twice, or runs are not over the same states and layer;
+    Raises UsageError where there is no run, a run is given twice, or runs are not over the same states and layers;
     FaultError where a file is damaged.
     """
     opened = open_runs(runs, same_texts=False)
@@ -119,7 +124,7 @@ def _plain_column(config: PoolerConfig, width: int, backend: Backend) -> Vectori
         "last" if _title(config) == "last token" else config.pooler,
         "no weights",
         config.tokens,
-        make_pooler(config, width, backend).eval(),
+        LastLayerPooler(make_pooler(config, width, backend)).eval(),
         identity,
     )
 

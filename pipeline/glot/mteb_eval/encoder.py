@@ -154,7 +154,7 @@ def _model_meta(vectors: TextVectors, column: Vectorizer, prompts: dict[str, str
     settings = {"max_tokens": vectors.max_tokens, "prompts": prompts}
     return ModelMeta(
         loader=None,
-        loader_kwargs={"source": column.source, "layer": comparison.config.layer, **settings},
+        loader_kwargs={"source": column.source, **comparison.layer, **settings},
         name=f"glot/{states.backbone}-{column.slug}",
         revision=comparison.revision(column, settings),
         release_date=None,

@@ -149,8 +149,9 @@ def evaluate_mteb(
             pairs = zip(comparison.columns, rows[-1].scores, strict=True)
             tell(f"{rows[-1].task}: " + ", ".join(f"{column.title} {_percent(score)}" for column, score in pairs))
     config = comparison.config
+    layers = ", ".join(map(str, config.layers))
     notes = [
-        f"{config.states.backbone}, layer {config.layer}, texts cut at {max_tokens} tokens; mteb {mteb.__version__}",
+        f"{config.states.backbone}, layer {layers}, texts cut at {max_tokens} tokens; mteb {mteb.__version__}",
         *(f"{column.title}: {column.source}" for column in comparison.columns),
         *read,
         *(f"before texts of {name}: {prompt!r}" for name, prompt in prompts.items()),

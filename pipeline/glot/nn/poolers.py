@@ -129,34 +129,55 @@ class Glot(ReadoutPooler):
         return self.readout(self.gnn(states, graph), graph)
 
 
-class MixedPooler(Pooler):
-    """A pooler over the mix of several layers: `mix`, then the `inner` one."""
+class LayersPooler(Pooler):
+    """A pooler over the states of several layers side by side (N, n d): one state a token of them, then the `inner`."""
 
-    def __init__(self, config: PoolerConfig, inner: Pooler, backend: Backend) -> None:
-        super().__init__(config, inner.in_width, backend)
-        self.mix, self.inner = LayerMix(config.mixed_layers), inner
-        self.out_width = inner.out_width
+    def __init__(self, inner: Pooler) -> None:
+        super().__init__(inner.config, inner.in_width, inner.backend)
+        self.inner, self.out_width = inner, inner.out_width
 
-    def mixed(self, batch: TokenBatch) -> TokenBatch:
-        """The same texts with their mixed states (N, d), from those of all layers side by side (N, n d)."""
-        return TokenBatch(self.mix(batch.states), batch.lengths)
+    def one_layer(self, batch: TokenBatch) -> TokenBatch:
+        """The same texts with one state (N, d) a token."""
+        raise NotImplementedError
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """(B, out_width)."""
-        vectors: Tensor = self.inner(self.mixed(batch))
+        vectors: Tensor = self.inner(self.one_layer(batch))
         return vectors
+
+
+class MixedPooler(LayersPooler):
+    """A pooler over the mix of all layers, whose weights train with it."""
+
+    def __init__(self, inner: Pooler) -> None:
+        super().__init__(inner)
+        self.mix = LayerMix(inner.config.mixed_layers)
+
+    def one_layer(self, batch: TokenBatch) -> TokenBatch:
+        """The mixed states."""
+        return TokenBatch(self.mix(batch.states), batch.lengths)
+
+
+class LastLayerPooler(LayersPooler):
+    """A pooler over the last of the layers: what stands beside heads that mix them."""
+
+    def one_layer(self, batch: TokenBatch) -> TokenBatch:
+        """The last layer's states."""
+        return TokenBatch(batch.states[:, -self.in_width :], batch.lengths)
 
 
 def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:
     """The pooler that `config` names, for token states of `width` numbers."""
     pooler: Pooler = load(config.entry.make)(config, width, backend)
     if config.mixed_layers:
-        return MixedPooler(config, pooler, backend)
+        return MixedPooler(pooler)
     return pooler
 
 
 def token_weights(pooler: Pooler, batch: TokenBatch) -> Tensor:
     """(N,): how a pooler weighs each token, as its registry entry says; they sum to 1 over each text."""
+    if isinstance(pooler, LayersPooler):
+        return token_weights(pooler.inner, pooler.one_layer(batch))
     weights: Tensor = load(pooler.config.entry.weights)(pooler, batch)
     return weights
 

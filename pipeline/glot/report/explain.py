@@ -12,6 +12,7 @@ import numpy as np
 
 from glot.corpus.stress import signal_roles
 from glot.errors import UsageError
+from glot.fit.run_folder import RunConfig
 from glot.inference.attribution import Explanation, TokenPicture, Weighing
 from glot.inference.run_checks import Run
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS
@@ -135,8 +136,22 @@ def _facts(explanation: Explanation) -> list[list[str]]:
         ["example", explanation.example.source],
         ["prediction", explanation.predictions[0].answer],
         ["label", explanation.example.label or "not known"],
-        ["backbone", f"{states.backbone} ({states.kind}), layer {config.layer} of {states.num_layers}"],
+        ["backbone", f"{states.backbone} ({states.kind}), {_layers(config)} of {states.num_layers}"],
+        *_shares(explanation),
     ]
+
+
+def _layers(config: RunConfig) -> str:
+    if not config.pooler.mixed_layers:
+        return f"layer {config.layer}"
+    return f"a mix of layers {', '.join(map(str, config.layers))}"
+
+
+def _shares(explanation: Explanation) -> list[list[str]]:
+    """What each layer counts in the drawn run's mix, where it has one."""
+    shares = explanation.layer_shares[explanation.runs.index(explanation.drawn)]
+    said = ", ".join(f"layer {layer}: {100 * share:.0f} %" for layer, share in shares.items())
+    return [["mix", said]] if said else []
 
 
 def _text(picture: TokenPicture, weights: list[np.ndarray], stress: bool) -> dict[str, Any]:
