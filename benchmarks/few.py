@@ -29,12 +29,12 @@ SAMPLES = {5000: 1}  # of other sizes three
 
 def methods(folder: Path) -> dict[str, Any]:
     """What is compared."""
-    mean_vectors = GlotClassifier("minilm", pooler="mean", epochs=1, cache=folder)
+    mean_vectors = GlotClassifier("minilm", preset="published", pooler="mean", epochs=1, cache=folder)
     return {
         "logistic regression": make_pipeline(
             mean_vectors, StandardScaler(), LogisticRegressionCV(Cs=8, cv=4, max_iter=300)
         ),
-        "published": GlotClassifier("minilm", cache=folder),
+        "published": GlotClassifier("minilm", preset="published", cache=folder),
         "strong": GlotClassifier("minilm", preset="strong", cache=folder),
     }
 

@@ -135,7 +135,7 @@ def test_a_cache_without_the_last_layer(glot: Glot, base: list) -> None:
     assert (code, "layers 0, 1 of 0 to 2" in out, "graph density, layer 1" in out) == (0, True, True), err
     code, out, err = glot("inspect", "cache/train", "--layer", 0, "--json")
     assert (code, json.loads(out)["density_layer"]) == (0, 0), err
-    fit = ["--cache", "cache/train", "--epochs", 1, "--hidden", 8]
+    fit = ["--cache", "cache/train", "--epochs", 1, "--hidden", 8, "--preset", "published"]
     code, _, err = glot("fit", *fit, "--out", "run")
     assert (code, json.loads(Path("run/config.json").read_text())["layer"]) == (0, 1), err
     assert "layer 1 of 0 to 2: the last that cache/train/tiny-bert keeps" in err

@@ -17,6 +17,7 @@ from glot.errors import UsageError
 from glot.process import stop_flag
 
 if TYPE_CHECKING:
+    from glot.fit.config import FitOptions
     from glot.fit.result import FitResult
     from glot.fit.run_folder import RunConfig
 
@@ -51,8 +52,7 @@ def fit(
     else:
         options, opened = given_options(settings), Cache(cache)
         configs = draft_configs(opened, options)
-        if options["preset"] != "published":
-            tell(_describe_preset(options["preset"], configs[0]))
+        tell(_describe_preset(options, configs[0]))
         if options["backbone_layer"] is None:
             note_layer(configs[0])
         folder = out or _run_folder(configs[0])
@@ -137,8 +137,16 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
             )
 
 
-def _describe_preset(preset: str, config: RunConfig) -> str:
-    """What is in force under a preset, single options included."""
+def _describe_preset(options: FitOptions, config: RunConfig) -> str:
+    """Which preset is in force, why, and what that means, single options included."""
+    from glot.fit.presets import preset_of
+
+    preset, why = preset_of(options, config.task), ""
+    if options["preset"] == "auto":
+        reasons = {"strong": "for your own labels", "published": f"for {config.task.name}"}
+        why = f" ({reasons[preset]})"
+    if preset == "published":
+        return f"preset published{why}: the paper's settings; --preset strong is usually the better head."
     train, pooler = config.train, config.pooler
     parts = [f"layers {', '.join(map(str, config.layers))} mixed" if pooler.mixed_layers else f"layer {config.layer}"]
     if len(config.states.layers) == 1:
@@ -147,7 +155,7 @@ def _describe_preset(preset: str, config: RunConfig) -> str:
     if config.task.num_texts == 2:
         parts.append(f"{pooler.pair_features} features of pairs")
     parts.append(f"{train.epochs} epochs at a learning rate of {train.lr:g}")
-    return f"preset {preset}: {'; '.join(parts)}. An option overrides it; --preset published is the paper's."
+    return f"preset {preset}{why}: {'; '.join(parts)}. An option overrides it; --preset published is the paper's."
 
 
 def _print_shares(results: dict[Path, FitResult]) -> None:

@@ -123,15 +123,16 @@ class Asked:
         ),
     ] = None
     preset: Annotated[
-        Literal["published", "strong"],
+        Literal["auto", "published", "strong"],
         Setting(
             "published: the paper's settings; strong: all layers mixed, begun at the regression, all features of "
-            "pairs, 6 epochs at a learning rate of 0.001 (fewer for few examples). An option overrides it.",
+            "pairs, 6 epochs at a learning rate of 0.001 (fewer for few examples); auto: strong for your own labels, "
+            "published for the paper's tasks and for pairs without labels. An option overrides it.",
             TRAINING,
             lists=False,
             tells_apart=False,
         ),
-    ] = "published"
+    ] = "auto"
     mix: Annotated[
         bool,
         Setting(

@@ -7,13 +7,20 @@ from typing import Any
 from glot.errors import UsageError
 from glot.fit.config import FitOptions
 from glot.nn.config import PoolerConfig
-from glot.registry.tasks import is_symmetric
+from glot.registry.tasks import is_known, is_symmetric
 from glot.store.layout import StatesIdentity
 from glot.store.task_spec import TaskSpec
 
 FEW = 2000  # examples, below which a head that trains as fast and as long as with many forgets what it began with
 FEW_PACE, MANY_PACE = {"lr": 2e-4, "epochs": 3}, {"lr": 1e-3, "epochs": 6}
 EPOCHS_UNWATCHED = 3  # where the last epoch is kept, whatever it scores
+
+
+def preset_of(options: FitOptions, task: TaskSpec) -> str:
+    """The preset in force: the one asked for, or of "auto" the one that suits the task."""
+    if options["preset"] != "auto":
+        return str(options["preset"])
+    return "published" if task.target == "contrastive" or is_known(task) else "strong"
 
 
 def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, examples: int) -> FitOptions:
@@ -25,7 +32,7 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
 
     Raises UsageError for pairs without labels, which a regression cannot begin with.
     """
-    if options["preset"] == "published":
+    if preset_of(options, task) == "published":
         return options
     if task.target == "contrastive":
         raise UsageError("--preset strong begins at a regression on labels, and these pairs have none: leave it out")

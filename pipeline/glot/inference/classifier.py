@@ -88,13 +88,13 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         backbone: an alias (minilm), a hub id, a Hugging Face folder or a GGUF file.
         pooler, gnn, jk, tau, ..., epochs, lr, batch_size, ...: each setting of `PoolerConfig` and of training in
             `TrainConfig`, see there; None takes the default.
-        preset: "published", the paper's settings, or "strong": a mix of all layers, begun at the regression on the
-            mean, 3 epochs at a learning rate of 0.001 (6 where `validation_fraction` chooses the epoch; below 2,000
-            examples 3 at 0.0002); what is given of single settings overrides it.
+        preset: "strong": a mix of all layers, begun at the regression on the mean, 3 epochs at a learning rate of 0.001
+            (6 where `validation_fraction` chooses the epoch; below 2,000 examples 3 at 0.0002); or "published", the
+            paper's settings. What is given of single settings overrides it.
         class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
-        backbone_layer: which of its layers; -1 is after the final norm. mix: all of them instead, mixed by weights that
-            train; None: as the preset says. max_tokens: longer texts are cut here; None
-            cuts at 128, or at what the backbone takes where that is less.
+        backbone_layer: which of its layers; -1 is after the final norm. None: all of them in "strong", the last in
+            "published". mix: all of them, mixed by weights that train; None: as `backbone_layer` says.
+        max_tokens: longer texts are cut here; None cuts at 128, or at what the backbone takes where that is less.
         validation_fraction: None trains on all examples and keeps the last epoch; a share of them, 0 to 1, is kept
             aside, each class in proportion, to choose the best epoch by accuracy.
         random_state: of the weights, the order of the examples and the validation examples. On a CPU the same number
@@ -124,8 +124,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         backbone: str | Path = "minilm",
         *,
         class_weight: str | None = None,
-        preset: str = "published",
-        backbone_layer: int = -1,
+        preset: str = "strong",
+        backbone_layer: int | None = None,
         mix: bool | None = None,
         max_tokens: int | None = None,
         validation_fraction: float | None = None,
@@ -198,7 +198,13 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     @property
     def _mixes(self) -> bool:
-        return self.preset == "strong" if self.mix is None else self.mix
+        if self.mix is not None:
+            return self.mix
+        return self.preset == "strong" and self.backbone_layer is None
+
+    @property
+    def _layer(self) -> int:
+        return -1 if self.backbone_layer is None else self.backbone_layer
 
     def _options(self, seed: int) -> FitOptions:
         if self.class_weight not in (None, "balanced"):
@@ -210,12 +216,12 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
             seeds=(seed,),
             preset=self.preset,
             mix=self._mixes,
-            backbone_layer=None if self._mixes else self.backbone_layer,
+            backbone_layer=None if self._mixes else self._layer,
             device=self.device,
         )
 
     def _extract_options(self) -> ExtractOptions:
-        layers = None if self._mixes else (self.backbone_layer,)
+        layers = None if self._mixes else (self._layer,)
         return ExtractOptions(max_tokens=self.max_tokens, layers=layers, engine=self.engine)
 
     def _seed(self) -> int:

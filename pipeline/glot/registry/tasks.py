@@ -218,6 +218,11 @@ def head_defaults(spec: TaskSpec) -> dict[str, Any]:
     return dict(task.head) if task else {}
 
 
+def is_known(spec: TaskSpec) -> bool:
+    """Whether it is one of `TASKS`, and not anybody's own data."""
+    return _task_of(spec) is not None
+
+
 def is_symmetric(spec: TaskSpec) -> bool:
     """Whether a pair of this task means the same whichever text comes first; of anybody's own data nobody knows."""
     task = _task_of(spec)

@@ -187,7 +187,7 @@ def _prepare_run(step: Step, cache: Cache, runs: Path) -> Path:
 def _fit_options(step: Step) -> FitOptions:
     from glot.fit.config import FitOptions
 
-    return FitOptions(seeds=(step.seed,), **dict(step.options))
+    return FitOptions(**{"preset": "published", "seeds": (step.seed,), **dict(step.options)})
 
 
 def _check_runs(steps: list[Step], runs: Path) -> None:
