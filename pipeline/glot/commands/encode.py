@@ -35,7 +35,6 @@ from glot.commands.table_options import (
 from glot.errors import UsageError
 
 if TYPE_CHECKING:
-    from glot.fit.run_folder import RunConfig
     from glot.store.rows import Row
 
 TextOption = Annotated[str, typer.Option("--text", help="Column of the text, in a table.")]
@@ -66,11 +65,12 @@ def encode(
     """Vectors of new texts, through a run's backbone and pooler."""
     from glot.extract.options import check_engine
     from glot.inference.encode import Input, check_vectors_file, encode_file
+    from glot.inference.run_checks import check_new_texts
 
     check_vectors_file(output)
     check_engine(engine)
     texts = Input(input, text, form=table_format(delimiter, quoting, encoding, no_header))
-    _check_run(run, model)
+    check_new_texts(run, model)
     described = texts.describe()
     from glot.inference.model import GlotModel
 
@@ -130,14 +130,15 @@ def predict(
         raise UsageError("--format glue is for an example set of a cache: leave it out, or pass --cache")
     from glot.extract.options import check_engine
     from glot.inference.encode import Input, predict_file, predict_rows
-    from glot.inference.run_checks import check_predictions_file
+    from glot.inference.run_checks import check_new_texts, check_predictions_file
 
     if out is not None:
         check_predictions_file(out, format and format.value)
     assert input is not None  # checked above
     check_engine(engine)
     texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
-    folder, config = _check_run(run, model)
+    checked = check_new_texts(run, model)
+    folder, config = checked.folder, checked.config
     described = texts.describe()
     config.check_predicts(folder)
     if config.task.num_texts != (1 if text_b is None else 2):
@@ -159,18 +160,6 @@ def predict(
     if out is not None:
         tell(f"{out}: {count:,} predictions")
         answer({"run": run, "file": out, "predictions": count})
-
-
-def _check_run(run: Path, model: str | None) -> tuple[Path, RunConfig]:
-    """The run's folder and config; raises UsageError where it cannot be used for new texts, before anything slow."""
-    from glot.extract.source import find_source
-    from glot.fit.run_folder import RunConfig, check_trained, find_one_run
-
-    folder = find_one_run(run)
-    config = RunConfig.load(folder)
-    check_trained(folder)
-    find_source(config.states, f"that {folder} was trained on", model)
-    return folder, config
 
 
 def _print_rows(run: Path, pieces: Iterator[list[Row]]) -> None:

@@ -102,15 +102,13 @@ def evaluate(
     _refuse({"--split": split}, "--mteb")
     form = table_format(delimiter, quoting, encoding, no_header)
     from glot.extract.options import check_engine
-    from glot.extract.source import find_source
-    from glot.fit.run_folder import RunConfig, check_trained, find_one_run
+    from glot.inference.run_checks import check_new_texts
     from glot.mteb_eval import check_installed
     from glot.store.files import check_parent
 
     check_engine(engine)
-    for folder in map(find_one_run, run):
-        check_trained(folder)
-        find_source(RunConfig.load(folder).states, f"that {folder} was trained on", model)
+    for folder in run:
+        check_new_texts(folder, model)
     if out is not None:
         check_parent(out / "results")
     check_installed()

@@ -46,12 +46,12 @@ def export(
 
 def _check(run: Path, out: Path, to: str, model: str | None) -> None:
     """Refuse what cannot be exported, or an `out` that cannot be made, before torch is imported."""
-    from glot.extract.source import find_source
     from glot.fit.run_folder import RunConfig, check_trained, find_one_run
+    from glot.inference.run_checks import check_new_texts
     from glot.store.files import check_output, check_parent
 
     folder = find_one_run(run)
-    config = RunConfig.load(folder)
+    RunConfig.load(folder)
     check_trained(folder)
     if to == "onnx":
         check_output(out, (".onnx",), "the file")
@@ -59,7 +59,7 @@ def _check(run: Path, out: Path, to: str, model: str | None) -> None:
         raise UsageError(f"{out} is there already: choose another place")
     if to != "onnx":
         check_parent(out)
-        find_source(config.states, f"that {folder} was trained on", model)
+        check_new_texts(folder, model)
 
 
 def _to_folder(

@@ -15,7 +15,7 @@ from glot.errors import UsageError
 from glot.fit.config import Asked, FitOptions, TrainConfig, all_settings, is_used
 from glot.fit.presets import preset_of, with_preset
 from glot.fit.run_folder import RunConfig
-from glot.nn.config import ContrastiveConfig, PoolerConfig, TokenPosition, readout_width
+from glot.nn.config import ContrastiveConfig, PoolerConfig, readout_width
 from glot.nn.settings import declared
 from glot.products import asked_way
 from glot.registry.tasks import head_defaults
@@ -84,8 +84,7 @@ def _pooler_config(options: FitOptions, task: TaskSpec, states: StatesIdentity) 
     if values["adapool_hidden"] == "glot":
         values["adapool_hidden"] = readout_width(states.width + values["gnn_layers"] * values["hidden"])
     mixed = len(states.layers) if options["mix"] else 0
-    position: TokenPosition = "first" if states.kind == "encoder" else "last"
-    return PoolerConfig(**values, token_position=position, mixed_layers=mixed)
+    return PoolerConfig(**values, token_position=states.token_position, mixed_layers=mixed)
 
 
 def _train_config(options: FitOptions, task: TaskSpec, seed: int, examples: int) -> TrainConfig:

@@ -14,7 +14,7 @@ from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import RunConfig, layer_shares
 from glot.fit.states import HostBatch, as_tensors
 from glot.inference.run_checks import Run
-from glot.nn.config import PoolerConfig, TokenPosition
+from glot.nn.config import PoolerConfig
 from glot.nn.edges import EdgeRule, cosines
 from glot.nn.heads import ClassHead
 from glot.nn.poolers import LastLayerPooler, LayersPooler, Pooler, make_pooler, token_weights
@@ -209,8 +209,7 @@ def explain(example: Example, runs: list[Run], tau: float | None = None) -> Expl
         predictions.append(_predict(model, run.config, example.texts))
     there = {run.config.pooler.pooler for run in runs}
     states = runs[0].config.states
-    position: TokenPosition = "first" if states.kind == "encoder" else "last"
-    plain = [PoolerConfig(pooler=name, token_position=position) for name in COMPARED if name not in there]
+    plain = [PoolerConfig(pooler=name, token_position=states.token_position) for name in COMPARED if name not in there]
     weighings += [weigh(LastLayerPooler(make_pooler(config, states.width, "dense")), example.texts) for config in plain]
     pictures = [_picture(text, poolers[runs.index(drawn)]) for text in example.texts]
     shares = [layer_shares(run.folder, run.config) for run in runs]

@@ -49,6 +49,17 @@ def _layers(run: Run) -> str:
     return ", ".join(map(str, run.config.layers))
 
 
+def check_new_texts(folder: Path, model: str | None = None) -> Run:
+    """A trained run, for new texts; raises UsageError where it or its backbone (or `model`) is not there."""
+    from glot.extract.source import find_source
+
+    run = find_one_run(folder)
+    config = RunConfig.load(run)
+    check_trained(run)
+    find_source(config.states, f"that {run} was trained on", model)
+    return Run(run, config)
+
+
 def check_predictable(folder: Path, cache: Cache, split: str) -> RunConfig:
     """A run's config; raises UsageError where it has no predictions, or none for an example set of a cache."""
     config = RunConfig.load(folder)

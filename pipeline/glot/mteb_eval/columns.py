@@ -16,7 +16,7 @@ from glot.errors import UsageError
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import HEAD_FILE, RunConfig
 from glot.inference.run_checks import open_runs
-from glot.nn.config import PoolerConfig, TokenChoice, TokenPosition
+from glot.nn.config import PoolerConfig, TokenChoice
 from glot.nn.graph import Backend
 from glot.nn.poolers import LastLayerPooler, Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
@@ -101,10 +101,9 @@ def open_comparison(runs: Sequence[Path], backend: Backend) -> Comparison:
     columns = [_run_column(run.folder, run.config, backend) for run in opened]
     there = {(run.config.pooler.pooler, run.config.pooler.tokens) for run in opened}
     first = opened[0]
-    position: TokenPosition = "first" if first.config.states.kind == "encoder" else "last"
     for name in ("mean", "cls"):
         if (name, "all") not in there:
-            plain = PoolerConfig(pooler=name, token_position=position)
+            plain = PoolerConfig(pooler=name, token_position=first.config.states.token_position)
             columns.append(_plain_column(plain, first.config.states.width, backend))
     return Comparison(first.config, first.folder, _tell_apart(columns))
 

@@ -33,7 +33,7 @@ def vector_baseline(cache: Cache, pooler: str, layer: int | None = None) -> Scor
 
     A pair is described by [a, b, |a - b|, a * b]; features are standardised; the regularisation is chosen on train.
     """
-    config = PoolerConfig(pooler=pooler, token_position="first" if cache.manifest.states.kind == "encoder" else "last")
+    config = PoolerConfig(pooler=pooler, token_position=cache.manifest.states.token_position)
     text_ids = np.unique(used_text_ids(cache))
     states = MemoryStates(cache, (cache.resolve_layer(layer),), text_ids, torch.device("cpu"))
     vectors = pool_texts(make_pooler(config, states.width, "dense"), states, text_ids).numpy()  # (texts, d)

@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class StatesIdentity:
         revision: the hub's commit, "" for local files.
         weights_sha256: hash of the weight files.
         tokenizer_sha256: hash of the tokenizer's serialised form.
-        kind: "encoder" or "decoder"; decides what the `cls` pooler takes.
+        kind: "encoder" or "decoder".
         width: d.
         num_layers: n; layers count from 0 (embeddings) to n (after the final norm).
         template: what stands around each text; "{text}" is the text alone.
@@ -110,6 +110,11 @@ class StatesIdentity:
     compute_dtype: str
     source: str = ""
     loader_sha256: str = ""
+
+    @property
+    def token_position(self) -> Literal["first", "last"]:
+        """Where the one token stands that the `cls` pooler takes of a text."""
+        return "first" if self.kind == "encoder" else "last"
 
     def difference(self, other: StatesIdentity) -> str | None:
         """The first field in which `other` differs, as "field: old -> new"; None where they are equal.
