@@ -120,7 +120,7 @@ def test_a_run_without_results_is_not_exported(glot: Glot, stopped: Path) -> Non
 def test_a_head_of_a_stopped_sweep_names_the_sweep(glot: Glot, extracted: Path) -> None:
     from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 
-    options = FitOptions(**OPTIONS, epochs=5)
+    options = FitOptions(**OPTIONS, epochs=5, preset="published")
     prepare_sweep(make_candidates(Cache(extracted), options, {"tau": (0.3, 0.6)}), Path("swept"))
     reached: list[int] = []
     with pytest.raises(Stopped):

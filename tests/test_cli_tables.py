@@ -118,7 +118,7 @@ def test_standard_input_is_read_as_a_file_is(glot: Glot, monkeypatch: pytest.Mon
             return np.zeros((len(texts), 4), np.float32)
 
     monkeypatch.setattr("glot.inference.model.GlotModel.load", lambda *_: Model())
-    monkeypatch.setattr("glot.commands.encode._check_run", lambda *_: None)
+    monkeypatch.setattr("glot.inference.run_checks.check_new_texts", lambda *_: None)
     monkeypatch.setattr("glot.commands.encode.note_unfinished", lambda *_: None)
     data = "the dog\r\n\r\na river\rin autumn\u2028so\nnaïve".encode(encoding)
     Path("texts.txt").write_bytes(data)
