@@ -235,7 +235,21 @@ def test_the_command_says_that_training_had_not_converged(
     glot: Callable[..., tuple], extracted: Path, put_in_scores: Callable[..., None]
 ) -> None:
     put_in_scores(validation=[0.5, 0.6])
-    code, out, err = glot("fit", "--cache", extracted, "--hidden", 16, "--lr", 0.01, "--epochs", 2, "--out", "run")
+    code, out, err = glot(
+        "fit",
+        "--cache",
+        extracted,
+        "--hidden",
+        16,
+        "--lr",
+        0.01,
+        "--epochs",
+        2,
+        "--preset",
+        "published",
+        "--out",
+        "run",
+    )
     assert code == 0, err
     assert "training had not converged: the last epoch was the best, and its loss " in out
 
