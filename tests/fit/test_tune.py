@@ -36,7 +36,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (studies, tuning):
         monkeypatch.setattr(module, "EPOCHS", 2)
     monkeypatch.setattr(tuning, "WATCHED", 1)
-    monkeypatch.setattr("glot.fit.warm_start.STRENGTHS", (0.1,))
+    monkeypatch.setattr("glot.fit.regression.STRENGTHS", (0.1,))
     monkeypatch.setattr(studies, "SPACE", replace(studies.SPACE, hidden=(4, 8)))
 
 

@@ -12,15 +12,16 @@ import torch
 from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from glot.errors import Stopped, UsageError
-from glot.fit import learner, warm_start
+from glot.fit import learner, regression, warm_start
 from glot.fit.head_model import HeadModel, pool_texts, predict
 from glot.fit.learner import Job, Learner
+from glot.fit.regression import PENALTIES
 from glot.fit.result import FitResult
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig, load_tensors
 from glot.fit.train import fit_heads
 from glot.fit.training_data import open_data, open_source, open_states
-from glot.fit.warm_start import PENALTIES, start_at_regression
+from glot.fit.warm_start import start_at_regression
 from glot.nn.heads import features_of
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
@@ -78,7 +79,7 @@ def test_the_first_logits_are_the_regressions(
     make_fit_cache: MakeCache, monkeypatch: pytest.MonkeyPatch, pooler: dict, strength: float
 ) -> None:
     """scikit-learn's own, on means made by a loop, whatever strength cross-validation chooses."""
-    monkeypatch.setattr(warm_start, "STRENGTHS", (strength,))
+    monkeypatch.setattr(regression, "STRENGTHS", (strength,))
     opened = Opened(make_fit_cache(), **pooler)
     loss = opened.begin()
     labels = opened.data.train.label

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -88,9 +88,9 @@ def _tell_round(tuner: Tuner, standing: Standing, left: float) -> None:
 
 
 def _print_end(tuner: Tuner, best: Path) -> None:
-    """The winner beside the yardsticks, what mattered, and the next commands."""
-    from glot.fit.result import FitResult
+    """The winner beside the yardsticks on sets that nothing was chosen on, what mattered, and the next commands."""
     from glot.fit.study import describe
+    from glot.fit.yardsticks import judge_runs
 
     standing, importances = tuner.standing(), tuner.importances()
     tell(f"winner: {describe(standing.params)}")
@@ -98,18 +98,41 @@ def _print_end(tuner: Tuner, best: Path) -> None:
         tell("what mattered: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
     else:
         note("what mattered is not known from so few candidates: search longer with --resume")
-    runs = {"winner": best} | {run.name: run for run in sorted((tuner.folder / "yardsticks").iterdir())}
-    results = {name: FitResult.load(run) for name, run in runs.items()}
+    heads = _print_heads(tuner, best)
+    judged = [found for found in judge_runs([best], tuner.cache) if found.metric == tuner.metric]
+    for found in judged:
+        tell(found.line)
+        if found.verdict is not None:
+            tell(found.verdict)
+    if not judged:
+        note(f"{tuner.cache.folder} has no labelled validation examples: score the winner on others before you trust it")
+    tell(f"the winner is a run: `glot predict --run {best} --input NEW.csv`, `glot explain --run {best}`, ...")
+    tell(f"`glot tune --resume {tuner.folder}` searches on")
+    answer(
+        {
+            "folder": tuner.folder,
+            "best": best,
+            "standing": standing,
+            "importances": importances,
+            "heads": heads,
+            "judgements": judged,
+        }
+    )
+
+
+def _print_heads(tuner: Tuner, best: Path) -> dict[str, Any]:
+    """The scores of the heads that were trained at the end, by name."""
+    from glot.fit.result import FitResult
+    from glot.fit.tune import YARDSTICKS
+
+    runs = {"winner": best} | {name: tuner.folder / "yardsticks" / name for name in YARDSTICKS}
+    scores = {name: FitResult.load(run).best for name, run in runs.items()}
+    sets = [name for name in scores["winner"] if name != "holdout"]
     table = Table(title=str(tuner.folder), title_justify="left")
-    sets = list(results["winner"].best)
     for heading in ("head", *(f"{name} {tuner.metric}" for name in sets)):
         table.add_column(heading, justify="left" if heading == "head" else "right")
-    for name, result in results.items():
-        table.add_row(name, *(f"{100 * result.best[found][tuner.metric]:.2f}" for found in sets))
-    chat.print(table)
-    tell(
-        f"the winner is {best}: `glot evaluate --run {best} --cache {tuner.cache.folder}`, `glot predict --run {best}`"
-    )
-    tell(f"`glot tune --resume {tuner.folder}` searches on")
-    scores = {name: {"run": runs[name], "best": result.best} for name, result in results.items()}
-    answer({"folder": tuner.folder, "standing": standing, "importances": importances, "heads": scores})
+    for name, found in scores.items():
+        table.add_row(name, *(f"{100 * found[some][tuner.metric]:.2f}" for some in sets))
+    if sets:
+        chat.print(table)
+    return scores

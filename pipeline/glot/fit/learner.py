@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from glot.errors import FaultError
 from glot.fit.head_model import HeadModel, Source, predict
 from glot.fit.metrics import compute_metrics
+from glot.fit.regression import Line
 from glot.fit.result import Epoch, FitResult, Scores, argmax, best_published
 from glot.fit.retrieval import score_pairs
 from glot.fit.run_folder import HEAD_FILE, RunConfig, load_weights, save_tensors
 from glot.fit.schedule import StepPlateau, lr_factor, make_optimizer, set_rate
 from glot.fit.states import Texts
 from glot.fit.training_data import TrainingData, labels_of
-from glot.fit.warm_start import Line, start_at_regression
+from glot.fit.warm_start import start_at_regression
 from glot.nn.heads import balanced_weights
 from glot.process import kept_randomness
 from glot.store.files import save_array

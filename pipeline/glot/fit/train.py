@@ -17,6 +17,7 @@ from torch import Tensor
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.head_model import each_batch
 from glot.fit.learner import Job, Learner, Position
+from glot.fit.regression import Line
 from glot.fit.result import Epoch, FitResult
 from glot.fit.run_folder import (
     CHECKPOINT_FILE,
@@ -31,7 +32,6 @@ from glot.fit.stack import Stack, make_units
 from glot.fit.states import HostBatch, States, epoch_order
 from glot.fit.steps import Steps, make_steps
 from glot.fit.training_data import TrainingData, graph_density, labels_of, open_data, open_source, open_states
-from glot.fit.warm_start import Line
 from glot.nn.edges import EdgeRule
 from glot.products import Way, fast_products
 from glot.store.files import make_folder, write_json

@@ -28,6 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.config import FitOptions
 from glot.fit.learner import Job, LossError
+from glot.fit.regression import Line
 from glot.fit.result import Epoch
 from glot.fit.run import make_configs
 from glot.fit.run_folder import CONFIG_FILE, RunConfig
@@ -48,7 +49,6 @@ from glot.fit.study import (
 from glot.fit.sweep import finish_jobs
 from glot.fit.train import Progress, batch_key, fit_heads
 from glot.fit.training_data import TrainingData, labels_of
-from glot.fit.warm_start import Line
 from glot.store.claims import Claims, Owner, read_owner
 from glot.store.example_set import ExampleSet
 from glot.store.files import checked, make_folder

@@ -6,25 +6,16 @@ nothing yet. So the first outputs are those of the regression, and the gradient 
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
+from glot.fit.regression import Line, fit_logistic, fit_ridge
 from glot.fit.training_data import labels_of
 from glot.nn.heads import ClassHead, RegressionHead, ScoreHead, SimilarityHead, features_of
 from glot.nn.readout import AttentionReadout
 from glot.store.example_set import ExampleSet
-
-STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # of the penalty, as scikit-learn's C: small is strong
-PENALTIES = tuple(10.0**power for power in range(-1, 7))  # of ridge
-FOLDS, MOST_ROWS = 4, 3000  # of the examples that choose the strength; all of them fit the regression
-
-
-Line = tuple[np.ndarray, np.ndarray]  # (C, f) weights of features and (C,) biases; one row where scores are estimated
 
 
 @torch.no_grad()
@@ -74,66 +65,7 @@ def _vectors(model: HeadModel, source: Source, examples: ExampleSet) -> tuple[Te
 
 
 def regress(features: np.ndarray, labels: np.ndarray, head: ScoreHead | ClassHead, class_weights: str) -> Line:
-    """The penalised regression of labels (m,) on features (m, f), its strength chosen by cross-validation.
-
-    Features are standardised for it; the map that is returned takes them as they are. Logistic for classes, ridge for
-    scores, which are scaled to 0..1 as the head does.
-    """
-    centre, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale > 1e-6 * max(scale.max(), 1e-30), scale, np.inf)  # a constant column says nothing
-    x = (features - centre) / scale
+    """Of labels (m,) on features (m, f), logistic of classes, ridge of scores as the head scales them."""
     if isinstance(head, ClassHead):
-        weight, bias = _logistic(x, labels, head.linear.out_features, class_weights)
-    else:
-        weight, bias = _ridge(x, (labels - head.low) / (head.high - head.low))
-    weight = weight / scale
-    return weight.astype(np.float32), (bias - weight @ centre).astype(np.float32)
-
-
-def _ridge(x: np.ndarray, y: np.ndarray) -> Line:
-    from sklearn.linear_model import RidgeCV
-
-    fitted = RidgeCV(PENALTIES).fit(x, y)
-    return fitted.coef_[None], np.asarray([fitted.intercept_])
-
-
-def _logistic(x: np.ndarray, y: np.ndarray, classes: int, class_weights: str) -> Line:
-    """Weights (C, f) and biases (C,); a class that does not occur gets no weight and the bias of the rarest."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    there, counts = np.unique(y, return_counts=True)
-    weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, np.log(counts.min() / len(y)))
-    if len(there) < 2:
-        bias[there] = 0.0
-        return weight, bias
-    options = {"class_weight": None if class_weights == "none" else class_weights, "max_iter": 200}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a strength that needs longer is not the one sought
-        fitted = LogisticRegression(C=_choose_strength(x, y, options), **options).fit(x, y)
-    if len(there) == 2:  # scikit-learn has one row then: what speaks for the second class
-        weight[there] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
-        bias[there] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
-    else:
-        weight[there], bias[there] = fitted.coef_, fitted.intercept_
-    return weight, bias
-
-
-def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any]) -> float:
-    """The strength with the least log loss in cross-validation; the middle one where a class has one example only."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import StratifiedKFold
-
-    sample = np.random.default_rng(0).permutation(len(y))[:MOST_ROWS]
-    x, y = x[sample], y[sample]
-    folds = min(FOLDS, np.unique(y, return_counts=True)[1].min())
-    if folds < 2:
-        return STRENGTHS[len(STRENGTHS) // 2]
-    loss = np.zeros(len(STRENGTHS))
-    for fit, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y):
-        path = LogisticRegression(warm_start=True, **options)
-        for number, strength in enumerate(STRENGTHS):  # from strong to weak: each begins where the last ended
-            path.set_params(C=strength).fit(x[fit], y[fit])
-            loss[number] += log_loss(y[held], path.predict_proba(x[held]), labels=path.classes_, normalize=False)
-    return STRENGTHS[int(loss.argmin())]
+        return fit_logistic(features, labels, head.linear.out_features, class_weights).line
+    return fit_ridge(features, (labels - head.low) / (head.high - head.low)).line

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from glot.errors import FaultError, UsageError
+from glot.fit.statistics import Difference, paired_bootstrap
 from glot.report.cells import NOTHING, Cell, signed
 from glot.report.methods import method_name
 from glot.report.results import BASELINE, OWN
 from glot.report.sections import Entry, Prose, Section, Table, entry_of, words
-from glot.report.statistics import Difference, paired_bootstrap
 from glot.store.files import no_access
 
 OURS = "glot"

@@ -1,8 +1,10 @@
-"""How sure a difference between two methods is: a paired bootstrap over the examples that both were scored on."""
+"""How sure a score is, or a difference between two methods: a bootstrap over the examples that were scored."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +12,21 @@ import numpy as np
 from glot.errors import UsageError
 
 RESAMPLES = 10_000
+FEWEST = 20  # examples; of fewer a bootstrap knows next to nothing
 _ELEMENTS = 4_000_000  # numbers of a chunk's largest array: tens of megabytes
 
 # (weights (b, k), predictions (k,), labels (k,)) -> scores (b,)
 Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with its 95 % interval, as fractions; `low` and `high` are None where there is nothing to go by."""
+
+    value: float
+    low: float | None
+    high: float | None
+    examples: int
 
 
 @dataclass(frozen=True)
@@ -57,29 +70,68 @@ def paired_bootstrap(
     Raises:
         UsageError: an unknown metric, no example, or shapes that do not fit.
     """
-    ours, theirs, labels = np.atleast_2d(ours), np.atleast_2d(theirs), np.asarray(labels)
+    value, drawn = _resample([ours, theirs], labels, metric, resamples, seed)
+    found = drawn[:, 0] - drawn[:, 1]
+    low, high = np.quantile(found, (0.025, 0.975))
+    above = float((found > 0).mean())
+    return Difference(float(value[0] - value[1]), float(low), float(high), above, len(labels), resamples)
+
+
+def score_interval(
+    predictions: np.ndarray, labels: np.ndarray, metric: str, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """The score of predictions (m,), or the mean of (s, m) for s seeds, and what other examples might have given.
+
+    Of an accuracy it is Wilson's interval, which is right for few examples too, and where all are right. Of any other
+    metric it is the bootstrap's; none below `FEWEST` examples, and none where all resamples score the same.
+
+    Raises UsageError as `paired_bootstrap` does.
+    """
+    is_share = metric == "accuracy"
+    value, drawn = _resample([predictions], labels, metric, 0 if is_share else resamples, seed)
+    score, count = float(value[0]), len(labels)
+    if is_share:
+        return Interval(score, *_wilson(score, count), count)
+    low, high = np.quantile(drawn[:, 0], (0.025, 0.975))
+    if count < FEWEST or low == high:
+        return Interval(score, None, None, count)
+    return Interval(score, float(low), float(high), count)
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `count` examples."""
+    z = 1.959964 / math.sqrt(count)
+    middle = share + z**2 / 2
+    half = z * math.sqrt(share * (1 - share) + z**2 / 4)
+    return max(0.0, (middle - half) / (1 + z**2)), min(1.0, (middle + half) / (1 + z**2))
+
+
+def _resample(
+    methods: Sequence[np.ndarray], labels: np.ndarray, metric: str, resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of k methods, each the mean of its seeds: (k,) on the examples as they are, (resamples, k) redrawn."""
+    given, labels = [np.atleast_2d(rows) for rows in methods], np.asarray(labels)
     if metric not in _SCORES:
         raise UsageError(f"metric must be one of {', '.join(_SCORES)}; got {metric!r}")
-    if labels.ndim != 1 or not labels.size or any(found.shape[1:] != labels.shape for found in (ours, theirs)):
-        raise UsageError(f"predictions {ours.shape} and {theirs.shape} do not fit labels {labels.shape}")
+    if labels.ndim != 1 or not labels.size or any(rows.shape[1:] != labels.shape for rows in given):
+        shapes = " and ".join(str(rows.shape) for rows in given)
+        raise UsageError(f"predictions {shapes} do not fit labels {labels.shape}")
     # Examples alike in label and every prediction are one kind: how often each kind is drawn is all that scores see.
-    kinds, counts = np.unique(np.vstack([labels, ours, theirs]), axis=1, return_counts=True)
-    label, first, second = kinds[0], kinds[1 : 1 + len(ours)], kinds[1 + len(ours) :]
+    kinds, counts = np.unique(np.vstack([labels, *given]), axis=1, return_counts=True)
+    ends = np.cumsum([1, *map(len, given)])
+    rows_of = [kinds[start:end] for start, end in itertools.pairwise(ends)]
 
-    def difference(weights: np.ndarray) -> np.ndarray:
-        scores = [np.mean([_SCORES[metric](weights, row, label) for row in rows], axis=0) for rows in (first, second)]
-        return scores[0] - scores[1]
+    def scores(weights: np.ndarray) -> np.ndarray:
+        found = [np.mean([_SCORES[metric](weights, row, kinds[0]) for row in rows], axis=0) for rows in rows_of]
+        return np.stack(found, axis=1)
 
     random = np.random.default_rng(seed)
     size = max(1, _ELEMENTS // len(counts))
     drawn = [
-        difference(random.multinomial(labels.size, counts / labels.size, min(size, resamples - start)).astype(float))
+        scores(random.multinomial(labels.size, counts / labels.size, min(size, resamples - start)).astype(float))
         for start in range(0, resamples, size)
     ]
-    found = np.concatenate(drawn)
-    low, high = np.quantile(found, (0.025, 0.975))
-    value = float(difference(counts[None].astype(float))[0])
-    return Difference(value, float(low), float(high), float((found > 0).mean()), labels.size, resamples)
+    return scores(counts[None].astype(float))[0], np.concatenate([np.empty((0, len(given))), *drawn])
 
 
 def _accuracy(weights: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:

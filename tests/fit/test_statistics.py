@@ -7,7 +7,7 @@ import pytest
 
 from glot.errors import UsageError
 from glot.fit.metrics import compute_metrics
-from glot.report.statistics import _SCORES, paired_bootstrap
+from glot.fit.statistics import _SCORES, paired_bootstrap
 
 CLASS_METRICS = ("accuracy", "f1", "macro_f1", "mcc")
 

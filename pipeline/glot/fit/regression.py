@@ -1,0 +1,120 @@
+"""The regression that a head is measured by, and may begin at: penalised, its strength chosen by cross-validation."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # of the penalty, as scikit-learn's C: small is strong
+PENALTIES = tuple(10.0**power for power in range(-1, 7))  # of ridge
+FOLDS, MOST_ROWS = 4, 3000  # of the examples that choose the strength; all of them fit the regression
+
+Line = tuple[np.ndarray, np.ndarray]  # (C, f) weights of features and (C,) biases; one row where scores are estimated
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A fitted regression.
+
+    Attributes:
+        line: its map of features as they are.
+        strength: of the penalty, C of the logistic regression, alpha of ridge; chosen by cross-validation.
+        error: there, an example: log loss, or squared error; NaN where there are too few examples for it.
+    """
+
+    line: Line
+    strength: float
+    error: float
+
+    def raw(self, features: np.ndarray) -> np.ndarray:
+        """(m, C) logits of features (m, f), or (m, 1) estimates."""
+        weight, bias = self.line
+        return features @ weight.T + bias
+
+
+def fit_logistic(features: np.ndarray, labels: np.ndarray, classes: int, class_weights: str) -> Regression:
+    """The logistic regression of labels (m,) on features (m, f), which are standardised for it.
+
+    `class_weights` is none or balanced. A class that does not occur is the least likely.
+    """
+    x, centre, scale = _standardised(features)
+    chosen, (weight, bias) = _logistic(x, labels, classes, class_weights)
+    return Regression(_as_they_are(weight, bias, centre, scale), *chosen)
+
+
+def fit_ridge(features: np.ndarray, values: np.ndarray) -> Regression:
+    """The ridge regression of values (m,) on features (m, f), which are standardised for it."""
+    from sklearn.linear_model import RidgeCV
+
+    x, centre, scale = _standardised(features)
+    fitted = RidgeCV(PENALTIES).fit(x, values)
+    line = _as_they_are(fitted.coef_[None], np.asarray([fitted.intercept_]), centre, scale)
+    return Regression(line, float(fitted.alpha_), -float(fitted.best_score_))
+
+
+def _standardised(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (m, f) with mean 0 and deviation 1, and the centre and scale (f,) that make them so."""
+    centre, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale > 1e-6 * max(scale.max(), 1e-30), scale, np.inf)  # a constant column says nothing
+    return (features - centre) / scale, centre, scale
+
+
+def _as_they_are(weight: np.ndarray, bias: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> Line:
+    """The map of standardised features as one of the features themselves."""
+    weight = weight / scale
+    return weight.astype(np.float32), (bias - weight @ centre).astype(np.float32)
+
+
+def _logistic(x: np.ndarray, y: np.ndarray, classes: int, class_weights: str) -> tuple[tuple[float, float], Line]:
+    """The strength and its error, and the map; a class that does not occur gets no weight and the rarest's bias."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    there, counts = np.unique(y, return_counts=True)
+    weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, np.log(counts.min() / len(y)))
+    if len(there) < 2:
+        bias[:], bias[there] = -np.log(1 + len(y)), 0.0
+        return (STRENGTHS[0], math.nan), (weight, bias)
+    options = {"class_weight": None if class_weights == "none" else class_weights, "max_iter": 200}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a strength that needs longer is not the one sought
+        chosen = _choose_strength(x, y, options)
+        fitted = LogisticRegression(C=chosen[0], **options).fit(x, y)
+    if len(there) == 2:  # scikit-learn has one row then: what speaks for the second class
+        weight[there] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
+        bias[there] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
+    else:
+        weight[there], bias[there] = fitted.coef_, fitted.intercept_
+    return chosen, (weight, bias)
+
+
+def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any]) -> tuple[float, float]:
+    """The strength with the least log loss in cross-validation, and that loss.
+
+    Where a class has one example only, it is the middle one, and NaN.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import StratifiedKFold
+
+    sample = np.random.default_rng(0).permutation(len(y))[:MOST_ROWS]
+    x, y = x[sample], y[sample]
+    folds = min(FOLDS, np.unique(y, return_counts=True)[1].min())
+    if folds < 2:
+        return STRENGTHS[len(STRENGTHS) // 2], math.nan
+    parts = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y))
+    paths = [LogisticRegression(warm_start=True, **options) for _ in parts]
+    losses: list[float] = []
+    for strength in STRENGTHS:  # from strong to weak: each begins where the last ended
+        loss = 0.0
+        for path, (fit, held) in zip(paths, parts, strict=True):
+            path.set_params(C=strength).fit(x[fit], y[fit])
+            loss += log_loss(y[held], path.predict_proba(x[held]), labels=path.classes_, normalize=False)
+        if losses and loss > losses[-1]:  # it has one minimum, and what is weaker still takes longest
+            break
+        losses.append(loss)
+    return STRENGTHS[len(losses) - 1], losses[-1] / len(y)

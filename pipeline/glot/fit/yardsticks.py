@@ -1,0 +1,258 @@
+"""What a head is to be measured by: the commonest class, and the regression on the mean of the same states.
+
+Everything here is chosen on the training examples alone. It costs seconds: of many examples a sample is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glot.fit import regression
+from glot.fit.head_model import pool_texts
+from glot.fit.metrics import compute_metrics
+from glot.fit.regression import Regression, fit_logistic, fit_ridge
+from glot.fit.run import open_cache
+from glot.fit.run_folder import RunConfig
+from glot.fit.states import StreamedStates
+from glot.fit.statistics import FEWEST, Difference, Interval, paired_bootstrap, score_interval
+from glot.fit.training_data import labels_of
+from glot.nn.config import PoolerConfig, TokenChoice
+from glot.nn.heads import features_of, features_width
+from glot.nn.poolers import make_pooler
+from glot.store.example_set import ExampleSet, split_of
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
+
+MOST_ROWS, LEAST_ROWS = 10_000, 500  # training examples that fit the regression; and that choose its layer, at least
+MOST_NUMBERS, MOST_LAYER_NUMBERS = 2**26, 2**25  # of the features of these rows; to choose, of all layers together
+RESAMPLES = 2000  # enough for an interval that is printed to a tenth of a point
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A method of no effort, and what it predicts.
+
+    Attributes:
+        name: "majority", or the regression's.
+        predictions: example set -> (m,) in the labels' own units.
+        layer: whose states it reads; None where it reads none. strength: logistic C, or ridge's alpha.
+        rows: how many training examples it is made of, out of `of_rows`.
+    """
+
+    name: str
+    predictions: dict[str, np.ndarray]
+    rows: int
+    of_rows: int
+    layer: int | None = None
+    strength: float | None = None
+
+    @property
+    def title(self) -> str:
+        """Its name, with the sample that it was made of where that is not all."""
+        return f"{self.name} (of {self.rows:,} of {self.of_rows:,} examples)" if self.rows < self.of_rows else self.name
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A score on a set that nothing was trained on, by one metric, beside those of the yardsticks. All are fractions.
+
+    Attributes:
+        score: of the head, the mean of its seeds. yardsticks: title -> score.
+        rival: the regression that the head is compared with: that of the layer which cross-validation likes best.
+        difference: the head's score less the rival's; None where there is no rival, or too few examples to tell.
+        chose: whether the head's epoch is the one that scored best on this very set.
+    """
+
+    set_name: str
+    metric: str
+    score: Interval
+    yardsticks: dict[str, float] = field(default_factory=dict)
+    rival: str | None = None
+    difference: Difference | None = None
+    chose: bool = False
+
+    @property
+    def line(self) -> str:
+        """The score and its interval, and the yardsticks' scores, in percent."""
+        found = [f"{name} {100 * value:.1f}" for name, value in self.yardsticks.items()]
+        count = f"{self.score.examples:,} example{'s' if self.score.examples > 1 else ''}"
+        return "; ".join([f"{self.set_name} ({count}): {self.metric} {describe_interval(self.score)}", *found])
+
+    @property
+    def verdict(self) -> str | None:
+        """Whether the head is clearly better than the rival, in one line; None where that cannot be told."""
+        found = self.difference
+        if self.rival is None or found is None:
+            return None
+        clear = "clearly better" if found.low > 0 else "clearly worse" if found.high < 0 else "not clearly better"
+        value, low, high = (f"{round(100 * some, 1) + 0.0:+.1f}" for some in (found.value, found.low, found.high))
+        flattered = "; its epoch was chosen on these very examples, which flatters it" if self.chose else ""
+        return f"{clear} than the {self.rival}: {value} [{low}, {high}]" + (flattered if found.low > 0 else "")
+
+
+def describe_interval(score: Interval) -> str:
+    """A score in percent, with its 95 % interval if it has one: "84.2 [79.1, 88.9]"."""
+    shown = f"{100 * score.value:.1f}"
+    if score.low is None or score.high is None:
+        return shown
+    return f"{shown} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+
+
+def measure_yardsticks(
+    cache: Cache,
+    task: TaskSpec,
+    train: ExampleSet,
+    sets: dict[str, ExampleSet],
+    layer: int | None = None,
+    tokens: TokenChoice = "all",
+    class_weights: str = "none",
+) -> list[Yardstick]:
+    """The yardsticks of a task, made of `train` alone: their predictions for `sets`, whose labels are not looked at.
+
+    The commonest class (none for scores, of which a constant tells nothing); the logistic or ridge regression on the
+    mean of the states, its strength cross-validated; and the same of that layer of the cache which cross-validation
+    likes best, if that is another. Of pairs the features are `[a, b, |a - b|, a * b]`.
+
+    Args:
+        layer: one that the cache keeps; None: the last of them. tokens: which of a text's tokens the mean is of.
+        class_weights: none or balanced, as the head has them.
+    """
+    means, own = _Means(cache, task, tokens, class_weights), cache.resolve_layer(layer)
+    sample = _sample(train, min(MOST_ROWS, MOST_NUMBERS // means.width))
+    best = own if len(means.layers) == 1 else _best_layer(means, own, sample)
+    kind = "ridge" if task.target == "score" else "logistic"
+    found = [] if task.target == "score" else [_majority(train, sets)]
+    for number in dict.fromkeys((own, best)):
+        name = f"{kind} regression on the mean" + (f" of layer {number}" if number != own else "")
+        fitted = means.regress(sample, number)
+        predictions = {key: means.predict(fitted, some, number) for key, some in sets.items()}
+        found.append(Yardstick(name, predictions, len(sample), len(train), number, fitted.strength))
+    return found
+
+
+def judge(
+    set_name: str,
+    predictions: np.ndarray,
+    labels: np.ndarray,
+    metrics: tuple[str, ...],
+    yardsticks: list[Yardstick] | None = None,
+    chose: bool = False,
+) -> list[Judgement]:
+    """What to make of predictions (m,), or (s, m) of s seeds, for a set of a task: a judgement a metric.
+
+    Args:
+        yardsticks: those of `measure_yardsticks`; the last one is the rival.
+        chose: see `Judgement`.
+    """
+    beside = [some for some in yardsticks or [] if set_name in some.predictions]
+    rival = beside[-1] if beside and beside[-1].layer is not None else None
+    name = None if rival is None else rival.name
+    found = []
+    for metric in metrics:
+        interval = score_interval(predictions, labels, metric, RESAMPLES)
+        scores = {some.title: compute_metrics([metric], some.predictions[set_name], labels)[metric] for some in beside}
+        difference = None
+        if rival is not None and len(labels) >= FEWEST:
+            difference = paired_bootstrap(predictions, rival.predictions[set_name], labels, metric, RESAMPLES)
+        found.append(Judgement(set_name, metric, interval, scores, name, difference, chose))
+    return found
+
+
+def judge_runs(runs: list[Path], cache: Cache | None = None) -> list[Judgement]:
+    """Judge finished runs that differ in their seeds alone, on every validation set that they predicted.
+
+    Nothing where there is none, or no labels. The regression has all training examples, what `--select holdout` keeps
+    aside too, for it needs none to choose by.
+
+    Args:
+        cache: what they were trained on; None opens the one that their config names.
+
+    Raises UsageError where the cache is gone or holds other examples, FaultError where it is damaged.
+    """
+    config = RunConfig.load(runs[0])
+    if config.contrastive is not None:
+        return []
+    names = [name for name in config.data if split_of(name).startswith(VALIDATION)]
+    predicted = {name: found for name in names if (found := read_predictions(runs, name)) is not None}
+    if not predicted:
+        return []
+    opened = open_cache(config, cache, runs[0])
+    train = next(opened.examples(name) for name in config.data if split_of(name) == "train")
+    sets = {name: opened.examples(name) for name in predicted}
+    settings = (config.layer, config.pooler.tokens, config.train.class_weights)
+    yardsticks = measure_yardsticks(opened, config.task, train, sets, *settings)
+    chooses = names[0] if config.train.select == "validation" else None
+    metrics = config.task.metrics
+    return [one for name in predicted for one in judge(name, *predicted[name], metrics, yardsticks, name == chooses)]
+
+
+def read_predictions(runs: list[Path], set_name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """(s, m) predictions of s runs for a set, and its (m,) labels; None where a run kept none, or there is none."""
+    paths = [run / f"predictions-{set_name}.npy" for run in runs]
+    labels = runs[0] / f"labels-{set_name}.npy"
+    if not all(path.exists() for path in (*paths, labels)):
+        return None
+    predictions, truth = np.stack([np.load(path) for path in paths]), np.load(labels)
+    return (predictions, truth) if len(truth) else None
+
+
+def _sample(examples: ExampleSet, most: int) -> ExampleSet:
+    """At most so many of the examples, drawn at random, always the same."""
+    if len(examples) <= most:
+        return examples
+    return examples.subset(np.sort(np.random.default_rng(0).permutation(len(examples))[:most]))
+
+
+def _majority(train: ExampleSet, sets: dict[str, ExampleSet]) -> Yardstick:
+    labels = labels_of(train)
+    commonest = int(np.bincount(labels).argmax())
+    predictions = {name: np.full(len(some), commonest, dtype=np.int64) for name, some in sets.items()}
+    return Yardstick("majority", predictions, len(train), len(train))
+
+
+def _best_layer(means: _Means, own: int, train: ExampleSet) -> int:
+    """The layer whose regression errs least in cross-validation on (a sample of) train; `own` where there is none."""
+    rows = MOST_LAYER_NUMBERS // (means.width * len(means.layers))
+    some = _sample(train, min(regression.MOST_ROWS, max(LEAST_ROWS, rows)))
+    errors = {layer: means.regress(some, layer).error for layer in (own, *means.layers)}  # of equals it is `own`
+    return min(errors, key=lambda layer: errors[layer]) if np.isfinite(list(errors.values())).all() else own
+
+
+class _Means:
+    """The regressions of a task on the means of the states of a cache.
+
+    Attributes:
+        layers: those of the cache. width: f, columns of the features.
+    """
+
+    def __init__(self, cache: Cache, task: TaskSpec, tokens: TokenChoice, class_weights: str) -> None:
+        self.cache, self.task, self.tokens, self.class_weights = cache, task, tokens, class_weights
+        self.layers = cache.manifest.states.layers
+        self.width = features_width("full", cache.manifest.states.width, task.num_texts)
+
+    def features(self, examples: ExampleSet, layer: int) -> np.ndarray:
+        """(m, f) float32: the means of the examples' texts, of pairs `[a, b, |a - b|, a * b]`."""
+        columns = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
+        ids, index = np.unique(np.concatenate(columns), return_inverse=True)
+        states = StreamedStates(self.cache, (layer,), torch.device("cpu"), self.tokens)
+        pooler = make_pooler(PoolerConfig(pooler="mean"), states.width, "dense")
+        vectors = pool_texts(pooler, states, ids)
+        rows = torch.from_numpy(index).chunk(len(columns))
+        return features_of("full", *(vectors[some] for some in rows)).numpy()
+
+    def regress(self, train: ExampleSet, layer: int) -> Regression:
+        """The regression of the labels, the strength chosen by cross-validation."""
+        features, labels = self.features(train, layer), labels_of(train)
+        if self.task.target == "score":
+            return fit_ridge(features, labels)
+        return fit_logistic(features, labels, len(self.task.classes), self.class_weights)
+
+    def predict(self, regression: Regression, examples: ExampleSet, layer: int) -> np.ndarray:
+        """(m,) in the labels' own units."""
+        raw = regression.raw(self.features(examples, layer))
+        return raw[:, 0] if self.task.target == "score" else raw.argmax(axis=1)
