@@ -23,7 +23,7 @@ from glot.fit.result import FitResult
 from glot.fit.run_folder import RunConfig
 from glot.fit.study import StudyFile, check_tunable, propose, settings_of
 from glot.fit.tune import Tuner
-from glot.store.claims import Owner
+from glot.store.claims import Claims, Owner
 from glot.store.files import make_folder
 from glot.store.reader import Cache
 
@@ -54,14 +54,16 @@ def trials(tuner: Tuner) -> list[tuple]:
     return [(trial.number, trial.state.name, trial.params, trial.user_attrs.get("scores")) for trial in found]
 
 
-def test_a_study_ends_with_a_winner_and_yardsticks(make_fit_cache: MakeCache, tmp_path: Path) -> None:
-    tuner = begin(make_fit_cache(num_texts=2, train=40, validation=24), tmp_path / "study")
+@pytest.mark.parametrize("target", ["classes", "score"])
+def test_a_study_ends_with_a_winner_and_yardsticks(make_fit_cache: MakeCache, tmp_path: Path, target: str) -> None:
+    tuner = begin(make_fit_cache(num_texts=2, target=target, train=40, validation=24), tmp_path / "study")
     told = []
     tuner.search(HOUR, 7, on_round=lambda standing, left: told.append((standing.candidates, left > 0)))
-    assert told == [(3, True), (7, True)]
+    assert told == [(4, True), (7, True)]
     first = [trial.user_attrs.get("first") for trial in tuner.study.get_trials()]
-    assert first == [*tuning.FIRST, *[None] * 4]
+    assert first == [*tuning.FIRST, *[None] * 3]
     best = tuner.finish()
+    assert best == tmp_path / "study/best"
     winner, config = tuner.winner(), RunConfig.load(best)
     whole = [scores for *_, scores in trials(tuner) if scores and len(scores) == 3]
     assert mean(winner.user_attrs["scores"]) == tuner.standing().best == max(map(mean, whole))
@@ -88,18 +90,18 @@ def test_what_is_behind_is_pruned_and_the_first_are_not(
     with mock.patch.object(Learner, "_record", record):
         tuner.search(HOUR, 7)
     states = [state for _, state, *_ in trials(tuner)]
-    assert states == ["COMPLETE"] * 3 + ["PRUNED"] * 4
+    assert states == ["COMPLETE"] * 4 + ["PRUNED"] * 3
     # One that begins at the regression may be good before its first epoch: it is scored once more.
-    assert {len(trial.intermediate_values) for trial in tuner.study.get_trials()[3:]} <= {1, 2}
-    assert tuner.standing().pruned == 4
-    assert tuner.winner().number < 3
+    assert {len(trial.intermediate_values) for trial in tuner.study.get_trials()[4:]} <= {1, 2}
+    assert tuner.standing().pruned == 3
+    assert tuner.winner().number < 4
 
 
 def test_a_study_goes_on_as_if_it_had_not_been_stopped(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_fit_cache(train=40, validation=24)
     whole = begin(cache, tmp_path / "whole")
     whole.search(HOUR, 7)
-    begin(cache, tmp_path / "parts").search(HOUR, 3)
+    begin(cache, tmp_path / "parts").search(HOUR, 4)
     parts = Tuner(tmp_path / "parts", Cache(cache), "cpu")
     parts.search(HOUR, 7)
     assert trials(parts) == trials(whole)
@@ -107,7 +109,7 @@ def test_a_study_goes_on_as_if_it_had_not_been_stopped(make_fit_cache: MakeCache
 
 def test_two_at_a_study_do_not_repeat_each_other(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     ours = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
-    ours.search(HOUR, 3)
+    ours.search(HOUR, 4)
     theirs = Tuner(tmp_path / "study", ours.cache, "cpu")
     asked = [*ours._ask(3), *theirs._ask(3)]
     assert len({candidate.trial.number for candidate in asked}) == 6
@@ -117,32 +119,45 @@ def test_two_at_a_study_do_not_repeat_each_other(make_fit_cache: MakeCache, tmp_
 def test_ctrl_c_keeps_what_was_finished(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
     with pytest.raises(Stopped):
-        tuner.search(HOUR, should_stop=lambda: len(tuner.study.get_trials()) > 4)
+        tuner.search(HOUR, should_stop=lambda: len(tuner.study.get_trials()) > 5)
     states = [state for _, state, *_ in trials(tuner)]
-    assert states == ["COMPLETE"] * 3 + ["FAIL"] * 6
-    assert (Tuner(tmp_path / "study", tuner.cache, "cpu").finish() / "metrics.json").exists()
+    assert states == ["COMPLETE"] * 4 + ["FAIL"] * 6
+    again = Tuner(tmp_path / "study", tuner.cache, "cpu")
+    with Claims(tmp_path / "study") as claims:
+        assert claims.acquire("end")
+        assert again.finish() is None  # for another process is at it
+    assert (again.finish() / "metrics.json").exists()
 
 
 def test_what_was_stopped_or_killed_at_the_first_is_made_up_for(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
     with pytest.raises(UsageError, match="no candidate yet: go on with `glot tune --resume"):
         tuner.winner()
+    tuner._queue_first(again=True)
     killed = subprocess.Popen([sys.executable, "-c", "pass"])
     killed.wait()
-    for candidate in tuner._ask(3):
+    for candidate in tuner._ask(4):
         candidate.trial.set_user_attr("owner", {**asdict(Owner.me()), "pid": killed.pid})
     again = Tuner(tmp_path / "study", tuner.cache, "cpu")
     again.search(0)
-    assert [state for _, state, *_ in trials(again)][:3] == ["FAIL"] * 3
-    assert {trial.user_attrs["first"] for trial in again.study.get_trials()[3:]} == set(tuning.FIRST)
-    assert all(len(trial.user_attrs["scores"]) == 1 for trial in again.study.get_trials()[3:])
+    assert [state for _, state, *_ in trials(again)][:4] == ["FAIL"] * 4
+    assert {trial.user_attrs["first"] for trial in again.study.get_trials()[4:]} == set(tuning.FIRST)
+    assert all(len(trial.user_attrs["scores"]) == 1 for trial in again.study.get_trials()[4:])
 
 
-def test_without_time_the_first_are_scored_on_one_hold_out(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+def test_without_time_the_first_are_scored_on_one_hold_out(
+    make_fit_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here from states that are streamed."""
+    monkeypatch.setattr("glot.fit.run.available_memory", lambda: 0)
     tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
     tuner.search(0)
-    assert [len(scores) for *_, scores in trials(tuner)] == [1, 1, 1]
+    assert [len(scores) for *_, scores in trials(tuner)] == [1, 1, 1, 1]
     assert tuner.standing().hold_outs == 1
+    assert tuner._config(tuner.winner().params).train.window is not None
+    with pytest.MonkeyPatch.context() as without:
+        without.setattr(Tuner, "_run_round", None)
+        Tuner(tuner.folder, tuner.cache, "cpu").search(0)  # which ends at once
 
 
 def test_one_that_diverges_leaves_the_others_alone(make_fit_cache: MakeCache, tmp_path: Path) -> None:
@@ -155,8 +170,8 @@ def test_one_that_diverges_leaves_the_others_alone(make_fit_cache: MakeCache, tm
 
     tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
     with mock.patch.object(Learner, "flush_loss", flushed):
-        tuner.search(HOUR, 3)
-    assert [state for _, state, *_ in trials(tuner)] == ["COMPLETE", "FAIL", "COMPLETE"]
+        tuner.search(HOUR, 4)
+    assert [state for _, state, *_ in trials(tuner)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
 
 
 def test_nothing_but_train_is_looked_at_before_the_end(make_fit_cache: MakeCache, tmp_path: Path) -> None:

@@ -67,6 +67,10 @@ def tune(
             best = tuner.finish(report, should_stop)
         except Stopped as error:
             raise stopped(error, folder) from None
+    if best is None:
+        note(f"another process trains the winner of {folder}: `glot tune --resume {folder} --minutes 0` shows it then")
+        answer({"folder": folder, "best": None, "standing": tuner.standing()})
+        return
     _print_end(tuner, best)
 
 
@@ -74,7 +78,9 @@ def _tell_begin(tuner: Tuner) -> None:
     from glot.fit.study import FOLDS, HOLD_OUTS
 
     used, there = len(tuner.examples), tuner.entry.examples
-    sample = f"{used:,} of {there:,} training examples, drawn at random" if used < there else f"{used:,} examples"
+    sample = (
+        f"{used:,} of {there:,} training examples, drawn at random" if used < there else f"{used:,} training examples"
+    )
     tell(f"{tuner.folder}: {sample}; {HOLD_OUTS} hold-outs of one in {FOLDS} score a candidate")
 
 
@@ -105,8 +111,10 @@ def _print_end(tuner: Tuner, best: Path) -> None:
         if found.verdict is not None:
             tell(found.verdict)
     if not judged:
-        note(f"{tuner.cache.folder} has no labelled validation examples: score the winner on others before you trust it")
-    tell(f"the winner is a run: `glot predict --run {best} --input NEW.csv`, `glot explain --run {best}`, ...")
+        note(
+            f"{tuner.cache.folder} has no labelled validation examples: score the winner on others before you trust it"
+        )
+    tell(f"the winner is a run: `glot evaluate --run {best} --cache {tuner.cache.folder}`, `glot predict --run {best}`")
     tell(f"`glot tune --resume {tuner.folder}` searches on")
     answer(
         {

@@ -49,18 +49,21 @@ from glot.fit.study import (
 from glot.fit.sweep import finish_jobs
 from glot.fit.train import Progress, batch_key, fit_heads
 from glot.fit.training_data import TrainingData, labels_of
-from glot.store.claims import Claims, Owner, read_owner
+from glot.fit.yardsticks import measure_yardsticks
+from glot.store.claims import Claims, Owner
 from glot.store.example_set import ExampleSet
 from glot.store.files import checked, make_folder
 from glot.store.reader import Cache
 
 SIDE_BY_SIDE = 6  # candidates of a round
 WATCHED = EPOCHS // 2  # epochs of a candidate before it may be pruned
+LIKED = "liked"  # as a layer: the one that cross-validation of the regression on the mean likes best
 # Tried first: the search cannot end below them but by chance. The others are pruned against those that were finished.
 FIRST: dict[str, dict[str, Any]] = {
     "published": {"preset": "published"},
     "strong": {"preset": "strong"},
     "strong adapool": {"preset": "strong", "pooler": "adapool"},
+    "regression": {"preset": "strong", "pooler": "mean", "backbone_layer": LIKED},
 }
 YARDSTICKS: dict[str, dict[str, Any]] = {"published": {}, "adapool": {"pooler": "adapool"}, "mean": {"pooler": "mean"}}
 BEST = "best"  # the winner's run folder
@@ -123,7 +126,6 @@ class Tuner:
         self.known: dict[tuple, dict[tuple, Line]] = {}  # by layers and fold
         self.deadline = 0.0
         self.study = _open_study(folder / JOURNAL_FILE)
-        self._queue_first()
 
     def search(
         self,
@@ -141,6 +143,7 @@ class Tuner:
         Raises Stopped after `should_stop` said so; what was finished is kept.
         """
         self.deadline = time.monotonic() + seconds
+        self._queue_first(again=seconds > 0)
         while True:
             waiting = len(self._trials(TrialState.WAITING))
             room = SIDE_BY_SIDE if most is None else min(SIDE_BY_SIDE, most - len(self._trials()))
@@ -174,12 +177,13 @@ class Tuner:
         with _quiet():
             return optuna.importance.get_param_importances(self.study)
 
-    def finish(self, progress: Progress | None = None, should_stop: Callable[[], bool] = lambda: False) -> Path:
+    def finish(self, progress: Progress | None = None, should_stop: Callable[[], bool] = lambda: False) -> Path | None:
         """Train the winner and the yardsticks on all of train but the hold-out that chooses their epoch.
 
-        Gives the winner's run folder; the yardsticks lie beside it. What is there already stays.
+        Gives the winner's run folder, the yardsticks lie beside it; None where another process is at it. What is there
+        already stays.
 
-        Raises UsageError where another process is at it, Stopped after `should_stop` said so.
+        Raises Stopped after `should_stop` said so.
         """
         configs = {self.folder / BEST: self._config(self.winner().params)}
         for name, settings in YARDSTICKS.items():
@@ -187,8 +191,7 @@ class Tuner:
             configs[self.folder / "yardsticks" / name] = make_configs(self.cache, options)[0]
         with Claims(self.folder) as claims:
             if not claims.acquire("end"):
-                owner = read_owner(claims.path("end")) or "another process"
-                raise UsageError(f"{owner} trains the winner of {self.folder} already: wait for it")
+                return None
             for run, config in configs.items():
                 if (run / CONFIG_FILE).exists() and RunConfig.load(run) != config:
                     shutil.rmtree(run)  # the winner of before
@@ -203,18 +206,30 @@ class Tuner:
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
-    def _queue_first(self) -> None:
-        """Queue those of `FIRST` that no process has finished, is at or will take up; give up what the dead left."""
+    def _queue_first(self, again: bool) -> None:
+        """Queue those of `FIRST` that no process has scored, is at or will take up; give up what the dead left.
+
+        With `again` also those that the time was up for before their last hold-out.
+        """
         for trial in self._trials(TrialState.RUNNING):
             owner = trial.user_attrs.get("owner")
             if owner is not None and checked(Owner, owner).is_dead:
                 self.study.tell(trial.number, state=TrialState.FAIL)
-        there = self._trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING)
+        there = [
+            trial
+            for trial in self._trials()
+            if trial.state != TrialState.FAIL or (trial.user_attrs.get("scores") and not again)
+        ]
         known = {trial.user_attrs.get("first") for trial in there}
         for name, settings in FIRST.items():
             if name not in known:
-                params = preset_params(self.cache, **settings)
-                self.study.enqueue_trial(params, user_attrs={"first": name})
+                given: dict[str, Any] = {
+                    key: self._liked_layer() if value == LIKED else value for key, value in settings.items()
+                }
+                self.study.enqueue_trial(preset_params(self.cache, **given), user_attrs={"first": name})
+
+    def _liked_layer(self) -> int | None:
+        return measure_yardsticks(self.cache, self.entry.task, self.examples, {})[-1].layer
 
     def _ask(self, count: int) -> list[Candidate]:
         """So many new candidates. All but the first read the same layers, so that they share batches."""
