@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from sklearn.linear_model import LogisticRegression, RidgeCV
 
 from glot.fit import regression, yardsticks
 from glot.fit.regression import PENALTIES, fit_logistic
+from glot.fit.result import Epoch, FitResult
 from glot.fit.statistics import score_interval
 from glot.fit.yardsticks import Yardstick, judge, measure_yardsticks
 from glot.store.example_set import ExampleSet
@@ -92,6 +95,9 @@ def test_the_better_layer_is_chosen_on_train_alone(make_fit_cache: MakeCache, mo
     assert found[-1].layer == 1
     spoil(monkeypatch, layer=1, only=48)  # the validation set's
     assert measured(folder)[1][-1].layer == 1
+    labels = cache.examples("validation").label
+    line = judge("validation", labels, labels, ("accuracy",), found)[0].line
+    assert re.fullmatch(r".*; logistic regression on the mean \d\d\.\d, of layer 1 100.0", line)
     train, unlabelled = cache.examples("train"), replace(cache.examples("validation"), label=None)
     task = cache.examples_entry("train").task
     again = measure_yardsticks(cache, task, train, {"validation": unlabelled})
@@ -106,7 +112,7 @@ def test_of_many_examples_a_sample_is_taken_and_said(
     assert (found[-1].rows, found[-1].of_rows) == (40, 96)
     labels = cache.examples("validation").label
     line = judge("validation", labels, labels, ("accuracy",), found)[0].line
-    assert "logistic regression on the mean (of 40 of 96 examples) " in line
+    assert line.endswith(" (on 40 of 96 training examples)")
 
 
 def test_train_of_one_class_or_with_a_class_of_one_example(make_fit_cache: MakeCache) -> None:
@@ -165,3 +171,84 @@ def test_the_verdict_is_as_clear_as_the_paired_interval(wrong: int, theirs: int,
     assert found.verdict is not None
     assert found.verdict.startswith(words)
     assert ("chosen on these very examples" in found.verdict) == words.startswith("clearly better")
+
+
+def test_a_fit_ends_with_its_score_beside_the_yardsticks(glot: Callable[..., tuple], extracted: Path) -> None:
+    options = ("--epochs", 2, "--hidden", 4)
+    code, out, err = glot("fit", "--cache", extracted, *options, "--out", "run")
+    assert code == 0, err
+    lines = [line for line in out.splitlines() if line.startswith("validation (40 examples): ")]
+    assert [line.split()[3] for line in lines] == ["accuracy", "f1"]
+    assert all("; majority " in line and "; logistic regression on the mean " in line for line in lines)
+    assert sum("than the logistic regression on the mean: " in line for line in out.splitlines()) == 1
+    code, out, _ = glot("--json", "fit", "--resume", "run")
+    first = json.loads(out)["judgements"][0]
+    assert (code, first["metric"], first["score"]["examples"]) == (0, "accuracy", 40)
+    assert first["difference"]["value"] == pytest.approx(
+        first["score"]["value"] - first["yardsticks"]["logistic regression on the mean"]
+    )
+    code, out, _ = glot("fit", "--resume", "run", "--no-yardsticks")
+    assert (code, "regression on the mean" in out) == (0, False)
+
+
+def test_seeds_are_judged_together(glot: Callable[..., tuple], extracted: Path) -> None:
+    code, out, err = glot("fit", "--cache", extracted, "--epochs", 1, "--hidden", 4, "--seeds", "0,1", "--out", "run")
+    assert code == 0, err
+    scores = [json.loads(Path(f"run/seed-{s}/metrics.json").read_text())["best"]["validation"] for s in (0, 1)]
+    mean = np.mean([found["accuracy"] for found in scores])
+    assert f"validation (40 examples): accuracy {100 * mean:.1f} [" in out
+
+
+def test_a_finished_run_whose_cache_is_gone_is_still_shown(glot: Callable[..., tuple], extracted: Path) -> None:
+    assert glot("fit", "--cache", extracted, "--epochs", 1, "--hidden", 4, "--out", "run")[0] == 0
+    extracted.rename("elsewhere")
+    code, out, err = glot("fit", "--resume", "run")
+    assert code == 0
+    assert "accuracy" in out
+    assert err.startswith("no yardsticks: run was trained on ")
+    assert len(err.splitlines()) == 1
+
+
+def test_without_labelled_validation_examples_there_is_nothing_to_say(
+    glot: Callable[..., tuple], make_fit_cache: MakeCache
+) -> None:
+    folder = make_fit_cache(validation_sets=())
+    code, out, err = glot("fit", "--cache", folder, "--select", "holdout", "--epochs", 1, "--out", "run")
+    assert code == 0, err
+    assert "regression" not in out + err
+
+
+def test_training_that_had_not_converged_is_told() -> None:
+    def fitted(*losses: float, best: int, start: float | None = None) -> FitResult:
+        epochs = [Epoch(number + 1, loss, 1.0, {}) for number, loss in enumerate(losses)]
+        begun = None if start is None else Epoch(0, start, 1.0, {})
+        return FitResult("validation", "accuracy", epochs, best, {}, {}, {}, None, 1, 1.0, start=begun)
+
+    assert fitted(1.0, 0.9, best=2).loss_fell == pytest.approx(0.1)
+    assert fitted(0.9, best=1, start=1.0).loss_fell == pytest.approx(0.1)
+    for quiet in (fitted(1.0, 0.9, best=1), fitted(1.0, 0.99, best=2), fitted(1.0, best=1), fitted(1.0, 1.1, best=2)):
+        assert quiet.loss_fell is None
+    assert fitted(0.5, best=0, start=1.0).loss_fell is None
+
+
+def test_the_command_says_that_training_had_not_converged(
+    glot: Callable[..., tuple], extracted: Path, put_in_scores: Callable[..., None]
+) -> None:
+    put_in_scores(validation=[0.5, 0.6])
+    code, out, err = glot("fit", "--cache", extracted, "--hidden", 16, "--lr", 0.01, "--epochs", 2, "--out", "run")
+    assert code == 0, err
+    assert "training had not converged: the last epoch was the best, and its loss " in out
+
+
+def test_a_sweep_names_its_best_run_and_how_sure_its_score_is(glot: Callable[..., tuple], extracted: Path) -> None:
+    options = ("--tau", "0.3,0.6", "--seeds", "0..1", "--epochs", 1, "--hidden", 4, "--out", "swept")
+    code, out, err = glot("sweep", "--cache", extracted, *options)
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("best: ")]
+    assert Path(line.split()[1].rstrip(";"), "head.safetensors").exists()
+    assert " on the 40 examples of validation, the mean of its settings' 2 seeds" in line
+    assert "it is the best of 4 heads by this score, which flatters it" in out
+    code, out, _ = glot("--json", "sweep", "--resume", "swept")
+    best = json.loads(out)["best"]
+    assert best["run"] == line.split()[1].rstrip(";")
+    assert best["score"]["low"] < best["score"]["value"] < best["score"]["high"]

@@ -13,12 +13,14 @@ from rich.table import Table
 from glot.commands.console import CacheOption, answer, chat, note, notes, refuse_beside, tell
 from glot.commands.progress import epoch_bar
 from glot.commands.settings import given_options, with_settings
-from glot.errors import UsageError
+from glot.errors import FaultError, UsageError
 from glot.process import stop_flag
 
 if TYPE_CHECKING:
     from glot.fit.result import FitResult
     from glot.fit.run_folder import RunConfig
+    from glot.fit.yardsticks import Judgement
+    from glot.store.reader import Cache
 
 
 @with_settings(lists=False)
@@ -31,6 +33,13 @@ def fit(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default: runs/TASK-MODEL-POOLER-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted run; its own settings hold.")] = None,
+    yardsticks: Annotated[
+        bool,
+        typer.Option(
+            "--yardsticks/--no-yardsticks",
+            help="Score the commonest class and the regression on the mean too (seconds; over wide states a minute).",
+        ),
+    ] = True,
     **settings: Any,
 ) -> None:
     """Stage two: train the token graph's GNN, readout and head over a cache. Unset options take the task's defaults."""
@@ -40,7 +49,9 @@ def fit(
     from glot.store.reader import Cache
 
     if resume is not None:
-        refuse_beside("--resume", context, ("--cache", "--track"), "which goes on with the run's own settings")
+        refuse_beside(
+            "--resume", context, ("--cache", "--track", "--yardsticks"), "which goes on with the run's own settings"
+        )
     if track is not None:
         check_tracker(track)
     if resume is not None:
@@ -67,7 +78,10 @@ def fit(
     if not all([draw_loss(run) for run in results]):
         note("loss.png is left out: pip install 'glot-pipeline[report]'")
     _print_fit(folder, results)
-    answer({"folder": folder, "runs": [{"run": run, **_summary(result)} for run, result in results.items()]})
+    judgements = _judge(list(results), opened) if yardsticks else []
+    _print_judgements(judgements)
+    runs = [{"run": run, **_summary(result)} for run, result in results.items()]
+    answer({"folder": folder, "runs": runs, "judgements": judgements})
 
 
 def note_layer(config: RunConfig) -> None:
@@ -127,6 +141,7 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
         f"{first.parameters:,} parameters trained in {seconds:.1f} s, bound by {bound} "
         f"({100 * waited / max(seconds, 1e-9):.0f} % of it waiting for states)"
     )
+    _print_convergence(list(results.values()))
     _print_shares(results)
     if first.density is not None:
         tell(f"token graph: mean edge density {100 * first.density:.1f} %")
@@ -135,6 +150,41 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
                 f"warning: {100 * first.density:.1f} % of the token pairs are joined, so the graph says little: "
                 f"choose a {'lower' if first.density < 0.01 else 'higher'} --tau for this backbone"
             )
+
+
+def _judge(runs: list[Path], cache: Cache | None) -> list[Judgement]:
+    """The runs' scores beside the yardsticks'; none, and a remark, where the cache cannot be read any more."""
+    from glot.fit.yardsticks import judge_runs
+
+    try:
+        return judge_runs(runs, cache)
+    except (UsageError, FaultError) as error:  # the runs themselves are finished
+        note(f"no yardsticks: {error}")
+        return []
+
+
+def _print_judgements(judgements: list[Judgement]) -> None:
+    """A line a set and metric; and of each set whether the head is clearly better, by the task's first metric."""
+    judged: set[str] = set()
+    for judgement in judgements:
+        tell(judgement.line)
+        if judgement.verdict is not None and judgement.set_name not in judged:
+            tell(judgement.verdict)
+        judged.add(judgement.set_name)
+
+
+def _print_convergence(results: list[FitResult]) -> None:
+    """Say where training ended too early."""
+    falls = [fell for result in results if (fell := result.loss_fell) is not None]
+    if not falls:
+        return
+    first = results[0]
+    where = f" in {len(falls)} of {len(results)} runs" if len(results) > 1 else ""
+    is_best = "was kept" if first.select == "last" else "was the best"
+    tell(
+        f"training had not converged{where}: the last epoch {is_best}, and its loss {100 * mean(falls):.0f} % below "
+        "that of the one before; more --epochs or a higher --lr may score better"
+    )
 
 
 def _describe_preset(preset: str, config: RunConfig) -> str:

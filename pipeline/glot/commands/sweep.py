@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from statistics import mean
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,6 +16,10 @@ from glot.commands.progress import epoch_bar
 from glot.commands.settings import given_grid, with_settings
 from glot.errors import UsageError
 from glot.process import stop_flag
+
+if TYPE_CHECKING:
+    from glot.fit.statistics import Interval
+    from glot.report.sweep import Trial
 
 
 @with_settings(lists=True, without=("device",))
@@ -88,4 +93,25 @@ def _print_sweep(folder: Path) -> None:
         {"settings": trial.settings, "metric": trial.results[0].metric, "scores": [x / 100 for x in trial.scores]}
         for trial in trials
     ]
-    answer({"folder": folder, "trials": found, "written": written})
+    best = {"run": trials[0].best_run, "score": _print_best(trials)}
+    answer({"folder": folder, "trials": found, "written": written, "best": best})
+
+
+def _print_best(trials: list[Trial]) -> Interval | None:
+    """Name the best run, and say how sure its score is; returns the score, None where it kept no predictions."""
+    from glot.fit.statistics import score_interval
+    from glot.fit.yardsticks import describe_interval, read_predictions
+
+    best, heads = trials[0], sum(len(trial.runs) for trial in trials)
+    chosen_on, metric = best.chosen_on, best.results[0].metric
+    predicted = read_predictions(best.runs, chosen_on)
+    if predicted is None:
+        score, shown, count = None, f"{mean(best.scores):.1f}", ""
+    else:
+        score = score_interval(*predicted, metric)
+        shown, count = describe_interval(score), f"the {score.examples:,} examples of "
+    seeds = f", the mean of its settings' {len(best.runs)} seeds" if len(best.runs) > 1 else ""
+    tell(f"best: {best.best_run}; {metric} {shown} on {count}{chosen_on}{seeds}")
+    if heads > 1:
+        tell(f"it is the best of {heads} heads by this score, which flatters it: score it on data that chose nothing")
+    return score

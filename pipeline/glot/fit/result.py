@@ -14,6 +14,8 @@ from glot.store.task_spec import TaskSpec
 
 VERSION = 1
 
+STILL_FALLING = 0.03  # of the loss, from the last epoch but one to the last: more than rounding and noise
+
 Scores = dict[str, dict[str, float]]  # example set -> metric -> value
 
 
@@ -72,6 +74,18 @@ class FitResult:
     def __post_init__(self) -> None:
         if self.own_seconds is None:
             self.own_seconds = sum(epoch.seconds / (epoch.heads or self.heads) for epoch in self.epochs)
+
+    @property
+    def loss_fell(self) -> float | None:
+        """By which share of itself the loss still fell in the last epoch; None where training seems to have converged.
+
+        It does not where the last epoch is the one that was kept, and its loss is clearly below the one before.
+        """
+        losses = [epoch.loss for epoch in ([] if self.start is None else [self.start]) + self.epochs]
+        if len(losses) < 2 or self.best_epoch < len(self.epochs) or losses[-2] <= 0:
+            return None
+        fell = 1 - losses[-1] / losses[-2]
+        return fell if fell > STILL_FALLING else None
 
     @classmethod
     def load(cls, folder: Path) -> FitResult:

@@ -51,20 +51,16 @@ class Yardstick:
     layer: int | None = None
     strength: float | None = None
 
-    @property
-    def title(self) -> str:
-        """Its name, with the sample that it was made of where that is not all."""
-        return f"{self.name} (of {self.rows:,} of {self.of_rows:,} examples)" if self.rows < self.of_rows else self.name
-
 
 @dataclass(frozen=True)
 class Judgement:
     """A score on a set that nothing was trained on, by one metric, beside those of the yardsticks. All are fractions.
 
     Attributes:
-        score: of the head, the mean of its seeds. yardsticks: title -> score.
+        score: of the head, the mean of its seeds. yardsticks: name -> score.
         rival: the regression that the head is compared with: that of the layer which cross-validation likes best.
         difference: the head's score less the rival's; None where there is no rival, or too few examples to tell.
+        rows: training examples that the rival is made of, and how many there are.
         chose: whether the head's epoch is the one that scored best on this very set.
     """
 
@@ -74,14 +70,22 @@ class Judgement:
     yardsticks: dict[str, float] = field(default_factory=dict)
     rival: str | None = None
     difference: Difference | None = None
+    rows: tuple[int, int] = (0, 0)
     chose: bool = False
 
     @property
     def line(self) -> str:
         """The score and its interval, and the yardsticks' scores, in percent."""
-        found = [f"{name} {100 * value:.1f}" for name, value in self.yardsticks.items()]
         count = f"{self.score.examples:,} example{'s' if self.score.examples > 1 else ''}"
-        return "; ".join([f"{self.set_name} ({count}): {self.metric} {describe_interval(self.score)}", *found])
+        line = f"{self.set_name} ({count}): {self.metric} {describe_interval(self.score)}"
+        before = ""
+        for name, value in self.yardsticks.items():  # "regression on the mean 82.0, of layer 3 84.9"
+            is_other_layer = before and name.startswith(before)
+            line += f", {name[len(before) + 1 :]}" if is_other_layer else f"; {name}"
+            line += f" {100 * value:.1f}"
+            before = name
+        sampled = f" (on {self.rows[0]:,} of {self.rows[1]:,} training examples)" if self.rows[0] < self.rows[1] else ""
+        return line + sampled
 
     @property
     def verdict(self) -> str | None:
@@ -151,15 +155,15 @@ def judge(
     """
     beside = [some for some in yardsticks or [] if set_name in some.predictions]
     rival = beside[-1] if beside and beside[-1].layer is not None else None
-    name = None if rival is None else rival.name
+    name, rows = (None, (0, 0)) if rival is None else (rival.name, (rival.rows, rival.of_rows))
     found = []
     for metric in metrics:
         interval = score_interval(predictions, labels, metric, RESAMPLES)
-        scores = {some.title: compute_metrics([metric], some.predictions[set_name], labels)[metric] for some in beside}
+        scores = {some.name: compute_metrics([metric], some.predictions[set_name], labels)[metric] for some in beside}
         difference = None
         if rival is not None and len(labels) >= FEWEST:
             difference = paired_bootstrap(predictions, rival.predictions[set_name], labels, metric, RESAMPLES)
-        found.append(Judgement(set_name, metric, interval, scores, name, difference, chose))
+        found.append(Judgement(set_name, metric, interval, scores, name, difference, rows, chose))
     return found
 
 

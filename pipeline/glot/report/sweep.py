@@ -23,25 +23,40 @@ MOST_LINES = 8  # of a picture
 
 @dataclass(frozen=True)
 class Trial:
-    """A combination of settings: its values by name, and the result of each of its seeds."""
+    """A combination of settings: its values by name, and the run and the result of each of its seeds."""
 
     settings: dict[str, str]
     results: list[FitResult]
+    runs: list[Path]
 
     @property
     def scores(self) -> list[float]:
         """Best scores, a seed each, by the first metric on the set that chooses the epoch, in percent."""
-        return [100 * next(iter(result.best.values()))[result.metric] for result in self.results]
+        return [100 * result.best[self.chosen_on][result.metric] for result in self.results]
+
+    @property
+    def chosen_on(self) -> str:
+        """The set that it is compared by."""
+        return next(iter(self.results[0].best))
+
+    @property
+    def best_run(self) -> Path:
+        """The run of the seed with the best score; the first of equals."""
+        return self.runs[self.scores.index(max(self.scores))]
 
 
 def read_sweep(folder: Path) -> list[Trial]:
     """The finished runs of a sweep, best mean score first."""
-    found: dict[str, list[FitResult]] = defaultdict(list)
+    found: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.glob("*/seed-*/metrics.json")):
-        found[path.parent.parent.name].append(FitResult.load(path.parent))
+        found[path.parent.parent.name].append(path.parent)
     trials = [
-        Trial(dict(part.split("=", 1) for part in name.split(",") if "=" in part), results)
-        for name, results in found.items()
+        Trial(
+            dict(part.split("=", 1) for part in name.split(",") if "=" in part),
+            [FitResult.load(run) for run in runs],
+            runs,
+        )
+        for name, runs in found.items()
     ]
     return sorted(trials, key=lambda trial: -mean(trial.scores))
 
