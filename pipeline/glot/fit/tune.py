@@ -144,12 +144,18 @@ class Tuner:
         """
         self.deadline = time.monotonic() + seconds
         self._queue_first(again=seconds > 0)
+        pace = 0.0  # seconds that a candidate took in the round before
         while True:
             waiting = len(self._trials(TrialState.WAITING))
-            room = SIDE_BY_SIDE if most is None else min(SIDE_BY_SIDE, most - len(self._trials()))
-            if not waiting and (room < 1 or self._is_late):
+            left = self.deadline - time.monotonic()
+            # Those that the time is up for are lost: no more than it lasts for.
+            room = min(SIDE_BY_SIDE, max(1, int(left / pace)) if pace else SIDE_BY_SIDE)
+            room = room if most is None else min(room, most - len(self._trials()))
+            if not waiting and (room < 1 or left <= 0):
                 return
-            self._run_round(self._ask(waiting or room), progress, should_stop)
+            candidates = self._ask(waiting or room)
+            self._run_round(candidates, progress, should_stop)
+            pace = (left - self.deadline + time.monotonic()) / len(candidates)
             on_round(self.standing(), max(0.0, self.deadline - time.monotonic()))
 
     def standing(self) -> Standing:
