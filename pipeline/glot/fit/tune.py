@@ -151,7 +151,7 @@ class Tuner:
             # Those that the time is up for are lost: no more than it lasts for.
             room = min(SIDE_BY_SIDE, max(1, int(left / pace)) if pace else SIDE_BY_SIDE)
             room = room if most is None else min(room, most - len(self._trials()))
-            if not waiting and (room < 1 or left <= 0):
+            if not waiting and (room < 1 or left <= pace / 2):
                 return
             candidates = self._ask(waiting or room)
             self._run_round(candidates, progress, should_stop)
