@@ -72,7 +72,12 @@ def test_every_command_of_a_page_parses(page: Path, tree: object) -> None:
 
 @pytest.mark.parametrize("page", _paths())
 def test_every_option_that_a_page_names_exists(page: Path, tree: object) -> None:
-    known = {name for _, command in pages.walk(tree) for item in command.params for name in item.opts}
+    known = {
+        name
+        for _, command in pages.walk(tree)
+        for item in command.params
+        for name in (*item.opts, *item.secondary_opts)
+    }
     known |= {name for item in tree.params for name in item.opts} | FOREIGN | {"--help"}
     code = " ".join(re.findall(r"`[^`]+`", pages.prose(page)))
     named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", code))

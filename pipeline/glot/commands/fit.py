@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from glot.commands.console import CacheOption, answer, chat, note, notes, refuse_beside, tell
+from glot.commands.console import CacheOption, answer, chat, manners, note, notes, refuse_beside, tell
 from glot.commands.progress import epoch_bar
 from glot.commands.settings import given_options, with_settings
 from glot.errors import FaultError, UsageError
@@ -78,7 +78,8 @@ def fit(
     if not all([draw_loss(run) for run in results]):
         note("loss.png is left out: pip install 'glot-pipeline[report]'")
     _print_fit(folder, results)
-    judgements = _judge(list(results), opened) if yardsticks else []
+    is_wanted = yardsticks and (manners.as_json or not manners.quiet)
+    judgements = _judge(list(results), opened) if is_wanted else []
     _print_judgements(judgements)
     runs = [{"run": run, **_summary(result)} for run, result in results.items()]
     answer({"folder": folder, "runs": runs, "judgements": judgements})
@@ -157,7 +158,8 @@ def _judge(runs: list[Path], cache: Cache | None) -> list[Judgement]:
     from glot.fit.yardsticks import judge_runs
 
     try:
-        return judge_runs(runs, cache)
+        with notes.status("the yardsticks: a regression on the mean of the same states"):
+            return judge_runs(runs, cache)
     except (UsageError, FaultError) as error:  # the runs themselves are finished
         note(f"no yardsticks: {error}")
         return []

@@ -11,7 +11,7 @@ import numpy as np
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # of the penalty, as scikit-learn's C: small is strong
 PENALTIES = tuple(10.0**power for power in range(-1, 7))  # of ridge
-FOLDS, MOST_ROWS = 4, 3000  # of the examples that choose the strength; all of them fit the regression
+FOLDS, MOST_ROWS, FEW = 4, 3000, 500  # of the examples that choose the strength; all of them fit the regression
 
 Line = tuple[np.ndarray, np.ndarray]  # (C, f) weights of features and (C,) biases; one row where scores are estimated
 
@@ -114,7 +114,9 @@ def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any]) -> t
         for path, (fit, held) in zip(paths, parts, strict=True):
             path.set_params(C=strength).fit(x[fit], y[fit])
             loss += log_loss(y[held], path.predict_proba(x[held]), labels=path.classes_, normalize=False)
-        if losses and loss > losses[-1]:  # it has one minimum, and what is weaker still takes longest
-            break
         losses.append(loss)
-    return STRENGTHS[len(losses) - 1], losses[-1] / len(y)
+        # Of many examples the loss has one minimum, and what is weaker still takes longest; of few there may be two.
+        if len(y) > FEW and len(losses) > 1 and losses[-1] > losses[-2]:
+            break
+    best = int(np.argmin(losses))
+    return STRENGTHS[best], losses[best] / len(y)

@@ -29,7 +29,8 @@ from glot.store.task_spec import TaskSpec
 
 MOST_ROWS, LEAST_ROWS = 10_000, 500  # training examples that fit the regression; and that choose its layer, at least
 MOST_NUMBERS, MOST_LAYER_NUMBERS = 2**26, 2**25  # of the features of these rows; to choose, of all layers together
-RESAMPLES = 2000  # enough for an interval that is printed to a tenth of a point
+RESAMPLES, LEAST_RESAMPLES = 2000, 500  # enough for an interval that is printed to a tenth of a point
+RESAMPLED = 5_000_000  # examples in all: of large sets there are fewer resamples, and less is left to chance
 VALIDATION = "validation"
 
 
@@ -156,13 +157,14 @@ def judge(
     beside = [some for some in yardsticks or [] if set_name in some.predictions]
     rival = beside[-1] if beside and beside[-1].layer is not None else None
     name, rows = (None, (0, 0)) if rival is None else (rival.name, (rival.rows, rival.of_rows))
+    resamples = max(LEAST_RESAMPLES, min(RESAMPLES, RESAMPLED // max(1, len(labels))))
     found = []
     for metric in metrics:
-        interval = score_interval(predictions, labels, metric, RESAMPLES)
+        interval = score_interval(predictions, labels, metric, resamples)
         scores = {some.name: compute_metrics([metric], some.predictions[set_name], labels)[metric] for some in beside}
         difference = None
         if rival is not None and len(labels) >= FEWEST:
-            difference = paired_bootstrap(predictions, rival.predictions[set_name], labels, metric, RESAMPLES)
+            difference = paired_bootstrap(predictions, rival.predictions[set_name], labels, metric, resamples)
         found.append(Judgement(set_name, metric, interval, scores, name, difference, rows, chose))
     return found
 
