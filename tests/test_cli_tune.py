@@ -7,10 +7,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 
 from glot.fit import study, tune
+from glot.store.reader import Cache
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +54,13 @@ def test_a_stop_says_how_to_go_on(glot: Callable[..., tuple], extracted: Path, m
     code, _, err = glot("tune", "--cache", extracted, "--out", "tuned")
     assert code == 2
     assert "tuned is not empty: choose another with --out, or go on with --resume tuned" in err
+
+
+def test_examples_of_one_class_leave_no_folder(glot: Callable[..., tuple], extracted: Path) -> None:
+    examples = Cache(extracted).examples("train")
+    alike = replace(examples, label=np.zeros_like(examples.label))
+    with mock.patch.object(Cache, "examples", return_value=alike):
+        code, _, err = glot("tune", "--cache", extracted, "--out", "tuned")
+    assert code == 2
+    assert "are all of one class: there is nothing to learn" in err
+    assert not Path("tuned").exists()

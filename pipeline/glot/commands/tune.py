@@ -34,6 +34,7 @@ def tune(
     ] = None,
 ) -> None:
     """Search for the settings of a head, on train alone; ends with the winner, trained, beside simpler heads."""
+    from glot.fit.config import FitOptions
     from glot.fit.run_folder import check_new_folder
     from glot.fit.study import StudyFile, check_tunable
     from glot.store.files import make_folder
@@ -53,10 +54,11 @@ def tune(
         folder = out or Path("runs") / f"tune-{opened.examples_entry('train').task.name}"
         check_new_folder(folder)
     check_tunable(opened)
-    from glot.fit.run import check_device
+    from glot.fit.run import make_configs
     from glot.fit.tune import Tuner, stopped  # with torch and Optuna, after all that is wrong is told
 
-    device = str(check_device(device))
+    # What can only be told with torch (the device, examples of one class) before there is a folder.
+    device = make_configs(opened, FitOptions(select="holdout", device=device))[0].train.device
     if resume is None:
         StudyFile.of(opened).save(make_folder(folder))
     with stop_flag() as should_stop, epoch_bar(notes) as report:
