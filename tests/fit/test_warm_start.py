@@ -46,7 +46,7 @@ class Opened:
         self.data = open_data(self.cache, self.config, self.states)
         self.learner = Learner(Job(self.config, Path("unused")), self.data)
         self.model: HeadModel = self.learner.model
-        self.source = open_source(self.cache, self.config, self.states, self.model)
+        self.source = open_source(self.config, self.states, self.data, self.model)
 
     def begin(self) -> float:
         """Set the weights; returns the mean loss."""

@@ -24,6 +24,7 @@ from glot.commands import (
     report,
     reproduce,
     sweep,
+    tune,
 )
 from glot.commands.console import errors, manners, say, screen
 from glot.commands.settings import SettingsCommand
@@ -41,6 +42,7 @@ for command in (
     cache.inspect,
     fit.fit,
     sweep.sweep,
+    tune.tune,
     evaluate.evaluate,
     encode.encode,
     encode.predict,

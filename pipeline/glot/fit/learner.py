@@ -28,13 +28,26 @@ from glot.process import kept_randomness
 from glot.store.files import save_array
 
 
+class LossError(FaultError):
+    """The loss of the head in `folder` is not finite."""
+
+    def __init__(self, message: str, folder: Path) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
 @dataclass(frozen=True)
 class Job:
-    """A head to train, the folder that its run is left in, and what is told of each of its epochs."""
+    """A head to train, the folder that its run is left in, and what is told of each of its epochs.
+
+    `is_given_up` is asked after each epoch with all records so far, the start's among them where there is one: whether
+    this head trains no further, while those beside it go on.
+    """
 
     config: RunConfig
     folder: Path
     on_epoch: Callable[[Epoch], None] = lambda record: None
+    is_given_up: Callable[[list[Epoch]], bool] = lambda records: False
 
 
 @dataclass
@@ -66,7 +79,7 @@ class Learner:
     """
 
     def __init__(self, job: Job, data: TrainingData) -> None:
-        self.config, self.folder, self.on_epoch, self.data = job.config, job.folder, job.on_epoch, data
+        self.config, self.folder, self.job, self.data = job.config, job.folder, job, data
         self.device = torch.device(self.config.train.device)
         width, backend = self.config.states.width, self.config.train.backend
         with kept_randomness(self.config.train.init_seed):
@@ -78,6 +91,7 @@ class Learner:
         self.plateau = StepPlateau(self.optimizer) if self.config.train.schedule == "plateau-steps" else None
         self.start: Epoch | None = None
         self.history: list[Epoch] = []
+        self.is_given_up = False
         self.loss_sum = 0.0
         self.lost = torch.zeros((), dtype=torch.float64, device=self.device)
 
@@ -125,10 +139,10 @@ class Learner:
         return plain and not any(isinstance(module, nn.BatchNorm1d) for module in self.model.modules())
 
     def flush_loss(self, epoch: int) -> None:
-        """Add the losses since the last call to the epoch's sum; raises FaultError where they are not finite."""
+        """Add the losses since the last call to the epoch's sum; raises LossError where they are not finite."""
         value = self.lost.item()
         if not math.isfinite(value):
-            raise FaultError(f"{self.folder}: the loss became {value} in epoch {epoch}: lower --lr")
+            raise LossError(f"{self.folder}: the loss became {value} in epoch {epoch}: lower --lr", self.folder)
         self.loss_sum += value
         self.lost.zero_()
 
@@ -172,6 +186,16 @@ class Learner:
 
     def _save_weights(self, epoch: int) -> None:
         save_tensors(self.folder / HEAD_FILE, self.model.state_dict(), {"epoch": epoch})
+
+    def end_epoch(self) -> None:
+        """Tell of the epoch that was just recorded, and ask whether to go on."""
+        self.job.on_epoch(self.history[-1])
+        self.is_given_up = self.job.is_given_up([*([self.start] if self.start else []), *self.history])
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it trains on: neither out of patience nor given up."""
+        return not (self.is_given_up or self.out_of_patience)
 
     @property
     def out_of_patience(self) -> bool:

@@ -31,7 +31,7 @@ from glot.fit.run_folder import (
 from glot.fit.stack import Stack, make_units
 from glot.fit.states import HostBatch, States, epoch_order
 from glot.fit.steps import Steps, make_steps
-from glot.fit.training_data import graph_density, labels_of, open_data, open_source, open_states
+from glot.fit.training_data import TrainingData, graph_density, labels_of, open_data, open_source, open_states
 from glot.nn.edges import EdgeRule
 from glot.products import Way, fast_products
 from glot.store.files import make_folder, write_json
@@ -78,7 +78,7 @@ def train(training: Training, progress: Progress, should_stop: Callable[[], bool
         position.heads = len(learners)
         for learner in learners:
             learner.evaluate(position, training.source)  # and keep the weights, if they are the best so far
-            learner.on_epoch(learner.history[-1])
+            learner.end_epoch()
         training.next_epoch()
         training.save_checkpoint()
 
@@ -110,6 +110,8 @@ def fit_heads(
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     states: States | None = None,
+    data: TrainingData | None = None,
+    known: dict[tuple, Line] | None = None,
 ) -> list[FitResult]:
     """Train heads side by side over the same batches, each gathered once; see `fit_head`, which is this for one.
 
@@ -117,16 +119,18 @@ def fit_heads(
         jobs: their configs must agree in `batch_key`.
         folder: where the checkpoint of all of them is kept.
         states: what `open_states` gives for these configs, if it is open already.
+        data: what to train and score on, of `states`; None: the example sets that the configs name.
+        known: regressions on this data that other heads began at, by `start_at_regression`, which adds to it.
     """
     for job in jobs:
         make_folder(job.folder)
         _check_same_config(job.folder, job.config)
         job.config.save(job.folder)
-    training = Training(cache, jobs, folder, states)
+    training = Training(cache, jobs, folder, states, data)
     recorded = training.restore()
     with fast_products(recorded) as training.products:
         if recorded is None:  # there was no checkpoint
-            training.begin()
+            training.begin({} if known is None else known)
         train(training, progress or (lambda *_: None), should_stop)
     results = training.results()
     for job, result in zip(jobs, results, strict=True):
@@ -202,15 +206,22 @@ class Training:
         products: which library multiplies, so that whoever goes on gets the same bits.
     """
 
-    def __init__(self, cache: Cache, jobs: list[Job], folder: Path, states: States | None = None) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        jobs: list[Job],
+        folder: Path,
+        states: States | None = None,
+        data: TrainingData | None = None,
+    ) -> None:
         config = jobs[0].config
         self.config, self.folder = config.train, folder
         self.chunk_size = config.contrastive.chunk_size if config.contrastive else None
         self.device = torch.device(config.train.device)
         states = states or open_states(cache, config)
-        self.data = open_data(cache, config, states)
+        self.data = data or open_data(cache, config, states)
         self.learners = [Learner(job, self.data) for job in jobs]
-        self.source = open_source(cache, config, states, self.learners[0].model)
+        self.source = open_source(config, states, self.data, self.learners[0].model)
         self.states = states
         self.density: dict[EdgeRule, float] = {}
         self.position = Position()
@@ -224,12 +235,12 @@ class Training:
 
     @property
     def at_work(self) -> list[Learner]:
-        """The heads whose patience has not run out."""
-        return [learner for learner in self.learners if not learner.out_of_patience]
+        """The heads that are neither out of patience nor given up."""
+        return [learner for learner in self.learners if learner.is_at_work]
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs or steps are done, or the patience of every head has run out."""
+        """Whether all epochs or steps are done, or no head is at work any more."""
         return self.position.epoch > self.config.epochs or self._steps_left() < 1 or not self.at_work
 
     def _steps_left(self) -> float:
@@ -291,9 +302,8 @@ class Training:
             self.density[rule] = graph_density(self.states, texts, rule)
         return self.density[rule]
 
-    def begin(self) -> None:
-        """Set the weights that the heads begin with."""
-        known: dict[tuple, Line] = {}
+    def begin(self, known: dict[tuple, Line]) -> None:
+        """Set the weights that the heads begin with; see `fit_heads` for what is `known`."""
         for learner in self.learners:
             learner.begin(self.source, known)
 

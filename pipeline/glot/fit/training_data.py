@@ -85,6 +85,10 @@ class TrainingData:
         """All that is scored after an epoch."""
         return self.validation if self.holdout is None else {"holdout": self.holdout, **self.validation}
 
+    def used_ids(self) -> np.ndarray:
+        """The ids of all texts of its examples."""
+        return np.concatenate([examples.used_ids() for examples in (self.train, *self.score_sets.values())])
+
     @property
     def selection_split(self) -> str:
         """The set that chooses the best epoch: the first."""
@@ -108,12 +112,11 @@ def open_states(cache: Cache, config: RunConfig) -> States:
     return MemoryStates(cache, config.layers, used, device, config.pooler.tokens)
 
 
-def open_source(cache: Cache, config: RunConfig, states: States, model: HeadModel) -> Source:
+def open_source(config: RunConfig, states: States, data: TrainingData, model: HeadModel) -> Source:
     """Where a model's batches come from: the states, or what a pooler without weights makes of them, once."""
     if config.pooler.has_weights:
         return states
-    used = used_text_ids(cache, group_of(_training_set(config)), config.contrastive)
-    return PooledTexts(model.pooler, states, used)
+    return PooledTexts(model.pooler, states, data.used_ids())
 
 
 def _training_set(config: RunConfig) -> str:

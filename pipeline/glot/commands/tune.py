@@ -1,0 +1,148 @@
+"""`glot tune`: find the settings of a head by a search on the training examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from glot.commands.console import CacheOption, DeviceOption, answer, chat, note, notes, refuse_beside, tell
+from glot.commands.progress import epoch_bar
+from glot.errors import Stopped, UsageError
+from glot.process import stop_flag
+
+if TYPE_CHECKING:
+    from glot.fit.tune import Standing, Tuner
+
+
+def tune(
+    context: typer.Context,
+    cache: CacheOption = None,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Of search, by this process; the winner is trained after it.")
+    ] = 10.0,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop at so many candidates in all; default: as many as there is time for."),
+    ] = None,
+    device: DeviceOption = None,
+    out: Annotated[Path | None, typer.Option(help="The study's folder; default: runs/tune-TASK.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with a study, or join in one that runs; --minutes 0 ends it.")
+    ] = None,
+) -> None:
+    """Search for the settings of a head, on train alone; ends with the winner, trained, beside simpler heads."""
+    from glot.fit.config import FitOptions
+    from glot.fit.run_folder import check_new_folder
+    from glot.fit.study import StudyFile, check_tunable
+    from glot.store.files import make_folder
+    from glot.store.reader import Cache
+
+    if resume is not None:
+        refuse_beside("--resume", context, ("--cache", "--minutes", "--trials", "--device"), "which has its folder")
+        begun = StudyFile.load(resume)
+        if cache is None and not Path(begun.cache).exists():
+            raise UsageError(f"{resume} is a study on {begun.cache}, which is not there: name its cache with --cache")
+        folder, opened = resume, Cache(cache or Path(begun.cache))
+        begun.check(folder, opened)
+    elif cache is None:
+        raise UsageError("pass --cache (made by `glot extract`), or --resume with a study's folder")
+    else:
+        opened = Cache(cache)
+        folder = out or Path("runs") / f"tune-{opened.examples_entry('train').task.name}"
+        check_new_folder(folder)
+    check_tunable(opened)
+    from glot.fit.run import make_configs
+    from glot.fit.tune import Tuner, stopped  # with torch and Optuna, after all that is wrong is told
+
+    # What can only be told with torch (the device, examples of one class) before there is a folder.
+    device = make_configs(opened, FitOptions(select="holdout", device=device))[0].train.device
+    if resume is None:
+        StudyFile.of(opened).save(make_folder(folder))
+    with stop_flag() as should_stop, epoch_bar(notes) as report:
+        try:
+            tuner = Tuner(folder, opened, device)
+            _tell_begin(tuner)
+            tuner.search(60 * minutes, trials, report, should_stop, lambda *found: _tell_round(tuner, *found))
+            best = tuner.finish(report, should_stop)
+        except Stopped as error:
+            raise stopped(error, folder) from None
+    if best is None:
+        note(f"another process trains the winner of {folder}: `glot tune --resume {folder} --minutes 0` shows it then")
+        answer({"folder": folder, "best": None, "standing": tuner.standing()})
+        return
+    _print_end(tuner, best)
+
+
+def _tell_begin(tuner: Tuner) -> None:
+    from glot.fit.study import FOLDS, HOLD_OUTS
+
+    used, there = len(tuner.examples), tuner.entry.examples
+    sample = (
+        f"{used:,} of {there:,} training examples, drawn at random" if used < there else f"{used:,} training examples"
+    )
+    tell(f"{tuner.folder}: {sample}; {HOLD_OUTS} hold-outs of one in {FOLDS} score a candidate")
+
+
+def _tell_round(tuner: Tuner, standing: Standing, left: float) -> None:
+    from glot.fit.study import describe
+
+    tell(
+        f"{standing.candidates} candidates ({standing.pruned} pruned), {left / 60:.1f} minutes left; best "
+        f"{tuner.metric} {100 * standing.best:.2f} over {standing.hold_outs} of them: {describe(standing.params)}"
+    )
+
+
+def _print_end(tuner: Tuner, best: Path) -> None:
+    """The winner beside the yardsticks on sets that nothing was chosen on, what mattered, and the next commands."""
+    from glot.fit.study import describe
+    from glot.fit.yardsticks import judge_runs
+
+    standing, importances = tuner.standing(), tuner.importances()
+    tell(f"winner: {describe(standing.params)}")
+    if importances:
+        tell("what mattered: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
+    else:
+        note("what mattered is not known from so few candidates: search longer with --resume")
+    heads = _print_heads(tuner, best)
+    judged = [found for found in judge_runs([best], tuner.cache) if found.metric == tuner.metric]
+    for found in judged:
+        tell(found.line)
+        if found.verdict is not None:
+            tell(found.verdict)
+    if not judged:
+        note(
+            f"{tuner.cache.folder} has no labelled validation examples: score the winner on others before you trust it"
+        )
+    tell(f"the winner is a run: `glot evaluate --run {best} --cache {tuner.cache.folder}`, `glot predict --run {best}`")
+    tell(f"`glot tune --resume {tuner.folder}` searches on")
+    answer(
+        {
+            "folder": tuner.folder,
+            "best": best,
+            "standing": standing,
+            "importances": importances,
+            "heads": heads,
+            "judgements": judged,
+        }
+    )
+
+
+def _print_heads(tuner: Tuner, best: Path) -> dict[str, Any]:
+    """The scores of the heads that were trained at the end, by name."""
+    from glot.fit.result import FitResult
+    from glot.fit.tune import YARDSTICKS
+
+    runs = {"winner": best} | {name: tuner.folder / "yardsticks" / name for name in YARDSTICKS}
+    scores = {name: FitResult.load(run).best for name, run in runs.items()}
+    sets = [name for name in scores["winner"] if name != "holdout"]
+    table = Table(title=str(tuner.folder), title_justify="left")
+    for heading in ("head", *(f"{name} {tuner.metric}" for name in sets)):
+        table.add_column(heading, justify="left" if heading == "head" else "right")
+    for name, found in scores.items():
+        table.add_row(name, *(f"{100 * found[some][tuner.metric]:.2f}" for some in sets))
+    if sets:
+        chat.print(table)
+    return scores

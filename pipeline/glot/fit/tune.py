@@ -1,0 +1,394 @@
+"""`glot tune`: Optuna chooses candidates, which train side by side over hold-outs of train and are pruned early.
+
+Only train is looked at until the search is over: candidates know of no other example set. The study lies in Optuna's
+journal, which any number of processes append to.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import optuna
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from glot.errors import FaultError, Stopped, UsageError
+from glot.fit.config import FitOptions
+from glot.fit.learner import Job, LossError
+from glot.fit.regression import Line
+from glot.fit.result import Epoch
+from glot.fit.run import make_configs
+from glot.fit.run_folder import CONFIG_FILE, RunConfig
+from glot.fit.states import MemoryStates, States, StreamedStates
+from glot.fit.study import (
+    EPOCHS,
+    FOLDS,
+    HOLD_OUTS,
+    JOURNAL_FILE,
+    MOST,
+    PATIENCE,
+    TRAIN,
+    StudyFile,
+    preset_params,
+    propose,
+    settings_of,
+)
+from glot.fit.sweep import finish_jobs
+from glot.fit.train import Progress, batch_key, fit_heads
+from glot.fit.training_data import TrainingData, labels_of
+from glot.fit.yardsticks import measure_yardsticks
+from glot.store.claims import Claims, Owner
+from glot.store.example_set import ExampleSet
+from glot.store.files import checked, make_folder
+from glot.store.reader import Cache
+
+SIDE_BY_SIDE = 6  # candidates of a round
+WATCHED = EPOCHS // 2  # epochs of a candidate before it may be pruned
+LIKED = "liked"  # as a layer: the one that cross-validation of the regression on the mean likes best
+# Tried first: the search cannot end below them but by chance. The others are pruned against those that were finished.
+FIRST: dict[str, dict[str, Any]] = {
+    "published": {"preset": "published"},
+    "strong": {"preset": "strong"},
+    "strong adapool": {"preset": "strong", "pooler": "adapool"},
+    "regression": {"preset": "strong", "pooler": "mean", "backbone_layer": LIKED},
+}
+YARDSTICKS: dict[str, dict[str, Any]] = {"published": {}, "adapool": {"pooler": "adapool"}, "mean": {"pooler": "mean"}}
+BEST = "best"  # the winner's run folder
+
+
+@dataclass
+class Candidate:
+    """A trial in training.
+
+    Attributes:
+        is_first: one of `FIRST`, which is never pruned, and scored on one hold-out at least.
+        scores: of each hold-out that is done, at its best epoch.
+        given_up: why it trains no further: "pruned", "late" (the time is up), "diverged"; "" while it does.
+    """
+
+    trial: optuna.Trial
+    config: RunConfig
+    is_first: bool
+    scores: list[float] = field(default_factory=list)
+    given_up: str = ""
+    reported: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is: `best` is the mean score of the leading candidate over `hold_outs`, as a fraction.
+
+    `candidates` are all that trained for an epoch at least, those `pruned` among them.
+    """
+
+    candidates: int
+    pruned: int
+    best: float
+    hold_outs: int
+    params: dict[str, Any]
+
+
+class Tuner:
+    """A study over the training examples of a cache.
+
+    Args:
+        folder: holds `study.json` and the journal, a new study's or one's to go on with.
+        device: None takes a GPU where there is one.
+
+    Raises UsageError where the study is of other data, or the training examples are of one class.
+    """
+
+    def __init__(self, folder: Path, cache: Cache, device: str | None = None) -> None:
+        StudyFile.load(folder).check(folder, cache)
+        self.folder, self.cache, self.device = folder, cache, device
+        self.entry = cache.examples_entry(TRAIN)
+        self.metric = self.entry.task.metrics[0]
+        options = FitOptions(select="holdout", device=device, precision="auto")
+        self.precision = make_configs(cache, options)[0].train.precision  # which refuses examples of one class
+        every = cache.examples(TRAIN)
+        sample = np.random.default_rng(0).permutation(len(every))[:MOST]
+        self.examples = every.subset(np.sort(sample))
+        self.fold_of = _folds(labels_of(self.examples))
+        self.states: dict[tuple, States] = {}
+        self.known: dict[tuple, dict[tuple, Line]] = {}  # by layers and fold
+        self.deadline = 0.0
+        self.study = _open_study(folder / JOURNAL_FILE)
+
+    def search(
+        self,
+        seconds: float,
+        most: int | None = None,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_round: Callable[[Standing, float], None] = lambda standing, left: None,
+    ) -> None:
+        """Train rounds of candidates until the time of this process is up, or `most` candidates are there in all.
+
+        `on_round` is told how far the study is, and the seconds left. The first candidates are trained whatever the
+        time, so that there is a winner.
+
+        Raises Stopped after `should_stop` said so; what was finished is kept.
+        """
+        self.deadline = time.monotonic() + seconds
+        self._queue_first(again=seconds > 0)
+        pace = 0.0  # seconds that a candidate took in the round before
+        while True:
+            waiting = len(self._trials(TrialState.WAITING))
+            left = self.deadline - time.monotonic()
+            # Those that the time is up for are lost: no more than it lasts for.
+            room = min(SIDE_BY_SIDE, max(1, int(left / pace)) if pace else SIDE_BY_SIDE)
+            room = room if most is None else min(room, most - len(self._trials()))
+            if not waiting and (room < 1 or left <= pace / 2):
+                return
+            candidates = self._ask(waiting or room)
+            self._run_round(candidates, progress, should_stop)
+            pace = (left - self.deadline + time.monotonic()) / len(candidates)
+            on_round(self.standing(), max(0.0, self.deadline - time.monotonic()))
+
+    def standing(self) -> Standing:
+        """How far the study is, by what all processes finished."""
+        winner = self.winner()
+        scores = winner.user_attrs["scores"]
+        tried = [trial for trial in self._trials() if trial.state != TrialState.WAITING and trial.intermediate_values]
+        pruned = len(self._trials(TrialState.PRUNED))
+        return Standing(len(tried), pruned, mean(scores), len(scores), winner.params)
+
+    def winner(self) -> FrozenTrial:
+        """The trial with the best mean score, of those that were scored on the most hold-outs.
+
+        Raises UsageError where no candidate was scored yet.
+        """
+        scored = [trial for trial in self._trials() if trial.user_attrs.get("scores")]
+        if not scored:
+            raise UsageError(f"{self.folder} has no candidate yet: go on with `glot tune --resume {self.folder}`")
+        return max(scored, key=lambda trial: (len(trial.user_attrs["scores"]), mean(trial.user_attrs["scores"])))
+
+    def importances(self) -> dict[str, float]:
+        """The share of each setting in what made candidates good, by Optuna's PED-ANOVA; none from too few."""
+        if len(self._trials(TrialState.COMPLETE)) < 2 * len(FIRST):
+            return {}
+        with _quiet():
+            return optuna.importance.get_param_importances(self.study)
+
+    def finish(self, progress: Progress | None = None, should_stop: Callable[[], bool] = lambda: False) -> Path | None:
+        """Train the winner and the yardsticks on all of train but the hold-out that chooses their epoch.
+
+        Gives the winner's run folder, the yardsticks lie beside it; None where another process is at it. What is there
+        already stays.
+
+        Raises Stopped after `should_stop` said so.
+        """
+        configs = {self.folder / BEST: self._config(self.winner().params)}
+        for name, settings in YARDSTICKS.items():
+            options = FitOptions(select="holdout", device=self.device, **settings)
+            configs[self.folder / "yardsticks" / name] = make_configs(self.cache, options)[0]
+        with Claims(self.folder) as claims:
+            if not claims.acquire("end"):
+                return None
+            for run, config in configs.items():
+                if (run / CONFIG_FILE).exists() and RunConfig.load(run) != config:
+                    shutil.rmtree(run)  # the winner of before
+            jobs = [Job(config, make_folder(run)) for run, config in configs.items()]
+            finish_jobs(jobs, self.folder, self.cache, progress, should_stop)
+        return self.folder / BEST
+
+    @property
+    def _is_late(self) -> bool:
+        return time.monotonic() >= self.deadline
+
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=states or None)
+
+    def _queue_first(self, again: bool) -> None:
+        """Queue those of `FIRST` that no process has scored, is at or will take up; give up what the dead left.
+
+        With `again` also those that the time was up for before their last hold-out.
+        """
+        for trial in self._trials(TrialState.RUNNING):
+            owner = trial.user_attrs.get("owner")
+            if owner is not None and checked(Owner, owner).is_dead:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+        there = [
+            trial
+            for trial in self._trials()
+            if trial.state != TrialState.FAIL or (trial.user_attrs.get("scores") and not again)
+        ]
+        known = {trial.user_attrs.get("first") for trial in there}
+        for name, settings in FIRST.items():
+            if name not in known:
+                given: dict[str, Any] = {
+                    key: self._liked_layer() if value == LIKED else value for key, value in settings.items()
+                }
+                self.study.enqueue_trial(preset_params(self.cache, **given), user_attrs={"first": name})
+
+    def _liked_layer(self) -> int | None:
+        return measure_yardsticks(self.cache, self.entry.task, self.examples, {})[-1].layer
+
+    def _ask(self, count: int) -> list[Candidate]:
+        """So many new candidates. All but the first read the same layers, so that they share batches."""
+        layers: dict[str, str] = {}
+        candidates = []
+        with _quiet():
+            for _ in range(count):
+                trial = self.study.ask()
+                trial.set_user_attr("owner", asdict(Owner.me()))
+                # A sampler of its own: what comes next depends on the study alone, and processes do not repeat others.
+                sampler = optuna.samplers.TPESampler(seed=trial.number, multivariate=False)
+                self.study.sampler = optuna.samplers.PartialFixedSampler(layers, sampler)
+                propose(trial, self.cache)
+                is_first = "first" in trial.user_attrs
+                if not is_first:
+                    layers = {"layers": trial.params["layers"]}
+                candidates.append(Candidate(trial, self._config(trial.params), is_first))
+        return candidates
+
+    def _config(self, params: dict[str, Any]) -> RunConfig:
+        """A candidate's config: that of its winning run too."""
+        given = {
+            "select": "holdout",
+            "epochs": EPOCHS,
+            "patience": PATIENCE,
+            "precision": self.precision,
+            "device": self.device,
+        }
+        return make_configs(self.cache, FitOptions(**given, **settings_of(params)))[0]
+
+    def _run_round(
+        self, candidates: list[Candidate], progress: Progress | None, should_stop: Callable[[], bool]
+    ) -> None:
+        """Score candidates on one hold-out after the other, and tell the study."""
+        groups: dict[tuple, list[Candidate]] = {}
+        for candidate in candidates:
+            groups.setdefault(batch_key(candidate.config), []).append(candidate)
+        try:
+            for fold in range(HOLD_OUTS):
+                if fold and self._is_late:
+                    break
+                for group in groups.values():
+                    self._run_fold([some for some in group if not some.given_up], fold, progress, should_stop)
+        finally:
+            self.states.clear()
+            for candidate in candidates:
+                self._tell(candidate)
+
+    def _tell(self, candidate: Candidate) -> None:
+        number, scores = candidate.trial.number, candidate.scores
+        if len(scores) == HOLD_OUTS:
+            self.study.tell(number, mean(scores))
+        elif candidate.given_up == "pruned":
+            self.study.tell(number, state=TrialState.PRUNED)
+        else:
+            self.study.tell(number, state=TrialState.FAIL)
+
+    def _run_fold(
+        self, group: list[Candidate], fold: int, progress: Progress | None, should_stop: Callable[[], bool]
+    ) -> None:
+        """Train candidates that share batches on all folds but one, and score them on that."""
+        while group:
+            configs = [self._config_of(candidate, fold) for candidate in group]
+            states, data = self._open(configs[0], fold)
+            with TemporaryDirectory(prefix="glot-tune-") as made:
+                folders = [Path(made) / str(candidate.trial.number) for candidate in group]
+                watches = [partial(self._watch, candidate, fold) for candidate in group]
+                jobs = [
+                    Job(config, folder, is_given_up=watch)
+                    for config, folder, watch in zip(configs, folders, watches, strict=True)
+                ]
+                known = self.known.setdefault((configs[0].layers, fold), {})
+                try:
+                    results = fit_heads(self.cache, jobs, Path(made), progress, should_stop, states, data, known)
+                except LossError as error:  # one is out; the others begin this fold again
+                    group[folders.index(error.folder)].given_up = "diverged"
+                    group = [candidate for candidate in group if not candidate.given_up]
+                    continue
+            for candidate, result in zip(group, results, strict=True):
+                if not candidate.given_up or len(result.epochs) == EPOCHS:
+                    candidate.scores.append(result.best["holdout"][self.metric])
+                    candidate.trial.set_user_attr("scores", candidate.scores)
+            return
+
+    def _watch(self, candidate: Candidate, fold: int, records: list[Epoch]) -> bool:
+        """Report an epoch of a candidate to the study; whether it is given up, for it is behind or the time is up."""
+        step = fold * EPOCHS + records[-1].epoch
+        if step > candidate.reported:  # else it is trained again beside one that diverged
+            so_far = max(record.scores["holdout"][self.metric] for record in records)
+            candidate.trial.report(mean([*candidate.scores, so_far]), step)
+            candidate.reported = step
+        if not candidate.is_first and candidate.trial.should_prune():
+            candidate.given_up = "pruned"
+        elif self._is_late and not (candidate.is_first and fold == 0):
+            candidate.given_up = "late"
+        return bool(candidate.given_up)
+
+    def _config_of(self, candidate: Candidate, fold: int) -> RunConfig:
+        """Its config on one fold, with a seed of the fold's own; it names train alone."""
+        train = replace(candidate.config.train, order_seed=fold, init_seed=fold)
+        return replace(candidate.config, train=train, data={TRAIN: self.entry.fingerprint})
+
+    def _open(self, config: RunConfig, fold: int) -> tuple[States, TrainingData]:
+        """The states of the examples that the search takes, and which of them are trained on and scored."""
+        layers, device = config.layers, torch.device(config.train.device)
+        if layers not in self.states:
+            if config.train.window is None:
+                self.states[layers] = MemoryStates(self.cache, layers, self.examples.used_ids(), device)
+            else:
+                self.states[layers] = StreamedStates(self.cache, layers, device)
+        states = self.states[layers]
+        train, holdout = (self._part(self.fold_of != fold), self._part(self.fold_of == fold))
+        return states, TrainingData(train, holdout, {}, states.lengths, self.cache.plan.shard_of(train.text_id))
+
+    def _part(self, chosen: np.ndarray) -> ExampleSet:
+        return self.examples.subset(np.flatnonzero(chosen))
+
+
+def _folds(labels: np.ndarray) -> np.ndarray:
+    """(m,) the fold of each example, 0 to `FOLDS` - 1: each has its share of every class, or of high and low scores."""
+    shuffled = np.random.default_rng(1).permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[by_label] = np.arange(len(labels)) % FOLDS
+    return folds
+
+
+def _open_study(journal: Path) -> optuna.Study:
+    """The study of a journal, a new one where there is none; raises FaultError where it is damaged."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            study_name="tune",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=len(FIRST), n_warmup_steps=WATCHED),
+        )
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
+        raise FaultError(f"{journal} is damaged ({error!r}): tune anew with --out") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's remarks on what is new in it, and on settings of a task that lie beside the space."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def stopped(error: Stopped, folder: Path) -> Stopped:
+    """What to say of a search that was stopped."""
+    return Stopped(
+        f"{str(error).partition(';')[0]}; what was finished is kept: `glot tune --resume {folder}` goes on, with "
+        "`--minutes 0` it ends with the best so far"
+    )
