@@ -65,7 +65,7 @@ FIRST: dict[str, dict[str, Any]] = {
     "strong adapool": {"preset": "strong", "pooler": "adapool"},
     "regression": {"preset": "strong", "pooler": "mean", "backbone_layer": LIKED},
 }
-YARDSTICKS: dict[str, dict[str, Any]] = {"published": {}, "adapool": {"pooler": "adapool"}, "mean": {"pooler": "mean"}}
+YARDSTICKS = {"published": "glot", "adapool": "adapool", "mean": "mean"}  # poolers, with the published settings
 BEST = "best"  # the winner's run folder
 
 
@@ -192,8 +192,8 @@ class Tuner:
         Raises Stopped after `should_stop` said so.
         """
         configs = {self.folder / BEST: self._config(self.winner().params)}
-        for name, settings in YARDSTICKS.items():
-            options = FitOptions(select="holdout", device=self.device, **settings)
+        for name, pooler in YARDSTICKS.items():
+            options = FitOptions(preset="published", select="holdout", device=self.device, pooler=pooler)
             configs[self.folder / "yardsticks" / name] = make_configs(self.cache, options)[0]
         with Claims(self.folder) as claims:
             if not claims.acquire("end"):
