@@ -12,6 +12,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+pytest.importorskip("optuna", reason="optuna is not installed (extra: tune)")
+
 from glot.fit import study, tune
 from glot.store.reader import Cache
 

@@ -12,8 +12,11 @@ from statistics import mean
 from unittest import mock
 
 import numpy as np
-import optuna
 import pytest
+
+pytest.importorskip("optuna", reason="optuna is not installed (extra: tune)")
+
+import optuna
 
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit import study as studies
