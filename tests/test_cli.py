@@ -126,7 +126,8 @@ def test_a_graph_that_says_nothing_is_warned_of(glot: Callable[..., tuple], extr
 def test_a_killed_fit_goes_on_with_resume(glot: Callable[..., tuple], extracted: Path) -> None:
     """A real SIGKILL between two checkpoints; what is left is what an unbroken run gives."""
     code = (
-        "import os, glot.fit.train as t\n"
+        "import os, glot.fit.regression, glot.fit.train as t\n"
+        "glot.fit.regression.STRENGTHS = (0.1,)\n"  # as in this process
         "t.CHECKPOINT_SECONDS = 0\n"
         "save = t.Training.save_checkpoint\n"
         "count = [0]\n"

@@ -84,6 +84,7 @@ def test_verbose_shows_the_traceback_of_a_fault_and_the_time_of_a_success(tmp_pa
     assert "took" not in done.stdout
 
 
+@pytest.mark.slow
 def test_verbose_lets_the_libraries_speak(
     glot: Callable[..., tuple], table: Path, backbone_folders: dict[str, Path]
 ) -> None:

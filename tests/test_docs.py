@@ -27,7 +27,7 @@ LEFT_OUT = ("source ", "pip install ", "make ", "cd ")  # set up before a test b
 NEEDS = {"recipes.md": ("pyarrow", "sentence_transformers", "onnxruntime", "onnxscript", "mteb")}  # optional packages
 BEFORE = {"cache-format.md": "glot extract --model minilm --task mrpc"}
 ELSEWHERE = ("python.md",)  # run by test_python_examples.py, which looks at its results too
-LONG_PAGES = ("recipes.md",)  # a minute; among the slow tests
+LONG_PAGES = ("recipes.md", "README.md")  # half a minute and more; among the slow tests
 WORDS = {"sport": ["goal", "match", "team", "cup"], "trade": ["market", "price", "bank", "share"]}
 FILLING = ["the", "old", "town", "rain", "about", "late", "again", "softly"]
 

@@ -213,7 +213,11 @@ FUNCTIONS = [extract, fit, sweep, evaluate, use_model, classify, classify_over_a
 FUNCTIONS += [export_as_onnx, measure, baseline, report, evaluate_on_mteb, benchmark]
 
 
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize(
+    "function",
+    [pytest.param(some, marks=pytest.mark.slow) if some is export_as_onnx else some for some in FUNCTIONS],
+    ids=lambda function: function.__name__,
+)
 def test_the_process_is_left_as_it_was(function: Callable[[Made, Path], None], made: Made, tmp_path: Path) -> None:
     with unchanged():
         function(made, tmp_path)

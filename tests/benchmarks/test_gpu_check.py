@@ -103,6 +103,7 @@ def test_a_process_that_crashes_or_hangs_is_said_in_one_line(code: str, seconds:
     assert [line.strip() for line in report.lines if "failed" in line] == ([says] if says else [])
 
 
+@pytest.mark.slow
 def test_each_section_is_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(gpu_check.ROOT / "pipeline"), str(gpu_check.ROOT)]))
     commands: list[list[str]] = []

@@ -159,6 +159,7 @@ def test_a_damaged_model_is_converted_again(backbone_folders: dict[str, Path], h
     assert_close(*both(backbone, (2,)))
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_two_processes_may_convert_at_once_and_call_nobody(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
     """OpenVINO would tell its maker of each import and conversion; what a third process left long ago goes."""

@@ -234,7 +234,8 @@ def test_heads_that_mix_layers_stand_beside_the_last_one(
     data = ["--data", table, "--text", "sentence", "--label", "kind", "--max-tokens", 24]
     assert glot("extract", "--model", backbone_folders["bert"], *data, "--layers", "1,2", "--out", "two")[0] == 0
     for name, options in {"mixed": ["--mix"], "plain": ["--pooler", "mean"]}.items():
-        assert glot("fit", "--cache", "two", "--epochs", 1, "--device", "cpu", *options, "--out", name)[0] == 0
+        fit = ["--cache", "two", "--preset", "published", "--epochs", 1, "--device", "cpu"]
+        assert glot("fit", *fit, *options, "--out", name)[0] == 0
     comparison = open_comparison([Path("mixed")], "dense")
     vectors, texts = TextVectors(comparison, 24, device="cpu"), ["the dog runs", "rain"]
     assert [column.title for column in comparison.columns] == ["GLOT", "mean", "CLS"]

@@ -103,7 +103,7 @@ def glot(plugins: dict[str, str], folder: Path, *arguments: str) -> subprocess.C
 @pytest.mark.parametrize(
     ("code", "settings"),
     [
-        pytest.param(POOLER, ["--pooler", "louder"], id="pooler"),
+        pytest.param(POOLER, ["--pooler", "louder"], id="pooler", marks=pytest.mark.slow),
         pytest.param(LAYER, ["--gnn", "toy-sum"], id="layer", marks=pytest.mark.slow),
         pytest.param(RULE, ["--graph", "skip"], id="rule", marks=pytest.mark.slow),
     ],
