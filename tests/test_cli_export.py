@@ -43,6 +43,7 @@ def test_from_texts_to_a_folder(glot: Callable[..., tuple], fitted: Path, monkey
     assert (code, "there already" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_the_head_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name, reason=f"{name} is not installed (extra: onnx)")

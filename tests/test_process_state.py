@@ -240,6 +240,7 @@ def test_a_seed_gives_the_weights_that_torch_gives_for_it(made: Made, tmp_path: 
         assert torch.equal(started.model.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_dgl_leaves_the_environment_alone() -> None:
     """In a process of its own, where DGL has not been imported yet."""
     from glot.nn.dgl_backend import dgl_available

@@ -27,6 +27,7 @@ def section_of(report: str, title: str) -> str:
     return report.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
+@pytest.mark.slow
 def test_it_runs_to_its_end_at_tiny_sizes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

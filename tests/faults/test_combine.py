@@ -23,6 +23,8 @@ from glot.store.recover import recover_manifest
 from glot.store.verify import verify_cache
 from tests.faults import runs
 
+pytestmark = pytest.mark.slow  # with the others of this folder a minute
+
 OPTIONS: dict[str, Any] = {"layers": (0, 1, 2), "shard_bytes": 3 * runs.SHARD_BYTES}
 
 

@@ -24,6 +24,8 @@ from glot.store.reader import Cache
 from tests.faults import runs
 from tests.faults.runs import Zygote
 
+pytestmark = pytest.mark.slow  # with the others of this folder a minute
+
 Log = list[tuple[str, ...]]
 
 

@@ -29,6 +29,8 @@ from tests.faults import hostile
 from tests.faults.hostile import SLOW_USES, USES, Files, Guarded, TooLong, Use, confined, limits, use
 from tests.faults.runs import Zygote
 
+pytestmark = pytest.mark.slow  # with the others of this folder a minute
+
 slow = pytest.mark.slow
 
 

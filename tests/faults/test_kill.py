@@ -23,6 +23,8 @@ from glot.store.claims import STALE_SECONDS
 from tests.faults import runs
 from tests.faults.runs import ROOT, Zygote
 
+pytestmark = pytest.mark.slow  # with the others of this folder a minute
+
 GROWN = runs.ROWS + 24
 PATIENCE = 120.0  # seconds that a run may take before a test gives up on it
 

@@ -51,6 +51,7 @@ def test_a_sweep_without_scores_to_compare_is_refused(make_fit_cache: MakeCache,
         sweep(make_fit_cache(validation_sets=()), tmp_path / "sweep", GRID, select="last")
 
 
+@pytest.mark.slow
 def test_each_head_is_what_its_own_fit_makes(make_fit_cache: MakeCache, tmp_path: Path, in_float64: None) -> None:
     folder = make_fit_cache(num_texts=2)
     grid = {"pooler": ("glot", "adapool", "mean"), "gnn": ("gat", "gin"), **GRID, "lr": (1e-3, 1e-2)}

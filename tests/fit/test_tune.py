@@ -100,6 +100,7 @@ def test_what_is_behind_is_pruned_and_the_first_are_not(
     assert tuner.winner().number < 4
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_as_if_it_had_not_been_stopped(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     cache = make_fit_cache(train=40, validation=24)
     whole = begin(cache, tmp_path / "whole")

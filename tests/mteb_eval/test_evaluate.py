@@ -86,6 +86,7 @@ def peer_score(model: object, where: str) -> float:
     return 100 * result.task_results[0].get_score()
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_sentence_transformers(
     glot: Callable[..., tuple], runs: list[str], table: Path, backbone_folders: dict[str, Path]
 ) -> None:

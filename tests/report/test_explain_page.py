@@ -177,6 +177,7 @@ def drawn_edges(dom: str) -> list[int]:
     return [sum(path.count("M") for path in some) for some in paths]
 
 
+@pytest.mark.slow
 def test_a_browser_draws_nodes_and_edges_by_tau(explained: Callable, browse: Callable) -> None:
     found = explained(WORDS, [*WORDS[1:], "end"], more=("adapool",))
     counts = []

@@ -57,6 +57,7 @@ def test_every_way_is_measured(backbone_folders: dict[str, Path], name: str, num
     assert all(torch.equal(value, before[name]) for name, value in backbone.model.state_dict().items())  # frozen
 
 
+@pytest.mark.slow
 def test_one_way_after_the_other_costs_no_copy_of_the_model(backbone_folders: dict[str, Path]) -> None:
     """For a model of which two do not fit; in the same order, with the same counts."""
     backbone = load_backbone(ModelSource("tiny", str(backbone_folders["llama"])), "float32", "cpu")
