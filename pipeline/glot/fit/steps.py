@@ -92,6 +92,10 @@ class FixedBatch(TokenBatch):
         super().__init__(states, lengths)
         self.__dict__.update(index=index, longest=longest, buckets=[self])
 
+    def with_states(self, states: Tensor) -> FixedBatch:
+        """See `TokenBatch`; the index stays the one that changes with what the batch holds."""
+        return FixedBatch(states, self.lengths, self.index, self.longest)
+
 
 class Inputs:
     """The tensors on the device that a recorded step reads, for batches of one size, dtype and width."""

@@ -155,7 +155,7 @@ class MixedPooler(LayersPooler):
 
     def one_layer(self, batch: TokenBatch) -> TokenBatch:
         """The mixed states."""
-        return TokenBatch(self.mix(batch.states), batch.lengths)
+        return batch.with_states(self.mix(batch.states))
 
 
 class LastLayerPooler(LayersPooler):
@@ -163,7 +163,7 @@ class LastLayerPooler(LayersPooler):
 
     def one_layer(self, batch: TokenBatch) -> TokenBatch:
         """The last layer's states."""
-        return TokenBatch(batch.states[:, -self.in_width :], batch.lengths)
+        return batch.with_states(batch.states[:, -self.in_width :])
 
 
 def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:

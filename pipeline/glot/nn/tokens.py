@@ -90,6 +90,10 @@ class TokenBatch:
         """The batch with its states on `device`, in `dtype`."""
         return TokenBatch(self.states.to(device=device, dtype=dtype), self.lengths)
 
+    def with_states(self, states: Tensor) -> TokenBatch:
+        """The same texts with other states (N, w), on the same device."""
+        return TokenBatch(states, self.lengths)
+
     @cached_property
     def graphs(self) -> dict[tuple[Any, str], Any]:
         """The token graphs made of this batch so far, by edge rule and backend: its states never change."""
