@@ -46,20 +46,17 @@ def export(
 
 def _check(run: Path, out: Path, to: str, model: str | None) -> None:
     """Refuse what cannot be exported, or an `out` that cannot be made, before torch is imported."""
-    from glot.fit.run_folder import RunConfig, check_trained, find_one_run
-    from glot.inference.run_checks import check_new_texts
+    from glot.inference.run_checks import check_backbone, trained_run
     from glot.store.files import check_output, check_parent
 
-    folder = find_one_run(run)
-    RunConfig.load(folder)
-    check_trained(folder)
+    trained = trained_run(run)
     if to == "onnx":
         check_output(out, (".onnx",), "the file")
     if out.exists() and (to == "onnx" or not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: choose another place")
     if to != "onnx":
         check_parent(out)
-        check_new_texts(folder, model)
+        check_backbone(trained, model)
 
 
 def _to_folder(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from glot.errors import UsageError
 from glot.fit.run_folder import check_trained
-from glot.inference.run_checks import Run, open_runs
+from glot.inference.run_checks import Run, check_backbone, open_runs
 from glot.store.layout import StatesIdentity
 from glot.store.reader import Cache
 
@@ -68,9 +68,7 @@ def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> list[
     for run in runs:
         check_trained(run.folder)
         if options.cache is None:
-            from glot.extract.source import find_source
-
-            find_source(run.config.states, f"that {run.folder} was trained on", options.model)
+            check_backbone(run, options.model)
         else:
             cache = Cache(options.cache)
             run.config.check_cache(cache)

@@ -49,15 +49,26 @@ def _layers(run: Run) -> str:
     return ", ".join(map(str, run.config.layers))
 
 
-def check_new_texts(folder: Path, model: str | None = None) -> Run:
-    """A trained run, for new texts; raises UsageError where it or its backbone (or `model`) is not there."""
+def trained_run(folder: Path) -> Run:
+    """The run in a folder; raises UsageError where it is not there or not trained."""
+    found = find_one_run(folder)
+    run = Run(found, RunConfig.load(found))
+    check_trained(found)
+    return run
+
+
+def check_backbone(run: Run, model: str | None = None) -> None:
+    """Raise UsageError where the backbone of a run (or `model`) is not there."""
     from glot.extract.source import find_source
 
-    run = find_one_run(folder)
-    config = RunConfig.load(run)
-    check_trained(run)
-    find_source(config.states, f"that {run} was trained on", model)
-    return Run(run, config)
+    find_source(run.config.states, f"that {run.folder} was trained on", model)
+
+
+def check_new_texts(folder: Path, model: str | None = None) -> Run:
+    """A trained run, for new texts; raises UsageError where it or its backbone (or `model`) is not there."""
+    run = trained_run(folder)
+    check_backbone(run, model)
+    return run
 
 
 def check_predictable(folder: Path, cache: Cache, split: str) -> RunConfig:
