@@ -737,6 +737,30 @@ def test_the_same_layers_by_another_number_are_the_same(
     assert forwarded == []
 
 
+def test_several_layers_are_int8_and_their_size_is_told(
+    extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    extract(make_corpus(), bert, tmp_path, layers=(0, -1), say=told.append)
+    cache = Cache(tmp_path)
+    assert cache.manifest.states.dtype == "int8"
+    tokens = cache.plan.tokens
+    size = tokens * 2 * (cache.manifest.states.width + 4)  # a byte a number, and a scale a token and layer
+    line = f"2 layers as int8: {size:,} bytes for {tokens:,} tokens; one forward gives them all, in about the time of"
+    assert [some for some in told if some.startswith(line)]
+
+
+def test_a_cache_keeps_the_dtype_it_began_with(
+    extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path
+) -> None:
+    extract(make_corpus({"train": 8}), bert, tmp_path, layers=(0, -1), dtype="float16")
+    extract(make_corpus({"train": 12}), bert, tmp_path, layers=(0, -1))
+    states = Cache(tmp_path).manifest.states
+    assert (states.dtype, Cache(tmp_path).examples_entry("train").examples) == ("float16", 12)
+    with pytest.raises(UsageError, match="dtype: float16 -> int8"):
+        extract(make_corpus({"train": 12}), bert, tmp_path, layers=(0, -1), dtype="int8")
+
+
 @pytest.mark.parametrize(("what", "other"), [("weights", "seed"), ("tokenizer", "tokenizer")])
 def test_another_backbone_is_refused(
     what: str,

@@ -86,7 +86,13 @@ def extract(
         int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512, or the model's limit.")
     ] = None,
     layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n or all; -1 is after the final norm.")] = "-1",
-    dtype: Annotated[str, typer.Option(help="States as auto, float16, bfloat16, float32 or int8.")] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="States as float16, bfloat16, float32 or int8; auto: as in the cache that is there, else int8 for "
+            "several layers, else 16 bits."
+        ),
+    ] = "auto",
     compute_dtype: Annotated[
         str,
         typer.Option(help="The model's arithmetic; auto: the checkpoint's own; bfloat16 changed no score measurably."),

@@ -32,7 +32,8 @@ class ExtractOptions:
         usual_tokens: where texts are cut that nobody gave a length for, or earlier where the backbone takes fewer.
         template: what stands around each text, "{text}" in its place; see `check_template`.
         layers: kept layers; negative numbers count from the last (-1: after the final norm); None keeps every one.
-        dtype: "auto" (bfloat16 where the backbone computes in it, else float16), or a name of `STORED_AS`.
+        dtype: a name of `STORED_AS`, or "auto": that of the cache that is there, else int8 for several layers, else
+            bfloat16 where the backbone computes in it, else float16.
         compute_dtype: the backbone's arithmetic; "auto" is the checkpoint's own.
         token_budget: padded tokens a forward; None chooses by device.
         shard_bytes: the size at which a shard is closed.

@@ -56,6 +56,7 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
         )
     template = check_template(options.template, backbone)
     automatic = "bfloat16" if backbone.compute_dtype == "bfloat16" else "float16"
+    automatic = "int8" if len(layers) > 1 else automatic
     return StatesIdentity(
         backbone=backbone.name,
         revision=backbone.revision,
@@ -72,6 +73,11 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
         source=backbone.source,
         loader_sha256=backbone.loader_sha256,
     )
+
+
+def as_kept(identity: StatesIdentity, kept: StatesIdentity, options: ExtractOptions) -> StatesIdentity:
+    """The identity asked for, its dtype that of the cache which is there already, where none was asked for."""
+    return replace(identity, dtype=kept.dtype) if options.dtype == "auto" else identity
 
 
 def _common_width(backbone: Backbone, layers: list[int]) -> int:
@@ -166,6 +172,7 @@ class Preparation:
         manifest = self._open_manifest()
         if manifest is None:
             return None, None
+        self.identity = as_kept(self.identity, manifest.states, self.options)
         difference = manifest.states.difference(self.identity)
         if difference:
             raise UsageError(

@@ -84,6 +84,7 @@ def extract_states(
         if options.plan_only:
             return _summary(folder, load_manifest(folder), corpus, options.group)
         plan = Plan(folder, manifest.plan.data)
+        _tell_of_layers(manifest.states, plan, say)
         if not all(finished_shard(folder, number, manifest) for number in range(plan.num_shards)):
             # By all of the plan's tokens: a run that goes on takes what the unbroken one would have taken.
             take_engine(backbone, manifest.states.layers, options.engine, plan.tokens, say)
@@ -116,6 +117,16 @@ def extract_states(
 def load_source(source: ModelSource, options: ExtractOptions) -> Backbone:
     """The backbone, loaded as the options say; raises whatever `load_backbone` raises."""
     return load_backbone(source, options.compute_dtype, options.device, options.device_map, options.trust_remote_code)
+
+
+def _tell_of_layers(states: StatesIdentity, plan: Plan, say: Say) -> None:
+    """What several layers come to, before they are made."""
+    if len(states.layers) > 1:
+        size = plan.tokens * states.bytes_per_token
+        say(
+            f"{len(states.layers)} layers as {states.dtype}: {size:,} bytes for {plan.tokens:,} tokens; one forward "
+            "gives them all, in about the time of one"
+        )
 
 
 def _tell_of_backbone(backbone: Backbone, identity: StatesIdentity, options: ExtractOptions, say: Say) -> None:
