@@ -118,7 +118,7 @@ def predict(
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """A trained head's (or an ensemble's) labels or scores, for new texts or for an example set of a cache."""
+    """A trained head's labels or scores, for new texts or for an example set of a cache."""
     if (cache is None) == (input is None):
         raise UsageError("pass new texts with --input, or an example set of a cache with --cache and --split")
     if cache is not None:

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 def evaluate(
     run: Annotated[
-        list[Path], typer.Option("--run", help="A run's folder, with --cache also an ensemble's; again for more.")
+        list[Path],
+        typer.Option("--run", help="A run's folder, with --cache also an ensemble's; again for more, a column each."),
     ],
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")

@@ -90,10 +90,9 @@ class Ensemble:
             )
         config = RunConfig.load(member)
         different = self.states.difference(config.states)
-        if different is None and config.task != self.task:
-            different = "another task" if config.task.name != self.task.name else "another task of this name"
-        if different is not None:
-            raise UsageError(f"{member} is no member of {folder / ENSEMBLE_FILE}: it was trained on {different}")
+        if different is not None or config.task != self.task:
+            what = "another task" if different is None else f"other states ({different})"
+            raise UsageError(f"{member} does not go with {folder / ENSEMBLE_FILE}: it was trained on {what}")
 
 
 def member_names(count: int) -> tuple[str, ...]:
