@@ -196,6 +196,7 @@ def test_another_backbone_is_refused(run: Path, backbone_folders: dict[str, Path
                 call(texts)
 
 
+@pytest.mark.slow
 def test_the_heads_of_an_ensemble_share_one_forward(
     glot: Callable[..., tuple], table: Path, backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
