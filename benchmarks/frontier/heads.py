@@ -75,7 +75,7 @@ def logistic(case: Case) -> Outcome:
     if case.task.target == "score":
         regression, strength = RidgeCV(np.logspace(-2, 6, 17)), "alpha_"
     else:
-        regression, strength = LogisticRegressionCV(Cs=8, cv=4, max_iter=300), "C_"
+        regression, strength = LogisticRegressionCV(Cs=8, cv=4, scoring="accuracy", max_iter=300), "C_"
     pipeline = make_pipeline(StandardScaler(), regression)
     with case.meter.on("training"):
         features = mean_features(opened.cache, opened.train)

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.few import sample
 from benchmarks.frontier.results import METHODS, Measured, TaskName, score_of
 from glot.corpus.examples import Example
+from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec
 
 LIBRARIES = ("torch", "transformers", "scikit-learn", "peft", "optuna")
@@ -81,11 +83,7 @@ class Meter:
 
 @dataclass
 class Case:
-    """A spec with its examples.
-
-    Attributes:
-        rows: which of the training rows are taken, as indices into `every_row`.
-    """
+    """A spec with its texts: all training rows, and the validation set."""
 
     spec: Spec
     meter: Meter
@@ -109,22 +107,20 @@ class Case:
 
     @cached_property
     def rows(self) -> np.ndarray:
-        """The same for all methods: half of each class of a sample, or all rows."""
+        """Indices of the training rows that are taken, the same for all methods; raises UsageError for too few."""
         size = TaskName.parse(self.spec.task).size
         if size is None:
             return np.arange(len(self.every_row))
-        return sample_rows(np.asarray([row.label for row in self.every_row]), size, self.spec.sample)
+        labels = np.asarray([row.label for row in self.every_row])
+        chosen = sample(labels, size, self.spec.sample)
+        if len(chosen) < size:
+            raise UsageError(f"{self.spec.task}: the task has too few rows of a class for a sample of {size:,}")
+        return chosen
 
     @property
     def train(self) -> list[Example]:
         """The examples that may be learned from."""
         return [self.every_row[row] for row in self.rows]
-
-
-def sample_rows(labels: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """(size,) indices, half of each class: those of `benchmarks.few`."""
-    order = np.random.default_rng([seed, size]).permutation(len(labels))
-    return np.concatenate([order[labels[order] == label][: size // 2] for label in (1, 0)])
 
 
 @dataclass

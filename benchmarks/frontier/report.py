@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 OURS, WHOLE = "strong", "full"  # what costs are compared with, and scores
+SCORE_TITLES = {
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "mcc": "Matthews correlation",
+    "mean correlation": "mean of Pearson and Spearman",
+}
 COLOURS = {
     "logistic": ("#7F6B5D", "o"),
     "logistic-best-layer": ("#A6761D", "s"),
@@ -102,7 +108,7 @@ def write_report(results: list[Measured], path: Path) -> None:
 def table(results: list[Measured], task: str, model: str) -> list[str]:
     """The lines of one table."""
     rows, names = rows_of(results, task, model), SCORES[TaskName.parse(task).family]
-    titles = [name if name in ("accuracy", "mean correlation") else name.upper() for name in names]
+    titles = [SCORE_TITLES[name] for name in names]
     lines = [
         f"| method | trained parameters | processor seconds | {' | '.join(titles)} | of full | cost |",
         "|---" + "|---:" * (len(names) + 4) + "|",
@@ -150,8 +156,8 @@ def draw(results: list[Measured], path: Path) -> None:
     for axis, ((family, model), tasks) in zip(axes, panels.items(), strict=True):
         _draw_panel(axis, [rows_of(results, task, model) for task in tasks])
         axis.set_title(f"{FAMILIES[family]}, {model}" + _sizes(tasks), fontsize=9, loc="left")
-        axis.set_ylabel(f"{SCORES[family][0]}, %", fontsize=8)
-    axes[-1].set_xlabel("processor seconds of training, extraction and search counted", fontsize=8)
+        axis.set_ylabel(f"{SCORE_TITLES[SCORES[family][0]]}, %", fontsize=8)
+    axes[-1].set_xlabel("processor seconds of training", fontsize=8)
     with atomic_path(path) as made:
         figure.savefig(made, format=path.suffix.removeprefix(".") or "png", dpi=192)
 
@@ -172,7 +178,8 @@ def _draw_panel(axis: Axes, tables: list[dict[str, Row]]) -> None:
         if not points:
             continue
         x, y = [max(row.seconds, 0.01) for row in points], [100 * row.main for row in points]
-        axis.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1, alpha=0.9, zorder=3)
+        width = 2 if method == OURS else 1
+        axis.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=width, alpha=0.9, zorder=3)
         ends.append((y[-1], x[-1], method))
     axis.set_xscale("log")
     axis.grid(alpha=0.25)
@@ -181,10 +188,10 @@ def _draw_panel(axis: Axes, tables: list[dict[str, Row]]) -> None:
     room = (high - low) / 11  # a line of the labels' type
     places = spread([y for y, _, _ in sorted(ends)], room)
     axis.set_ylim(min(low, places[0] - room / 2), max(high, places[-1] + room / 2))
-    for (y, x, method), place in zip(sorted(ends), places, strict=True):
+    for (end, last, method), place in zip(sorted(ends), places, strict=True):
         axis.annotate(
             METHODS[method],
-            (x, y),
+            (last, end),
             xytext=(1.04, place),
             textcoords=axis.get_yaxis_transform(),
             fontsize=8,
