@@ -175,18 +175,18 @@ def test_it_runs_to_its_end_and_resumes(
         frontier.main(options)
         return capsys.readouterr().out
 
-    run("logistic,strong", 1)
+    run("logistic", 1)
     run("logistic,full", 2)
     found = results.load_results(folder / "results.jsonl")
     lines = (folder / "results.jsonl").read_text()
-    assert len(lines.splitlines()) == len(found) == 5
+    assert len(lines.splitlines()) == len(found) == 4
     first, second = (found["sst2-16", "tiny-bert", "full", sample] for sample in (0, 1))
     assert second.chosen["rate"] == first.chosen["rate"]
     assert second.search_seconds == first.chosen["searching"] > 0
     assert run("logistic,full", 2) == ""
     assert (folder / "results.jsonl").read_text() == lines
     assert "logistic, sample 0: accuracy" in run("logistic", 1, "--again")
-    assert len((folder / "results.jsonl").read_text().splitlines()) == 6
+    assert len((folder / "results.jsonl").read_text().splitlines()) == 5
     frontier.main(["--folder", str(folder), "--report", str(tmp_path / "frontier.md")])
     assert "### SST-2, 16 rows, `tiny-bert`" in (tmp_path / "frontier.md").read_text()
 
