@@ -351,6 +351,8 @@ def test_an_objective_must_fit_the_cache(pairs_cache: Cache, make_fit_cache: Cal
     assert configs(pairs_cache, objective="contrastive") == configs(pairs_cache)
     with pytest.raises(UsageError, match="holds pairs without labels"):
         configs(pairs_cache, objective="labels")
+    with pytest.raises(UsageError, match="--dropout needs labels"):
+        configs(pairs_cache, dropout=0.1)
     with pytest.raises(UsageError, match="--objective must be one of labels, contrastive"):
         configs(pairs_cache, objective="triplet")
     labelled = Cache(make_fit_cache("labelled"))

@@ -85,6 +85,17 @@ class TrainConfig:
             TRAINING,
         ),
     ] = "constant"
+    warm_up: Annotated[
+        float,
+        Setting("Share of the steps in which the learning rate rises from 0.", TRAINING, least=0, most=0.9),
+    ] = 0.0
+    weight_decay: Annotated[
+        float, Setting("What AdamW takes off every weight a step, times the learning rate.", TRAINING, least=0)
+    ] = 0.0
+    dropout: Annotated[
+        float,
+        Setting("Share of a text's vector that each step leaves out before the head.", TRAINING, least=0, most=0.9),
+    ] = 0.0
     max_steps: Annotated[int | None, Setting("Steps at most, over all epochs.", TRAINING, least=1, default="all")] = (
         None
     )
@@ -97,6 +108,8 @@ class TrainConfig:
         check_settings(self)
         if self.select == "last" and (self.patience is not None or self.schedule == "plateau"):
             raise UsageError("--select last looks at no score: it does not go with --patience or --schedule plateau")
+        if self.warm_up and self.schedule == "plateau-steps":
+            raise UsageError("--warm-up does not go with --schedule plateau-steps, which sets the rate by the losses")
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> TrainConfig:

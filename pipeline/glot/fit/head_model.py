@@ -16,6 +16,7 @@ from glot.fit.run_folder import HEAD_FILE, RunConfig, load_tensors, load_weights
 from glot.fit.states import HostBatch, States, Texts
 from glot.nn.config import ContrastiveConfig, PoolerConfig
 from glot.nn.contrastive import ContrastiveHead, Pairs, backward_in_chunks
+from glot.nn.dropout import Dropout
 from glot.nn.heads import make_head
 from glot.nn.poolers import Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
@@ -28,7 +29,11 @@ EVAL_TOKENS = 8192  # packed tokens a batch when nothing is trained
 
 
 class HeadModel(nn.Module):
-    """A pooler and the head of a task: what a fit trains and `head.safetensors` holds."""
+    """A pooler and the head of a task: what a fit trains and `head.safetensors` holds.
+
+    Attributes:
+        dropout: between the two, while it trains; None leaves nothing out.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class HeadModel(nn.Module):
     ) -> None:
         super().__init__()
         self.pooler: Pooler = make_pooler(config, width, backend)
+        self.dropout: Dropout | None = None
         pooled = self.pooler.out_width
         self.head = (
             ContrastiveHead(contrastive, pooled) if contrastive else make_head(task, pooled, config.pair_features)
@@ -65,6 +71,8 @@ class HeadModel(nn.Module):
     def forward(self, texts: TokenBatch | Tensor, rows: list[Tensor]) -> Tensor:
         """Raw outputs of the head for m examples, of their distinct texts, each pooled once; see `HostBatch`."""
         z = self._pooled(texts)
+        if self.dropout is not None:
+            z = self.dropout(z)
         return self.head(*(z.index_select(0, some) for some in rows))
 
     def backward(

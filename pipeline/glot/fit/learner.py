@@ -23,6 +23,7 @@ from glot.fit.schedule import StepPlateau, lr_factor, make_optimizer, set_rate
 from glot.fit.states import Texts
 from glot.fit.training_data import TrainingData, labels_of
 from glot.fit.warm_start import start_at_regression
+from glot.nn.dropout import Dropout
 from glot.nn.heads import balanced_weights
 from glot.process import kept_randomness
 from glot.store.files import save_array
@@ -87,7 +88,10 @@ class Learner:
         if self.config.train.class_weights == "balanced":
             model.head.class_weights = balanced_weights(labels_of(data.train), len(self.config.task.classes))
         self.model = model.to(self.device)
-        self.optimizer = make_optimizer(model.parameters(), self.config.train.lr, self.device)
+        train = self.config.train
+        if train.dropout:
+            model.dropout = Dropout(train.dropout, train.init_seed, self.device)
+        self.optimizer = make_optimizer(model.parameters(), train.lr, self.device, train.weight_decay)
         self.plateau = StepPlateau(self.optimizer) if self.config.train.schedule == "plateau-steps" else None
         self.start: Epoch | None = None
         self.history: list[Epoch] = []
@@ -111,7 +115,8 @@ class Learner:
         """Set the learning rate of the next step; `share` of all steps are done, 0 to 1."""
         if self.plateau is None:
             train = self.config.train
-            set_rate(self.optimizer, train.lr * lr_factor(train.schedule, share, self._selection_scores()))
+            factor = lr_factor(train.schedule, share, self._selection_scores(), train.warm_up)
+            set_rate(self.optimizer, train.lr * factor)
 
     def update(self, texts: Texts, rows: list[Tensor], labels: Tensor | None) -> None:
         """One step on a batch (see `HostBatch.to`): loss, gradients, weights.
@@ -133,10 +138,15 @@ class Learner:
     def can_be_recorded(self) -> bool:
         """Whether `update` may be a CUDA graph: waits for no number, and is blind to texts that no example asks for.
 
-        To batch normalization they would count.
+        To batch normalization they would count. A graph would leave out the same numbers in every step.
         """
-        plain = self.config.contrastive is None and self.plateau is None and self.config.train.backend == "dense"
-        return plain and not any(isinstance(module, nn.BatchNorm1d) for module in self.model.modules())
+        train = self.config.train
+        plain = self.config.contrastive is None and self.plateau is None and train.backend == "dense"
+        return (
+            plain
+            and not train.dropout
+            and not any(isinstance(module, nn.BatchNorm1d) for module in self.model.modules())
+        )
 
     def flush_loss(self, epoch: int) -> None:
         """Add the losses since the last call to the epoch's sum; raises LossError where they are not finite."""
@@ -242,11 +252,13 @@ class Learner:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights and optimizer, for a checkpoint."""
+        """Weights, optimizer, and how far dropout's random numbers are, for a checkpoint."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             # Heads in a `Stack` share the tensor that counts their steps; safetensors refuses shared tensors.
             tensors |= {f"adam.{number}.{name}": value.clone() for name, value in state.items()}
+        if self.model.dropout is not None:
+            tensors["dropout"] = self.model.dropout.generator.get_state()
         return tensors
 
     def load(self, tensors: dict[str, Tensor], path: Path) -> None:
@@ -258,5 +270,7 @@ class Learner:
             if name.startswith("adam."):
                 _, number, key = name.split(".")
                 state.setdefault(int(number), {})[key] = tensors[name]
+        if self.model.dropout is not None:
+            self.model.dropout.generator.set_state(tensors["dropout"].cpu())
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})

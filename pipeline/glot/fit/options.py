@@ -47,6 +47,8 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     if contrastive is not None:
         contrastive.check_pooler(pooler)
     trains = [_train_config(options, entry.task, seed, entry.examples) for seed in asked.seeds]
+    if contrastive is not None and trains[0].dropout:
+        raise UsageError("--dropout needs labels, and these pairs have none: leave it out")
     if trains[0].start == "regression":
         _check_start(pooler, contrastive)
     return [run_config(cache, pooler, train, asked.backbone_layer, asked.group, contrastive) for train in trains]

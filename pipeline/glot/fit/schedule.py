@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,16 @@ PLATEAU_EPOCHS = 2
 PLATEAU_STEPS, PLATEAU_FACTOR = 50, 0.1
 
 
-def lr_factor(schedule: str, share: float, scores: list[float]) -> float:
+def lr_factor(schedule: str, share: float, scores: list[float], warm_up: float = 0.0) -> float:
     """What a schedule makes of the learning rate.
 
     Args:
         schedule: see `TrainConfig`. share: of all steps that are done, 0 to 1. scores: of each epoch so far.
+        warm_up: the share of all steps in which the rate rises in a line from 0, before the schedule begins.
     """
+    if share < warm_up:
+        return share / warm_up
+    share = (share - warm_up) / (1 - warm_up)
     if schedule == "plateau":
         return 0.5 ** count_plateaus(scores)
     return {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}[schedule]
@@ -35,11 +40,16 @@ def count_plateaus(scores: list[float]) -> int:
     return count
 
 
-def make_optimizer(parameters: Iterable[Tensor], lr: float, device: torch.device) -> Adam:
-    """Adam; on a GPU with its rate in a tensor, which a recorded step reads, see `RecordedSteps`."""
+def make_optimizer(parameters: Iterable[Tensor], lr: float, device: torch.device, weight_decay: float = 0.0) -> Adam:
+    """Adam, and with a weight decay AdamW; on a GPU its rate is a tensor, which a recorded step reads.
+
+    See `RecordedSteps`.
+    """
+    decay: dict[str, Any] = {"weight_decay": weight_decay, "decoupled_weight_decay": True}
     if device.type == "cuda":
-        return Adam(parameters, lr=torch.tensor(lr, dtype=torch.float32, device=device), fused=True, capturable=True)
-    return Adam(parameters, lr=lr, fused=True)
+        rate = torch.tensor(lr, dtype=torch.float32, device=device)
+        return Adam(parameters, lr=rate, fused=True, capturable=True, **decay)
+    return Adam(parameters, lr=lr, fused=True, **decay)
 
 
 def set_rate(optimizer: Optimizer, lr: float) -> None:

@@ -27,7 +27,7 @@ from glot.nn.tokens import TokenBatch
 def stack_key(head: Learner) -> tuple | None:
     """Heads whose keys are equal can be stacked; None: this one cannot.
 
-    GLOT with graph attention on the dense backend and labels can, whatever its graph and its seed, over one layer.
+    GLOT with graph attention on the dense backend and labels can, whatever its graph, its dropout and its seed, over one layer.
     """
     pooler, train = head.config.pooler, head.config.train
     can_stack = pooler.entry.stacks and GNN_LAYERS[pooler.gnn].stacks and pooler.readout == "attention"
@@ -40,7 +40,8 @@ def stack_key(head: Learner) -> tuple | None:
     ):
         return None
     shape = replace(pooler, tau=0.0, graph="cosine", neighbours=1)
-    return (shape, train.lr, train.schedule, train.class_weights, head.config.task)
+    rates = (train.lr, train.schedule, train.warm_up, train.weight_decay)
+    return (shape, *rates, train.class_weights, head.config.task)
 
 
 class Stack:
@@ -60,7 +61,8 @@ class Stack:
         self.parts = readout.part_widths
         names = [name for name, _ in first.model.named_parameters()]
         self.weights = {name: self._stacked([head.model.get_parameter(name) for head in heads]) for name in names}
-        self.optimizer = make_optimizer(self.weights.values(), self.train.lr, self.device)
+        self.optimizer = make_optimizer(self.weights.values(), self.train.lr, self.device, self.train.weight_decay)
+        self.has_dropout = any(head.model.dropout is not None for head in heads)
         self.is_shared = False
         self._take_over_optimizers()
         self.lost = torch.stack([head.lost for head in heads])  # (S,)
@@ -93,11 +95,15 @@ class Stack:
                 head.optimizer.state[head.model.get_parameter(name)] = {"step": state["step"], **moments}
         self.is_shared = True
 
-    can_be_recorded = True  # see `Learner.can_be_recorded` and `stack_key`
+    @property
+    def can_be_recorded(self) -> bool:
+        """See `Learner.can_be_recorded` and `stack_key`."""
+        return not self.has_dropout
 
     def set_rate(self, share: float) -> None:
         """See `Learner.set_rate`."""
-        set_rate(self.optimizer, self.train.lr * lr_factor(self.train.schedule, share, []))
+        factor = lr_factor(self.train.schedule, share, [], self.train.warm_up)
+        set_rate(self.optimizer, self.train.lr * factor)
 
     def update(self, texts: Texts, rows: list[Tensor], labels: Tensor | None) -> None:
         """One step of all heads, see `Learner.update`; `labels` are always given here."""
@@ -115,6 +121,10 @@ class Stack:
     def losses(self, texts: TokenBatch, rows: list[Tensor], labels: Tensor) -> Tensor:
         """(S,): each head's mean loss."""
         z = self.pool(texts)  # (S, B, D)
+        if self.has_dropout:
+            dropouts = [some.model.dropout for some in self.heads]
+            masks = [dropout.mask(z.shape[1:]) if dropout else torch.ones_like(z[0]) for dropout in dropouts]
+            z = z * torch.stack(masks).to(z.dtype)
         head = self.heads[0].model.head
         weights: dict[str, Tensor] = {
             name.removeprefix("head."): value for name, value in self.weights.items() if name[:5] == "head."

@@ -42,6 +42,7 @@ class Space:
     gnn_layers: tuple[int, int] = (1, 4)
     hidden: tuple[int, ...] = (64, 128, 256)
     lr: tuple[float, float] = (1e-4, 1e-2)  # by its logarithm
+    dropout: tuple[float, ...] = (0.0, 0.2, 0.5)
     start: tuple[str, ...] = ("regression", "random")
     pair_features: tuple[str, ...] = choices(PairFeatures)
 
@@ -61,6 +62,7 @@ def propose(trial: Trial, cache: Cache) -> dict[str, Any]:
         own = preset_params(cache, "published")["hidden"]  # a task may have its own width
         trial.suggest_categorical("hidden", tuple(sorted({*SPACE.hidden, own})))
     trial.suggest_float("lr", *SPACE.lr, log=True)
+    trial.suggest_categorical("dropout", SPACE.dropout)
     trial.suggest_categorical("start", SPACE.start)
     if task.num_texts == 2:
         trial.suggest_categorical("pair_features", SPACE.pair_features)
@@ -83,14 +85,14 @@ def _params_of(config: RunConfig) -> dict[str, Any]:
     pooler, train = config.pooler, config.train
     layers = MIX if pooler.mixed_layers else str(config.layer)
     names = ("pooler", "graph", "tau", "gnn_layers", "hidden", "pair_features")
-    found = {"layers": layers, "lr": train.lr, "start": train.start}
+    found = {"layers": layers, "lr": train.lr, "dropout": train.dropout, "start": train.start}
     return found | {name: getattr(pooler, name) for name in names}
 
 
 def describe(params: dict[str, Any]) -> str:
     """A candidate's settings in one line."""
     words = {"layers": "layers mixed" if params["layers"] == MIX else f"layer {params['layers']}"}
-    for name in ("pooler", "graph", "tau", "gnn_layers", "hidden", "pair_features", "start", "lr"):
+    for name in ("pooler", "graph", "tau", "gnn_layers", "hidden", "pair_features", "start", "dropout", "lr"):
         if name in params:
             value = params[name]
             shown = f"{value:.3g}" if isinstance(value, float) else str(value)

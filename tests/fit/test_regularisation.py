@@ -1,0 +1,146 @@
+"""Weight decay, warm-up and dropout do what their names say, alone, stacked and after a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from glot.errors import Stopped, UsageError
+from glot.fit.config import FitOptions
+from glot.fit.head_model import fetch
+from glot.fit.learner import Job, Learner
+from glot.fit.run import finish_runs, make_configs, prepare_runs
+from glot.fit.run_folder import RunConfig
+from glot.fit.schedule import lr_factor, make_optimizer
+from glot.fit.stack import Stack, make_units
+from glot.fit.steps import RecordedSteps, make_steps
+from glot.fit.training_data import open_data, open_states
+from glot.nn.dropout import Dropout
+from glot.store.reader import Cache
+
+MakeCache = Callable[..., Path]
+CPU = torch.device("cpu")
+ALL = {"weight_decay": 0.3, "warm_up": 0.25, "dropout": 0.4, "schedule": "linear"}
+
+
+def test_weight_decay_is_that_of_adamw() -> None:
+    start, gradient = torch.randn(3, 4), torch.randn(3, 4)
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    optimizers = [make_optimizer([ours], 0.1, CPU, 0.5), torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.5)]
+    for _ in range(3):
+        for parameter, optimizer in zip([ours, theirs], optimizers, strict=True):
+            parameter.grad = gradient.clone()
+            optimizer.step()
+    torch.testing.assert_close(ours, theirs)
+    assert not torch.allclose(ours, start)
+
+
+def test_the_rate_rises_then_follows_the_schedule() -> None:
+    shares = [0.0, 0.1, 0.2, 0.6, 1.0]
+    assert [lr_factor("linear", share, [], 0.2) for share in shares] == pytest.approx([0, 0.5, 1, 0.5, 0])
+    assert [lr_factor("constant", share, [], 0.2) for share in shares] == pytest.approx([0, 0.5, 1, 1, 1])
+    assert [lr_factor("linear", share, []) for share in shares] == pytest.approx([1, 0.9, 0.8, 0.4, 0])
+
+
+def test_dropout_leaves_out_its_share_and_keeps_the_mean() -> None:
+    dropout = Dropout(0.4, 0, CPU)
+    vectors = torch.full((200, 500), 3.0)
+    dropped = dropout(vectors)
+    assert dropped.unique().tolist() == pytest.approx([0, 5])
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.4, abs=0.01)  # of 100,000: six deviations
+    assert not torch.equal(dropped, dropout(vectors))
+    assert torch.equal(dropped, Dropout(0.4, 0, CPU)(vectors))
+    assert not torch.equal(dropped, Dropout(0.4, 1, CPU)(vectors))
+    assert torch.equal(dropout.eval()(vectors), vectors)
+
+
+def _learners(cache: Cache, seeds: tuple[int, ...]) -> tuple[list[Learner], object, object]:
+    configs = make_configs(cache, FitOptions(device="cpu", backend="dense", seeds=seeds, order_seed=0, lr=1e-2, **ALL))
+    states = open_states(cache, configs[0])
+    data = open_data(cache, configs[0], states)
+    return [Learner(Job(config, Path("unused")), data) for config in configs], data, states
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("num_texts", [1, 2])
+def test_stacked_heads_train_as_each_by_itself(make_fit_cache: MakeCache, num_texts: int) -> None:
+    cache = Cache(make_fit_cache(num_texts=num_texts))
+    alone, data, states = _learners(cache, (0, 1))
+    heads, _, _ = _learners(cache, (0, 1))
+    (stack,) = make_units(heads)
+    assert isinstance(stack, Stack)
+    labels = torch.from_numpy(data.train.label)
+    for step in range(4):
+        chosen = torch.arange(32 * (step % 3), 32 * (step % 3) + 32).numpy()
+        for unit in (stack, *alone):
+            unit.set_rate(step / 4)
+            unit.update(*fetch(states, data.train.subset(chosen)).to(CPU), labels[chosen])
+    for one, other in zip(alone, heads, strict=True):
+        for (name, expected), found in zip(one.model.named_parameters(), other.model.parameters(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9, msg=name)
+        assert torch.equal(one.tensors()["dropout"], other.tensors()["dropout"])
+
+
+def test_heads_that_are_regularised_otherwise_are_no_stack(make_fit_cache: MakeCache) -> None:
+    cache = Cache(make_fit_cache())
+    given = FitOptions(device="cpu", backend="dense")
+    names = ("weight_decay", "warm_up", "schedule")
+    configs = [make_configs(cache, given.but(**{name: ALL[name]}))[0] for name in names]
+    states = open_states(cache, configs[0])
+    heads = [Learner(Job(config, Path("unused")), open_data(cache, config, states)) for config in configs]
+    assert make_units(heads) == heads
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_heads_of_other_dropout_are_a_stack(make_fit_cache: MakeCache) -> None:
+    cache = Cache(make_fit_cache())
+    given = FitOptions(device="cpu", backend="dense", lr=1e-2)
+    configs = [make_configs(cache, given.but(dropout=share))[0] for share in (0.0, 0.3, 0.6)]
+    states = open_states(cache, configs[0])
+    data = open_data(cache, configs[0], states)
+    alone, heads = ([Learner(Job(config, Path("unused")), data) for config in configs] for _ in range(2))
+    (stack,) = make_units(heads)
+    texts, rows = fetch(states, data.train.subset(torch.arange(32).numpy())).to(CPU)
+    for unit in (stack, *alone):
+        unit.update(texts, rows, torch.from_numpy(data.train.label[:32]))
+    for one, other in zip(alone, heads, strict=True):
+        torch.testing.assert_close(other.lost, one.lost, rtol=1e-9, atol=0)
+    assert len({head.lost.item() for head in heads}) == 3
+
+
+@pytest.mark.parametrize("stop_after", [5, 12])
+def test_a_stopped_fit_goes_on_to_the_same_bits(make_fit_cache: MakeCache, tmp_path: Path, stop_after: int) -> None:
+    cache = Cache(make_fit_cache())
+    for name in ("whole", "broken"):
+        prepare_runs(make_configs(cache, FitOptions(device="cpu", **ALL)), tmp_path / name)
+    finish_runs(tmp_path / "whole")
+    steps = iter(range(1000))
+    with pytest.raises(Stopped, match="--resume"):
+        finish_runs(tmp_path / "broken", should_stop=lambda: next(steps) + 1 >= stop_after)
+    finish_runs(tmp_path / "broken")
+    assert (tmp_path / "whole/head.safetensors").read_bytes() == (tmp_path / "broken/head.safetensors").read_bytes()
+    train = RunConfig.load(tmp_path / "whole").train
+    assert {name: getattr(train, name) for name in ALL} == ALL
+
+
+def test_a_step_with_dropout_is_never_recorded(make_fit_cache: MakeCache) -> None:
+    heads, _, _ = _learners(Cache(make_fit_cache()), (0, 1))
+    for units in (heads, make_units(heads)):
+        assert not isinstance(make_steps(units, torch.device("cuda"), None), RecordedSteps)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dropout": 1.0}, r"--dropout must lie in 0\.\.0\.9"),
+        ({"warm_up": -0.1}, r"--warm-up must lie in 0\.\.0\.9"),
+        ({"weight_decay": float("nan")}, "--weight-decay must be at least 0"),
+        ({"warm_up": 0.1, "schedule": "plateau-steps"}, "--warm-up does not go with --schedule plateau-steps"),
+    ],
+)
+def test_bad_settings_are_refused(make_fit_cache: MakeCache, options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_configs(Cache(make_fit_cache()), FitOptions(device="cpu", **options))
