@@ -133,8 +133,7 @@ class FineTuning:
             model = get_peft_model(model, LoraConfig(**LORA))
         else:
             model.requires_grad_(True)
-        width = self.backbone.model.config.hidden_size
-        return Classifier(model, width, 1 if self.is_score else len(self.case.task.classes))
+        return Classifier(model, self.backbone.width, 1 if self.is_score else len(self.case.task.classes))
 
     def trained(self, rate: float) -> Trained:
         """The best epoch of a training at a rate; stops where `patience` epochs were no better."""

@@ -121,6 +121,15 @@ def test_pairs_and_scores(task: str, method: str, make_spec: Callable) -> None:
         assert set(found.scores) == {"accuracy", "f1"}
 
 
+@pytest.mark.parametrize("family", ["llama", "roberta"])
+def test_other_backbones_are_fine_tuned(family: str, make_spec: Callable, backbone_folders: dict[str, Path]) -> None:
+    for method in PEERS:
+        assert measure(replace(make_spec("mrpc", method), model=str(backbone_folders[family]))).chosen["epoch"] in (
+            1,
+            2,
+        )
+
+
 def test_the_regression_is_anybody_s(make_spec: Callable) -> None:
     spec = make_spec("sst2-16", "logistic", sample=1)
     cache = Cache(spec.cache)
