@@ -27,7 +27,7 @@ from glot.nn.tokens import TokenBatch
 def stack_key(head: Learner) -> tuple | None:
     """Heads whose keys are equal can be stacked; None: this one cannot.
 
-    GLOT with graph attention on the dense backend and labels can, whatever its graph, its dropout and its seed, over one layer.
+    GLOT with graph attention on the dense backend and labels can, over one layer, whatever its graph, dropout and seed.
     """
     pooler, train = head.config.pooler, head.config.train
     can_stack = pooler.entry.stacks and GNN_LAYERS[pooler.gnn].stacks and pooler.readout == "attention"
