@@ -61,7 +61,6 @@ def test_the_mix_is_the_sum_by_hand() -> None:
     weights = [0.7, -1.2, 0.1]
     mix.weight.data, mix.scale.data = torch.tensor(weights), torch.tensor([1.7])
     torch.testing.assert_close(mix(batch).states.double(), by_hand(states, weights, 1.7), rtol=1e-4, atol=1e-4)
-    assert mix.shares.sum().item() == pytest.approx(1)
 
 
 @pytest.mark.parametrize("pooler", ["glot", "adapool", "mlp", "mean", "max", "cls"])
@@ -146,7 +145,7 @@ def test_heads_that_mix_train_side_by_side_as_alone(
 ) -> None:
     """Stacked or in turn, of two thresholds and seeds each comes to what it does by itself, and to its own density."""
     given = FitOptions(device="cpu", mix=True, pooler=pooler, hidden=4, order_seed=0)
-    cache = Cache(make_fit_cache())
+    cache = Cache(make_fit_cache(layers_differ=True))
     configs = [make_configs(cache, given.but(tau=tau, seeds=(seed,)))[0] for seed, tau in enumerate((0.3, 0.9))]
     jobs = [Job(config, tmp_path / f"both-{number}") for number, config in enumerate(configs)]
     together = fit_heads(cache, jobs, tmp_path)

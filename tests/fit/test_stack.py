@@ -76,7 +76,7 @@ def check_vectors_and_gradients(heads: list[Learner], width: int) -> None:
 @pytest.mark.parametrize("mix", [False, True])
 @pytest.mark.parametrize(("num_texts", "target"), [(1, "classes"), (2, "classes"), (1, "score"), (2, "score")])
 def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: str, mix: bool) -> None:
-    cache = Cache(make_fit_cache(num_texts=num_texts, target=target))
+    cache = Cache(make_fit_cache(num_texts=num_texts, target=target, layers_differ=True))
     alone, data, states = make_heads(cache, [0.3, 0.6], lr=1e-3, mix=mix)
     heads, _, _ = make_heads(cache, [0.3, 0.6], lr=1e-3, mix=mix)
     stack = Stack(heads)

@@ -20,11 +20,6 @@ class LayerMix(nn.Module):
         self.weight = nn.Parameter(torch.zeros(layers))
         self.scale = nn.Parameter(torch.ones(1))
 
-    @property
-    def shares(self) -> Tensor:
-        """(n,) s, which sum to 1."""
-        return self.weight.softmax(dim=0)
-
     def forward(self, batch: TokenBatch) -> TokenBatch:
         """The texts with one state (N, d) a token, from the states of n layers side by side, (N, n d)."""
         mixed = mix(self.weight[None], self.scale[None], batch.normal_layers(len(self.weight)))
