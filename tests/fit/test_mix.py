@@ -144,7 +144,7 @@ def test_heads_that_mix_train_side_by_side_as_alone(
     make_fit_cache: MakeCache, tmp_path: Path, in_float64: None, pooler: str
 ) -> None:
     """Stacked or in turn, of two thresholds and seeds each comes to what it does by itself, and to its own density."""
-    given = FitOptions(device="cpu", mix=True, pooler=pooler, hidden=4, order_seed=0)
+    given = FitOptions(device="cpu", mix=True, pooler=pooler, hidden=4, order_seed=0, epochs=2)
     cache = Cache(make_fit_cache(layers_differ=True))
     configs = [make_configs(cache, given.but(tau=tau, seeds=(seed,)))[0] for seed, tau in enumerate((0.3, 0.9))]
     jobs = [Job(config, tmp_path / f"both-{number}") for number, config in enumerate(configs)]
