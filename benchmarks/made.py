@@ -19,21 +19,26 @@ from glot.store.plan import CONTENT, Plan, PlanWriter
 from glot.store.task_spec import TaskSpec
 from glot.store.write import TextStates, write_cache
 
-LAYER = 1
+LAYER = 1  # the first
 LONGEST = 128  # tokens of a text, the tasks' limit
 POOL_BYTES = 64 * 2**20  # of random states, from which every text takes some rows
 TASK = TaskSpec("made", 1, "classes", ("no", "yes"))
 
 
-def make_cache(folder: Path, width: int, lengths: np.ndarray, shard_tokens: int, seed: int = 0) -> Path:
-    """Write a finished float16 cache of one layer; its sets are train, and every tenth text as validation."""
+def make_cache(
+    folder: Path, width: int, lengths: np.ndarray, shard_tokens: int, seed: int = 0, layers: int = 1
+) -> Path:
+    """Write a finished float16 cache; its sets are train, and every tenth text as validation."""
     make_folder(folder)
     random = np.random.default_rng(seed)
     data = _write_plan(folder, lengths, shard_tokens, random)
     tokens, indices = int(lengths.sum(dtype=np.int64)), np.arange(len(lengths))
     sets = {"train": _examples(indices[indices % 10 > 0]), "validation": _examples(indices[indices % 10 == 0])}
     pool = _random_states(max(LONGEST, min(POOL_BYTES // (2 * width), tokens)), width, random)
-    write_cache(folder, data, _identity(width), TASK, sets, lambda plan, number: _texts(plan, number, pool, random))
+    identity = _identity(width, layers)
+    write_cache(
+        folder, data, identity, TASK, sets, lambda plan, number: _texts(plan, number, pool, random, identity.layers)
+    )
     return folder
 
 
@@ -47,7 +52,7 @@ def spread_lengths(total: int, mean: int, seed: int = 0) -> np.ndarray:
     return np.clip(np.rint(length), 3, LONGEST).astype(np.uint32)
 
 
-def _identity(width: int) -> StatesIdentity:
+def _identity(width: int, layers: int) -> StatesIdentity:
     return StatesIdentity(
         backbone="made",
         revision="",
@@ -55,10 +60,10 @@ def _identity(width: int) -> StatesIdentity:
         tokenizer_sha256="1" * 64,
         kind="encoder",
         width=width,
-        num_layers=LAYER,
+        num_layers=layers,
         template="{text}",
         max_tokens=LONGEST,
-        layers=(LAYER,),
+        layers=tuple(range(LAYER, LAYER + layers)),
         dtype="float16",
         compute_dtype="float32",
     )
@@ -86,12 +91,15 @@ def _random_states(rows: int, width: int, random: np.random.Generator) -> np.nda
     return states.astype("<f2")
 
 
-def _texts(plan: Plan, number: int, pool: np.ndarray, random: np.random.Generator) -> Iterator[TextStates]:
+def _texts(
+    plan: Plan, number: int, pool: np.ndarray, random: np.random.Generator, layers: tuple[int, ...]
+) -> Iterator[TextStates]:
     first, stop = plan.shard_range(number)
     length = plan.length[first:stop].astype(np.int64)
-    start = random.integers(0, len(pool) - length + 1)
-    for text_id, row, count in zip(range(first, stop), start.tolist(), length.tolist(), strict=True):
-        yield LAYER, text_id, pool[row : row + count], None
+    for layer in layers:
+        start = random.integers(0, len(pool) - length + 1)
+        for text_id, row, count in zip(range(first, stop), start.tolist(), length.tolist(), strict=True):
+            yield layer, text_id, pool[row : row + count], None
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -114,6 +114,7 @@ class MadeTask:
     width: int = 8
     backbone: str = "tiny"
     validation_sets: tuple[str, ...] = ("validation",)
+    layers_differ: bool = False
 
 
 @pytest.fixture
@@ -122,7 +123,8 @@ def make_fit_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.Mon
 
     `make(name, **fields of MadeTask)` gives the folder. Classes: the sign, or for pairs whether both are +1, which a
     linear head on [a, b] can tell and one text alone cannot (chance and the best guess from one text: 0.75).
-    Scores: 4 or 1, by the sign, or for pairs by whether the signs agree.
+    Scores: 4 or 1, by the sign, or for pairs by whether the signs agree. There are two layers, which are alike, or
+    differ in that the first one's columns are turned by one.
     """
 
     def make(name: str = "cache", **settings: object) -> Path:
@@ -170,7 +172,8 @@ def make_fit_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.Mon
             for text in range(*plan.shard_range(number)):
                 states = rng.normal(0, 0.3, (int(lengths[text]), task.width)).astype(np.float32)
                 states[rng.integers(lengths[text]), 0] = 2 * signs[text]
-                yield from ((layer, text, states, None) for layer in identity.layers)
+                for layer in identity.layers:
+                    yield layer, text, np.roll(states, (2 - layer) * task.layers_differ, axis=1), None
 
         folder = tmp_path / name
         folder.mkdir()

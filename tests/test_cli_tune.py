@@ -48,6 +48,50 @@ def test_a_search_ends_with_a_run_and_what_it_is_worth(glot: Callable[..., tuple
     assert found["judgements"][0]["set_name"] == "validation"
 
 
+@pytest.mark.slow
+def test_an_ensemble_is_the_mean_of_the_best_heads(glot: Callable[..., tuple], extracted: Path, table: Path) -> None:
+    code, _, err = glot("tune", "--cache", extracted, "--minutes", 0, "--device", "cpu", "--out", "tuned")
+    assert code == 0, err
+    on = ["tune", "--resume", "tuned", "--minutes", 0, "--device", "cpu"]
+    code, out, err = glot(*on, "--ensemble", 9)
+    assert code == 0, err
+    assert "only 4 candidates with different settings were scored: the ensemble is of 4, not 9" in err
+    code, out, err = glot(*on, "--ensemble", 3)
+    assert code == 0, err
+    assert "│ ensemble " in out
+    assert "ensemble: validation (40 examples): accuracy" in out
+    assert out.count("better than the logistic regression") + out.count("worse than the logistic regression") == 2
+    assert "the ensemble, the mean of 3 heads, gives labels and scores as a run does: `glot evaluate --run" in out
+    made = Path("tuned/ensemble")
+
+    code, out, err = glot("evaluate", "--run", made, "--run", made / "1", "--cache", extracted)
+    assert code == 0, err
+    assert [line.split(" on validation")[0] for line in out.splitlines()] == [str(made), str(made / "1")]
+    code, out, err = glot(*on, "--ensemble", 3, "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["ensemble"]["folder"] == str(made)
+    assert found["ensemble"]["judgements"][0]["score"]["value"] == found["heads"]["ensemble"]["validation"]["accuracy"]
+
+    new = ["--input", table.with_name("dev.csv"), "--text", "sentence"]
+    mean = np.mean([_probability_of_first(glot, made / name, new) for name in "123"], axis=0)
+    np.testing.assert_allclose(_probability_of_first(glot, made, new), mean, atol=2e-6)
+    code, _, err = glot("predict", "--run", made, "--cache", extracted, "--split", "test")
+    assert code == 0, err
+    assert len((made / "test.jsonl").read_text().splitlines()) == 10
+    with open("tuned/ensemble/ensemble.json") as file:
+        assert json.load(file)["members"] == ["1", "2", "3"]
+
+
+def _probability_of_first(glot: Callable[..., tuple], run: Path, texts: list) -> np.ndarray:
+    """(n,) of two classes, what `glot predict` says of the first by name."""
+    code, out, err = glot("predict", "--run", run, *texts)
+    assert code == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    first = min(row["label"] for row in rows)
+    return np.asarray([row["probability"] if row["label"] == first else 1 - row["probability"] for row in rows])
+
+
 def test_a_stop_says_how_to_go_on(glot: Callable[..., tuple], extracted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("glot.commands.tune.stop_flag", lambda: nullcontext(lambda: True))
     code, _, err = glot("tune", "--cache", extracted, "--device", "cpu", "--out", "tuned")

@@ -9,7 +9,8 @@ from tests.faults import runs
 
 
 def make_work(folder: Path, backbone: Path) -> Path:
-    """Put a model, a cache, a run, two seeds, a sweep and small files into a folder."""
+    """Put a model, a cache, a run, two seeds, a sweep, an ensemble, half of another and small files into a folder."""
+    from glot.fit.ensemble import Ensemble
     from glot.fit.options import FitOptions
     from glot.fit.run import finish_runs, make_configs, prepare_runs
     from glot.fit.sweep import make_candidates, prepare_sweep
@@ -22,6 +23,10 @@ def make_work(folder: Path, backbone: Path) -> Path:
     finish_runs(folder / "run")
     prepare_runs(make_configs(cache, FitOptions(epochs=1, hidden=8, device="cpu", seeds=(0, 1))), folder / "seeds")
     prepare_sweep(make_candidates(cache, options, {"tau": (0.3, 0.6)}), folder / "sweep")
+    for name, there in (("both", "12"), ("half", "1")):
+        for member in there:
+            shutil.copytree(folder / "run", folder / name / member)
+        Ensemble.of(make_configs(cache, options) * 2).save(folder / name)
     runs.write_csv(folder / "data.csv")
     (folder / "texts.txt").write_text("rain falls\n")
     return folder

@@ -17,7 +17,7 @@ from glot.fit.head_model import HeadModel, load_head
 from glot.fit.learner import Job
 from glot.fit.result import FitResult
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
-from glot.fit.run_folder import RunConfig, layer_shares
+from glot.fit.run_folder import RunConfig, layer_shares, load_tensors
 from glot.fit.states import MemoryStates, StreamedStates
 from glot.fit.train import fit_head, fit_heads
 from glot.inference.classifier import GlotClassifier
@@ -56,11 +56,11 @@ def by_hand(states: torch.Tensor, weights: list[float], scale: float) -> torch.T
 def test_the_mix_is_the_sum_by_hand() -> None:
     mix = LayerMix(3)
     states = torch.randn(7, 3 * 6) * torch.tensor([1.0] * 6 + [40.0] * 6 + [0.1] * 6) + 3
-    torch.testing.assert_close(mix(states).double(), by_hand(states, [0.0, 0.0, 0.0], 1.0), rtol=1e-4, atol=1e-4)
+    batch = TokenBatch(states, torch.tensor([4, 3]))
+    torch.testing.assert_close(mix(batch).states.double(), by_hand(states, [0.0, 0.0, 0.0], 1.0), rtol=1e-4, atol=1e-4)
     weights = [0.7, -1.2, 0.1]
     mix.weight.data, mix.scale.data = torch.tensor(weights), torch.tensor([1.7])
-    torch.testing.assert_close(mix(states).double(), by_hand(states, weights, 1.7), rtol=1e-4, atol=1e-4)
-    assert mix.shares.sum().item() == pytest.approx(1)
+    torch.testing.assert_close(mix(batch).states.double(), by_hand(states, weights, 1.7), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("pooler", ["glot", "adapool", "mlp", "mean", "max", "cls"])
@@ -72,7 +72,7 @@ def test_a_pooler_sees_the_mixed_states_and_the_mix_gets_gradients(pooler: str) 
     assert model.out_width == model.inner.out_width
     batch = TokenBatch(torch.randn(9, 12), torch.tensor([4, 2, 3]))
     vectors = model(batch)
-    torch.testing.assert_close(vectors, model.inner(TokenBatch(model.mix(batch.states), batch.lengths)))
+    torch.testing.assert_close(vectors, model.inner(TokenBatch(model.mix(batch).states, batch.lengths)))
     (vectors * torch.randn_like(vectors)).sum().backward()
     assert model.mix.weight.grad is not None
     assert float(model.mix.weight.grad.abs().sum()) > 0
@@ -133,20 +133,31 @@ def test_the_first_vectors_are_the_mean_of_the_mix(make_fit_cache: MakeCache, tm
     batch = StreamedStates(Cache(folder), config.layers, CPU).gather(ids)
     with torch.no_grad():
         vectors = model.pooler(batch)
-        means = [some.mean(dim=0) for some in model.pooler.mix(batch.states).split(batch.lengths.tolist())]
+        means = [some.mean(dim=0) for some in model.pooler.mix(batch).states.split(batch.lengths.tolist())]
     torch.testing.assert_close(vectors[:, :8], torch.stack(means), rtol=1e-5, atol=1e-5)
     assert (model.head.linear.weight[:, 8:] == 0).all()
     assert (model.head.linear.weight[:, :8] != 0).any()
 
 
-def test_heads_that_mix_train_side_by_side_as_alone(make_fit_cache: MakeCache, tmp_path: Path) -> None:
-    """They are not stacked: of two thresholds each comes to what it does by itself, and to its own density."""
-    cache = Cache(make_fit_cache())
-    configs = [make_configs(cache, FitOptions(device="cpu", mix=True, tau=tau))[0] for tau in (0.3, 0.9)]
-    together = fit_heads(cache, [Job(config, tmp_path / f"both-{config.pooler.tau}") for config in configs], tmp_path)
-    alone = [fit_head(cache, config, tmp_path / f"alone-{config.pooler.tau}") for config in configs]
+@pytest.mark.parametrize("pooler", ["glot", "adapool"])
+def test_heads_that_mix_train_side_by_side_as_alone(
+    make_fit_cache: MakeCache, tmp_path: Path, in_float64: None, pooler: str
+) -> None:
+    """Stacked or in turn, of two thresholds and seeds each comes to what it does by itself, and to its own density."""
+    given = FitOptions(device="cpu", mix=True, pooler=pooler, hidden=4, order_seed=0, epochs=2)
+    cache = Cache(make_fit_cache(layers_differ=True))
+    configs = [make_configs(cache, given.but(tau=tau, seeds=(seed,)))[0] for seed, tau in enumerate((0.3, 0.9))]
+    jobs = [Job(config, tmp_path / f"both-{number}") for number, config in enumerate(configs)]
+    together = fit_heads(cache, jobs, tmp_path)
+    alone = [fit_head(cache, config, tmp_path / f"alone-{number}") for number, config in enumerate(configs)]
     assert [result.best for result in together] == [result.best for result in alone]
-    assert together[0].density != together[1].density
+    assert [result.density for result in together] == [result.density for result in alone]
+    assert (together[0].density != together[1].density) == (pooler == "glot")
+    for number in range(2):
+        one, other = (load_tensors(tmp_path / f"{name}-{number}/head.safetensors")[0] for name in ("both", "alone"))
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], rtol=1e-7, atol=1e-9, msg=name)
+    assert (one["pooler.mix.weight"] != 0).all()  # which is where it began
 
 
 def test_what_cannot_be_mixed_is_refused(make_fit_cache: MakeCache) -> None:

@@ -38,8 +38,25 @@ def make_heads(cache: Cache, taus: list[float], **options: object) -> tuple[list
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_vectors_and_gradients(make_fit_cache: MakeCache, taus: list[float], jk: str, layers: int) -> None:
     heads, _, _ = make_heads(Cache(make_fit_cache()), taus, jk=jk, gnn_layers=layers, hidden=5)
+    check_vectors_and_gradients(heads, 8)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"graph": "knn"}, {"graph": "random"}, {"jk": "max"}, {"jk": "mean"}, {"gnn_layers": 0}], ids=str
+)
+def test_heads_that_mix_layers(make_fit_cache: MakeCache, options: dict) -> None:
+    """Each by weights of its own, so that its states, and its graph, are its own."""
+    heads, _, _ = make_heads(Cache(make_fit_cache()), [0.3, 0.6, 0.3], mix=True, hidden=5, **options)
+    for head in heads:
+        mix = head.model.pooler.mix
+        mix.weight.data, mix.scale.data = torch.randn_like(mix.weight), torch.rand_like(mix.scale) + 0.5
+    check_vectors_and_gradients(heads, 2 * 8)
+
+
+def check_vectors_and_gradients(heads: list[Learner], width: int) -> None:
+    """Of heads whose states have so many numbers, all layers together: stacked and each by itself."""
     lengths = torch.tensor([1, 2, 3, 30, 31, 200])  # far enough apart for more than one bucket
-    states = torch.randn(int(lengths.sum()), 8) + 0.5
+    states = torch.randn(int(lengths.sum()), width) + 0.5
     assert len(TokenBatch(states, lengths).buckets) > 1
     alone = [head.model.pooler(TokenBatch(states, lengths)) for head in heads]
     weights = torch.randn_like(alone[0])
@@ -56,11 +73,12 @@ def test_vectors_and_gradients(make_fit_cache: MakeCache, taus: list[float], jk:
             torch.testing.assert_close(found, gradient, rtol=1e-7, atol=1e-9, msg=name)
 
 
+@pytest.mark.parametrize("mix", [False, True])
 @pytest.mark.parametrize(("num_texts", "target"), [(1, "classes"), (2, "classes"), (1, "score"), (2, "score")])
-def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: str) -> None:
-    cache = Cache(make_fit_cache(num_texts=num_texts, target=target))
-    alone, data, states = make_heads(cache, [0.3, 0.6], lr=1e-3)
-    heads, _, _ = make_heads(cache, [0.3, 0.6], lr=1e-3)
+def test_steps_of_every_task(make_fit_cache: MakeCache, num_texts: int, target: str, mix: bool) -> None:
+    cache = Cache(make_fit_cache(num_texts=num_texts, target=target, layers_differ=True))
+    alone, data, states = make_heads(cache, [0.3, 0.6], lr=1e-3, mix=mix)
+    heads, _, _ = make_heads(cache, [0.3, 0.6], lr=1e-3, mix=mix)
     stack = Stack(heads)
     labels = torch.from_numpy(data.train.label if target == "classes" else data.train.label.astype(np.float32))
     for start in range(0, 96, 32):
@@ -117,7 +135,8 @@ def test_what_is_stacked(make_fit_cache: MakeCache) -> None:
         *make_heads(cache, [0.3], schedule="plateau")[0],
         *make_heads(cache, [0.3], lr=0.5)[0],
     ]
+    mixed, _, _ = make_heads(cache, [0.3, 0.6], mix=True)
     assert len({stack_key(head) for head in heads}) == 1
-    units = make_units([*heads, *others])
-    assert [type(unit).__name__ for unit in units] == ["Stack", *["Learner"] * 4]
-    assert units[0].heads == heads
+    units = make_units([*heads, *others, *mixed])
+    assert [type(unit).__name__ for unit in units] == ["Stack", *["Learner"] * 4, "Stack"]
+    assert (units[0].heads, units[-1].heads) == (heads, mixed)

@@ -38,6 +38,7 @@ WAYS = {
     "content tokens": {"tokens": "content"},
     "two seeds": {"seeds": (0, 1)},
     "layer mix": {"mix": True},
+    "layer mix, two seeds": {"mix": True, "seeds": (0, 1)},
 }
 
 

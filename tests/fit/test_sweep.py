@@ -73,12 +73,13 @@ def test_each_head_is_what_its_own_fit_makes(make_fit_cache: MakeCache, tmp_path
         {"max_memory": 0},
         {"schedule": "cosine"},
         {"schedule": "plateau"},
+        {"mix": True, "start": "regression", "patience": 1, "epochs": 6},
     ],
 )
 def test_the_options_of_a_fit_hold_for_each_head(
     make_fit_cache: MakeCache, tmp_path: Path, options: dict, backend: str, in_float64: None
 ) -> None:
-    folder = make_fit_cache(shards=6)
+    folder = make_fit_cache(shards=6, layers_differ=True)
     sweep(folder, tmp_path / "sweep", {"lr": (1e-4, 1e-2), "tau": (0.3, 0.6)}, backend=backend, **options)
     for run in [path.parent for path in (tmp_path / "sweep").glob("*/seed-*/config.json")]:
         own = tmp_path / "own" / run.parent.name
@@ -124,11 +125,13 @@ def test_batches_are_gathered_once_for_all_heads(make_fit_cache: MakeCache, tmp_
     assert count({"tau": (0.3, 0.6), "lr": (1e-3, 2e-3, 3e-3)}, "six") == steps
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 9])
-def test_a_stopped_sweep_goes_on_to_the_same_bits(make_fit_cache: MakeCache, tmp_path: Path, stop_after: int) -> None:
-    folder = make_fit_cache()
-    sweep(folder, tmp_path / "whole", GRID, seeds=(0, 1), backend="dense")
-    options = FitOptions(device="cpu", epochs=3, seeds=(0, 1), backend="dense")
+@pytest.mark.parametrize(("stop_after", "mix"), [(1, False), (4, False), (9, False), (9, True)])
+def test_a_stopped_sweep_goes_on_to_the_same_bits(
+    make_fit_cache: MakeCache, tmp_path: Path, stop_after: int, mix: bool
+) -> None:
+    folder = make_fit_cache(layers_differ=True)
+    sweep(folder, tmp_path / "whole", GRID, seeds=(0, 1), backend="dense", mix=mix)
+    options = FitOptions(device="cpu", epochs=3, seeds=(0, 1), backend="dense", mix=mix)
     prepare_sweep(make_candidates(Cache(folder), options, GRID), tmp_path / "broken")
     steps = iter(range(1000))
     with pytest.raises(Stopped, match="glot sweep --resume"):

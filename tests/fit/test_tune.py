@@ -212,7 +212,7 @@ def test_nothing_but_train_is_looked_at_before_the_end(make_fit_cache: MakeCache
 
 def test_folds_have_their_share_of_every_class(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     labels = np.r_[np.zeros(80, int), np.ones(15, int)]
-    folds = tuning._folds(labels)
+    folds = studies.folds_of(labels)
     assert [np.bincount(labels[folds == fold]).tolist() for fold in range(5)] == [[16, 3]] * 5
 
 

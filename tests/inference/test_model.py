@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from glot import Cache, GlotModel
 from glot.errors import UsageError
+from glot.fit.ensemble import Ensemble
 from glot.fit.head_model import pool_texts
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
@@ -192,3 +194,39 @@ def test_another_backbone_is_refused(run: Path, backbone_folders: dict[str, Path
         for call in (model.encode, model.predict):
             with pytest.raises(UsageError, match=message):
                 call(texts)
+
+
+@pytest.mark.slow
+def test_the_heads_of_an_ensemble_share_one_forward(
+    glot: Callable[..., tuple], table: Path, backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads over different layers, tokens and mixes: each sees what it would see alone, in one pass of the backbone."""
+    data = ["--data", table, "--text", "sentence", "--label", "kind", "--max-tokens", 24, "--layers", "0,1,2"]
+    code, _, err = glot("extract", "--model", backbone_folders["bert"], *data, "--out", "made")
+    assert code == 0, err
+    heads: list[list] = [["--backbone-layer", 2], ["--mix"], ["--backbone-layer", 1, "--tokens", "content"]]
+    for name, options in zip("123", heads, strict=True):
+        fit = ["fit", "--cache", "made", "--preset", "published", "--epochs", 1, "--hidden", 8, "--device", "cpu"]
+        code, _, err = glot(*fit, *options, "--out", f"both/{name}")
+        assert code == 0, err
+    Ensemble.of([RunConfig.load(Path("both") / name) for name in "123"]).save(Path("both"))
+    texts, _ = read_texts(table)
+    alone = [GlotModel.load(f"both/{name}").predict_proba(texts) for name in "123"]
+    assert abs(alone[0] - alone[2]).max() > 1e-4
+
+    model, asked = GlotModel.load("both"), []
+    forward = model.backbone.hidden_states
+
+    def hidden_states(ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
+        asked.append((len(ids), layers))
+        return forward(ids, mask, layers)
+
+    monkeypatch.setattr(model.backbone, "hidden_states", hidden_states)
+    np.testing.assert_allclose(model.predict_proba(texts), np.mean(alone, axis=0), atol=1e-6)
+    assert {layers for _, layers in asked} == {(0, 1, 2)}
+    assert sum(count for count, _ in asked) == len(set(texts))
+    classes = np.asarray(model.config.task.classes)
+    np.testing.assert_array_equal(model.predict(texts), classes[np.mean(alone, axis=0).argmax(axis=1)])
+    assert model.predict([]).tolist() == []
+    with pytest.raises(UsageError, match="an ensemble of 3 heads gives labels and scores, and no vector"):
+        model.encode(texts)

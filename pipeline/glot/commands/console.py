@@ -150,9 +150,10 @@ def refuse_beside(option: str, context: typer.Context, allowed: Sequence[str], b
 
 def note_unfinished(*runs: Path) -> None:
     """Say of runs that have not finished that they have not, and which epoch's head is used."""
-    from glot.fit.run_folder import find_runs, unfinished_remark
+    from glot.fit.run_folder import find_runs, is_ensemble, unfinished_remark
 
-    for run in [found for given in runs for found in find_runs(given)]:
+    # An ensemble is made of finished runs.
+    for run in [found for given in runs if not is_ensemble(given) for found in find_runs(given)]:
         remark = unfinished_remark(run)
         if remark is not None:
             note(remark)

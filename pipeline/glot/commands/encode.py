@@ -89,7 +89,7 @@ def encode(
 
 
 def predict(
-    run: RunOption,
+    run: Annotated[Path, typer.Option("--run", help="A run's or an ensemble's folder.")],
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Predict an example set of a cache, or --input new texts.")
     ] = None,
@@ -134,17 +134,16 @@ def predict(
         raise UsageError("--format glue is for an example set of a cache: leave it out, or pass --cache")
     from glot.extract.options import check_engine
     from glot.inference.encode import Input, predict_file, predict_rows
-    from glot.inference.run_checks import check_new_texts, check_predictions_file
+    from glot.inference.run_checks import check_new_labels, check_predictions_file
 
     if out is not None:
         check_predictions_file(out, format and format.value)
     assert input is not None  # checked above
     check_engine(engine)
     texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
-    checked = check_new_texts(run, model)
+    checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
     described = texts.describe()
-    config.check_predicts(folder)
     if config.texts_each != (1 if text_b is None else 2):
         raise UsageError(
             f"{folder} was trained on {config.texts_each} text(s) an example: "
@@ -182,11 +181,11 @@ def _print_rows(run: Path, pieces: Iterator[list[Row]]) -> None:
 def _predict_cache(
     run: Path, cache: Path, split: str, format: Format | None, out: Path | None, backend: str, device: str | None
 ) -> None:
-    from glot.fit.run_folder import find_one_run
+    from glot.fit.run_folder import find_one_run, is_ensemble
     from glot.inference.run_checks import check_predictable, check_predictions_file
     from glot.store.reader import Cache
 
-    folder, name = find_one_run(run), format and format.value
+    folder, name = run if is_ensemble(run) else find_one_run(run), format and format.value
     path = out or run / f"{split}.{'tsv' if format is Format.glue else 'jsonl'}"
     check_predictions_file(path, name)
     opened = Cache(cache)

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    run: Annotated[list[Path], typer.Option("--run", help="A run's folder; again for more heads, a column each.")],
+    run: Annotated[
+        list[Path],
+        typer.Option("--run", help="A run's folder, with --cache also an ensemble's; again for more, a column each."),
+    ],
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")
     ] = None,
@@ -147,11 +150,11 @@ def _refuse(given: dict[str, object], beside: str) -> None:
 
 
 def _evaluate_cache(runs: list[Path], cache: Path, split: str, backend: str, device: str | None) -> None:
-    from glot.fit.run_folder import find_runs
+    from glot.fit.ensemble import find_labelling
     from glot.inference.run_checks import check_scorable
     from glot.store.reader import Cache
 
-    folders, opened = [folder for run in runs for folder in find_runs(run)], Cache(cache)
+    folders, opened = [folder for run in runs for folder in find_labelling(run)], Cache(cache)
     for folder in folders:
         check_scorable(folder, opened, split)
     from glot.fit.run import check_device

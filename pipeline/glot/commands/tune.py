@@ -14,7 +14,9 @@ from glot.errors import Stopped, UsageError
 from glot.process import stop_flag
 
 if TYPE_CHECKING:
-    from glot.fit.tune import Standing, Tuner
+    from glot.fit.study import Standing
+    from glot.fit.tune import Tuner
+    from glot.fit.yardsticks import Judgement
 
 
 def tune(
@@ -26,6 +28,10 @@ def tune(
     trials: Annotated[
         int | None,
         typer.Option(min=1, help="Stop at so many candidates in all; default: as many as there is time for."),
+    ] = None,
+    ensemble: Annotated[
+        int | None,
+        typer.Option(min=2, help="Also average so many of the best heads, as STUDY/ensemble; default: no ensemble."),
     ] = None,
     device: DeviceOption = None,
     out: Annotated[Path | None, typer.Option(help="The study's folder; default: runs/tune-TASK.")] = None,
@@ -41,7 +47,8 @@ def tune(
     from glot.store.reader import Cache
 
     if resume is not None:
-        refuse_beside("--resume", context, ("--cache", "--minutes", "--trials", "--device"), "which has its folder")
+        beside = ("--cache", "--minutes", "--trials", "--ensemble", "--device")
+        refuse_beside("--resume", context, beside, "which has its folder")
         begun = StudyFile.load(resume)
         if cache is None and not Path(begun.cache).exists():
             raise UsageError(f"{resume} is a study on {begun.cache}, which is not there: name its cache with --cache")
@@ -66,14 +73,14 @@ def tune(
             tuner = Tuner(folder, opened, device)
             _tell_begin(tuner)
             tuner.search(60 * minutes, trials, report, should_stop, lambda *found: _tell_round(tuner, *found))
-            best = tuner.finish(report, should_stop)
+            best = tuner.finish(report, should_stop, ensemble)
         except Stopped as error:
             raise stopped(error, folder) from None
     if best is None:
         note(f"another process trains the winner of {folder}: `glot tune --resume {folder} --minutes 0` shows it then")
         answer({"folder": folder, "best": None, "standing": tuner.standing()})
         return
-    _print_end(tuner, best)
+    _print_end(tuner, best, ensemble)
 
 
 def _tell_begin(tuner: Tuner) -> None:
@@ -95,10 +102,14 @@ def _tell_round(tuner: Tuner, standing: Standing, left: float) -> None:
     )
 
 
-def _print_end(tuner: Tuner, best: Path) -> None:
-    """The winner beside the yardsticks on sets that nothing was chosen on, what mattered, and the next commands."""
+def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
+    """The winner beside the yardsticks on sets that nothing was chosen on, what mattered, and the next commands.
+
+    Where an ensemble of so many heads was `asked` for, that too.
+    """
     from glot.fit.study import describe
-    from glot.fit.yardsticks import judge_runs
+    from glot.fit.tune import ENSEMBLE
+    from glot.fit.yardsticks import judge_each
 
     standing, importances = tuner.standing(), tuner.importances()
     tell(f"winner: {describe(standing.params)}")
@@ -106,37 +117,59 @@ def _print_end(tuner: Tuner, best: Path) -> None:
         tell("what mattered: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
     else:
         note("what mattered is not known from so few candidates: search longer with --resume")
-    heads = _print_heads(tuner, best)
-    judged = [found for found in judge_runs([best], tuner.cache) if found.metric == tuner.metric]
-    for found in judged:
-        tell(found.line)
-        if found.verdict is not None:
-            tell(found.verdict)
-    if not judged:
+    made = {"winner": best} if asked is None else {"winner": best, ENSEMBLE: tuner.folder / ENSEMBLE}
+    heads = _print_heads(tuner, made)
+    judged = dict(zip(made, judge_each([[folder] for folder in made.values()], tuner.cache), strict=True))
+    for name, every in judged.items():
+        judged[name] = [one for one in every if one.metric == tuner.metric]
+        _print_judgements(judged[name], "" if name == "winner" else f"{name}: ")
+    if not judged["winner"]:
         note(
             f"{tuner.cache.folder} has no labelled validation examples: score the winner on others before you trust it"
         )
     tell(f"the winner is a run: `glot evaluate --run {best} --cache {tuner.cache.folder}`, `glot predict --run {best}`")
+    if asked is not None:
+        _tell_ensemble(tuner, made[ENSEMBLE], asked)
     tell(f"`glot tune --resume {tuner.folder}` searches on")
-    answer(
-        {
-            "folder": tuner.folder,
-            "best": best,
-            "standing": standing,
-            "importances": importances,
-            "heads": heads,
-            "judgements": judged,
-        }
+    found: dict[str, Any] = {
+        "folder": tuner.folder,
+        "best": best,
+        "standing": standing,
+        "importances": importances,
+        "heads": heads,
+    }
+    found["judgements"] = judged.pop("winner")
+    answer(found | {name: {"folder": made[name], "judgements": judged[name]} for name in judged})
+
+
+def _print_judgements(judged: list[Judgement], whose: str) -> None:
+    for found in judged:
+        tell(whose + found.line)
+        if found.verdict is not None:
+            tell(whose + found.verdict)
+
+
+def _tell_ensemble(tuner: Tuner, folder: Path, asked: int) -> None:
+    from glot.fit.ensemble import Ensemble
+
+    count = len(Ensemble.load(folder).members)
+    if count < asked:
+        note(f"only {count} candidates with different settings were scored: the ensemble is of {count}, not {asked}")
+    tell(
+        f"the ensemble, the mean of {count} heads, gives labels and scores as a run does: `glot evaluate --run "
+        f"{folder} --cache {tuner.cache.folder}`, `glot predict --run {folder}`"
     )
 
 
-def _print_heads(tuner: Tuner, best: Path) -> dict[str, Any]:
-    """The scores of the heads that were trained at the end, by name."""
+def _print_heads(tuner: Tuner, made: dict[str, Path]) -> dict[str, Any]:
+    """The scores of the heads that were trained at the end, by name, those of an ensemble too."""
+    from glot.fit.ensemble_run import score_ensemble
     from glot.fit.result import FitResult
+    from glot.fit.run_folder import is_ensemble
     from glot.fit.tune import YARDSTICKS
 
-    runs = {"winner": best} | {name: tuner.folder / "yardsticks" / name for name in YARDSTICKS}
-    scores = {name: FitResult.load(run).best for name, run in runs.items()}
+    runs = made | {name: tuner.folder / "yardsticks" / name for name in YARDSTICKS}
+    scores = {name: score_ensemble(run) if is_ensemble(run) else FitResult.load(run).best for name, run in runs.items()}
     sets = [name for name in scores["winner"] if name != "holdout"]
     table = Table(title=str(tuner.folder), title_justify="left")
     for heading in ("head", *(f"{name} {tuner.metric}" for name in sets)):

@@ -165,17 +165,28 @@ def pool_texts(pooler: Pooler, states: States, text_ids: np.ndarray) -> Tensor:
     return vectors[torch.from_numpy(back).to(vectors.device)]
 
 
-@fast_products()
-@torch.no_grad()
 def predict(model: HeadModel, source: Source, examples: ExampleSet, lengths: np.ndarray) -> np.ndarray:
     """(m,) predictions in the labels' own units, in the examples' order; evaluated in length order."""
+    return _read(model, source, examples, lengths, model.head.predict)
+
+
+def estimate(model: HeadModel, source: Source, examples: ExampleSet, lengths: np.ndarray) -> np.ndarray:
+    """As `predict` the (m, C) float32 probabilities of classes, or the (m,) scores."""
+    return _read(model, source, examples, lengths, model.head.estimate)
+
+
+@fast_products()
+@torch.no_grad()
+def _read(
+    model: HeadModel, source: Source, examples: ExampleSet, lengths: np.ndarray, read: Callable[[Tensor], Tensor]
+) -> np.ndarray:
     model.eval()
     count = lengths[examples.text_id]
     if examples.text_id_b is not None:
         count = count + lengths[examples.text_id_b]
     order = np.argsort(count, kind="stable")
     with each_batch(source, examples, _chunks(count, order)) as batches:
-        parts = [model.head.predict(model(*batch.to(source.device))) for _, batch in batches]
+        parts = [read(model(*batch.to(source.device))) for _, batch in batches]
     values = torch.cat(parts).numpy()
     out = np.empty_like(values)
     out[order] = values

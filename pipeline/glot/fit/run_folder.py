@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 VERSION = 1
 CONFIG_FILE, METRICS_FILE, HEAD_FILE = "config.json", "metrics.json", "head.safetensors"
 CHECKPOINT_FILE = "checkpoint.safetensors"
+ENSEMBLE_FILE, BEST_MEMBER = "ensemble.json", "1"  # of a folder of runs that answer together, see `glot.fit.ensemble`
 NAMED_RUNS = 8  # in the line that says that one is to be named
 
 
@@ -223,10 +224,15 @@ def clear_run(folder: Path) -> None:
 def find_runs(folder: Path) -> list[Path]:
     """The run at `folder`, or the runs of its seeds (`seed-0`, `seed-1`, ...).
 
-    Raises UsageError where there is none, naming the runs that lie deeper, as a sweep's do.
+    Raises UsageError where there is none, naming the runs that lie deeper, as a sweep's do, or an ensemble's best one.
     """
     if (folder / CONFIG_FILE).exists():
         return [folder]
+    if is_ensemble(folder):
+        raise UsageError(
+            f"{folder} is an ensemble, which gives labels and scores and nothing else: name one of its heads, the best "
+            f"is {folder / BEST_MEMBER}"
+        )
     runs = [path.parent for path in folder.glob(f"seed-*/{CONFIG_FILE}")]
     runs.sort(key=lambda run: (len(run.name), run.name))  # seed-2 before seed-10
     if not runs:
@@ -236,6 +242,11 @@ def find_runs(folder: Path) -> list[Path]:
             raise UsageError(_name_one(folder, deeper))
         raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
     return runs
+
+
+def is_ensemble(folder: Path) -> bool:
+    """Whether a folder holds an ensemble of runs."""
+    return (folder / ENSEMBLE_FILE).exists()
 
 
 def unfinished_remark(run: Path) -> str | None:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from glot.fit.learner import Learner
 from glot.fit.schedule import lr_factor, make_optimizer, set_rate
 from glot.fit.states import Texts
-from glot.nn.attention import attend
+from glot.nn.attention import additive_mask, attend
 from glot.nn.dense_backend import DenseGraph
 from glot.nn.edges import EdgeRule
 from glot.nn.graph import build_graph
+from glot.nn.mix import mix
 from glot.nn.readout import AttentionReadout, compute_dtype
 from glot.nn.registry import GNN_LAYERS
 from glot.nn.tokens import TokenBatch
@@ -27,17 +28,12 @@ from glot.nn.tokens import TokenBatch
 def stack_key(head: Learner) -> tuple | None:
     """Heads whose keys are equal can be stacked; None: this one cannot.
 
-    GLOT with graph attention on the dense backend and labels can, whatever its graph, its dropout and its seed, over one layer.
+    GLOT with graph attention on the dense backend and labels can, whatever its graph, its dropout and its seed, over
+    one layer or a mix of several.
     """
     pooler, train = head.config.pooler, head.config.train
     can_stack = pooler.entry.stacks and GNN_LAYERS[pooler.gnn].stacks and pooler.readout == "attention"
-    if (
-        not can_stack
-        or pooler.mixed_layers
-        or train.backend != "dense"
-        or train.schedule.startswith("plateau")
-        or head.config.contrastive
-    ):
+    if not can_stack or train.backend != "dense" or train.schedule.startswith("plateau") or head.config.contrastive:
         return None
     shape = replace(pooler, tau=0.0, graph="cosine", neighbours=1)
     rates = (train.lr, train.schedule, train.warm_up, train.weight_decay)
@@ -56,7 +52,9 @@ class Stack:
         self.device, self.train = first.device, first.config.train
         self.config = first.config.pooler
         self.rules = [EdgeRule.of(head.config.pooler) for head in heads]
-        readout = first.model.pooler.get_submodule("readout")
+        self.mixed_layers = self.config.mixed_layers
+        self.prefix = "pooler.inner" if self.mixed_layers else "pooler"  # see `MixedPooler`
+        readout = first.model.get_submodule(f"{self.prefix}.readout")
         assert isinstance(readout, AttentionReadout)  # see `stack_key`
         self.parts = readout.part_widths
         names = [name for name, _ in first.model.named_parameters()]
@@ -137,16 +135,32 @@ class Stack:
 
     def pool(self, batch: TokenBatch) -> Tensor:
         """(S, B, D): every head's vectors of the texts."""
-        states = batch.states.to(compute_dtype(batch.states))
-        outputs = [states]
+        states = self._mixed(batch) if self.mixed_layers else batch.states
+        outputs = [states.to(compute_dtype(states))]
         if self.config.gnn_layers:
-            masks = self._masks(batch)
+            masks = self._own_masks(batch, states) if self.mixed_layers else self._masks(batch)
             for number in range(self.config.gnn_layers):
                 outputs.append(F.relu_(self._attend(number, outputs[-1], batch, masks)))  # (S, N, h)
         if self.config.gnn_layers and self.config.jk != "cat":
             stacked = torch.stack(outputs[1:])
             outputs = [stacked.amax(dim=0) if self.config.jk == "max" else stacked.mean(dim=0)]
         return torch.cat(batch.readout(self._scores(outputs), outputs)[1], dim=2)
+
+    def _mixed(self, batch: TokenBatch) -> Tensor:
+        """(S, N, d): every head's mix of the layers, see `LayerMix`."""
+        weight, scale = self.weights["pooler.mix.weight"], self.weights["pooler.mix.scale"]
+        return mix(weight, scale, batch.normal_layers(self.mixed_layers))
+
+    def _own_masks(self, batch: TokenBatch, states: Tensor) -> list[Tensor]:
+        """(S, b, L, L) float32 for each bucket, of the graphs that each head's own states (S, N, d) make."""
+        parts = states.detach().split([len(bucket.states) for bucket in batch.buckets], dim=1)
+
+        def masks(bucket: TokenBatch, part: Tensor) -> Tensor:
+            own = [bucket.with_states(states) for states in part]
+            edges = [rule.edges(texts) for rule, texts in zip(self.rules, own, strict=True)]
+            return torch.stack([additive_mask(mask) for mask in edges])
+
+        return [masks(bucket, part) for bucket, part in zip(batch.buckets, parts, strict=True)]
 
     def _masks(self, batch: TokenBatch) -> list[Tensor]:
         """(S or 1, b, L, L) float32 for each bucket, see `attend`."""
@@ -158,14 +172,17 @@ class Stack:
     def _attend(self, number: int, h: Tensor, batch: TokenBatch, masks: list[Tensor]) -> Tensor:
         """Graph attention, see `GatLayer`: (N, d) or (S, N, h) to (S, N, h)."""
         weight, source, target, edge, bias = (
-            self.weights[f"pooler.gnn.layers.{number}.{name}"]
+            self.weights[f"{self.prefix}.gnn.layers.{number}.{name}"]
             for name in ("weight", "source", "target", "edge", "bias")
         )
         return attend(h @ weight.mT, source, target, edge, batch.buckets, masks) + bias[:, None]
 
     def _scores(self, parts: list[Tensor]) -> Tensor:
         """(S, N), see `AttentionReadout.scores`."""
-        project, bias = self.weights["pooler.readout.project.weight"], self.weights["pooler.readout.project.bias"]
+        project, bias, score, last = (
+            self.weights[f"{self.prefix}.readout.{name}"]
+            for name in ("project.weight", "project.bias", "score.weight", "score.bias")
+        )
         dtype = compute_dtype(parts[0])
         hidden = bias[:, None].expand(-1, parts[0].shape[-2], -1)
         for index, (part, weight) in enumerate(zip(parts, project.split(self.parts, dim=2), strict=True)):
@@ -173,7 +190,6 @@ class Stack:
             # The first product makes the sum, the others are added to it where it lies, which autocast leaves alone.
             part, weight = part.to(dtype), weight.to(dtype)
             hidden = (hidden.baddbmm_ if index else hidden.to(dtype).baddbmm)(part, weight.mT)  # (S, N, r)
-        score, last = self.weights["pooler.readout.score.weight"], self.weights["pooler.readout.score.bias"]
         return (hidden.tanh_() @ score.mT).squeeze(2) + last
 
 

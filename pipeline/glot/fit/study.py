@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from glot.errors import FaultError, UsageError
 from glot.fit.config import FitOptions
@@ -89,6 +92,11 @@ def _params_of(config: RunConfig) -> dict[str, Any]:
     return found | {name: getattr(pooler, name) for name in names}
 
 
+def settings_key(config: RunConfig) -> str:
+    """Equal for runs that train the same head: what a pooler does not use does not count."""
+    return json.dumps([config.pooler.pooler, config.pooler_settings, config.training_settings], sort_keys=True)
+
+
 def describe(params: dict[str, Any]) -> str:
     """A candidate's settings in one line."""
     words = {"layers": "layers mixed" if params["layers"] == MIX else f"layer {params['layers']}"}
@@ -98,6 +106,20 @@ def describe(params: dict[str, Any]) -> str:
             shown = f"{value:.3g}" if isinstance(value, float) else str(value)
             words[name] = shown if name in ("pooler", "graph") else f"{name} {shown}"
     return ", ".join(words.values())
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is: `best` is the mean score of the leading candidate over `hold_outs`, as a fraction.
+
+    `candidates` are all that trained for an epoch at least, those `pruned` among them.
+    """
+
+    candidates: int
+    pruned: int
+    best: float
+    hold_outs: int
+    params: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -155,3 +177,12 @@ def check_tunable(cache: Cache) -> None:
     count = cache.examples_entry(TRAIN).examples
     if count < FEWEST:
         raise UsageError(f"{cache.folder} has {count} training examples: glot tune needs {FEWEST} or more")
+
+
+def folds_of(labels: np.ndarray) -> np.ndarray:
+    """(m,) the fold of each example, 0 to `FOLDS` - 1: each has its share of every class, or of high and low scores."""
+    shuffled = np.random.default_rng(1).permutation(len(labels))
+    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[by_label] = np.arange(len(labels)) % FOLDS
+    return folds

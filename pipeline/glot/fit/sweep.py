@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,7 @@ from glot.errors import Stopped, UsageError
 from glot.fit.config import FitOptions
 from glot.fit.options import check_comparable, grid_options
 from glot.fit.run import make_configs, open_cache
-from glot.fit.run_folder import METRICS_FILE, RunConfig, check_new_folder, clear_run, find_sweep_runs
+from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, check_new_folder, clear_run, find_sweep_runs
 from glot.fit.states import States
 from glot.fit.train import Job, Progress, batch_key, fit_heads
 from glot.fit.training_data import open_states
@@ -141,6 +142,25 @@ def _checkpoint_folder(folder: Path, jobs: list[Job]) -> Path:
     """Where the heads of a group keep their checkpoint."""
     names = json.dumps([job.folder.relative_to(folder).as_posix() for job in jobs])
     return folder / f"group-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+
+
+def remove_others(folder: Path, there: Iterable[Path], wanted: dict[Path, RunConfig]) -> None:
+    """Remove runs that are not wanted, or not with the config that they have, and then all checkpoints in `folder`.
+
+    A checkpoint is found by the names of its runs: it would be taken for that of the runs which come in their place.
+    """
+    found = {run: RunConfig.load(run) for run in there if (run / CONFIG_FILE).exists()}
+    others = [run for run, config in found.items() if wanted.get(run) != config]
+    for run in others:
+        shutil.rmtree(run)
+    if others:
+        remove_checkpoints(folder)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what heads that trained side by side kept in a folder."""
+    for kept in folder.glob("group-*"):
+        shutil.rmtree(kept)
 
 
 def _clear(kept: Path, jobs: list[Job]) -> None:

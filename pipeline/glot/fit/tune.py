@@ -6,7 +6,6 @@ journal, which any number of processes append to.
 
 from __future__ import annotations
 
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,26 +26,29 @@ from optuna.trial import FrozenTrial, TrialState
 
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.config import FitOptions
+from glot.fit.ensemble_run import make_ensemble
 from glot.fit.learner import Job, LossError
 from glot.fit.regression import Line
 from glot.fit.result import Epoch
 from glot.fit.run import make_configs
-from glot.fit.run_folder import CONFIG_FILE, RunConfig
+from glot.fit.run_folder import RunConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
 from glot.fit.study import (
     EPOCHS,
-    FOLDS,
     HOLD_OUTS,
     JOURNAL_FILE,
     MOST,
     PATIENCE,
     TRAIN,
+    Standing,
     StudyFile,
+    folds_of,
     preset_params,
     propose,
+    settings_key,
     settings_of,
 )
-from glot.fit.sweep import finish_jobs
+from glot.fit.sweep import finish_jobs, remove_others
 from glot.fit.train import Progress, batch_key, fit_heads
 from glot.fit.training_data import TrainingData, labels_of
 from glot.fit.yardsticks import measure_yardsticks
@@ -66,7 +68,7 @@ FIRST: dict[str, dict[str, Any]] = {
     "regression": {"preset": "strong", "pooler": "mean", "backbone_layer": LIKED},
 }
 YARDSTICKS = {"published": "glot", "adapool": "adapool", "mean": "mean"}  # poolers, with the published settings
-BEST = "best"  # the winner's run folder
+BEST, ENSEMBLE = "best", "ensemble"  # the winner's run folder, and that of the best few
 
 
 @dataclass
@@ -85,20 +87,6 @@ class Candidate:
     scores: list[float] = field(default_factory=list)
     given_up: str = ""
     reported: int = 0
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How far a study is: `best` is the mean score of the leading candidate over `hold_outs`, as a fraction.
-
-    `candidates` are all that trained for an epoch at least, those `pruned` among them.
-    """
-
-    candidates: int
-    pruned: int
-    best: float
-    hold_outs: int
-    params: dict[str, Any]
 
 
 class Tuner:
@@ -121,7 +109,7 @@ class Tuner:
         every = cache.examples(TRAIN)
         sample = np.random.default_rng(0).permutation(len(every))[:MOST]
         self.examples = every.subset(np.sort(sample))
-        self.fold_of = _folds(labels_of(self.examples))
+        self.fold_of = folds_of(labels_of(self.examples))
         self.states: dict[tuple, States] = {}
         self.known: dict[tuple, dict[tuple, Line]] = {}  # by layers and fold
         self.deadline = 0.0
@@ -171,10 +159,28 @@ class Tuner:
 
         Raises UsageError where no candidate was scored yet.
         """
+        return self._ranked()[0]
+
+    def _ranked(self) -> list[FrozenTrial]:
+        """The trials that were scored, the best first, of equals the earliest; UsageError where there is none."""
         scored = [trial for trial in self._trials() if trial.user_attrs.get("scores")]
         if not scored:
             raise UsageError(f"{self.folder} has no candidate yet: go on with `glot tune --resume {self.folder}`")
-        return max(scored, key=lambda trial: (len(trial.user_attrs["scores"]), mean(trial.user_attrs["scores"])))
+
+        def rank(trial: FrozenTrial) -> tuple[int, float]:
+            return len(trial.user_attrs["scores"]), mean(trial.user_attrs["scores"])
+
+        return sorted(scored, key=rank, reverse=True)
+
+    def _leaders(self, most: int) -> list[RunConfig]:
+        """The configs of the winner and those behind it, the best first, each other in a setting that it uses."""
+        found: dict[str, RunConfig] = {}
+        for trial in self._ranked():
+            config = self._config(trial.params)
+            found.setdefault(settings_key(config), config)
+            if len(found) == most:
+                break
+        return list(found.values())
 
     def importances(self) -> dict[str, float]:
         """The share of each setting in what made candidates good, by Optuna's PED-ANOVA; none from too few."""
@@ -183,26 +189,33 @@ class Tuner:
         with _quiet():
             return optuna.importance.get_param_importances(self.study)
 
-    def finish(self, progress: Progress | None = None, should_stop: Callable[[], bool] = lambda: False) -> Path | None:
+    def finish(
+        self,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        ensemble: int | None = None,
+    ) -> Path | None:
         """Train the winner and the yardsticks on all of train but the hold-out that chooses their epoch.
 
         Gives the winner's run folder, the yardsticks lie beside it; None where another process is at it. What is there
-        already stays.
+        already stays. With `ensemble` so many of the best candidates, the winner first, become the ensemble beside it;
+        fewer where fewer were scored.
 
         Raises Stopped after `should_stop` said so.
         """
-        configs = {self.folder / BEST: self._config(self.winner().params)}
+        leaders = self._leaders(ensemble or 1)
+        configs = {self.folder / BEST: leaders[0]}
         for name, pooler in YARDSTICKS.items():
             options = FitOptions(preset="published", select="holdout", device=self.device, pooler=pooler)
             configs[self.folder / "yardsticks" / name] = make_configs(self.cache, options)[0]
         with Claims(self.folder) as claims:
             if not claims.acquire("end"):
                 return None
-            for run, config in configs.items():
-                if (run / CONFIG_FILE).exists() and RunConfig.load(run) != config:
-                    shutil.rmtree(run)  # the winner of before
+            remove_others(self.folder, configs, configs)  # the winner of before
             jobs = [Job(config, make_folder(run)) for run, config in configs.items()]
             finish_jobs(jobs, self.folder, self.cache, progress, should_stop)
+            if ensemble is not None:
+                make_ensemble(self.folder / ENSEMBLE, leaders, self.folder / BEST, self.cache, progress, should_stop)
         return self.folder / BEST
 
     @property
@@ -352,15 +365,6 @@ class Tuner:
 
     def _part(self, chosen: np.ndarray) -> ExampleSet:
         return self.examples.subset(np.flatnonzero(chosen))
-
-
-def _folds(labels: np.ndarray) -> np.ndarray:
-    """(m,) the fold of each example, 0 to `FOLDS` - 1: each has its share of every class, or of high and low scores."""
-    shuffled = np.random.default_rng(1).permutation(len(labels))
-    by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    folds = np.empty(len(labels), dtype=np.int64)
-    folds[by_label] = np.arange(len(labels)) % FOLDS
-    return folds
 
 
 def _open_study(journal: Path) -> optuna.Study:

@@ -180,13 +180,22 @@ def judge_runs(runs: list[Path], cache: Cache | None = None) -> list[Judgement]:
 
     Raises UsageError where the cache is gone or holds other examples, FaultError where it is damaged.
     """
+    return judge_each([runs], cache)[0]
+
+
+def judge_each(groups: list[list[Path]], cache: Cache | None = None) -> list[list[Judgement]]:
+    """Judge some folders each as `judge_runs` does, all by the yardsticks of the first run, measured once.
+
+    A folder after those of the first group needs no config of its own: an ensemble's predictions are enough.
+    """
+    runs = groups[0]
     config = RunConfig.load(runs[0])
     if config.contrastive is not None:
-        return []
+        return [[] for _ in groups]
     names = [name for name in config.data if split_of(name).startswith(VALIDATION)]
     predicted = {name: found for name in names if (found := read_predictions(runs, name)) is not None}
     if not predicted:
-        return []
+        return [[] for _ in groups]
     opened = open_cache(config, cache, runs[0])
     train = next(opened.examples(name) for name in config.data if split_of(name) == "train")
     sets = {name: opened.examples(name) for name in predicted}
@@ -194,7 +203,11 @@ def judge_runs(runs: list[Path], cache: Cache | None = None) -> list[Judgement]:
     yardsticks = measure_yardsticks(opened, config.task, train, sets, *settings)
     chooses = names[0] if config.train.select == "validation" else None
     metrics = config.task.metrics
-    return [one for name in predicted for one in judge(name, *predicted[name], metrics, yardsticks, name == chooses)]
+    judged: list[list[Judgement]] = []
+    for group in groups:
+        read = {name: predictions for name in predicted if (predictions := read_predictions(group, name)) is not None}
+        judged.append([one for name in read for one in judge(name, *read[name], metrics, yardsticks, name == chooses)])
+    return judged
 
 
 def read_predictions(runs: list[Path], set_name: str) -> tuple[np.ndarray, np.ndarray] | None:

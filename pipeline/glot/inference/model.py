@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -15,8 +15,9 @@ from glot.extract.backbone import Backbone, load_backbone_of
 from glot.extract.engine import take_engine
 from glot.extract.forward import length_batches, token_budget
 from glot.extract.planning import clean, length_limit, tokenize_filled
+from glot.fit.ensemble import answers_of, find_heads, mean_estimate
 from glot.fit.head_model import HeadModel, load_head
-from glot.fit.run_folder import RunConfig, find_one_run
+from glot.fit.run_folder import BEST_MEMBER, RunConfig
 from glot.nn.config import TokenChoice
 from glot.nn.graph import resolve_backend
 from glot.nn.tokens import TokenBatch
@@ -29,7 +30,9 @@ WINDOW = 2048  # texts that are sorted by length together; what waits for its tu
 
 
 class GlotModel:
-    """A run's head and the backbone that it was trained on.
+    """A run's head, or the heads of an ensemble, and the backbone that they were trained on.
+
+    An ensemble answers by the mean of its heads' probabilities or scores; it has no vectors.
 
     States go to the head as the backbone computes them, in float32; a cache keeps them in 16 bits, so a vector made
     here and one made over the cache differ by that rounding.
@@ -38,11 +41,23 @@ class GlotModel:
         config: of the run.
         model: the trained pooler and head.
         backbone: the language model, loaded.
+        others: config and head of each further run of an ensemble, over states of the same texts.
+
+    Attributes:
+        config, model: of the run, or of the best one of an ensemble.
     """
 
-    def __init__(self, config: RunConfig, model: HeadModel, backbone: Backbone) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        model: HeadModel,
+        backbone: Backbone,
+        others: Sequence[tuple[RunConfig, HeadModel]] = (),
+    ) -> None:
         self.config, self.backbone, self.device = config, backbone, backbone.device
         self.model = model.to(self.device).eval()
+        self._heads = [(config, self.model), *((its, other.to(self.device).eval()) for its, other in others)]
+        self._layers = _layers_of(its for its, _ in self._heads)
 
     @classmethod
     def load(
@@ -55,10 +70,10 @@ class GlotModel:
         tokens: int | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> GlotModel:
-        """Load a run folder (of one seed) and its backbone.
+        """Load a run folder (of one seed), or an ensemble's, and its backbone.
 
         Args:
-            run: what `glot fit` left.
+            run: what `glot fit` left, or `glot tune --ensemble`.
             backbone: an alias, hub id, folder or GGUF file, where the name in the run does not find it.
             device: where both run; None takes a GPU where there is one.
             trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
@@ -69,17 +84,26 @@ class GlotModel:
         Raises UsageError where the run, the backbone or the device is missing or does not fit, FaultError where a file
         is damaged.
         """
-        folder = find_one_run(Path(run))
-        config = RunConfig.load(folder)
-        loaded = load_run_backbone(config.states, folder, backbone, device, trust_remote_code)
-        take_engine(loaded, config.layers, engine, tokens, say)
-        head = load_head(folder, config, resolve_backend("auto", loaded.device), loaded.device)
-        return cls(config, head, loaded)
+        folders = find_heads(Path(run))
+        configs = [RunConfig.load(folder) for folder in folders]
+        loaded = load_run_backbone(configs[0].states, folders[0], backbone, device, trust_remote_code)
+        take_engine(loaded, _layers_of(configs), engine, tokens, say)
+        passes = resolve_backend("auto", loaded.device)
+        heads = [load_head(*found, passes, loaded.device) for found in zip(folders, configs, strict=True)]
+        return cls(configs[0], heads[0], loaded, list(zip(configs[1:], heads[1:], strict=True)))
 
     @property
     def width(self) -> int:
-        """D, the width of a vector."""
+        """D, the width of a vector; raises UsageError for an ensemble."""
+        self._check_alone()
         return self.model.width
+
+    def _check_alone(self) -> None:
+        if len(self._heads) > 1:
+            raise UsageError(
+                f"an ensemble of {len(self._heads)} heads gives labels and scores, and no vector: load one of its "
+                f"heads, the best is the folder {BEST_MEMBER} in it"
+            )
 
     def encode(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
         """(n, D) float32 vectors of the texts, in their order; raises FaultError where the backbone gives NaN.
@@ -93,19 +117,19 @@ class GlotModel:
         """(k, D) float32 vectors of the next k texts, as they come; memory is that of `WINDOW` texts."""
         if isinstance(texts, str) or isinstance(texts_b, str):
             raise UsageError("pass a list of texts, not one text")
+        self._check_alone()
         if takes_pair(self.config.states.template) and texts_b is None:
             raise UsageError("the prompt of this run holds both texts of a pair: pass the second ones as texts_b")
         if texts_b is not None and not takes_pair(self.config.states.template):
             raise UsageError("a vector is one text's: leave out texts_b")
         stream = iter(texts) if texts_b is None else _joined(texts, texts_b)
         while window := list(islice(stream, WINDOW)):
-            yield self._vectors(window).cpu().numpy()
+            yield self._vectors(window)[0].cpu().numpy()
 
     def predict(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
         """(n,) class names, or float32 scores in the task's units; `texts_b` are the second texts of pairs."""
-        raw = self._raw(texts, texts_b)
-        values = self.model.head.predict(raw).numpy()
         task = self.config.task
+        values = answers_of(task, self._estimate(texts, texts_b))
         return np.asarray(task.classes)[values] if task.target == "classes" else values
 
     def predict_proba(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
@@ -113,12 +137,12 @@ class GlotModel:
         self.config.check_predicts("this run")
         if self.config.task.target != "classes":
             raise UsageError(f"{self.config.task.name} has no classes: use predict")
-        return self._raw(texts, texts_b).softmax(dim=1).cpu().numpy()
+        return self._estimate(texts, texts_b)
 
     @fast_products()
     @torch.inference_mode()
-    def _raw(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> torch.Tensor:
-        """What the head makes of the texts: logits (n, C), or (n,) scaled scores."""
+    def _estimate(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> np.ndarray:
+        """What the head makes of the texts: probabilities (n, C), or (n,) scores; of several heads the mean."""
         self.config.check_predicts("this run")
         given = [texts] if texts_b is None else [texts, texts_b]
         if any(isinstance(some, str) for some in given):
@@ -133,33 +157,43 @@ class GlotModel:
         for start in range(0, max(len(texts), 1), WINDOW):
             window = [list(some[start : start + WINDOW]) for some in given]
             vectors = self._vectors([text for some in window for text in some])
-            pieces.append(self.model.head(*vectors.split([len(some) for some in window])).float())
-        return torch.cat(pieces)
+            sizes = [len(some) for some in window]
+            found = [
+                model.head.estimate(model.head(*its.split(sizes)).float())
+                for (_, model), its in zip(self._heads, vectors, strict=True)
+            ]
+            pieces.append(mean_estimate([some.numpy() for some in found]))
+        return np.concatenate(pieces)
 
     @fast_products()
     @torch.inference_mode()
-    def _vectors(self, texts: Sequence[str]) -> torch.Tensor:
-        """(n, D) float32: each distinct text forwarded once, those of similar length together."""
+    def _vectors(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """Of each head (n, D) float32: each distinct text forwarded once for all, those of similar length together."""
         states = self.config.states
         _check_texts(texts)
         rank: dict[str, int] = {}
         for text in texts:
             rank.setdefault(clean(text), len(rank))
         if not rank:
-            return torch.zeros(0, self.width, device=self.device)
-        order, pieces = [], []
-        for indices, forwarded in forward_texts(
-            list(rank), states, states.max_tokens, self.config.layers, self.backbone
-        ):
-            batch = forwarded.pack(self.config.pooler.tokens, self.device)
-            pieces.append(self.model.vectors(batch).float())
+            return [torch.zeros(0, model.width, device=self.device) for _, model in self._heads]
+        order: list[np.ndarray] = []
+        pieces: list[list[torch.Tensor]] = [[] for _ in self._heads]
+        for indices, forwarded in forward_texts(list(rank), states, states.max_tokens, self._layers, self.backbone):
+            for (config, model), found in zip(self._heads, pieces, strict=True):
+                own = forwarded.of_layers([self._layers.index(layer) for layer in config.layers], states.width)
+                found.append(model.vectors(own.pack(config.pooler.tokens, self.device)).float())
             order.append(indices)
         back = np.argsort(np.concatenate(order))
-        rows = back[[rank[clean(text)] for text in texts]]
-        vectors = torch.cat(pieces)
-        if not bool(vectors.isfinite().all()):
+        rows = torch.from_numpy(back[[rank[clean(text)] for text in texts]]).to(self.device)
+        vectors = [torch.cat(found) for found in pieces]
+        if not all(bool(some.isfinite().all()) for some in vectors):
             raise FaultError(f"{self.backbone.name} gives NaN or infinite states in {states.compute_dtype} for a text")
-        return vectors[torch.from_numpy(rows).to(vectors.device)]
+        return [some[rows] for some in vectors]
+
+
+def _layers_of(configs: Iterable[RunConfig]) -> tuple[int, ...]:
+    """All layers that some runs read, ascending."""
+    return tuple(sorted({layer for config in configs for layer in config.layers}))
 
 
 def _joined(texts: Iterable[str], texts_b: Iterable[str]) -> Iterator[str]:
@@ -187,6 +221,13 @@ class Forwarded:
     hidden: torch.Tensor
     mask: torch.Tensor
     content: torch.Tensor
+
+    def of_layers(self, places: list[int], width: int) -> Forwarded:
+        """The states of some of the layers, by their places among the n, each `width` numbers wide."""
+        layers = self.hidden.split(width, dim=2)
+        if places == list(range(len(layers))):
+            return self
+        return replace(self, hidden=torch.cat([layers[place] for place in places], dim=2))
 
     def pack(self, tokens: TokenChoice, device: torch.device) -> TokenBatch:
         """The float32 states on `device`, without padding: of all tokens, or content (a text without any keeps all)."""

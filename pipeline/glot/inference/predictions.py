@@ -1,4 +1,4 @@
-"""Predictions of a saved head, scored or written to a file."""
+"""Predictions of a saved head or an ensemble, scored or written to a file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from glot.fit.ensemble import find_heads
+from glot.fit.ensemble_run import predict_heads
 from glot.fit.head_model import load_head, predict
 from glot.fit.metrics import compute_metrics
-from glot.fit.run_folder import RunConfig
+from glot.fit.run_folder import RunConfig, is_ensemble
 from glot.fit.states import StreamedStates
 from glot.fit.training_data import labels_of
 from glot.inference.run_checks import answer_columns, check_predictable, check_predictions_file, check_scorable
@@ -27,8 +29,11 @@ def predict_examples(
 ) -> tuple[np.ndarray, ExampleSet]:
     """(m,) class indices or scores that a saved head predicts for an example set of a cache, in its order, and the set.
 
-    Run and cache must fit (see `check_predictable`). Raises FaultError for damaged files.
+    Of an ensemble's folder it is the mean of its heads that predicts. Run and cache must fit (see `check_predictable`).
+    Raises FaultError for damaged files.
     """
+    if is_ensemble(folder):
+        return predict_heads(find_heads(folder), cache, split, device, backend)
     examples = cache.examples(split)
     model = load_head(folder, config, backend, torch.device(device))
     states = StreamedStates(cache, config.layers, torch.device(device), config.pooler.tokens)
@@ -36,7 +41,7 @@ def predict_examples(
 
 
 def evaluate_head(run: Path, cache: Cache, split: str, device: str, backend: str) -> dict[str, float]:
-    """Score a saved head on a labelled example set: metric -> fraction.
+    """Score a saved head, or an ensemble, on a labelled example set: metric -> fraction.
 
     Raises UsageError for a cache of another backbone, layer or width, or a set without labels.
     """
@@ -48,7 +53,7 @@ def evaluate_head(run: Path, cache: Cache, split: str, device: str, backend: str
 def write_predictions(
     run: Path, cache: Cache, split: str, format_name: str | None, out: Path, device: str, backend: str
 ) -> int:
-    """Write a saved head's predictions in the order of the source; returns how many.
+    """Write the predictions of a saved head, or an ensemble, in the order of the source; returns how many.
 
     A row has the `index` and the `label` (the class's name) or the `score`; the suffix says how rows are written (see
     `glot.store.rows`), or `format_name`: "jsonl", or "glue", the benchmark's submission format, which is a header

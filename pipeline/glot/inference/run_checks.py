@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glot.errors import UsageError
-from glot.fit.run_folder import RunConfig, check_trained, find_one_run
+from glot.fit.ensemble import find_heads
+from glot.fit.run_folder import RunConfig, check_trained, find_one_run, is_ensemble
 from glot.store.files import check_output
 from glot.store.reader import Cache
 from glot.store.rows import JSON_LINES, check_rows_file
@@ -91,8 +92,32 @@ def check_single_texts(run: Run) -> None:
         )
 
 
+def check_new_labels(folder: Path, model: str | None = None) -> Run:
+    """As `check_new_texts` for labels or scores alone, which an ensemble gives too: its best head's config is its own.
+
+    Raises UsageError also where a run was trained without labels, or a head of an ensemble is missing or does not fit.
+    """
+    if not is_ensemble(folder):
+        run = check_new_texts(folder, model)
+    else:
+        heads = [trained_run(head) for head in find_heads(folder)]
+        check_backbone(heads[0], model)
+        run = Run(folder, heads[0].config)
+    run.config.check_predicts(run.folder)
+    return run
+
+
 def check_predictable(folder: Path, cache: Cache, split: str) -> RunConfig:
-    """A run's config; raises UsageError where it has no predictions, or none for an example set of a cache."""
+    """The config of a run, or of an ensemble's best head.
+
+    Raises UsageError where it has no predictions, or none for an example set of a cache.
+    """
+    heads = find_heads(folder) if is_ensemble(folder) else [folder]
+    configs = [_check_predictable(head, cache, split) for head in heads]
+    return configs[0]
+
+
+def _check_predictable(folder: Path, cache: Cache, split: str) -> RunConfig:
     config = RunConfig.load(folder)
     config.check_predicts(folder)
     config.check_cache(cache)
@@ -104,7 +129,7 @@ def check_predictable(folder: Path, cache: Cache, split: str) -> RunConfig:
 
 
 def check_scorable(run: Path, cache: Cache, split: str) -> RunConfig:
-    """A run's config; raises UsageError where it cannot be scored on an example set of a cache."""
+    """As `check_predictable`; raises UsageError also where an example set of a cache cannot be scored."""
     config = check_predictable(run, cache, split)
     if not cache.examples_entry(split).labelled:
         raise UsageError(f"the {split} examples of {cache.folder} have no labels: use `glot predict`")

@@ -12,7 +12,7 @@ from glot.store.task_spec import TaskSpec
 
 
 class Head(nn.Module):
-    """Base of all heads: `forward` gives raw outputs, `loss` and `predict` read them."""
+    """Base of all heads: `forward` gives raw outputs; `loss`, `predict` and `estimate` read them."""
 
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
         """Raw outputs for vectors z (B, D), with z_b (B, D) the second texts of pairs."""
@@ -29,6 +29,10 @@ class Head(nn.Module):
     def predict(self, raw: Tensor) -> Tensor:
         """Predictions (B,) in the labels' own units, detached and on the CPU."""
         raise NotImplementedError
+
+    def estimate(self, raw: Tensor) -> Tensor:
+        """What the heads of an ensemble are averaged by, detached and on the CPU: what `predict` gives."""
+        return self.predict(raw)
 
 
 PARTS: dict[PairFeatures, int] = {"concat": 2, "full": 4, "symmetric": 3}  # vectors side by side
@@ -82,6 +86,10 @@ class ClassHead(Head):
     def predict(self, raw: Tensor) -> Tensor:
         """(B,) int64 class indices."""
         return raw.detach().argmax(dim=1).cpu()
+
+    def estimate(self, raw: Tensor) -> Tensor:
+        """(B, C) float32 probabilities of the classes."""
+        return raw.detach().float().softmax(dim=1).cpu()
 
 
 class ScoreHead(Head):

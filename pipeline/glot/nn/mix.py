@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from glot.nn.tokens import TokenBatch
 
 
 class LayerMix(nn.Module):
@@ -19,13 +20,20 @@ class LayerMix(nn.Module):
         self.weight = nn.Parameter(torch.zeros(layers))
         self.scale = nn.Parameter(torch.ones(1))
 
-    @property
-    def shares(self) -> Tensor:
-        """(n,) s, which sum to 1."""
-        return self.weight.softmax(dim=0)
+    def forward(self, batch: TokenBatch) -> TokenBatch:
+        """The texts with one state (N, d) a token, from the states of n layers side by side, (N, n d)."""
+        mixed = mix(self.weight[None], self.scale[None], batch.normal_layers(len(self.weight)))
+        return batch.with_states(mixed[0])
 
-    def forward(self, states: Tensor) -> Tensor:
-        """(N, d) from the states of n layers side by side, (N, n d)."""
-        layers = states.unflatten(1, (len(self.weight), -1))  # (N, n, d)
-        normal = F.layer_norm(layers, layers.shape[2:])
-        return self.scale * (self.shares[None, :, None] * normal).sum(dim=1)
+
+def mix(weight: Tensor, scale: Tensor, normal: Tensor) -> Tensor:
+    """(S, N, d): the mixes of S heads, each with its own w and γ, of the same normalised layers (N, n, d).
+
+    Args:
+        weight: w, (S, n).
+        scale: γ, (S, 1).
+    """
+    with torch.autocast(normal.device.type, enabled=False):  # edges are decided on what comes of it
+        shares = scale * weight.softmax(dim=1)
+        # A small product for each token reads the layers once and writes nothing of their size.
+        return (shares.expand(len(normal), -1, -1) @ normal).transpose(0, 1).contiguous()

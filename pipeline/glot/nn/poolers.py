@@ -155,7 +155,8 @@ class MixedPooler(LayersPooler):
 
     def one_layer(self, batch: TokenBatch) -> TokenBatch:
         """The mixed states."""
-        return batch.with_states(self.mix(batch.states))
+        mixed: TokenBatch = self.mix(batch)
+        return mixed
 
 
 class LastLayerPooler(LayersPooler):

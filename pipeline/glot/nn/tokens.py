@@ -92,11 +92,27 @@ class TokenBatch:
 
     def with_states(self, states: Tensor) -> TokenBatch:
         """The same texts with other states (N, w), on the same device."""
-        return TokenBatch(states, self.lengths)
+        batch = TokenBatch(states, self.lengths)
+        batch.__dict__.update(index=self.index, longest=self.longest)  # which the lengths alone decide
+        return batch
 
     @cached_property
     def graphs(self) -> dict[tuple[Any, str], Any]:
         """The token graphs made of this batch so far, by edge rule and backend: its states never change."""
+        return {}
+
+    def normal_layers(self, count: int) -> Tensor:
+        """(N, count, d), of states of so many layers side by side: each layer's state at mean 0 and variance 1.
+
+        Made once, for all heads that mix them.
+        """
+        if count not in self._normal:
+            layers = self.states.unflatten(1, (count, -1))
+            self._normal[count] = F.layer_norm(layers, layers.shape[2:])
+        return self._normal[count]
+
+    @cached_property
+    def _normal(self) -> dict[int, Tensor]:
         return {}
 
     @cached_property

@@ -1,0 +1,125 @@
+"""Ensemble folders: ordinary runs of one task, whose mean is the answer; `ensemble.json` names them.
+
+Needs no torch: what is wrong with an ensemble is told before it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from glot.errors import FaultError, UsageError
+from glot.fit.run_folder import (
+    BEST_MEMBER,
+    CONFIG_FILE,
+    ENSEMBLE_FILE,
+    HEAD_FILE,
+    RunConfig,
+    find_one_run,
+    find_runs,
+    is_ensemble,
+)
+from glot.store.files import check_readable_folder, check_version, read_json, write_json
+from glot.store.layout import StatesIdentity
+from glot.store.task_spec import TaskSpec
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """`ensemble.json`: written when all members are trained, so that a folder with it is whole.
+
+    Attributes:
+        members: names of the run folders below it, "1" to "K", the best by the search first.
+        cache: the folder that they were trained on. states: the identity of its states. task: theirs.
+    """
+
+    members: tuple[str, ...]
+    cache: str
+    states: StatesIdentity
+    task: TaskSpec
+
+    @classmethod
+    def of(cls, configs: Sequence[RunConfig]) -> Ensemble:
+        """That of runs with these configs, in this order."""
+        best = configs[0]
+        return cls(member_names(len(configs)), best.cache, best.states, best.task)
+
+    def save(self, folder: Path) -> None:
+        """Write `ensemble.json` atomically."""
+        data = {"version": VERSION, **asdict(self), "task": self.task.to_json()}
+        write_json(folder / ENSEMBLE_FILE, data)
+
+    @classmethod
+    def load(cls, folder: Path) -> Ensemble:
+        """Read `ensemble.json`, and check that each member is there, trained, and of these states and this task.
+
+        Raises UsageError where it or a member is missing, newer or does not fit, FaultError where one is damaged.
+        """
+        found = cls._read(folder)
+        for name in found.members:
+            found._check(folder, folder / name)
+        return found
+
+    @classmethod
+    def _read(cls, folder: Path) -> Ensemble:
+        path = folder / ENSEMBLE_FILE
+        data = read_json(path)
+        try:
+            check_version(path, data, VERSION)
+            states = StatesIdentity(**{**data["states"], "layers": tuple(data["states"]["layers"])})
+            found = cls(tuple(data["members"]), data["cache"], states, TaskSpec.from_json(data["task"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FaultError(f"{path} is damaged: {error!r}") from None
+        if not found.members or found.members != member_names(len(found.members)):
+            raise FaultError(f"{path} is damaged: its members are {list(found.members)!r:.80}, not 1 to K")
+        return found
+
+    def _check(self, folder: Path, member: Path) -> None:
+        """Raise UsageError where a member is not what the ensemble was made of."""
+        if not all((member / name).exists() for name in (CONFIG_FILE, HEAD_FILE)):
+            check_readable_folder(folder)
+            raise UsageError(
+                f"{folder} is not whole: it is an ensemble of {len(self.members)} heads, and there is no trained run "
+                f"{member}; copy the folder again, or make it with `glot tune --resume STUDY --minutes 0 --ensemble "
+                f"{len(self.members)}`"
+            )
+        config = RunConfig.load(member)
+        different = self.states.difference(config.states)
+        if different is not None or config.task != self.task:
+            what = "another task" if different is None else f"other states ({different})"
+            raise UsageError(f"{member} does not go with {folder / ENSEMBLE_FILE}: it was trained on {what}")
+
+
+def member_names(count: int) -> tuple[str, ...]:
+    """The names of so many members, from `BEST_MEMBER` on."""
+    return tuple(str(number) for number in range(int(BEST_MEMBER), int(BEST_MEMBER) + count))
+
+
+def find_heads(folder: Path) -> list[Path]:
+    """The runs whose mean answers for a folder: the members of an ensemble, or a run (of one seed) alone.
+
+    Raises UsageError where there is none, or a member is missing or does not fit; FaultError where one is damaged.
+    """
+    if is_ensemble(folder):
+        return [folder / name for name in Ensemble.load(folder).members]
+    return [find_one_run(folder)]
+
+
+def find_labelling(folder: Path) -> list[Path]:
+    """What gives labels or scores in a folder, each by itself: the ensemble, or the run or the runs of its seeds."""
+    return [folder] if is_ensemble(folder) else find_runs(folder)
+
+
+def mean_estimate(estimates: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, C) or (n,) float32: the mean of K heads' probabilities of the classes, or of their scores."""
+    return np.mean(np.stack(estimates), axis=0)
+
+
+def answers_of(task: TaskSpec, estimate: np.ndarray) -> np.ndarray:
+    """(n,) class indices of the largest probabilities (n, C), the first of equals; or the scores (n,) as they are."""
+    return estimate.argmax(axis=1) if task.target == "classes" else estimate
