@@ -231,3 +231,18 @@ def test_no_file_names_a_place_of_this_machine(
             assert str(backbone_folders["bert"].parent) not in path.read_text(encoding="utf-8"), path
     modules = json.loads((tmp_path / "made" / "modules.json").read_text())
     assert [module["type"] for module in modules] == ["glot_pooling.GlotBackbone", "glot_pooling.GlotPooling"]
+
+
+def test_the_prompt_of_a_pair_is_taken_filled_in(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run("bert", template="the dog's {text} and\n{text_b} too")
+    made = export_folder(run, tmp_path / "made")
+    assert made.prompt == "the dog's {text} and\n{text_b} too"
+    pairs, glot = [("rain", "the old town"), ("a {text_b}", ""), ("books", "ships")], GlotModel.load(run)
+    vectors = load(tmp_path / "made").encode([f"the dog's {text} and\n{text_b} too" for text, text_b in pairs])
+    expected = glot.encode(*zip(*pairs, strict=True))
+    np.testing.assert_allclose(vectors, expected, rtol=1e-5, atol=1e-5)
+    example = (tmp_path / "made/README.md").read_text().split("```python\n")[1].split("```")[0]
+    found: dict = {"SentenceTransformer": lambda *_, **__: load(tmp_path / "made")}
+    example = example.replace("A first text.", "rain").replace("A second text.", "ships")  # which are not cut
+    exec(example.partition("\n\n")[2], found)  # without its import
+    np.testing.assert_allclose(found["vectors"], glot.encode(["rain"], ["ships"]), rtol=1e-5, atol=1e-5)

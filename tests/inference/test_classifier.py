@@ -329,3 +329,37 @@ def test_a_cache_of_another_backbone_of_the_same_name_is_refused(
     make("llama", cache=tmp_path, epochs=1).fit(*data)
     make(cache=tmp_path, epochs=1, max_tokens=8, backbone_layer=1).fit(*data)
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 3
+
+
+def test_pairs_in_one_prompt_are_the_texts_filled_by_hand(make: MakeClassifier, tmp_path: Path) -> None:
+    words = ["rain", "falls", "softly", "over", "the", "old", "town"]
+    rng = np.random.default_rng(0)
+    pairs = [tuple(" ".join(rng.choice(words, rng.integers(1, 4))) for _ in range(2)) for _ in range(20)]
+    labels = [int("rain" in text + text_b) for text, text_b in pairs]
+    settings = {"epochs": 1, "pooler": "mean", "preset": "published", "max_tokens": 48}
+    by_hand = make(**settings).fit([f"the dog {text} a cat {text_b}" for text, text_b in pairs], labels)
+    expected = by_hand.transform([f"the dog {text} a cat {text_b}" for text, text_b in pairs])
+    prompt = "the dog {text} a cat {text_b}"
+    for cache in (None, tmp_path / "states"):
+        fitted = make(prompt=prompt, cache=cache, **settings).fit(pairs, labels)
+        np.testing.assert_allclose(fitted.transform(pairs), expected, rtol=1e-2, atol=2e-3)
+        np.testing.assert_allclose(fitted.transform(np.array(pairs, dtype=object)), expected, rtol=1e-2, atol=2e-3)
+        assert fitted.predict(pairs).shape == (20,)
+    make(cache=tmp_path / "states", prompt="{text}, {text_b}", **settings).fit(pairs, labels)  # beside the other prompt
+    assert cross_val_score(make(prompt=prompt, **settings), pairs, labels, cv=2).shape == (2,)
+    if pd is not None:
+        frame = pd.DataFrame(pairs, columns=["a", "b"])
+        np.testing.assert_allclose(fitted.transform(frame), expected, rtol=1e-2, atol=2e-3)
+
+
+def test_what_is_no_pair_is_told(make: MakeClassifier) -> None:
+    pairs = make(prompt="{text} {text_b}")
+    for given in (["rain", "falls"], [("rain", "falls", "softly")], np.zeros((2, 3)), "rain", []):
+        with pytest.raises(ValueError, match="pair"):
+            pairs.fit(given, [0, 1])
+    with pytest.raises(TypeError, match="pairs of texts"):
+        pairs.fit([("rain", 1), ("falls", "softly")], [0, 1])
+    with pytest.raises(TypeError, match=r"pass a prompt with \{text\} and \{text_b\}"):
+        make().fit([("rain", "falls"), ("over", "town")], [0, 1])
+    with pytest.raises(UsageError, match=r"must hold \{text\} once"):
+        make(prompt="{text_b}").fit([("rain", "falls"), ("over", "town")], [0, 1])

@@ -53,6 +53,10 @@ def encode(
     input: Annotated[str, typer.Option(help="Texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")],
     output: Annotated[Path, typer.Option(help="The vectors: a .npy, .parquet, .jsonl or .ndjson file.")],
     text: TextOption = "text",
+    text_b: Annotated[
+        str | None,
+        typer.Option("--text-b", help="Column of the second text, for a run whose prompt holds both texts of a pair."),
+    ] = None,
     delimiter: DelimiterOption = None,
     quoting: QuotingOption = None,
     encoding: EncodingOption = None,
@@ -65,12 +69,12 @@ def encode(
     """Vectors of new texts, through a run's backbone and pooler."""
     from glot.extract.options import check_engine
     from glot.inference.encode import Input, check_vectors_file, encode_file
-    from glot.inference.run_checks import check_new_texts
+    from glot.inference.run_checks import check_new_texts, check_vector_texts
 
     check_vectors_file(output)
     check_engine(engine)
-    texts = Input(input, text, form=table_format(delimiter, quoting, encoding, no_header))
-    check_new_texts(run, model)
+    texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
+    check_vector_texts(check_new_texts(run, model).config, text_b)
     described = texts.describe()
     from glot.inference.model import GlotModel
 
@@ -140,9 +144,9 @@ def predict(
     checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
     described = texts.describe()
-    if config.task.num_texts != (1 if text_b is None else 2):
+    if config.texts_each != (1 if text_b is None else 2):
         raise UsageError(
-            f"{folder} was trained on {config.task.num_texts} text(s) an example: "
+            f"{folder} was trained on {config.texts_each} text(s) an example: "
             + ("leave out --text-b" if text_b is not None else "name the column of the second with --text-b")
         )
     from glot.inference.model import GlotModel

@@ -105,13 +105,13 @@ def evaluate(
     _refuse({"--split": split}, "--mteb")
     form = table_format(delimiter, quoting, encoding, no_header)
     from glot.extract.options import check_engine
-    from glot.inference.run_checks import check_new_texts
+    from glot.inference.run_checks import check_new_texts, check_single_texts
     from glot.mteb_eval import check_installed
     from glot.store.files import check_parent
 
     check_engine(engine)
     for folder in run:
-        check_new_texts(folder, model)
+        check_single_texts(check_new_texts(folder, model))
     if out is not None:
         check_parent(out / "results")
     check_installed()

@@ -70,6 +70,7 @@ def _to_folder(
 ) -> None:
     from glot.export.folder import export_folder
     from glot.export.push import check_push, push_folder
+    from glot.store.template import TEXT, TEXT_B
 
     if push is not None:
         check_push(push)
@@ -79,6 +80,8 @@ def _to_folder(
         f"{made.difference:.0e} at most"
     )
     tell(f'SentenceTransformer("{out}", trust_remote_code=True) loads it')
+    if made.prompt:
+        tell(f"it takes pairs as one text, filled in by you: {made.prompt!r} with {TEXT} and {TEXT_B} replaced")
     address = push_folder(out, push) if push is not None else None
     if address is not None:
         tell(address)

@@ -80,7 +80,10 @@ def extract(
     out: Annotated[Path | None, typer.Option(help="The cache's folder; default: cache/TASK/MODEL.")] = None,
     prompt: Annotated[
         str | None,
-        typer.Option(help="What stands around each text, as in 'Classify: {text}'; another prompt is another cache."),
+        typer.Option(
+            help="What stands around each text, as in 'Classify: {text}'; with {text_b} around both texts of a pair, "
+            "as one text. Another prompt is another cache."
+        ),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512, or the model's limit.")
@@ -132,10 +135,11 @@ def extract(
 ) -> None:
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from glot.corpus.load import load_corpus
-    from glot.corpus.request import CorpusRequest, corpus_name, default_max_tokens, request_digest
+    from glot.corpus.request import CorpusRequest, check_template, corpus_name, default_max_tokens, request_digest
     from glot.extract.folders import check_source
-    from glot.extract.options import TEXT, ExtractOptions, check_folder, check_options
+    from glot.extract.options import ExtractOptions, check_folder, check_options
     from glot.extract.source import resolve_model
+    from glot.store.template import TEXT
 
     source = resolve_model(model)
     check_source(source, trust_remote_code)
@@ -186,6 +190,7 @@ def extract(
     if examples is not None:
         folder, options = _for_examples(out, task, source.name, prompt, replace(options, group=name))
     check_options(options)
+    check_template(request, options.template)
     check_folder(folder)
     if estimate:
         corpus = load_corpus(request)

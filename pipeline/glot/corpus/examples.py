@@ -7,7 +7,7 @@ import math
 import operator
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from glot.corpus.spool import Spool
 from glot.errors import UsageError
 from glot.store.task_spec import TaskSpec, describe_labels
+from glot.store.template import check_pairs, join_pair, takes_pair
 
 Read = TypeVar("Read")
 Made = TypeVar("Made")
@@ -251,6 +252,27 @@ class Corpus:
             return lines
         labels = np.concatenate([labels_of(split.examples) for split in self.splits.values()])
         return [*lines, f"label: {describe_labels(self.spec, labels)}"]
+
+
+def in_template(corpus: Corpus, template: str) -> Corpus:
+    """The corpus as the backbone reads it: in a template of pairs the two texts of an example are one.
+
+    Raises UsageError where such a template is given for examples that are no labelled pairs.
+    """
+    spec = corpus.spec
+    check_pairs(template, spec.name, spec.num_texts, spec.target != "contrastive")
+    if not takes_pair(template):
+        return corpus
+    splits = {
+        name: replace(split, examples=ExampleTable(map(_joined, split.examples)))
+        for name, split in corpus.splits.items()
+    }
+    return replace(corpus, spec=replace(spec, num_texts=1), splits=splits)
+
+
+def _joined(example: Example) -> Example:
+    assert example.text_b is not None  # as of every example of pairs
+    return example._replace(text=join_pair(example.text, example.text_b), text_b=None)
 
 
 class UnfitRow(UsageError):

@@ -15,6 +15,7 @@ from glot.corpus.stress import GENERATORS, PUBLISHED, Haystack
 from glot.errors import UsageError
 from glot.registry.tasks import find_task
 from glot.store.files import file_sha256
+from glot.store.template import check_pairs
 
 OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
 NOTHING_ASKED = (
@@ -147,6 +148,14 @@ def default_max_tokens(request: CorpusRequest) -> int:
     if request.data is not None or request.pairs is not None or request.task is None:
         return OWN_MAX_TOKENS
     return find_task(request.task).max_tokens
+
+
+def check_template(request: CorpusRequest, template: str) -> None:
+    """Raise UsageError where a template takes both texts of a pair and the examples will be no labelled pairs."""
+    num_texts = 2 if request.text_b is not None or request.pairs is not None else 1
+    if request.data is None and request.pairs is None and request.task is not None:
+        num_texts = find_task(request.task).spec.num_texts
+    check_pairs(template, corpus_name(request), num_texts, request.pairs is None)
 
 
 def request_digest(request: CorpusRequest) -> str:

@@ -12,6 +12,7 @@ from glot.fit.run_folder import RunConfig
 from glot.registry.backbones import BACKBONES
 from glot.store.files import write_text
 from glot.store.layout import StatesIdentity
+from glot.store.template import takes_pair
 
 CARD_FILE, CODE_FILE = "README.md", "glot_pooling.py"
 # The Hub's names of our metrics, where they differ.
@@ -37,6 +38,7 @@ def write_card(folder: Path, config: RunConfig, result: FitResult, width: int, n
         width=width,
         name=name,
         code=CODE_FILE,
+        prompt=repr(config.states.template) if takes_pair(config.states.template) else "",
         license_name=licence,
     )
     write_text(folder / CARD_FILE, str(card))

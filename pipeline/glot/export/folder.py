@@ -19,6 +19,7 @@ from glot.fit.run_folder import find_one_run
 from glot.inference.model import GlotModel
 from glot.process import kept_randomness
 from glot.store.files import atomic_folder, folder_bytes, write_json
+from glot.store.template import TEXT, fill, join_pair, takes_pair
 
 if TYPE_CHECKING:
     from glot.export.pooling_module import GlotPooling
@@ -30,12 +31,16 @@ PROBES = ("A text.", "Two birds built their nest above the kitchen window, and n
 
 @dataclass(frozen=True)
 class ExportedFolder:
-    """What an export made: the folder, its size, D, and how far its vectors are from the run's on some texts."""
+    """What an export made: the folder, its size, D, and how far its vectors are from the run's on some texts.
+
+    `prompt` is what a user of the folder fills in: that of the run where it holds both texts of a pair, else "".
+    """
 
     path: Path
     bytes: int
     width: int
     difference: float
+    prompt: str = ""
 
 
 def export_folder(
@@ -76,11 +81,29 @@ def export_folder(
         contrastive = glot.config.contrastive
         _write_pooling(pooling, folder, "dot" if contrastive and contrastive.similarity == "dot" else "cosine")
         write_card(folder, glot.config, result, pooling.out_width, repo or out.name, licence)
-        expected = np.concatenate([glot.encode([text]) for text in PROBES])
-        device = str(glot.device)
+        probes, expected = _probe(glot)
+        template, device = glot.config.states.template, str(glot.device)
         del glot  # a large backbone fits once
-        difference = _compare(folder, expected, device, trust_remote_code)
-    return ExportedFolder(out, folder_bytes(out), pooling.out_width, difference)
+        difference = _compare(folder, probes, expected, device, trust_remote_code)
+    return ExportedFolder(
+        out, folder_bytes(out), pooling.out_width, difference, template if takes_pair(template) else ""
+    )
+
+
+def _probe(glot: GlotModel) -> tuple[list[str], np.ndarray]:
+    """Some texts for the exported folder, and the run's vectors of them, (n, D).
+
+    Where the run's prompt holds both texts of a pair, the folder takes that prompt filled in, and cuts its end where
+    the run cuts the longer text: so pairs that are cut are left out.
+    """
+    states, tokenizer = glot.config.states, glot.backbone.tokenizer
+    if not takes_pair(states.template):
+        return list(PROBES), np.concatenate([glot.encode([text]) for text in PROBES])
+    filled = {
+        pair: fill(states.template, join_pair(*pair)) for pair in [("a", "a"), *zip(PROBES, PROBES[::-1], strict=True)]
+    }
+    fitting = {pair: text for pair, text in filled.items() if len(tokenizer(text)["input_ids"]) <= states.max_tokens}
+    return list(fitting.values()), np.concatenate([glot.encode([text], [text_b]) for text, text_b in fitting])
 
 
 def _leave_code_out(glot: GlotModel) -> None:
@@ -111,7 +134,8 @@ def _write_backbone(glot: GlotModel, folder: Path) -> None:
             "modality_config": {"text": {"method": "forward", "method_output_name": output}},
             "module_output_name": "token_embeddings",
             "unpad_inputs": False,  # the pooling takes padded states
-            "template": states.template,
+            # sentence-transformers has no second text: it is handed the prompt with both filled in.
+            "template": TEXT if takes_pair(states.template) else states.template,
         },
     )
 
@@ -144,7 +168,7 @@ def _write_pooling(pooling: GlotPooling, folder: Path, similarity: str) -> None:
     )
 
 
-def _compare(folder: Path, expected: np.ndarray, device: str, trust_remote_code: bool) -> float:
+def _compare(folder: Path, probes: list[str], expected: np.ndarray, device: str, trust_remote_code: bool) -> float:
     """The largest difference between the folder's vectors of the probes and these, (n, D); FaultError for a large one.
 
     The code is that of this program, of which the folder has a copy, so that nothing is run from the folder, but for a
@@ -158,9 +182,7 @@ def _compare(folder: Path, expected: np.ndarray, device: str, trust_remote_code:
     with kept_randomness():  # as in `load_pooling`
         backbone = GlotBackbone.load(str(folder), trust_remote_code=trust_remote_code)
         modules: list[Module] = [backbone, GlotPooling.load(str(folder), subfolder=POOLING_FOLDER)]
-    vectors = SentenceTransformer(modules=modules, device=device).encode(
-        list(PROBES), batch_size=1, show_progress_bar=False
-    )
+    vectors = SentenceTransformer(modules=modules, device=device).encode(probes, batch_size=1, show_progress_bar=False)
     difference = float(np.abs(vectors - expected).max())
     if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):  # NaN too
         raise FaultError(f"the exported vectors differ from the run's by {difference:.1e}: nothing is written")

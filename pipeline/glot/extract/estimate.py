@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glot.corpus.examples import Corpus
+from glot.corpus.examples import Corpus, in_template
 from glot.extract.backbone import Backbone
 from glot.extract.engine import take_engine
 from glot.extract.forward import length_batches, token_budget
@@ -56,6 +56,7 @@ def estimate_extraction(
     say: Say = lambda line: None,
 ) -> Estimate:
     """Tokenize a sample of the texts, forward some of it for a few seconds, and multiply. No cache is written."""
+    corpus = in_template(corpus, identity.template)
     numbered = number_texts(corpus, None, 0)
     sample = list(islice(numbered.texts(), SAMPLE_TEXTS))  # texts are numbered in random order: these are a sample
     ids = tokenize_filled(sample, identity.template, backbone, identity.max_tokens).ids

@@ -10,8 +10,8 @@ from pathlib import Path
 from glot.errors import FaultError, UsageError
 from glot.store.files import nearest_there
 from glot.store.layout import MANIFEST_FILE, STORED_AS, Manifest
+from glot.store.template import TEXT, check_prompt
 
-TEXT = "{text}"  # the text's place in a template; alone it is the template of no template
 COMPUTE_DTYPES = ("float16", "bfloat16", "float32")  # of a backbone's arithmetic, beside "auto"
 ON_OVERFLOW = ("stop", "float32-shard")
 ENGINES = ("auto", "torch", "openvino")  # what forwards a backbone
@@ -30,7 +30,8 @@ class ExtractOptions:
     Attributes:
         max_tokens: longer texts are cut here; None cuts at `usual_tokens`.
         usual_tokens: where texts are cut that nobody gave a length for, or earlier where the backbone takes fewer.
-        template: what stands around each text, "{text}" in its place; see `check_template`.
+        template: what stands around each text, "{text}" in its place, or with "{text_b}" around both texts of a pair,
+            which then are one text; see `check_template`.
         layers: kept layers; negative numbers count from the last (-1: after the final norm); None keeps every one.
         dtype: a name of `STORED_AS`, or "auto": that of the cache that is there, else int8 for several layers, else
             bfloat16 where the backbone computes in it, else float16.
@@ -79,10 +80,7 @@ def check_options(options: ExtractOptions) -> None:
         raise UsageError(f"unknown --dtype {options.dtype!r}: choose auto, {', '.join(STORED_AS)}")
     check_loading(options.compute_dtype, options.device, options.device_map)
     check_engine(options.engine)
-    if options.template.count(TEXT) != 1:
-        raise UsageError(
-            f"--prompt {options.template!r} must hold {TEXT} once, where the text goes, as in 'Classify: {TEXT}'"
-        )
+    check_prompt(options.template)
     if not re.fullmatch(r"(\w[\w.-]*)?", options.group):  # it names files
         raise UsageError(
             f"--examples {options.group!r}: use letters, digits, '.', '_' and '-', a letter or digit first"

@@ -16,12 +16,12 @@ import numpy as np
 from glot.corpus.examples import Corpus, Split
 from glot.errors import UsageError
 from glot.extract.backbone import Backbone
-from glot.extract.options import TEXT
 from glot.extract.probe import longest_that_works
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import nameless_file
 from glot.store.layout import StatesIdentity
 from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, number_by_first_use, text_hash
+from glot.store.template import TEXT, fill, join_pair, pieces, takes_pair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -128,11 +128,6 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def fill(template: str, text: str) -> str:
-    """What the backbone reads of a text: the template with the text in its place."""
-    return template.replace("{text}", text)
-
-
 def check_template(template: str, backbone: Backbone) -> str:
     """The template as it is kept.
 
@@ -204,17 +199,50 @@ def tokenize_filled(texts: list[str], template: str, backbone: Backbone, max_tok
     """The tokens of each text in its template, cut where they are more than `max_tokens`.
 
     A token that spans the border of text and template is the text's. A text without any token becomes one EOS.
+    What is cut is the end; of a pair in one template the end of the longer text, so that the template stays whole.
+
+    Raises UsageError where a template of pairs is too long itself.
     """
     filled = [fill(template, text) for text in texts]
-    ids, truncated, spans = _encode(filled, backbone, max_tokens, template != TEXT)
+    ids, truncated, spans = _encode(filled, backbone, max_tokens, template != TEXT, cut=not takes_pair(template))
     kinds = _kinds([len(item) for item in ids], *added_tokens(backbone.tokenizer))
     ids = [item or [_ending(backbone.tokenizer)] for item in ids]
     if template != TEXT:
-        start = template.index(TEXT)
-        for text, kind, span in zip(texts, kinds, spans, strict=True):
-            if span:  # else it is the EOS of a text without tokens
-                kind[(kind == CONTENT) & ~_touches(span, start, start + len(text))] = TEMPLATE
+        for row, (text, span) in enumerate(zip(texts, spans, strict=True)):
+            if not span:
+                continue  # it is the EOS of a text without tokens
+            owner = np.where(kinds[row] == CONTENT, _owners(span, pieces(template, text)), 0)
+            kinds[row][(kinds[row] == CONTENT) & (owner == 0)] = TEMPLATE
+            if takes_pair(template) and truncated[row]:
+                stays = _cut_longer(owner, max_tokens)
+                ids[row], kinds[row] = [ids[row][place] for place in stays], kinds[row][stays]
     return Tokens(ids, kinds, truncated)
+
+
+def _owners(spans: list[tuple[int, int]], filled: list[tuple[str, int]]) -> np.ndarray:
+    """(n,) uint8 whose each of n spans of characters is, by the pieces of a filled template (see `pieces`).
+
+    A span that touches a text is the text's, of two texts the first's.
+    """
+    owner, start = np.zeros(len(spans), dtype=np.uint8), 0
+    for piece, number in filled:
+        if number:
+            owner[(owner == 0) & _touches(spans, start, start + len(piece))] = number
+        start += len(piece)
+    return owner
+
+
+def _cut_longer(owner: np.ndarray, most: int) -> np.ndarray:
+    """The places of the at most `most` tokens that stay of a pair: the longer text is cut at its end, then both.
+
+    `owner` (n,) says whose each token is: 1 the first text's, 2 the second's, 0 nobody's, which stays.
+    """
+    first, second = (np.flatnonzero(owner == number) for number in (1, 2))
+    room = most - (len(owner) - len(first) - len(second))
+    if room < 0:
+        raise UsageError(f"--max-tokens {most} leaves no token of the texts: pass at least {most - room + 2}")
+    half = min(len(first), max(room - room // 2, room - len(second)))
+    return np.sort(np.concatenate([np.flatnonzero(owner == 0), first[:half], second[: room - half]]))
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -252,23 +280,26 @@ def _touches(spans: list[tuple[int, int]], start: int, stop: int) -> np.ndarray:
 
 
 def _encode(
-    texts: list[str], backbone: Backbone, max_tokens: int, with_spans: bool
+    texts: list[str], backbone: Backbone, max_tokens: int, with_spans: bool, cut: bool
 ) -> tuple[list[list[int]], np.ndarray, list[list[tuple[int, int]]]]:
-    """Token ids of each text, maybe none, whether it was cut, and where its tokens' characters are if asked for."""
+    """Token ids of each text, maybe none, whether it is too long, and where its tokens' characters are if asked for.
+
+    Where it is too long its end goes if `cut` says so.
+    """
     tokenizer = backbone.tokenizer
     options = {"add_special_tokens": True, "return_attention_mask": False, "verbose": False}
     options |= {"return_offsets_mapping": True} if with_spans else {}
     encoded = tokenizer(texts, **options)
     ids, spans = encoded["input_ids"], encoded.get("offset_mapping", [])
     truncated = np.asarray([len(item) > max_tokens for item in ids], dtype=np.uint8)
-    long = np.flatnonzero(truncated).tolist()
+    long = np.flatnonzero(truncated).tolist() if cut else []
     if long:
         # The tokenizer cuts, not we: it keeps the special tokens at the end.
-        cut = tokenizer([texts[index] for index in long], truncation=True, max_length=max_tokens, **options)
+        short = tokenizer([texts[index] for index in long], truncation=True, max_length=max_tokens, **options)
         for number, index in enumerate(long):
-            ids[index] = cut["input_ids"][number]
+            ids[index] = short["input_ids"][number]
             if with_spans:
-                spans[index] = cut["offset_mapping"][number]
+                spans[index] = short["offset_mapping"][number]
     return ids, truncated, spans
 
 
@@ -284,12 +315,19 @@ def length_limit(backbone: Backbone, asked: int | None, usual: int, template: st
     most = longest_that_works(backbone, most)
     if asked is not None and most < asked:
         raise UsageError(f"--max-tokens {asked}: {backbone.name} takes at most {most} tokens a text")
-    # A space before the text may become one token with its first word.
-    before = template[: template.index(TEXT)].rstrip()
-    least = len(backbone.tokenizer(before, add_special_tokens=False)["input_ids"]) if before else 0
-    least += backbone.tokenizer.num_special_tokens_to_add() + 1
+    least = _least_tokens(template, backbone)
     if most < least:
         if asked is None:
             raise UsageError(f"{backbone.name} takes at most {most} tokens, and {least} are needed for one of the text")
         raise UsageError(f"--max-tokens {asked} leaves no token of the text: pass at least {least}")
     return most
+
+
+def _least_tokens(template: str, backbone: Backbone) -> int:
+    """How many tokens leave room for one of the text, or of each text of a pair."""
+    if takes_pair(template):  # whose template stays whole
+        return len(backbone.tokenizer(fill(template, join_pair("a", "a")))["input_ids"])
+    # A space before the text may become one token with its first word.
+    before = template[: template.index(TEXT)].rstrip()
+    least = len(backbone.tokenizer(before, add_special_tokens=False)["input_ids"]) if before else 0
+    return least + backbone.tokenizer.num_special_tokens_to_add() + 1

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from glot.corpus.examples import Corpus
+from glot.corpus.examples import Corpus, in_template
 from glot.extract.backbone import Backbone, load_backbone
 from glot.extract.engine import take_engine
 from glot.extract.forward import token_budget
@@ -66,13 +66,15 @@ def extract_states(
         progress, planning: told of (tokens forwarded, tokens in all), and before of (texts tokenized, texts in all).
         say: told what people should know.
         source: what `resolve_model` found, or a backbone that is loaded already.
-        corpus: None takes the plan that is there for `options.request` (see `is_planned`).
+        corpus: None takes the plan that is there for `options.request` (see `is_planned`). Pairs become one text
+            each where the template takes both.
         turn: (i, n) for the i-th of n processes that start together: where among the shards to begin.
 
     Raises UsageError (settings that do not fit, a folder that cannot be written) and FaultError
     (no room, a failed write, states that are not finite). Finished shards are whole in every case.
     """
     check_options(options)
+    corpus = None if corpus is None else in_template(corpus, options.template)
     backbone = source if isinstance(source, Backbone) else load_source(source, options)
     identity = states_identity(backbone, options)
     check_folder(folder)

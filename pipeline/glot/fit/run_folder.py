@@ -31,6 +31,7 @@ from glot.store.files import (
 from glot.store.layout import StatesIdentity
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
+from glot.store.template import takes_pair
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +71,11 @@ class RunConfig:
     def layers(self) -> tuple[int, ...]:
         """The layers whose states it reads, side by side: all that are mixed, or the one."""
         return self.states.layers if self.pooler.mixed_layers else (self.layer,)
+
+    @property
+    def texts_each(self) -> int:
+        """How many texts somebody hands over for one example; a template of pairs makes one text of two."""
+        return 2 if takes_pair(self.states.template) else self.task.num_texts
 
     @property
     def pooler_settings(self) -> dict[str, Any]:

@@ -174,13 +174,13 @@ def _cache_text(cache: Cache, layers: tuple[int, ...], text_id: int) -> TextStat
 
 def check_texts(runs: Sequence[Run], count: int) -> None:
     """Refuse another number of texts than the runs take."""
-    if runs[0].config.task.num_texts != count:
+    if runs[0].config.texts_each != count:
         what = "pass the second one with --text-b" if count == 1 else "leave --text-b out"
         raise UsageError(_other_texts(runs[0], what))
 
 
 def _other_texts(run: Run, rest: str) -> str:
-    return f"{run.folder} was trained on {run.config.task.num_texts} text(s) an example: {rest}"
+    return f"{run.folder} was trained on {run.config.texts_each} text(s) an example: {rest}"
 
 
 def explain(example: Example, runs: list[Run], tau: float | None = None) -> Explanation:

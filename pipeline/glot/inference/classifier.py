@@ -40,6 +40,7 @@ from glot.process import kept_randomness
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
+from glot.store.template import TEXT, TEXT_B, check_prompt, join_pair, split_pair, takes_pair
 
 # The settings of stage two that it takes as they are; those left out have a name or a default of their own here.
 _SETTINGS = {
@@ -79,7 +80,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     As any scikit-learn classifier it goes into `Pipeline`, `cross_val_score` and `GridSearchCV`; as a transformer
     (`transform`: one vector a text) it may stand before another estimator. X is a list, a 1-D array or a pandas Series
-    of texts. What is not given takes the same default as `glot fit`.
+    of texts; with a `prompt` for both texts of a pair it is a list of pairs, or an array or a DataFrame of two columns.
+    What is not given takes the same default as `glot fit`.
 
     A fitted estimator can be pickled: it holds the head, not the backbone, which is loaded when it is needed (once a
     process, the last one used is kept) and must be the one that the head was trained on.
@@ -94,6 +96,8 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
         backbone_layer: which of its layers; -1 is after the final norm. None: all of them in "strong", the last in
             "published". mix: all of them, mixed by weights that train; None: as `backbone_layer` says.
+        prompt: what stands around each text, "Classify: {text}", or around both texts of a pair, as in "Do these mean
+            the same? {text} / {text_b}": the backbone then reads them together. None: the text alone.
         max_tokens: longer texts are cut here; None cuts at 128, or at what the backbone takes where that is less.
         validation_fraction: None trains on all examples and keeps the last epoch; a share of them, 0 to 1, is kept
             aside, each class in proportion, to choose the best epoch by accuracy.
@@ -127,6 +131,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         preset: str = "strong",
         backbone_layer: int | None = None,
         mix: bool | None = None,
+        prompt: str | None = None,
         max_tokens: int | None = None,
         validation_fraction: float | None = None,
         random_state: int | np.random.RandomState | None = 0,
@@ -141,6 +146,7 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.backbone_layer = backbone_layer
         self.preset = preset
         self.mix = mix
+        self.prompt = prompt
         self.max_tokens = max_tokens
         self.validation_fraction = validation_fraction
         self.random_state = random_state
@@ -150,9 +156,9 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.cache = cache
         self.__dict__.update(settings)
 
-    def fit(self, X: Iterable[str], y: Iterable) -> GlotClassifier:
+    def fit(self, X: Iterable, y: Iterable) -> GlotClassifier:
         """Train the head on n texts and their n labels; the texts that `cache` lacks go through the backbone first."""
-        texts, labels = check_texts(X), _check_labels(y)
+        texts, labels = self._texts(X), _check_labels(y)
         check_consistent_length(texts, labels)
         encoder = LabelEncoder().fit(labels)
         classes, label = encoder.classes_, encoder.transform(labels)
@@ -173,21 +179,21 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         self.n_iter_ = len(result.epochs)
         return self
 
-    def transform(self, X: Iterable[str]) -> np.ndarray:
+    def transform(self, X: Iterable) -> np.ndarray:
         """(n, D) float32 vectors of the texts: the pooler's, before the head."""
         check_is_fitted(self)
-        return self._vectors(check_texts(X), self._head()).numpy()
+        return self._vectors(self._texts(X), self._head()).numpy()
 
-    def decision_function(self, X: Iterable[str]) -> np.ndarray:
+    def decision_function(self, X: Iterable) -> np.ndarray:
         """(n, C) float32 logits; for two classes (n,), that of the second less that of the first."""
         logits = self._logits(X).numpy()
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
-    def predict_proba(self, X: Iterable[str]) -> np.ndarray:
+    def predict_proba(self, X: Iterable) -> np.ndarray:
         """(n, C) float32 probabilities, in the order of `classes_`."""
         return self._logits(X).softmax(dim=1).numpy()
 
-    def predict(self, X: Iterable[str]) -> np.ndarray:
+    def predict(self, X: Iterable) -> np.ndarray:
         """(n,) labels."""
         best = self._logits(X).argmax(dim=1).numpy()  # raises before `classes_` is looked for
         return self.classes_[best]
@@ -222,7 +228,17 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def _extract_options(self) -> ExtractOptions:
         layers = None if self._mixes else (self._layer,)
-        return ExtractOptions(max_tokens=self.max_tokens, layers=layers, engine=self.engine)
+        return ExtractOptions(max_tokens=self.max_tokens, template=self._template, layers=layers, engine=self.engine)
+
+    @property
+    def _template(self) -> str:
+        template = TEXT if self.prompt is None else self.prompt
+        check_prompt(template)
+        return template
+
+    def _texts(self, X: Iterable) -> list[str]:
+        """What the backbone reads, one a sample: the texts, or of pairs the one text that the prompt makes of them."""
+        return check_pairs(X) if takes_pair(self._template) else check_texts(X)
 
     def _seed(self) -> int:
         if isinstance(self.random_state, (int, np.integer)):
@@ -255,10 +271,10 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         return head.to(device).eval()
 
     @torch.inference_mode()
-    def _logits(self, X: Iterable[str]) -> torch.Tensor:
+    def _logits(self, X: Iterable) -> torch.Tensor:
         check_is_fitted(self)
         head = self._head()
-        return head.head(self._vectors(check_texts(X), head).to(next(head.head.parameters()).device)).cpu()
+        return head.head(self._vectors(self._texts(X), head).to(next(head.head.parameters()).device)).cpu()
 
     def _vectors(self, texts: list[str], head: HeadModel) -> torch.Tensor:
         """(n, D) float32 on the CPU: over the cache's states where there is one, else as the backbone gives them."""
@@ -269,7 +285,10 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
         if self.cache is None:
             tokens = sum(map(len, distinct.tolist())) // BYTES_A_TOKEN
             take_engine(backbone, config.layers, self.engine, tokens)
-            vectors = torch.from_numpy(GlotModel(config, head, backbone).encode(distinct.tolist()))
+            given = [distinct.tolist()]
+            if takes_pair(self._template):
+                given = list(map(list, zip(*map(split_pair, distinct), strict=True)))
+            vectors = torch.from_numpy(GlotModel(config, head, backbone).encode(*given))
         else:
             cache, ids = self._open_cache(Path(self.cache), distinct.tolist())
             states = StreamedStates(cache, config.layers, check_device(self.device), config.pooler.tokens)
@@ -279,8 +298,9 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.string = tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = self.prompt is not None and takes_pair(self.prompt)
+        tags.input_tags.one_d_array = not tags.input_tags.two_d_array
         tags.transformer_tags.preserves_dtype = []
         tags.non_deterministic = self.random_state is None
         return tags
@@ -304,8 +324,31 @@ def check_texts(X: Any) -> list[str]:
         raise ValueError("X holds no text: found 0 samples, and at least 1 is needed")
     for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"X must hold texts (str); at index {index} it holds {type(text).__name__} {text!r:.40}")
+            hint = f"; for pairs pass a prompt with {TEXT} and {TEXT_B}" if isinstance(text, (tuple, list)) else ""
+            raise TypeError(
+                f"X must hold texts (str); at index {index} it holds {type(text).__name__} {text!r:.40}{hint}"
+            )
     return [str(text) for text in texts]
+
+
+def check_pairs(X: Any) -> list[str]:
+    """The pairs of a list, a 2-D array or a DataFrame of two columns, each as one text (see `join_pair`).
+
+    Raises ValueError for another shape, TypeError for what is no text.
+    """
+    if X is None or isinstance(X, (str, bytes, Mapping, Set)) or not isinstance(X, Iterable):
+        raise ValueError(f"X must be a list or 2-D array of pairs of texts; got {type(X).__name__}")
+    if hasattr(X, "shape"):  # a DataFrame too, which is iterated by columns
+        X = np.asarray(X, dtype=object).tolist()
+    pairs = list(X)
+    if not pairs:
+        raise ValueError("X holds no pair: found 0 samples, and at least 1 is needed")
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise ValueError(f"X must hold pairs of texts, (text, text_b); at index {index} it holds {pair!r:.40}")
+        if not all(isinstance(text, str) for text in pair):
+            raise TypeError(f"X must hold pairs of texts (str); at index {index} it holds {pair!r:.40}")
+    return [join_pair(*map(str, pair)) for pair in pairs]
 
 
 def _check_labels(y: Any) -> np.ndarray:

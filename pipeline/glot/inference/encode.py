@@ -17,7 +17,7 @@ from glot.corpus.formats import is_table
 from glot.corpus.lines import bare, read_file, read_stdin, readable
 from glot.corpus.tables import Table
 from glot.errors import UsageError
-from glot.inference.run_checks import answer_columns
+from glot.inference.run_checks import answer_columns, check_vector_texts
 from glot.registry.tasks import Columns
 from glot.store.files import atomic_path, check_output, make_folder
 from glot.store.rows import JSON_LINES, PARQUET, Row, check_parquet, json_line, rows_file
@@ -112,16 +112,16 @@ def encode_file(model: GlotModel, texts: Input, out: Path, report: Report = lamb
     `.npy` holds the array; `.parquet` a column `vector` of lists of D numbers; `.jsonl` (or `.ndjson`) an object a line
     with `index` and `vector`. The file is there whole or not at all; memory is that of one window.
 
-    Raises UsageError for another suffix, pairs, or texts that cannot be read; FaultError where it cannot be written.
+    Raises UsageError for another suffix, pairs or single texts where the run's vectors are of the other, or texts that
+    cannot be read; FaultError where it cannot be written.
     """
     check_vectors_file(out)
-    if texts.text_b is not None:
-        raise UsageError("a vector is one text's: leave out --text-b")
+    check_vector_texts(model.config, texts.text_b)
     done = 0
     make_folder(out.parent)
     with atomic_path(out) as temporary, _WRITERS[out.suffix.lower()](temporary, model.width) as write:
-        for window, _ in texts.windows():
-            write(model.encode(window))
+        for window, seconds in texts.windows():
+            write(model.encode(window, seconds))
             done += len(window)
             report(done)
     return done

@@ -12,6 +12,7 @@ from glot.fit.run_folder import check_trained
 from glot.inference.run_checks import Run, check_backbone, open_runs
 from glot.store.layout import StatesIdentity
 from glot.store.reader import Cache
+from glot.store.template import join_pair, takes_pair
 
 if TYPE_CHECKING:
     from glot.extract.backbone import Backbone
@@ -94,8 +95,10 @@ def _new_example(texts: list[str], runs: list[Run], options: ExplainOptions) -> 
 
     states = runs[0].config.states
     backbone = load_run_backbone(states, runs[0].folder, options.model, options.device, bool(options.trust_remote_code))
-    forwarded, cut = _forward(texts, backbone, states, runs[0].config.layers)
     source = "the text given" if len(texts) == 1 else "the texts given"
+    if takes_pair(states.template):
+        texts = [join_pair(*texts)]
+    forwarded, cut = _forward(texts, backbone, states, runs[0].config.layers)
     source += f", cut at {states.max_tokens} tokens" if cut else ""
     return Example(forwarded, source, "", runs[0].config.task.name)
 

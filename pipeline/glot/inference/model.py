@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from glot.nn.tokens import TokenBatch
 from glot.products import fast_products
 from glot.store.layout import StatesIdentity
 from glot.store.plan import CONTENT
+from glot.store.template import join_pair, takes_pair
 
 WINDOW = 2048  # texts that are sorted by length together; what waits for its turn is small beside the backbone
 
@@ -104,17 +105,24 @@ class GlotModel:
                 f"heads, the best is the folder {BEST_MEMBER} in it"
             )
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """(n, D) float32 vectors of the texts, in their order; raises FaultError where the backbone gives NaN."""
-        pieces = list(self.encode_stream(texts))
+    def encode(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
+        """(n, D) float32 vectors of the texts, in their order; raises FaultError where the backbone gives NaN.
+
+        `texts_b` are the second texts of n pairs, for a run whose prompt holds both, and for such a run alone.
+        """
+        pieces = list(self.encode_stream(texts, texts_b))
         return np.concatenate(pieces) if pieces else np.zeros((0, self.width), dtype=np.float32)
 
-    def encode_stream(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+    def encode_stream(self, texts: Iterable[str], texts_b: Iterable[str] | None = None) -> Iterator[np.ndarray]:
         """(k, D) float32 vectors of the next k texts, as they come; memory is that of `WINDOW` texts."""
-        if isinstance(texts, str):
+        if isinstance(texts, str) or isinstance(texts_b, str):
             raise UsageError("pass a list of texts, not one text")
         self._check_alone()
-        stream = iter(texts)
+        if takes_pair(self.config.states.template) and texts_b is None:
+            raise UsageError("the prompt of this run holds both texts of a pair: pass the second ones as texts_b")
+        if texts_b is not None and not takes_pair(self.config.states.template):
+            raise UsageError("a vector is one text's: leave out texts_b")
+        stream = iter(texts) if texts_b is None else _joined(texts, texts_b)
         while window := list(islice(stream, WINDOW)):
             yield self._vectors(window)[0].cpu().numpy()
 
@@ -139,10 +147,12 @@ class GlotModel:
         given = [texts] if texts_b is None else [texts, texts_b]
         if any(isinstance(some, str) for some in given):
             raise UsageError("pass a list of texts, not one text")
-        if len(given) != self.config.task.num_texts:
-            raise UsageError(f"this head was trained on {self.config.task.num_texts} text(s) an example")
+        if len(given) != self.config.texts_each:
+            raise UsageError(f"this head was trained on {self.config.texts_each} text(s) an example")
         if len(given[0]) != len(given[-1]):
             raise UsageError(f"{len(texts)} first texts and {len(given[-1])} second ones make no pairs")
+        if takes_pair(self.config.states.template):
+            given = [list(_joined(*given))]
         pieces = []
         for start in range(0, max(len(texts), 1), WINDOW):
             window = [list(some[start : start + WINDOW]) for some in given]
@@ -160,9 +170,7 @@ class GlotModel:
     def _vectors(self, texts: Sequence[str]) -> list[torch.Tensor]:
         """Of each head (n, D) float32: each distinct text forwarded once for all, those of similar length together."""
         states = self.config.states
-        for text in texts:
-            if not isinstance(text, str):
-                raise UsageError(f"a text is needed, and {type(text).__name__} was given")
+        _check_texts(texts)
         rank: dict[str, int] = {}
         for text in texts:
             rank.setdefault(clean(text), len(rank))
@@ -186,6 +194,19 @@ class GlotModel:
 def _layers_of(configs: Iterable[RunConfig]) -> tuple[int, ...]:
     """All layers that some runs read, ascending."""
     return tuple(sorted({layer for config in configs for layer in config.layers}))
+
+
+def _joined(texts: Iterable[str], texts_b: Iterable[str]) -> Iterator[str]:
+    """The one text of each pair, for a template of pairs; raises UsageError where they make no pairs of texts."""
+    for pair in zip_longest(texts, texts_b):
+        _check_texts(pair)
+        yield join_pair(*pair)
+
+
+def _check_texts(texts: Iterable[object]) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise UsageError(f"a text is needed, and {type(text).__name__} was given")
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +242,8 @@ def forward_texts(
 ) -> Iterator[tuple[np.ndarray, Forwarded]]:
     """Indices of some texts and what the backbone made of them, until all are done; those of similar length together.
 
-    The texts are filled into the template of `states` and cut at `max_tokens`.
+    The texts (of a template of pairs, as `join_pair` makes them) are filled into that of `states` and cut at
+    `max_tokens`.
     """
     tokens = tokenize_filled(texts, states.template, backbone, max_tokens)
     lengths = np.asarray([len(row) for row in tokens.ids])

@@ -13,6 +13,7 @@ from glot.store.files import check_output
 from glot.store.reader import Cache
 from glot.store.rows import JSON_LINES, check_rows_file
 from glot.store.task_spec import TaskSpec
+from glot.store.template import TEXT_B, takes_pair
 
 FORMATS = {"jsonl": JSON_LINES, "glue": (".tsv", ".txt")}  # that can be asked for, and their suffixes
 
@@ -70,6 +71,25 @@ def check_new_texts(folder: Path, model: str | None = None) -> Run:
     run = trained_run(folder)
     check_backbone(run, model)
     return run
+
+
+def check_vector_texts(config: RunConfig, text_b: str | None) -> None:
+    """Raise UsageError where `text_b`, a table's column of second texts, and what a vector is made of do not fit."""
+    if takes_pair(config.states.template) and text_b is None:
+        raise UsageError(
+            "the prompt of this run holds both texts of a pair: name the column of the second with --text-b"
+        )
+    if text_b is not None and not takes_pair(config.states.template):
+        raise UsageError("a vector is one text's: leave out --text-b")
+
+
+def check_single_texts(run: Run) -> None:
+    """Raise UsageError where a run has no vector of one text, because its prompt holds two."""
+    if takes_pair(run.config.states.template):
+        raise UsageError(
+            f"the prompt of {run.folder} holds {TEXT_B}: its vectors are of two texts each, and mteb's of one; "
+            "use `glot evaluate --cache`"
+        )
 
 
 def check_new_labels(folder: Path, model: str | None = None) -> Run:

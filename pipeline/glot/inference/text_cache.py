@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from glot.store.layout import MANIFEST_FILE
 from glot.store.plan import Plan, text_hash
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
+from glot.store.template import TEXT, split_pair, takes_pair
 
 GROUP, SPLIT = "texts", "all"  # the one example set of such a cache: every text that it was ever asked for
 POLL_SECONDS = 0.1
@@ -37,8 +39,8 @@ def open_with_texts(
     once; what was opened before stays readable meanwhile.
 
     Args:
-        folder: holds a cache for each backbone, layer and length limit.
-        texts: n texts, at least one.
+        folder: holds a cache for each backbone, layer, length limit and prompt.
+        texts: n texts, at least one; for a template of pairs as `join_pair` makes them.
 
     Returns:
         The opened cache, and (n,) int64 ids of the texts in it.
@@ -49,6 +51,8 @@ def open_with_texts(
     identity = states_identity(backbone, options)
     layers = "-".join(map(str, identity.layers))
     name = f"{backbone.name}-layer-{layers}-tokens-{identity.max_tokens}"
+    if identity.template != TEXT:
+        name += f"-prompt-{hashlib.sha256(identity.template.encode()).hexdigest()[:12]}"
     texts = [clean(text) for text in texts]
     with _alone(make_folder(folder), name):
         found = _open(folder / name)
@@ -95,6 +99,9 @@ def _look_up(plan: Plan | None, texts: Sequence[str]) -> tuple[dict[str, int], l
 def _grow(folder: Path, cache: Cache | None, new: Sequence[str], backbone: Backbone, options: ExtractOptions) -> None:
     """Extract the new texts beside all that are there, whose states are not made again."""
     old = cache.plan.texts(0, len(cache.plan)) if cache else []
-    examples = [Example(row, text, None, None) for row, text in enumerate([*old, *new])]
-    corpus = Corpus(TaskSpec(GROUP, 1, "classes"), {SPLIT: Split(SPLIT, examples, "memory")})
+    is_pair = takes_pair(options.template)
+    pairs = [split_pair(text) if is_pair else (text, None) for text in [*old, *new]]
+    examples = [Example(row, text, text_b, None) for row, (text, text_b) in enumerate(pairs)]
+    spec = TaskSpec(GROUP, 2 if is_pair else 1, "classes")
+    corpus = Corpus(spec, {SPLIT: Split(SPLIT, examples, "memory")})
     extract_states(corpus, backbone, folder, replace(options, group=GROUP))

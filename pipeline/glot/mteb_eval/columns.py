@@ -15,7 +15,7 @@ from torch import Tensor
 from glot.errors import UsageError
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import HEAD_FILE, RunConfig
-from glot.inference.run_checks import open_runs
+from glot.inference.run_checks import check_single_texts, open_runs
 from glot.nn.config import PoolerConfig, TokenChoice
 from glot.nn.graph import Backend
 from glot.nn.poolers import LastLayerPooler, Pooler, make_pooler
@@ -92,10 +92,12 @@ def open_comparison(runs: Sequence[Path], backend: Backend) -> Comparison:
 
     A pooler without weights that a run brings along already is not put beside it again.
 
-    Raises UsageError where there is no run, a run is given twice, or runs are not over the same states and layers;
+    Raises UsageError where there is no run, a run is given twice or is of pairs in one prompt, or runs are not over the
+    same states and layers;
     FaultError where a file is damaged.
     """
     opened = open_runs(runs, same_texts=False)
+    check_single_texts(opened[0])  # all have its template
     if len({run.folder.resolve() for run in opened}) < len(opened):
         raise UsageError("--run names the same run twice: leave one out")
     columns = [_run_column(run.folder, run.config, backend) for run in opened]

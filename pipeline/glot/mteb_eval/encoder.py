@@ -16,13 +16,13 @@ from mteb.models.model_meta import ScoringFunction
 from glot.errors import FaultError
 from glot.extract.backbone import Backbone
 from glot.extract.engine import take_engine
-from glot.extract.options import TEXT
-from glot.extract.planning import clean, fill, length_limit
+from glot.extract.planning import clean, length_limit
 from glot.inference.model import WINDOW, forward_texts, load_run_backbone
 from glot.mteb_eval.columns import Comparison, Vectorizer
 from glot.process import available_memory
 from glot.products import fast_products
 from glot.store.plan import text_hash
+from glot.store.template import TEXT, fill
 
 Report = Callable[[int], None]  # texts forwarded
 

@@ -36,6 +36,7 @@ from glot.nn.tokens import TokenBatch
 from glot.process import kept_randomness
 from glot.registry.backbones import BACKBONES
 from glot.reproduce.costs import Cost, CostRecord
+from glot.store.template import TEXT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,7 +127,6 @@ def random_work(vocabulary: int, mean: int, batch_size: int, steps: int, example
 
 def task_work(corpus: Corpus, backbone: Backbone, batch_size: int, steps: int, usual_tokens: int = 128) -> Work:
     """Batches of a task's first training examples; raises UsageError where it has too few."""
-    from glot.extract.options import TEXT
     from glot.extract.planning import length_limit, tokenize_filled
 
     examples = corpus.splits["train"].examples

@@ -86,7 +86,8 @@ class StatesIdentity:
         kind: "encoder" or "decoder".
         width: d.
         num_layers: n; layers count from 0 (embeddings) to n (after the final norm).
-        template: what stands around each text; "{text}" is the text alone.
+        template: what stands around each text; "{text}" is the text alone, and with "{text_b}" a text is a pair, see
+            `glot.store.template`.
         max_tokens: longer texts are cut here, special tokens included.
         layers: the layers kept, ascending.
         dtype: how states are stored: float16, bfloat16, float32, or int8 with a scale a token.
