@@ -34,7 +34,7 @@ def test_published_is_the_default_and_adds_nothing(make_fit_cache: MakeCache) ->
 def test_strong_is_a_mix_begun_at_the_regression(make_fit_cache: MakeCache) -> None:
     config = config_of(make_fit_cache(num_texts=2), preset="strong")
     assert config.layers == (1, 2)
-    assert (config.train.start, config.train.lr, config.train.epochs) == ("regression", 2e-4, 3)
+    assert config.train.start == "regression"
     assert config.pooler.pair_features == "full"  # nobody knows whether its pairs are symmetric
 
 
@@ -49,6 +49,29 @@ def test_an_option_overrides_it(make_fit_cache: MakeCache) -> None:
     assert config_of(folder, preset="strong", pooler="mlp").train.start == "random"  # which holds no mean
 
 
+@pytest.mark.parametrize(
+    ("examples", "chosen", "last"),
+    [
+        # 2 √examples steps of 32: 8, 16 and 28 of them
+        (16, (1e-3, "linear", 8), (1e-3, "linear", 8)),
+        (64, (1e-3, "linear", 8), (1e-3, "linear", 8)),
+        (200, (1e-3, "linear", 4), (1e-3, "linear", 4)),
+        (400, (2e-4, "constant", 3), (2e-4, "constant", 3)),
+        (5000, (1e-3, "constant", 6), (1e-3, "constant", 3)),
+    ],
+)
+def test_the_number_of_examples_decides_how_fast_and_long_it_trains(
+    make_fit_cache: MakeCache, examples: int, chosen: tuple, last: tuple
+) -> None:
+    states, task = Cache(make_fit_cache()).manifest.states, find_task("sst2").spec
+    for select, expected in (("validation", chosen), ("last", last)):
+        found = with_preset(FitOptions(preset="strong", select=select), task, states, examples)
+        assert (found["lr"], found["schedule"], found["epochs"]) == expected
+    few = with_preset(FitOptions(preset="strong", batch_size=8), task, states, 64)
+    assert few["epochs"] == 2  # sixteen steps still
+    assert with_preset(FitOptions(preset="strong", schedule="cosine"), task, states, 64)["schedule"] == "cosine"
+
+
 def test_what_the_data_decides(make_fit_cache: MakeCache) -> None:
     """One layer is no mix; symmetric tasks get symmetric features, scores the published cosine."""
     states = Cache(make_fit_cache()).manifest.states
@@ -57,8 +80,6 @@ def test_what_the_data_decides(make_fit_cache: MakeCache) -> None:
     for name, features in expected.items():
         found = with_preset(strong, find_task(name).spec, states, 5000).given
         assert (found.get("pair_features"), found["mix"]) == (features, True)
-        assert (found["lr"], found["epochs"]) == (1e-3, 6)  # of many examples
-    assert with_preset(strong.but(select="last"), find_task("sst2").spec, states, 5000).given["epochs"] == 3
     assert "mix" not in with_preset(strong, find_task("sst2").spec, replace(states, layers=(2,)), 5000).given
     with pytest.raises(UsageError, match="--preset strong begins at a regression on labels"):
         with_preset(strong, TaskSpec("pairs", 2, "contrastive"), states, 5000)
@@ -75,7 +96,7 @@ def test_the_command_says_what_is_in_force(glot: Callable[..., tuple], extracted
     assert code == 0, err
     assert out.splitlines()[0].startswith(
         "preset strong: layer 2 alone (of a cache of `extract --layers all` a mix); begun at the regression; 1 epochs "
-        "at a learning rate of 0.0002. An option overrides it"
+        "at a learning rate of 0.001. An option overrides it"
     )
     assert glot("fit", "--cache", extracted, "--preset", "best")[0] == 2
 
@@ -84,6 +105,7 @@ def test_the_estimator_takes_it(backbone_folders: dict[str, Path]) -> None:
     texts, labels = ["rain falls softly", "a dog barks"] * 8, [0, 1] * 8
     model = GlotClassifier(backbone_folders["bert"], preset="strong", epochs=1, hidden=4).fit(texts, labels)
     assert model.config_.layers == (0, 1, 2)
-    assert (model.config_.train.start, model.config_.train.lr, model.config_.train.epochs) == ("regression", 2e-4, 1)
+    assert (model.config_.train.start, model.config_.train.lr, model.config_.train.epochs) == ("regression", 1e-3, 1)
+    assert model.config_.train.schedule == "linear"
     one = GlotClassifier(backbone_folders["bert"], preset="strong", mix=False, epochs=1, hidden=4).fit(texts, labels)
     assert one.config_.layers == (2,)

@@ -83,6 +83,7 @@ class TrainConfig:
             "Of the learning rate: linear and cosine end at 0; plateau halves it after 2 epochs without a better "
             "score, plateau-steps takes a tenth after 50 steps without a lower loss (on pairs plateau is this).",
             TRAINING,
+            by_task=True,
         ),
     ] = "constant"
     warm_up: Annotated[
