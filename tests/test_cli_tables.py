@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,13 +113,15 @@ def test_standard_input_is_read_as_a_file_is(glot: Glot, monkeypatch: pytest.Mon
 
     class Model:
         width = 4
+        config = SimpleNamespace(states=SimpleNamespace(template="{text}"))
 
-        def encode(self, texts: list[str]) -> np.ndarray:
+        def encode(self, texts: list[str], texts_b: list[str] | None) -> np.ndarray:
+            assert texts_b is None
             seen.append(texts)
             return np.zeros((len(texts), 4), np.float32)
 
     monkeypatch.setattr("glot.inference.model.GlotModel.load", lambda *_: Model())
-    monkeypatch.setattr("glot.inference.run_checks.check_new_texts", lambda *_: None)
+    monkeypatch.setattr("glot.inference.run_checks.check_new_texts", lambda *_: Model)
     monkeypatch.setattr("glot.commands.encode.note_unfinished", lambda *_: None)
     data = "the dog\r\n\r\na river\rin autumn\u2028so\nnaïve".encode(encoding)
     Path("texts.txt").write_bytes(data)

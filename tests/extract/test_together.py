@@ -258,7 +258,7 @@ def test_only_a_shard_that_overflows_is_kept_in_float32(
     spoil(folder, "Z", 1e6)  # a letter that no other text has
     examples = corpus.splits["train"].examples
     examples[7] = examples[7]._replace(text="Z marks the spot")
-    options = {"shard_bytes": 200 * 32 * 2, "layers": (0, -1)}
+    options = {"shard_bytes": 200 * 32 * 2, "layers": (0, -1), "dtype": "float16"}
     with pytest.raises(FaultError, match=r"layer 0: states of text \d+ \('Z marks the spot'\)"):
         extract(corpus, folder, tmp_path / "out", **options)
     summary = extract(corpus, folder, tmp_path / "out", said.append, on_overflow="float32-shard", **options)

@@ -289,7 +289,8 @@ def test_repair_makes_a_lost_shard_again(change: str, copy_of: Callable, bert: P
 def test_repair_of_an_unfinished_cache_stays_repaired(tmp_path: Path, made_caches: Callable, bert: Path) -> None:
     """Its finished shards are known by their sidecars, which must not vouch for the old bytes."""
     out = tmp_path / "part"
-    runs.extract(bert, out, **OPTIONS, part=(0, 2))
+    options = {**OPTIONS, "dtype": "float16"}
+    runs.extract(bert, out, **options, part=(0, 2))
     first = Cache(out, allow_unfinished=True).plan.shard_range(2)[0]
     spoil_text(out, first)
     cache = Cache(out, allow_unfinished=True)
@@ -300,8 +301,8 @@ def test_repair_of_an_unfinished_cache_stays_repaired(tmp_path: Path, made_cache
     cache = Cache(out, allow_unfinished=True)
     assert verify_cache(cache) == []
     cache.read_texts(2, np.asarray([first]))
-    runs.extract(bert, out, **OPTIONS)
-    assert_repaired(out, read_states(made_caches(**OPTIONS)), [first], "float16")
+    runs.extract(bert, out, **options)
+    assert_repaired(out, read_states(made_caches(**options)), [first], "float16")
 
 
 class RoundOtherwise:

@@ -57,7 +57,7 @@ def test_tensorboard_files_hold_the_fit(fit: Callable[..., tuple]) -> None:
         for metric, value in epoch["scores"]["validation"].items():
             assert curves[f"validation/{metric}"][number] == ((number + 1) * steps, pytest.approx(value, rel=1e-5))
     assert (parameters["pooler.gnn"], parameters["pooler.hidden"], parameters["task.name"]) == ("gat", 8, "train")
-    assert parameters["train.lr"] == pytest.approx(2e-4)
+    assert parameters["train.lr"] == pytest.approx(1e-3)
     assert parameters["task.classes"] == "animal, water"
 
 

@@ -30,7 +30,7 @@ def test_defaults_of_the_published_runs() -> None:
     assert {task.name for task in TASKS if task.train_limit == 20_000} == {"qqp", "mnli", "qnli"}
     assert {task.name: task.max_tokens for task in TASKS if task.max_tokens != 128} == {"imdb": 512}
     glue = {"gnn_layers": 2, "hidden": 256, "tau": 0.6, "lr": 2e-4, "epochs": 3, "batch_size": 32}
-    glue |= {"adapool_hidden": 128, "start": "random", "pair_features": "concat"}
+    glue |= {"adapool_hidden": 128, "start": "random", "pair_features": "concat", "schedule": "constant"}
     assert {name: item.default for name, item in all_settings().items() if item.setting.by_task} == glue
     stress = {**glue, "gnn_layers": 4, "hidden": 64, "lr": 1e-4, "adapool_hidden": 256}
     made = TaskSpec("stress-paired-0.9-w256-g20", 1, "classes", ("negative", "positive"))

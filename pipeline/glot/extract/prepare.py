@@ -55,8 +55,7 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
             f"--layers {options.layers}: {backbone.name} has the layers 0 to {count} (or -1 to -{count + 1})"
         )
     template = check_template(options.template, backbone)
-    automatic = "bfloat16" if backbone.compute_dtype == "bfloat16" else "float16"
-    automatic = "int8" if len(layers) > 1 else automatic
+    automatic = "int8" if len(layers) > 1 else sixteen_bits(backbone)
     return StatesIdentity(
         backbone=backbone.name,
         revision=backbone.revision,
@@ -73,6 +72,11 @@ def states_identity(backbone: Backbone, options: ExtractOptions) -> StatesIdenti
         source=backbone.source,
         loader_sha256=backbone.loader_sha256,
     )
+
+
+def sixteen_bits(backbone: Backbone) -> str:
+    """The dtype of 16 bits that holds a backbone's states: bfloat16 where it computes in it, else float16."""
+    return "bfloat16" if backbone.compute_dtype == "bfloat16" else "float16"
 
 
 def as_kept(identity: StatesIdentity, kept: StatesIdentity, options: ExtractOptions) -> StatesIdentity:

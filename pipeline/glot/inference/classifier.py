@@ -22,7 +22,7 @@ from glot.errors import UsageError
 from glot.extract.backbone import Backbone, load_backbone
 from glot.extract.engine import take_engine
 from glot.extract.options import ExtractOptions
-from glot.extract.prepare import states_identity
+from glot.extract.prepare import sixteen_bits, states_identity
 from glot.extract.source import ModelSource, resolve_model
 from glot.fit.config import FitOptions, TrainConfig
 from glot.fit.head_model import HeadModel, pool_texts
@@ -229,7 +229,13 @@ class GlotClassifier(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Classifi
 
     def _extract_options(self) -> ExtractOptions:
         layers = None if self._mixes else (self._layer,)
-        return ExtractOptions(max_tokens=self.max_tokens, template=self._template, layers=layers, engine=self.engine)
+        return ExtractOptions(
+            max_tokens=self.max_tokens,
+            template=self._template,
+            layers=layers,
+            dtype=sixteen_bits(self._backbone()),  # nearer than int8 to the states of new texts, which are not kept
+            engine=self.engine,
+        )
 
     @property
     def _template(self) -> str:

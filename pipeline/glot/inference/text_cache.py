@@ -16,7 +16,7 @@ from glot.errors import UsageError
 from glot.extract.backbone import Backbone
 from glot.extract.options import ExtractOptions
 from glot.extract.planning import clean
-from glot.extract.prepare import as_kept, states_identity
+from glot.extract.prepare import states_identity
 from glot.extract.run import extract_states
 from glot.store.claims import Claims
 from glot.store.files import make_folder
@@ -63,8 +63,7 @@ def open_with_texts(
             _grow(folder / name, found, new, backbone, options)
             cache = Cache(folder / name)
             known, _ = _look_up(cache.plan, texts)
-    kept = cache.manifest.states
-    difference = kept.difference(as_kept(identity, kept, options))
+    difference = cache.manifest.states.difference(identity)
     if difference:
         raise UsageError(f"{cache.folder} was made with other settings ({difference}): choose another folder")
     return cache, np.asarray([known[text] for text in texts], dtype=np.int64)
