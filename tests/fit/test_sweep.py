@@ -64,7 +64,7 @@ def test_each_head_is_what_its_own_fit_makes(make_fit_cache: MakeCache, tmp_path
             assert_same_run(run, tmp_path / "own" / str(number))
 
 
-@pytest.mark.parametrize("backend", ["dense", "auto"])
+@pytest.mark.parametrize("backend", ["dense", pytest.param("auto", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "options",
     [
@@ -125,7 +125,13 @@ def test_batches_are_gathered_once_for_all_heads(make_fit_cache: MakeCache, tmp_
     assert count({"tau": (0.3, 0.6), "lr": (1e-3, 2e-3, 3e-3)}, "six") == steps
 
 
-@pytest.mark.parametrize(("stop_after", "mix"), [(1, False), (4, False), (9, False), (9, True)])
+@pytest.mark.parametrize(
+    ("stop_after", "mix"),
+    [
+        (9, True),
+        *[pytest.param(stop, False, marks=pytest.mark.slow) for stop in (1, 4, 9)],
+    ],
+)
 def test_a_stopped_sweep_goes_on_to_the_same_bits(
     make_fit_cache: MakeCache, tmp_path: Path, stop_after: int, mix: bool
 ) -> None:
