@@ -86,8 +86,8 @@ def extract_states(
         if options.plan_only:
             return _summary(folder, load_manifest(folder), corpus, options.group)
         plan = Plan(folder, manifest.plan.data)
-        _tell_of_layers(manifest.states, plan, say)
         if not all(finished_shard(folder, number, manifest) for number in range(plan.num_shards)):
+            _tell_of_layers(manifest.states, plan, say)
             # By all of the plan's tokens: a run that goes on takes what the unbroken one would have taken.
             take_engine(backbone, manifest.states.layers, options.engine, plan.tokens, say)
         started = time.monotonic()

@@ -140,7 +140,7 @@ class Asked:
         Literal["auto", "published", "strong"],
         Setting(
             "published: the paper's settings; strong: all layers mixed, begun at the regression, all features of "
-            "pairs, 6 epochs at a learning rate of 0.001 (fewer for few examples); auto: strong for your own labels, "
+            "pairs, 6 epochs at a learning rate of 0.001 (of few examples less); auto: strong for your own labels, "
             "published for the paper's tasks and for pairs without labels. An option overrides it.",
             TRAINING,
             lists=False,

@@ -71,7 +71,7 @@ class Ensemble:
         data = read_json(path)
         try:
             check_version(path, data, VERSION)
-            states = StatesIdentity(**{**data["states"], "layers": tuple(data["states"]["layers"])})
+            states = StatesIdentity.from_json(data["states"])
             found = cls(tuple(data["members"]), data["cache"], states, TaskSpec.from_json(data["task"]))
         except (KeyError, TypeError, AttributeError) as error:
             raise FaultError(f"{path} is damaged: {error!r}") from None

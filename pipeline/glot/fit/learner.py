@@ -85,14 +85,14 @@ class Learner:
         width, backend = self.config.states.width, self.config.train.backend
         with kept_randomness(self.config.train.init_seed):
             model = HeadModel(self.config.pooler, self.config.task, width, backend, self.config.contrastive)
-        if self.config.train.class_weights == "balanced":
+        train = self.config.train
+        if train.class_weights == "balanced":
             model.head.class_weights = balanced_weights(labels_of(data.train), len(self.config.task.classes))
         self.model = model.to(self.device)
-        train = self.config.train
         if train.dropout:
             model.dropout = Dropout(train.dropout, train.init_seed, self.device)
         self.optimizer = make_optimizer(model.parameters(), train.lr, self.device, train.weight_decay)
-        self.plateau = StepPlateau(self.optimizer) if self.config.train.schedule == "plateau-steps" else None
+        self.plateau = StepPlateau(self.optimizer) if train.schedule == "plateau-steps" else None
         self.start: Epoch | None = None
         self.history: list[Epoch] = []
         self.is_given_up = False

@@ -114,7 +114,7 @@ class RunConfig:
             check_version(path, data, VERSION)
             return cls(
                 cache=data["cache"],
-                states=StatesIdentity(**{**data["states"], "layers": tuple(data["states"]["layers"])}),
+                states=StatesIdentity.from_json(data["states"]),
                 layer=data["layer"],
                 data=data["data"],
                 task=TaskSpec.from_json(data["task"]),

@@ -112,6 +112,11 @@ class StatesIdentity:
     source: str = ""
     loader_sha256: str = ""
 
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> StatesIdentity:
+        """From what `asdict` gave, read back from JSON, which has no tuples."""
+        return cls(**{**data, "layers": tuple(data["layers"])})
+
     @property
     def token_position(self) -> Literal["first", "last"]:
         """Where the one token stands that the `cls` pooler takes of a text."""
