@@ -32,6 +32,7 @@ from glot.store.plan import CONTENT, PlanWriter
 from glot.store.reader import Cache
 from glot.store.shards import ShardWriter, write_sidecar
 from glot.store.verify import verify_cache
+from tests.faults import runs
 
 SHARD_BYTES = 24 * 32 * 2  # 24 tokens of width 32 in float16
 NUM_SHARDS = 6  # of the small corpus
@@ -1031,6 +1032,20 @@ def test_what_a_first_run_left_when_it_was_killed_is_no_strange_file(
     (tmp_path / "out" / name).write_text(json.dumps(asdict(owner)) if name == "plan.claim" else "")
     extract(make_corpus(), bert, tmp_path / "out")
     assert Cache(tmp_path / "out").manifest.complete
+
+
+def test_the_last_worker_removes_what_a_killed_one_left(make_corpus: Callable, bert: Path, tmp_path: Path) -> None:
+    """A worker that begins before another is killed finds no leftovers at its beginning, only at its end."""
+    left = ["clock.tmp-host-1", "plan.claim.tmp-host-1", "plan.claim.takeover", "manifest.json.tmp-host-1"]
+    left += ["shard-00001.claim.tmp-host-1", "shard-00001.claim.takeover", "shard-00000.h5.tmp-host-1"]
+
+    def kill_another(done: int, total: int) -> None:
+        for name in left:
+            (tmp_path / name).touch()
+
+    options = ExtractOptions(max_tokens=32, shard_bytes=SHARD_BYTES, token_budget=40)
+    run.extract_states(make_corpus(), ModelSource("tiny", str(bert)), tmp_path, options, kill_another)
+    assert runs.leftovers(tmp_path) == []
 
 
 def test_a_folder_that_is_no_cache_is_left_alone(extract, make_corpus, backbone_folders, tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ class Preparation:
             self._add_examples(manifest, name, examples, corpus, plan)
         manifest.plan = replace(manifest.plan, request=request)
         manifest.save(self.folder)
-        _remove_leftovers(self.folder, manifest)
+        remove_killed(self.folder, manifest)
         return manifest
 
     def _tell_of_skipped(self, corpus: Corpus) -> None:
@@ -309,13 +309,13 @@ def _check_examples(manifest: Manifest | None, folder: Path, name: str, examples
             )
 
 
-def _remove_leftovers(folder: Path, manifest: Manifest) -> None:
-    """Remove what killed runs left, but for shards that are planned; for the holder of the plan's claim."""
+def remove_killed(folder: Path, manifest: Manifest) -> None:
+    """Remove what killed workers left, but for shards that are planned; for the holder of the plan's claim."""
     named = {manifest.plan.data.file, *(entry.data.file for entry in manifest.examples.values())}
     sets = "|".join(map(re.escape, manifest.examples))
     leftover = re.compile(
         rf"manifest\.json(\.tmp-.+|\.damaged)|(plan|{EXAMPLES_FOLDER}/({sets}))(-\d+)?\.h5(\.tmp-.+)?"
-        r"|((plan|shard-\d{5,})\.claim|clock)\.tmp-.+"
+        r"|((plan|shard-\d{5,})\.claim|clock)\.tmp-.+|plan\.claim\.takeover"
     )
     for path in [*folder.iterdir(), *(folder / EXAMPLES_FOLDER).iterdir()]:
         name = path.relative_to(folder).as_posix()

@@ -13,7 +13,7 @@ from glot.extract.backbone import Backbone, load_backbone
 from glot.extract.engine import take_engine
 from glot.extract.forward import token_budget
 from glot.extract.options import ExtractOptions, check_folder, check_options
-from glot.extract.prepare import Preparation, Progress, Say, hold_plan, states_identity
+from glot.extract.prepare import Preparation, Progress, Say, hold_plan, remove_killed, states_identity
 from glot.extract.source import ModelSource
 from glot.extract.worker import Busy, Worker
 from glot.store.claims import Claims
@@ -167,6 +167,7 @@ def _finish(folder: Path, claims: Claims, say: Say) -> Manifest:
             remove_leftovers(folder, ("shard-*.h5", "shard-*.json"))
             for path in folder.glob("shard-*.claim*"):
                 path.unlink(missing_ok=True)
+            remove_killed(folder, manifest)
         return manifest
     finally:
         claims.release("plan")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from glot.errors import AccessError, FaultError
-from glot.store.files import checked, publish, read_plain, temporary_name, write_error
+from glot.store.files import UNFINISHED, checked, publish, read_plain, temporary_name, write_error
 
 REFRESH_SECONDS = 60.0
 STALE_SECONDS = 300.0
@@ -164,14 +165,12 @@ class Claims:
 
     def _age(self, touched: float) -> float:
         """Seconds since a file was touched, by the file system's own clock, for hosts' clocks differ."""
-        probe = temporary_name(self.folder / "clock")
         try:
-            probe.touch()
-            return probe.stat().st_mtime - touched
+            # A file without a name, where the file system has such: a kill leaves nothing.
+            with tempfile.TemporaryFile(dir=self.folder, prefix=f"clock{UNFINISHED}") as probe:
+                return os.fstat(probe.fileno()).st_mtime - touched
         except OSError:
             return time.time() - touched
-        finally:
-            probe.unlink(missing_ok=True)
 
     def _keep_fresh(self) -> None:
         while not self._stop.wait(self.refresh):
