@@ -2,6 +2,7 @@
 
     python -m benchmarks.frontier --tasks sst2-16,mrpc --methods logistic,strong,full     # measures what is not there
     python -m benchmarks.frontier --report frontier.md --picture frontier.svg             # of all that is there
+    python -m benchmarks.frontier --scores pipeline/glot/reproduce/measured/frontier.csv  # for the report of costs
 
 One thing at a time is measured, in a process of its own; each is a line of `results.jsonl` in `--folder` as soon as
 it is done, and is not measured again (`--again` does so). All methods see the same training examples: of `sst2-N` N
@@ -36,7 +37,7 @@ from pathlib import Path
 
 from benchmarks.extraction import glue_folder
 from benchmarks.frontier.measure import Spec
-from benchmarks.frontier.report import draw, write_report
+from benchmarks.frontier.report import draw, write_report, write_scores
 from benchmarks.frontier.results import (
     ALL_LAYERS,
     LAST_LAYER,
@@ -240,6 +241,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--setfit-python", type=Path, help="the interpreter of an environment that has setfit")
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")
     parser.add_argument("--report", type=Path, help="measure nothing, write the tables of what is there")
+    parser.add_argument("--scores", type=Path, help="measure nothing, write what is there as CSV")
     parser.add_argument("--picture", type=Path, help="measure nothing, draw what is there (.svg, .png)")
     given = parser.parse_args(arguments)
     default = [name for name in METHODS if name != "setfit" or given.setfit_python]
@@ -268,7 +270,7 @@ def _problem(given: argparse.Namespace) -> str | None:
         return str(error)
     if min(given.threads, given.samples if given.samples is not None else 1, given.most_minutes) <= 0:
         return "--threads, --samples and --most-minutes must be above 0"
-    if given.report or given.picture:
+    if given.report or given.picture or given.scores:
         path = given.folder / "results.jsonl"
         return None if path.exists() else f"there is nothing to report at {path}: measure first"
     if "setfit" in given.methods and (given.setfit_python is None or not os.access(given.setfit_python, os.X_OK)):
@@ -281,10 +283,12 @@ def _problem(given: argparse.Namespace) -> str | None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, or report."""
     given = parse(arguments)
-    if given.report or given.picture:
+    if given.report or given.picture or given.scores:
         results = list(load_results(given.folder / "results.jsonl").values())
         if given.report:
             write_report(results, given.report)
+        if given.scores:
+            write_scores(results, given.scores)
         if given.picture:
             draw(results, given.picture)
         return

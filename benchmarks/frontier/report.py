@@ -105,6 +105,19 @@ def write_report(results: list[Measured], path: Path) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
+def write_scores(results: list[Measured], path: Path) -> None:
+    """A line a task, backbone, method and metric, as CSV; what was not done has none."""
+    lines = ["task,model,method,metric,percent,half_interval,samples,parameters,processor_seconds"]
+    for task, model in groups_of(results):
+        for row in rows_of(results, task, model).values():
+            for name, values in row.scores.items():
+                mean, half = interval([100 * value for value in values])
+                width = "" if half is None else f"{half:.1f}"
+                numbers = f"{mean:.1f},{width},{len(values)},{row.parameters},{row.seconds:.1f}"
+                lines.append(f"{task},{model},{row.method},{SCORE_TITLES[name]},{numbers}")
+    write_text(path, "\n".join(lines) + "\n")
+
+
 def table(results: list[Measured], task: str, model: str) -> list[str]:
     """The lines of one table."""
     rows, names = rows_of(results, task, model), SCORES[TaskName.parse(task).family]

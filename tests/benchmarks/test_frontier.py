@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import random
 import subprocess
@@ -232,6 +233,14 @@ def test_the_table() -> None:
     assert "| logistic regression | 1,000 | 2.0 | 72.0 (1) | 80.0 (1) | 90.0 % | 0.1 |" in rows
     assert "| LoRA, r = 64 | | | not done in 25 minutes | | | |" in rows
     assert len({line.count("|") for line in rows}) == 1
+
+
+def test_the_scores_as_csv(tmp_path: Path) -> None:
+    report.write_scores(SOME, tmp_path / "scores.csv")
+    rows = list(csv.DictReader((tmp_path / "scores.csv").read_text().splitlines()))
+    assert {row["method"] for row in rows} == {"logistic", "strong", "full"}  # LoRA was not done
+    strong = next(row for row in rows if row["method"] == "strong" and row["metric"] == "accuracy")
+    assert (strong["percent"], strong["samples"], strong["half_interval"]) == ("77.0", "3", "2.5")
 
 
 def test_the_interval_is_student_s() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +15,17 @@ from glot.report.figures import Bars, Picture
 from glot.report.methods import GREY, colour_of
 from glot.report.results import read_record
 from glot.report.sections import Block, Heading, Prose, Section, Table, text_rows
-from glot.reproduce.published import read_published
+from glot.reproduce.published import read_published, read_table
 
 EXPLANATION = """\
 All ways see the same batches in one run. Memory is of tensors at the peak of a step; "pays after" are the epochs, of \
-any heads, in which the other way takes as much longer as extraction takes once. The paper measured one setting, on \
-Mistral-7B and a GPU that it does not name."""
+any heads, in which the other way takes as much longer as extraction takes once. Scores are of trainings to their end \
+(`python -m benchmarks.frontier`, see `docs/benchmarks.md`): validation, in percent, the mean over seeds with their \
+number in brackets. The paper measured one setting, on Mistral-7B and a GPU that it does not name."""
 PAPER_TITLE = "The paper: Mistral-7B, a GPU"
 PAPER_HEADER = ["way", "trained", "memory", "a step"]
+SCORES = "measured/frontier.csv"  # written by `python -m benchmarks.frontier --scores`
+METHODS = {"full": "full", "LoRA": "lora", "frozen": "published", "GLOT": "published"}  # a way's first word
 
 
 @dataclass(frozen=True)
@@ -69,13 +74,22 @@ class CostRecord:
     @property
     def header(self) -> list[str]:
         """The headings of the table's columns; the first is over the names."""
-        return [*PAPER_HEADER, f"{self.epochs} epochs", "step over GLOT's", "pays after"]
+        metrics = " / ".join(dict.fromkeys(metric for names in self.scores().values() for metric in names))
+        return [*PAPER_HEADER, f"{self.epochs} epochs", "step over GLOT's", "pays after", metrics or "score"]
+
+    def scores(self) -> dict[str, dict[str, str]]:
+        """What was measured elsewhere of the task with the model: the scores by their metric, by the method."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        for row in read_table(SCORES):
+            if (row["task"], row["model"]) == (self.task, self.model):
+                found[row["method"]][row["metric"]] = f"{row['percent']} ({row['samples']})"
+        return dict(found)
 
     def rows(self) -> list[list[str]]:
         """A line of the table for each way."""
-        rows = []
+        rows, scores = [], self.scores()
         for way in self.costs:
-            after = self.pays_after(way)
+            after, score = self.pays_after(way), scores.get(METHODS.get(re.split(r"\W", way.name)[0], ""), {})
             rows.append(
                 [
                     way.name,
@@ -85,6 +99,7 @@ class CostRecord:
                     f"{way.training:,.0f} s",
                     f"{way.step / self.costs[-1].step:,.1f}",
                     NOTHING if after is None else f"{after:.2f} epochs",
+                    " / ".join(score.values()) or NOTHING,
                 ]
             )
         return rows
@@ -120,6 +135,8 @@ def costs_section(found: Mapping[Path, CostRecord]) -> Section:
     panels = []
     for record in found.values():
         blocks += [Heading(record.title), Table(record.title, record.header, text_rows(record.rows()))]
+        if strong := record.scores().get("strong"):
+            blocks.append(Prose(f"With `--preset strong` GLOT's scores are {' / '.join(strong.values())}."))
         panels.append(_bars(record.title, [(way.name, 1e3 * way.step) for way in record.costs]))
     published = read_published("efficiency.csv")
     rows = [

@@ -58,5 +58,10 @@ def comparison_note(model: str, setting: str = "published") -> str:
 
 def read_published(name: str) -> list[dict[str, str]]:
     """The lines of a table of the paper, by their columns."""
-    text = files("glot.reproduce").joinpath("published", name).read_text(encoding="utf-8")
+    return read_table(f"published/{name}")
+
+
+def read_table(path: str) -> list[dict[str, str]]:
+    """The lines of a CSV file that is part of this package, by their columns."""
+    text = files("glot.reproduce").joinpath(path).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
