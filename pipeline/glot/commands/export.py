@@ -15,9 +15,12 @@ KINDS = ("sentence-transformers", "onnx")
 
 
 def export(
-    out: Annotated[Path, typer.Argument(help="The folder to make; for onnx the file.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make; with --head-only the file.")],
     run: RunOption,
-    to: Annotated[str, typer.Option("--to", help="sentence-transformers, or onnx: the head alone.")],
+    to: Annotated[str, typer.Option("--to", help="sentence-transformers, or onnx: texts to vectors and labels.")],
+    head_only: Annotated[
+        bool, typer.Option("--head-only", help="With onnx: the head alone as one file, from token states to vectors.")
+    ] = False,
     model: BackboneOption = None,
     trust_remote_code: TrustOption = False,
     push: Annotated[
@@ -28,33 +31,47 @@ def export(
     ] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Export a run for use without this program: with its backbone and a model card, or its head alone as ONNX."""
+    """Export a run for use without this program, with its backbone: for sentence-transformers, or as ONNX."""
     if to not in KINDS:
         raise UsageError(f"--to must be one of {', '.join(KINDS)}; got {to!r}")
+    if head_only and to != "onnx":
+        raise UsageError(f"--head-only does not go with --to {to}: leave it out, or pass --to onnx")
     if to == "onnx":
-        given: dict[str, object] = {"--model": model, "--push": push, "--license": licence, "--device": device}
-        given |= {"--trust-remote-code": trust_remote_code or None}
-        for name, value in given.items():
-            if value is not None:
-                raise UsageError(f"{name} does not go with --to onnx, which needs no backbone: leave it out")
-    _check(run, out, to, model)
-    if to == "onnx":
-        _to_onnx(run, out)
+        _refuse({"--push": push, "--license": licence, "--device": device}, "--to onnx")
+    if head_only:
+        given = {"--model": model, "--trust-remote-code": trust_remote_code or None}
+        _refuse(given, "--head-only, which needs no backbone")
+    _check(run, out, to, head_only, model)
+    if head_only:
+        _to_head(run, out)
+    elif to == "onnx":
+        _to_onnx(run, out, model, trust_remote_code)
     else:
         _to_folder(run, out, model, device, licence, push, trust_remote_code)
 
 
-def _check(run: Path, out: Path, to: str, model: str | None) -> None:
+def _refuse(given: dict[str, object], what: str) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(f"{name} does not go with {what}: leave it out")
+
+
+def _check(run: Path, out: Path, to: str, head_only: bool, model: str | None) -> None:
     """Refuse what cannot be exported, or an `out` that cannot be made, before torch is imported."""
     from glot.inference.run_checks import check_backbone, trained_run
     from glot.store.files import check_output, check_parent
 
     trained = trained_run(run)
-    if to == "onnx":
+    if head_only:
         check_output(out, (".onnx",), "the file")
-    if out.exists() and (to == "onnx" or not out.is_dir() or any(out.iterdir())):
+    elif to == "onnx" and out.suffix.lower() == ".onnx":
+        raise UsageError(
+            f"{out} is a file's name, and --to onnx makes a folder: pass {out.with_suffix('')}, "
+            "or --head-only for a file of the head alone"
+        )
+    if out.exists() and (head_only or not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is there already: choose another place")
-    if to != "onnx":
+    if not head_only:
         check_parent(out)
         check_backbone(trained, model)
 
@@ -88,7 +105,25 @@ def _to_folder(
     answer({"address": address, **asdict(made)})
 
 
-def _to_onnx(run: Path, out: Path) -> None:
+def _to_onnx(run: Path, out: Path, model: str | None, trust_remote_code: bool) -> None:
+    from glot.export.onnx_folder import export_text
+
+    made = export_text(run, out, model, trust_remote_code)
+    names = " and ".join([*made.outputs, *made.pair_outputs])
+    tell(
+        f"{out}: {made.bytes / 1e6:,.1f} MB, texts to {names}, vectors of {made.width} numbers, checked with "
+        f"onnxruntime: they differ from the run's by {made.difference:.0e} at most"
+    )
+    if made.compute_dtype != "float32":
+        tell(
+            f"the files compute in float32: glot encode, in {made.compute_dtype}, gives vectors that differ by "
+            f"{made.rounding:.0e}"
+        )
+    tell(f"{out / 'README.md'} has the lines of Python that use it, without torch")
+    answer(made)
+
+
+def _to_head(run: Path, out: Path) -> None:
     from glot.export.onnx_file import INPUTS, export_onnx
 
     made = export_onnx(run, out)

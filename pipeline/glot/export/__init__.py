@@ -1,1 +1,1 @@
-"""Trained heads for other tools: a sentence-transformers folder with its model card, and an ONNX file."""
+"""Trained heads for other tools: a sentence-transformers folder with its model card, and ONNX files."""

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from glot.errors import FaultError, UsageError
+from glot.export.onnx_graph import check_packages, make_graph, save_graph
 from glot.export.pooling import load_pooling
 from glot.fit.run_folder import RunConfig, find_one_run
 from glot.store.files import atomic_path, make_folder
@@ -79,17 +76,12 @@ def export_onnx(run: Path, out: Path) -> ExportedOnnx:
     run = find_one_run(Path(run))
     if out.exists():
         raise UsageError(f"{out} is there already: choose another place")
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UsageError(f"--to onnx needs {error.name}: pip install 'glot-pipeline[onnx]'") from None
+    check_packages()
     config = RunConfig.load(run)
     head = OnnxHead(load_pooling(run, config)).eval()
     make_folder(out.parent)
     with atomic_path(out) as temporary:
-        _write(head, temporary, _facts(config))
+        save_graph(make_graph(head, _example(2, 5, head.width), INPUTS, head.outputs, _facts(config)), temporary)
         difference = _compare(head, temporary)
     return ExportedOnnx(out, out.stat().st_size, head.outputs, difference)
 
@@ -106,28 +98,6 @@ def _facts(config: RunConfig) -> dict[str, str]:
         "mask": "content tokens alone" if config.pooler.tokens == "content" else "all tokens",
         "classes": json.dumps(list(task.classes), ensure_ascii=False),
     }
-
-
-def _write(head: OnnxHead, path: Path, facts: dict[str, str]) -> None:
-    import onnx
-
-    batch, tokens = torch.export.Dim("batch", min=1), torch.export.Dim("tokens", min=1)
-    with _quiet():
-        program = torch.onnx.export(
-            head,
-            _example(2, 5, head.width),
-            dynamo=True,
-            input_names=INPUTS,
-            output_names=head.outputs,
-            dynamic_shapes=({0: batch, 1: tokens}, {0: batch, 1: tokens}),
-            verbose=False,
-        )
-    assert program is not None  # as it is with dynamo=True
-    model = program.model_proto
-    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.initializer):
-        del part.metadata_props[:]  # where on this machine each line of code lies
-    onnx.helper.set_model_props(model, facts)
-    onnx.save(model, path)
 
 
 @torch.inference_mode()
@@ -153,17 +123,3 @@ def _example(batch: int, tokens: int, width: int) -> tuple[Tensor, Tensor]:
     states = torch.randn(batch, tokens, width, generator=torch.Generator().manual_seed(batch)) + 1
     lengths = tokens - torch.arange(batch) % tokens
     return states, (torch.arange(tokens) < lengths[:, None]).long()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on what it does itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -206,7 +206,7 @@ def tokenize_filled(texts: list[str], template: str, backbone: Backbone, max_tok
     filled = [fill(template, text) for text in texts]
     ids, truncated, spans = _encode(filled, backbone, max_tokens, template != TEXT, cut=not takes_pair(template))
     kinds = _kinds([len(item) for item in ids], *added_tokens(backbone.tokenizer))
-    ids = [item or [_ending(backbone.tokenizer)] for item in ids]
+    ids = [item or [ending(backbone.tokenizer)] for item in ids]
     if template != TEXT:
         for row, (text, span) in enumerate(zip(texts, spans, strict=True)):
             if not span:
@@ -267,7 +267,7 @@ def _kinds(lengths: list[int], before: int, after: int) -> list[np.ndarray]:
     return np.split(np.where(special, SPECIAL, CONTENT).astype(np.uint8), ends[:-1]) if lengths else []
 
 
-def _ending(tokenizer: PreTrainedTokenizerBase) -> int:
+def ending(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that stands for a text without any: EOS where there is one."""
     candidates = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0)
     return next(number for number in candidates if number is not None)
