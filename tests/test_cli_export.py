@@ -47,7 +47,7 @@ def test_from_texts_to_a_folder(glot: Callable[..., tuple], fitted: Path, monkey
 def test_the_head_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name, reason=f"{name} is not installed (extra: onnx)")
-    code, out, err = glot("export", "--run", fitted, "--to", "onnx", "heads/a.onnx", "--json")
+    code, out, err = glot("export", "--run", fitted, "--to", "onnx", "--head-only", "heads/a.onnx", "--json")
     assert code == 0, err
     found = json.loads(out)
     assert (found["path"], found["outputs"], found["difference"] < 1e-4) == (
@@ -56,8 +56,21 @@ def test_the_head_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
         True,
     )
     assert [path.name for path in Path("heads").iterdir()] == ["a.onnx"]
-    code, _, err = glot("export", "--run", fitted, "--to", "onnx", "heads/b.onnx", "--license", "mit")
+    code, _, err = glot("export", "--run", fitted, "--to", "onnx", "--head-only", "heads/b.onnx", "--license", "mit")
     assert (code, "--license does not go with --to onnx" in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_texts_to_labels_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name, reason=f"{name} is not installed (extra: onnx)")
+    code, out, err = glot("export", "--run", fitted, "--to", "onnx", "made", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["path"], found["outputs"], found["difference"] < 1e-4) == ("made", ["vectors", "probabilities"], True)
+    assert {path.name for path in Path("made").iterdir()} == set(found["files"])
+    code, _, err = glot("export", "--run", fitted, "--to", "onnx", "made")
+    assert (code, "made is there already" in err) == (2, True)
 
 
 def test_wrong_uses(glot: Callable[..., tuple], fitted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
