@@ -89,7 +89,7 @@ WRONG = {
     "export --run run --to onnx data.csv/new": "data.csv is a file",
     "export --run run --to onnx new --model nowhere": "nowhere",
     "export --run run --to onnx new --push me/new": "--push does not go with --to onnx: leave it out",
-    "export --run run --to onnx new.onnx --head-only --model model": "--head-only, which needs no backbone: leave it out",
+    "export --run run --to onnx new.onnx --head-only --model model": "which needs no backbone: leave it out",
     "export --run run --to onnx new.pt --head-only": "the suffix must be one of .onnx",
     "export --run run --to sentence-transformers new --head-only": "--head-only does not go with --to sentence-tr",
     "export --run run --to sentence-transformers cache": "cache is there already",
