@@ -23,6 +23,7 @@ from glot.fit.yardsticks import VALIDATION, FittedRegression, Means, Yardstick, 
 from glot.inference.labelled import EvaluateOptions
 from glot.inference.model import WINDOW, GlotModel
 from glot.inference.run_checks import check_scorable
+from glot.inference.weigh import weigh_cached, weigh_texts
 from glot.nn.config import PoolerConfig
 from glot.nn.graph import resolve_backend
 from glot.process import kept_randomness
@@ -41,6 +42,7 @@ def evaluate_cache(
     options: EvaluateOptions = DEFAULTS,
     source: str | None = None,
     texts: dict[int, tuple[str, ...]] | None = None,
+    with_weights: bool = False,
 ) -> Evaluation:
     """Evaluate a run, or an ensemble, on a labelled example set of a cache; no backbone is loaded.
 
@@ -48,6 +50,7 @@ def evaluate_cache(
         split: the example set; the yardsticks are made of the set that the run was trained on, which must be there.
         source: what the examples are called; None: the set's name.
         texts: row in the source -> its texts; None takes them from the cache, where it keeps them.
+        with_weights: also what the readout weighs the tokens of the worst errors by.
 
     Raises UsageError where run and cache do not fit, or the set has no labels.
     """
@@ -65,7 +68,8 @@ def evaluate_cache(
         sets = {name: examples.subset(order)}
         yardsticks = measure_yardsticks(cache, config.task, train, sets, *settings, config.train.class_weights)
     held_out = _held_out(heads, config, cache, split, str(place), backend)
-    return evaluate(scored, yardsticks, held_out, chose=split == _chooses(config))
+    found = evaluate(scored, yardsticks, held_out, chose=split == _chooses(config))
+    return weigh_cached(found, heads[0], cache, split) if with_weights else found
 
 
 def evaluate_split(
@@ -74,6 +78,7 @@ def evaluate_split(
     options: EvaluateOptions = DEFAULTS,
     report: Report = lambda done: None,
     say: Say = lambda line: None,
+    with_weights: bool = False,
 ) -> list[Evaluation]:
     """Evaluate runs or ensembles over the same backbone on labelled texts, each forwarded once for all of them.
 
@@ -82,6 +87,7 @@ def evaluate_split(
 
     Args:
         folders: of runs (of one seed) and ensembles of the same classes. split: as `read_split` reads it.
+        with_weights: also what the readout weighs the tokens of the worst errors by; of an ensemble its best head's.
 
     Raises UsageError where runs do not go together, or a backbone is missing.
     """
@@ -116,7 +122,8 @@ def evaluate_split(
         if own is not None:
             held_out = _held_out(group, first, own, "", str(place), backend)
         scored = Scored(split.name, first.task, labels, mean, rows, texts)
-        found.append(evaluate(scored, yardsticks, held_out))
+        evaluation = evaluate(scored, yardsticks, held_out)
+        found.append(weigh_texts(evaluation, group[0], model.backbone) if with_weights else evaluation)
     return found
 
 
