@@ -35,7 +35,7 @@ def evaluate_data(runs: list[Path], labelled: LabelledFile, options: EvaluateOpt
 
     note_unfinished(*folders)
     with text_bar(notes, "evaluate") as report:
-        found = evaluate_split(folders, split, options, report, note, with_weights=page is not None)
+        found = evaluate_split(folders, split, options, report, note, for_page=page is not None)
     if split.reading is not None:
         note(f"{split.reading.source}: {split.reading.facts}")
     for folder, evaluation in zip(folders, found, strict=True):
@@ -45,7 +45,7 @@ def evaluate_data(runs: list[Path], labelled: LabelledFile, options: EvaluateOpt
         from glot.report.gather import gather_page
 
         with notes.status("the page: doubtful labels, duplicates, the learning curve"):
-            write_page(page, gather_page(folders[0], found[0]))
+            write_page(page, gather_page(folders[0], found[0], name=f"{folders[0]} on {split.name}"))
         tell(f"{page}: the page")
     pairs = zip(folders, found, strict=True)
     answer({"data": labelled.path, "page": page, "runs": [{"run": run, **one.to_json()} for run, one in pairs]})

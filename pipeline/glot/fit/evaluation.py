@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from glot.fit.calibration import Calibration, Scaling, calibrate, fit_temperature, scale
+from glot.fit.curve import LearningCurve
 from glot.fit.ensemble import answers_of
 from glot.fit.yardsticks import Judgement, Yardstick, judge
 from glot.store.task_spec import TaskSpec
@@ -111,6 +112,7 @@ class Evaluation:
             fit one on.
         residuals: of scores; None of classes.
         mistakes: the worst first. wrong: how many there are in all; None of scores.
+        curve: the scores of the regression over the number of training examples; None where it was not asked for.
     """
 
     scored: Scored
@@ -122,6 +124,7 @@ class Evaluation:
     residuals: Residuals | None = None
     mistakes: tuple[Mistake, ...] = ()
     wrong: int | None = None
+    curve: LearningCurve | None = None
 
     @property
     def examples(self) -> int:

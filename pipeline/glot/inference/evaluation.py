@@ -11,8 +11,9 @@ import torch
 
 from glot.corpus.examples import Example, Split
 from glot.errors import FaultError, UsageError
+from glot.fit.curve import SHARES, fit_samples, make_curve
 from glot.fit.doubts import texts_of
-from glot.fit.ensemble import find_heads, mean_estimate
+from glot.fit.ensemble import answers_of, find_heads, mean_estimate
 from glot.fit.ensemble_run import estimate_heads
 from glot.fit.evaluation import Evaluation, Scored, evaluate
 from glot.fit.head_model import HeadModel, load_head
@@ -78,7 +79,7 @@ def evaluate_split(
     options: EvaluateOptions = DEFAULTS,
     report: Report = lambda done: None,
     say: Say = lambda line: None,
-    with_weights: bool = False,
+    for_page: bool = False,
 ) -> list[Evaluation]:
     """Evaluate runs or ensembles over the same backbone on labelled texts, each forwarded once for all of them.
 
@@ -87,7 +88,8 @@ def evaluate_split(
 
     Args:
         folders: of runs (of one seed) and ensembles of the same classes. split: as `read_split` reads it.
-        with_weights: also what the readout weighs the tokens of the worst errors by; of an ensemble its best head's.
+        for_page: also what the readout weighs the tokens of the worst errors by (of an ensemble its best head's), and
+            the learning curve of the regression.
 
     Raises UsageError where runs do not go together, or a backbone is missing.
     """
@@ -99,10 +101,13 @@ def evaluate_split(
     first, place = configs[0], check_device(options.device)
     own = _own_cache(first, heads[0], say)
     fitted: list[FittedRegression] = []
+    by_size: list[FittedRegression] = []
     if own is not None and options.yardsticks:
-        means = Means(own, first.task, first.pooler.tokens, first.train.class_weights)
-        fitted = fit_regressions(means, own.examples(training_set(first)), first.layer)
-    model = _joined_model(heads, configs, [regression_head(some, first) for some in fitted], options, split, say)
+        means, train = Means(own, first.task, first.pooler.tokens, first.train.class_weights), training_set(first)
+        fitted = fit_regressions(means, own.examples(train), first.layer)
+        by_size = fit_samples(means, own.examples(train), first.layer, SHARES) if for_page else []
+    beside = [regression_head(some, first) for some in [*fitted, *by_size]]
+    model = _joined_model(heads, configs, beside, options, split, say)
     estimates = _estimate(model, split, report)
     labels = np.asarray([example.label for example in split.examples])
     rows = np.asarray([example.index for example in split.examples])
@@ -110,20 +115,20 @@ def evaluate_split(
     if first.task.target == "classes":
         labels = labels.astype(np.int64)
     yardsticks = _majority(own, first, split.name, len(labels)) if fitted else []
-    for some, estimate in zip(fitted, estimates[len(heads) :], strict=True):
-        answers = estimate.argmax(axis=1) if first.task.target == "classes" else estimate
-        yardsticks.append(some.yardstick({split.name: answers}))
+    answers = [answers_of(first.task, estimate) for estimate in estimates[len(heads) :]]
+    for some, its in zip(fitted, answers, strict=False):
+        yardsticks.append(some.yardstick({split.name: its}))
+    sized = [(some.name, some.rows, its) for some, its in zip(by_size, answers[len(fitted) :], strict=True)]
+    curve = make_curve(first.task.metrics[0], split.name, labels, sized) if sized else None
     found, start = [], 0
     backend = resolve_backend(options.backend, place)
     for group in groups:
         mean = mean_estimate(estimates[start : start + len(group)])
         start += len(group)
-        held_out = None
-        if own is not None:
-            held_out = _held_out(group, first, own, "", str(place), backend)
+        held_out = None if own is None else _held_out(group, first, own, "", str(place), backend)
         scored = Scored(split.name, first.task, labels, mean, rows, texts)
-        evaluation = evaluate(scored, yardsticks, held_out)
-        found.append(weigh_texts(evaluation, group[0], model.backbone) if with_weights else evaluation)
+        evaluation = replace(evaluate(scored, yardsticks, held_out), curve=curve)
+        found.append(weigh_texts(evaluation, group[0], model.backbone) if for_page else evaluation)
     return found
 
 

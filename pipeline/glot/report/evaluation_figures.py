@@ -31,7 +31,7 @@ class Ranges:
     @property
     def height(self) -> float:
         """Inches."""
-        return 0.7 + 0.42 * len(self.rows)
+        return 0.7 + 0.5 * len(self.rows)
 
     @property
     def description(self) -> str:
@@ -43,8 +43,8 @@ class Ranges:
         for row, (name, value, ends, text) in enumerate(self.rows):
             colour = OTHER if row else OURS
             where = axes.get_yaxis_transform()
-            axes.annotate(name, (0, row), (0, 5), xycoords=where, textcoords="offset points", ha="left", va="bottom")
-            axes.annotate(text, (1, row), (0, 5), xycoords=where, textcoords="offset points", ha="right", va="bottom")
+            axes.annotate(name, (0, row), (0, 6), xycoords=where, textcoords="offset points", ha="left", va="bottom")
+            axes.annotate(text, (1, row), (0, 6), xycoords=where, textcoords="offset points", ha="right", va="bottom")
             if ends is not None:
                 axes.plot(ends, [row, row], color=colour, lw=2.5, alpha=0.5, solid_capstyle="round")
             axes.plot([value], [row], "s" if row else "o", color=colour, markersize=6)
@@ -70,7 +70,6 @@ class Reliability:
 
     def draw(self, axes: Axes, tips: Tips) -> None:
         """Draw a line a calibration, and the diagonal on which each would be right."""
-        axes.plot([0, 100], [0, 100], color=INK, lw=0.7, ls=":")
         lowest = 100.0
         for (name, found), colour, mark in zip(self.series, (OURS, OTHER), ("o", "s"), strict=False):
             bins = [one for one in found.bins if one.count]
@@ -80,6 +79,7 @@ class Reliability:
             axes.plot(x, y, color=colour, lw=1.2, label=name)
             axes.scatter(x, y, [12 + 60 * one.count / most for one in bins], color=colour, marker=mark, alpha=0.75)
         low = 10 * (lowest // 10)
+        axes.plot([low, 100], [low, 100], color=INK, lw=0.7, ls=":")
         axes.set(xlabel="probability of the answer, %", ylabel="answers that are right, %")
         axes.set(xlim=(low, 102), ylim=(low, 104))
         axes.grid(lw=0.6)

@@ -8,7 +8,7 @@ import numpy as np
 
 from glot.errors import FaultError, UsageError
 from glot.fit.config import FitOptions
-from glot.fit.curve import LearningCurve, learning_curve
+from glot.fit.curve import learning_curve
 from glot.fit.doubts import Doubts, Duplicate, find_doubts, find_duplicates, texts_of
 from glot.fit.ensemble import find_heads
 from glot.fit.evaluation import Evaluation
@@ -48,9 +48,11 @@ def gather_page(
         opened = open_cache(config, cache, heads[0])
     except (UsageError, FaultError):  # whoever evaluated has been told
         return Page(evaluation, title, settings=settings, environment=environment)
-    curve: LearningCurve | None = None
-    if with_curve and len(config.data) > 1:
-        curve = learning_curve(opened, config, options=options)
+    curve = evaluation.curve
+    if curve is None and with_curve and len(config.data) > 1:
+        scored = evaluation.scored.source
+        there = scored if scored in opened.manifest.examples else None
+        curve = learning_curve(opened, config, there, options=options)
     return Page(
         evaluation,
         title,
