@@ -26,7 +26,7 @@ from glot import GlotModel
 from glot.errors import FaultError, UsageError
 from glot.export import onnx_folder
 from glot.export.onnx_folder import export_text
-from glot.export.onnx_graph import make_graph
+from glot.export.onnx_graph import make_graph, save_graph
 from glot.export.onnx_text import TextGraph
 from glot.export.pooling import load_pooling
 from glot.extract.planning import added_tokens
@@ -107,6 +107,21 @@ def test_the_graph_computes_what_the_run_does(
     if task.num_texts == 1:
         expected = model.predict_proba(*texts) if task.classes else model.predict(*texts)
         np.testing.assert_allclose(found[1], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_head_of_pairs_takes_both_vectors(
+    make_run: Callable[..., Path], backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    model, graph = graph_of(make_run("bert", task=PAIRS, pooler="mean"), backbone_folders["bert"])
+    program = onnx_folder._make_pair_graph(graph.pooling, ("probabilities",), {"made_by": "a test"})
+    save_graph(program, tmp_path / "head.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "head.onnx")
+    assert session.get_modelmeta().custom_metadata_map["made_by"] == "a test"
+    vectors, seconds = model.encode(TEXTS), model.encode(SECOND)
+    (found,) = session.run(None, {"vectors_a": vectors, "vectors_b": seconds})
+    np.testing.assert_allclose(found, model.predict_proba(TEXTS, SECOND), rtol=1e-4, atol=1e-4)
+    (found,) = session.run(None, {"vectors_a": vectors[:1], "vectors_b": seconds[:1]})
+    assert found.shape == (1, 2)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from glot.products import fast_products
 from glot.store.files import atomic_folder, folder_bytes, write_json
 from glot.store.template import fill, join_pair, takes_pair
 from glot.version import __version__
+
+if TYPE_CHECKING:
+    from glot.export.pooling_module import GlotPooling
 
 TEXT_FILE, PAIR_FILE, TOKENIZER_FILE, FACTS_FILE = "model.onnx", "head.onnx", "tokenizer.json", "glot.json"
 TOLERANCE = 1e-4
@@ -79,14 +82,13 @@ def export_text(run: Path, out: Path, model: str | None = None, trust_remote_cod
         before = glot.encode(*texts)
         glot.backbone.model.float()  # processors have no ONNX operations in 16 bits
         pooling = load_pooling(run, glot.config, added_tokens(glot.backbone.tokenizer))
-        text, pair = TextGraph(glot.backbone, pooling, glot.config.layers).eval(), PairGraph(pooling).eval()
+        text = TextGraph(glot.backbone, pooling, glot.config.layers).eval()
         pair_outputs = (str(answer_name(pooling)),) if glot.config.task.num_texts == 2 and pooling.head else ()
         facts = _facts(glot, result, text.outputs, pair_outputs)
         said = {"made_by": f"glot {__version__}", "backbone": glot.config.states.backbone}
         save_graph(_make_text_graph(glot, text, said), folder / TEXT_FILE)
         if pair_outputs:
-            example = (torch.ones(2, pooling.out_width),) * 2
-            save_graph(make_graph(pair, example, PAIR_INPUTS, pair_outputs, said, ("batch",)), folder / PAIR_FILE)
+            save_graph(_make_pair_graph(pooling, pair_outputs, said), folder / PAIR_FILE)
         tokenizer.save(str(folder / TOKENIZER_FILE))
         write_json(folder / FACTS_FILE, facts)
         write_use(folder, facts)
@@ -122,6 +124,12 @@ def _make_text_graph(glot: GlotModel, text: TextGraph, said: dict[str, str]) -> 
             f"torch cannot write {backbone.name} (a {kind} model) as ONNX ({reason_of(error)}): export it --to "
             "sentence-transformers, or its head alone with --head-only"
         ) from None
+
+
+def _make_pair_graph(pooling: GlotPooling, outputs: tuple[str, ...], said: dict[str, str]) -> Any:
+    # Two tensors: one that is given twice would be one input of the graph.
+    example = torch.zeros(2, pooling.out_width), torch.ones(2, pooling.out_width)
+    return make_graph(PairGraph(pooling).eval(), example, PAIR_INPUTS, outputs, said, ("batch",))
 
 
 def _tokenizer(glot: GlotModel) -> Any:
