@@ -23,7 +23,7 @@ from glot.fit.result import FitResult
 from glot.fit.run_folder import find_one_run
 from glot.inference.model import GlotModel
 from glot.products import fast_products
-from glot.store.files import atomic_folder, folder_bytes, write_json
+from glot.store.files import atomic_folder, folder_bytes, write_json, write_text
 from glot.store.template import fill, join_pair, takes_pair
 from glot.version import __version__
 
@@ -89,7 +89,7 @@ def export_text(run: Path, out: Path, model: str | None = None, trust_remote_cod
         save_graph(_make_text_graph(glot, text, said), folder / TEXT_FILE)
         if pair_outputs:
             save_graph(_make_pair_graph(pooling, pair_outputs, said), folder / PAIR_FILE)
-        tokenizer.save(str(folder / TOKENIZER_FILE))
+        write_text(folder / TOKENIZER_FILE, tokenizer.to_str())
         write_json(folder / FACTS_FILE, facts)
         write_use(folder, facts)
         difference, rounding = _compare(folder, glot, texts, before, pair_outputs)
