@@ -42,9 +42,12 @@ def read_rows(path: Path) -> list[dict[str, object]]:
         return pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    numbers = {"index": int}
     return [
-        {"index": int(row["index"]), "label": row["label"]}
-        | ({"probability": float(row["probability"])} if "probability" in row else {})
+        {
+            name: numbers.get(name, float if name.startswith("probability") else str)(value)
+            for name, value in row.items()
+        }
         for row in rows
     ]
 
