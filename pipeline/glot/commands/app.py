@@ -24,6 +24,7 @@ from glot.commands import (
     report,
     reproduce,
     sweep,
+    train,
     tune,
 )
 from glot.commands.console import errors, manners, say, screen
@@ -38,6 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for command in (
+    train.train,
     extract.extract,
     cache.inspect,
     fit.fit,

@@ -191,12 +191,13 @@ def predict_rows(
     kept: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[list[Row]]:
     """The rows of `predict_file`, as they come: those of a window of texts at a time."""
-    done, names = 0, answer_names(model.config.task, kept)
+    done, task = 0, model.config.task
+    names = answer_names(task, kept)
     for window, seconds, cells in texts.pieces(whole=bool(kept)):
-        answers = _answers(model, window, seconds, names)
+        found = (model.predict_proba if task.target == "classes" else model.predict)(window, seconds)
         yield [
-            {"index": done + number, **{name: row.get(name) for name in kept}, **answer}
-            for number, (row, answer) in enumerate(zip(cells, answers, strict=True))
+            {"index": done + number, **{name: row.get(name) for name in kept}, **answer_of(task, value, names)}
+            for number, (row, value) in enumerate(zip(cells, found, strict=True))
         ]
         done += len(window)
         report(done)
@@ -213,19 +214,13 @@ def answer_names(task: TaskSpec, kept: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def _answers(model: GlotModel, texts: list[str], seconds: list[str] | None, names: Mapping[str, str]) -> Iterator[Row]:
-    task = model.config.task
+def answer_of(task: TaskSpec, estimate: np.ndarray, names: Mapping[str, str]) -> Row:
+    """What a head says of an example: of its (C,) probabilities the label and each of them, or of a () score that."""
     if task.target != "classes":
-        yield from ({names["score"]: round(float(value), 6)} for value in model.predict(texts, seconds))
-        return
-    own = [names[f"probability_{name}"] for name in task.classes]
-    for row in model.predict_proba(texts, seconds):
-        best, shown = int(row.argmax()), [round(float(value), 6) for value in row]
-        yield {
-            names["label"]: task.classes[best],
-            names["probability"]: shown[best],
-            **dict(zip(own, shown, strict=True)),
-        }
+        return {names["score"]: round(float(estimate), 6)}
+    best, shown = int(estimate.argmax()), [round(float(value), 6) for value in estimate]
+    each = {names[f"probability_{name}"]: value for name, value in zip(task.classes, shown, strict=True)}
+    return {names["label"]: task.classes[best], names["probability"]: shown[best], **each}
 
 
 Write = Callable[[np.ndarray], None]
