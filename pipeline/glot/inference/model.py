@@ -139,10 +139,14 @@ class GlotModel:
             raise UsageError(f"{self.config.task.name} has no classes: use predict")
         return self._estimate(texts, texts_b)
 
-    @fast_products()
-    @torch.inference_mode()
     def _estimate(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> np.ndarray:
         """What the head makes of the texts: probabilities (n, C), or (n,) scores; of several heads the mean."""
+        return mean_estimate(self.estimate_each(texts, texts_b))
+
+    @fast_products()
+    @torch.inference_mode()
+    def estimate_each(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> list[np.ndarray]:
+        """Of each head by itself: probabilities (n, C) float32, or (n,) scores; each distinct text forwarded once."""
         self.config.check_predicts("this run")
         given = [texts] if texts_b is None else [texts, texts_b]
         if any(isinstance(some, str) for some in given):
@@ -162,8 +166,8 @@ class GlotModel:
                 model.head.estimate(model.head(*its.split(sizes)).float())
                 for (_, model), its in zip(self._heads, vectors, strict=True)
             ]
-            pieces.append(mean_estimate([some.numpy() for some in found]))
-        return np.concatenate(pieces)
+            pieces.append([some.numpy() for some in found])
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
     @fast_products()
     @torch.inference_mode()
