@@ -5,7 +5,7 @@ from __future__ import annotations
 from shlex import quote
 
 from glot.store.files import write_text
-from glot.train.result import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, Trained
+from glot.train.result import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, ByClass, Trained
 
 
 def write_card(done: Trained) -> None:
@@ -34,8 +34,16 @@ def next_commands(done: Trained) -> list[tuple[str, str]]:
     return [
         ("label new rows", f"glot predict {run} --input new.csv {columns} --output answers.csv"),
         ("give it to others", f"glot export {run} --to sentence-transformers {export}"),
-        ("score it again", f"glot evaluate {run} --cache {quote(str(done.folder / 'cache'))} --split test"),
+        (
+            "score it on other rows",
+            f"glot evaluate {run} --data labelled.csv {columns} --label {quote(done.columns.label)}",
+        ),
     ]
+
+
+def shares(one: ByClass) -> list[str]:
+    """Precision, recall and F1 of a class in percent."""
+    return [f"{100 * value:.1f}" for value in (one.precision, one.recall, one.f1)]
 
 
 def _lines(done: Trained) -> list[str]:
@@ -46,7 +54,11 @@ def _lines(done: Trained) -> list[str]:
     lines += ["## Scores", ""]
     for score in done.scores:
         lines += [f"- {score.line}"] + ([f"- {score.verdict}"] if score.verdict else [])
-    lines += ["", f"Scored on {done.untouched}. The interval is of 95 %.", "", "## Data", ""]
+    lines += ["", f"Scored on {done.untouched}. The interval is of 95 %.", ""]
+    if done.classes:
+        lines += ["| class | precision | recall | F1 | rows |", "|---|---:|---:|---:|---:|"]
+        lines += [f"| {_cell(one.name)} | {' | '.join(shares(one))} | {one.support:,} |" for one in done.classes]
+    lines += ["", "## Data", ""]
     lines += ["| set | rows | labels |", "|---|---:|---|"]
     lines += [f"| {name} | {count:,} | {_cell(done.labels[name])} |" for name, count in done.rows.items()]
     lines += ["", "## Settings", "", f"{done.settings}." + _search(done), "", "## Use", ""]

@@ -36,6 +36,17 @@ class Score:
 
 
 @dataclass(frozen=True)
+class ByClass:
+    """One class of the untouched rows: how good its answers are, as fractions, and how many rows have it."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
 class Trained:
     """A folder that `glot train` has finished.
 
@@ -43,7 +54,7 @@ class Trained:
         folder: the run itself (for `--run`), with the cache, the predictions, the page and the card in it.
         model: what the backbone goes by. task, columns: of the table.
         rows: set -> how many. labels: set -> what they are, for people. untouched: which rows were scored.
-        scores: on those, a metric each; the first is the one that counts.
+        scores: on those, a metric each; the first is the one that counts. classes: each by itself; none of scores.
         settings: of the head, for people. searched: how many candidates the search tried; 0 without one.
         seconds: what was done -> how long it took, in the end.
         files: what lies in the folder for people, by name.
@@ -57,6 +68,7 @@ class Trained:
     labels: dict[str, str]
     untouched: str
     scores: tuple[Score, ...]
+    classes: tuple[ByClass, ...]
     settings: str
     searched: int
     seconds: dict[str, float]
@@ -84,6 +96,7 @@ class Trained:
                 "columns": Columns(**data["columns"]),
             }
             values |= {"files": tuple(data["files"]), "scores": tuple(map(_score, data["scores"]))}
+            values["classes"] = tuple(ByClass(**one) for one in data["classes"])
             found = cls(**values)
         except (KeyError, TypeError, AttributeError) as error:
             raise FaultError(f"{path} is damaged: {error!r}; remove it and run `glot train` again") from None

@@ -30,11 +30,12 @@ from glot.store.reader import Cache
 from glot.store.task_spec import describe_labels
 from glot.train.card import write_card
 from glot.train.job import CACHE_FOLDER, STUDY_FOLDER, TEST, Job
-from glot.train.result import CARD_FILE, PREDICTIONS_FILE, Trained
-from glot.train.score import score_untouched, write_untouched
+from glot.train.result import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, Trained
+from glot.train.score import classes_of, evaluate_untouched, scores_of, write_untouched
 
 if TYPE_CHECKING:
     from glot.extract.backbone import Backbone
+    from glot.fit.evaluation import Evaluation
 
 LITTLE = 100_000  # tokens: fewer are forwarded before a measurement of the pace would say how long they take
 PACE_SECONDS = 2.0  # of forwards, to tell the time of more
@@ -192,9 +193,9 @@ def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watc
     """Score the untouched rows, and leave the predictions, the page, the card and the result."""
     watch.say(f"scoring {len(job.split(TEST).examples):,} untouched rows")
     config = RunConfig.load(job.folder)
-    estimates, examples, scores = score_untouched(job.folder, config, cache, job.request.device)
-    write_untouched(job.folder / PREDICTIONS_FILE, job.split(TEST), config.task, job.columns, estimates, examples)
-    files = [PREDICTIONS_FILE, CARD_FILE]
+    found = evaluate_untouched(job.folder, cache, job.request.device)
+    write_untouched(job.folder / PREDICTIONS_FILE, found.scored, job.columns)
+    page = _write_page(job, cache, found)
     done = Trained(
         folder=job.folder,
         model=config.states.backbone,
@@ -203,15 +204,21 @@ def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watc
         rows={name: cache.examples_entry(name).examples for name in ("train", TEST)},
         labels={name: _labels(cache, name) for name in ("train", TEST)},
         untouched=job.untouched,
-        scores=tuple(scores),
+        scores=scores_of(found),
+        classes=classes_of(found),
         settings=_settings(config),
         searched=searched,
         seconds=clock,
-        files=tuple(files),
+        files=(*([PAGE_FILE] if page else []), PREDICTIONS_FILE, CARD_FILE),
     )
     write_card(done)
     done.save()
     return done
+
+
+def _write_page(job: Job, cache: Cache, found: Evaluation) -> bool:
+    """Write the page of the evaluation; False where it cannot be made here."""
+    return False
 
 
 def _labels(cache: Cache, name: str) -> str:

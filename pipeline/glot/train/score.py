@@ -1,4 +1,4 @@
-"""The score of a trained head on rows that nothing was trained on or chosen by, and its answers for them."""
+"""What is known of the untouched rows once they are scored, as a file and as what the folder keeps of it."""
 
 from __future__ import annotations
 
@@ -6,77 +6,59 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from glot.corpus.examples import Split
-from glot.fit.ensemble import answers_of
-from glot.fit.head_model import estimate, load_head
-from glot.fit.run import check_device
-from glot.fit.run_folder import RunConfig
-from glot.fit.states import StreamedStates
-from glot.fit.training_data import labels_of
-from glot.fit.yardsticks import judge, measure_yardsticks
+from glot.fit.evaluation import Evaluation, Scored
 from glot.inference.encode import answer_names, answer_of
+from glot.inference.evaluation import evaluate_cache
+from glot.inference.labelled import EvaluateOptions
 from glot.inference.run_checks import answer_columns
-from glot.nn.graph import resolve_backend
 from glot.registry.tasks import Columns
-from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
 from glot.store.rows import Row, rows_file
-from glot.store.task_spec import TaskSpec
 from glot.train.job import TEST
-from glot.train.result import Score
+from glot.train.result import ByClass, Score
 
-SHOWN = "untouched rows"
+UNTOUCHED = "untouched rows"
 PIECE = 4096  # rows written at a time
 
 
-def score_untouched(
-    run: Path, config: RunConfig, cache: Cache, device: str | None
-) -> tuple[np.ndarray, ExampleSet, list[Score]]:
-    """The head's estimates, (m, C) probabilities or (m,) scores, for the untouched examples, those, and the scores.
-
-    The yardsticks are measured once, on these examples alone.
-    """
-    place = check_device(device)
-    examples, states = cache.examples(TEST), StreamedStates(cache, config.layers, place, config.pooler.tokens)
-    model = load_head(run, config, resolve_backend("auto", place), torch.device(place))
-    estimates = estimate(model, states, examples, states.lengths)
-    settings = (config.layer, config.pooler.tokens, config.train.class_weights)
-    yardsticks = measure_yardsticks(cache, config.task, cache.examples("train"), {SHOWN: examples}, *settings)
-    answers = answers_of(config.task, estimates)
-    judged = judge(SHOWN, answers, labels_of(examples), config.task.metrics, yardsticks)
-    scores = [
-        Score(one.metric, one.score, one.yardsticks, one.rival, one.difference, one.line, one.verdict) for one in judged
-    ]
-    return estimates, examples, scores
+def evaluate_untouched(run: Path, cache: Cache, device: str | None) -> Evaluation:
+    """The run's evaluation on the rows that nothing was trained on, beside the yardsticks, which are measured once."""
+    return evaluate_cache(run, cache, TEST, EvaluateOptions(device=device), UNTOUCHED)
 
 
-def write_untouched(
-    path: Path, split: Split, task: TaskSpec, columns: Columns, estimates: np.ndarray, examples: ExampleSet
-) -> None:
+def scores_of(found: Evaluation) -> tuple[Score, ...]:
+    """The scores of an evaluation, a metric each, as they are kept."""
+    return tuple(
+        Score(one.metric, one.score, one.yardsticks, one.rival, one.difference, one.line, one.verdict)
+        for one in found.judgements
+    )
+
+
+def classes_of(found: Evaluation) -> tuple[ByClass, ...]:
+    """The scores of each class, as they are kept."""
+    return tuple(ByClass(one.name, one.precision, one.recall, one.f1, one.support) for one in found.classes)
+
+
+def write_untouched(path: Path, scored: Scored, columns: Columns) -> None:
     """Write the untouched rows with their labels and the head's answers, in the order of their source.
 
     The columns are called as in the table; the answers' as `glot predict` calls them.
     """
-    kept = {"index": int, columns.text: str, **({columns.text_b: str} if columns.text_b else {})}
-    kept[columns.label] = str if task.target == "classes" else float
+    task = scored.task
+    texts = [columns.text, *([columns.text_b] if columns.text_b else [])]
+    kept = {"index": int, **dict.fromkeys(texts, str), columns.label: str if task.target == "classes" else float}
     names, types = answer_names(task, kept), answer_columns(task, with_probabilities=True)
-    place = {int(row): number for number, row in enumerate(examples.index)}
+    rows = _rows(scored, texts, columns.label, names)
     with rows_file(path, {**kept, **{names[name]: kind for name, kind in types.items() if name != "index"}}) as write:
-        rows = _rows(split, task, columns, estimates, place, names)
         while piece := list(islice(rows, PIECE)):
             write(piece)
 
 
-def _rows(
-    split: Split, task: TaskSpec, columns: Columns, estimates: np.ndarray, place: dict[int, int], names: dict[str, str]
-) -> Iterator[Row]:
-    for example in split.examples:
-        assert example.label is not None  # the rows that are scored have labels
-        label = task.classes[int(example.label)] if task.target == "classes" else example.label
-        row: Row = {"index": example.index, columns.text: example.text}
-        if columns.text_b:
-            row[columns.text_b] = example.text_b
-        yield row | {columns.label: label} | answer_of(task, estimates[place[example.index]], names)
+def _rows(scored: Scored, texts: list[str], label: str, names: dict[str, str]) -> Iterator[Row]:
+    assert scored.rows is not None  # as of every set of a cache
+    assert scored.texts is not None  # which keeps its texts
+    for place, row in enumerate(scored.rows.tolist()):
+        value = scored.labels[place].item()
+        told = scored.task.classes[value] if scored.task.target == "classes" else value
+        cells = dict(zip(texts, scored.texts[place], strict=True))
+        yield {"index": row, **cells, label: told, **answer_of(scored.task, scored.estimates[place], names)}
