@@ -11,9 +11,9 @@ from glot.corpus.guess import guess_columns
 from glot.errors import UsageError
 
 
-def guess(folder: Path, text: str, name: str = "a.csv", **given: str) -> tuple[str, str | None, str]:
+def guess(folder: Path, content: str, name: str = "a.csv", **given: str) -> tuple[str, str | None, str]:
     path = folder / name
-    path.write_text(text, encoding="utf-8")
+    path.write_text(content, encoding="utf-8")
     found = guess_columns(path, **given).columns
     return found.text, found.text_b, found.label
 

@@ -16,7 +16,8 @@ def write_card(done: Trained) -> None:
 def headline(done: Trained) -> str:
     """The answer in one line: "79.8 % accuracy [77.0, 82.4] on 872 untouched rows; majority 50.9; ..."."""
     first = done.scores[0]
-    shown = f"{100 * first.score.value:.1f} % {first.metric}"
+    value = f"{100 * first.score.value:.1f}"
+    shown = f"{first.metric} {value}" if done.task.target == "score" else f"{value} % {first.metric}"
     if first.score.low is not None and first.score.high is not None:
         shown += f" [{100 * first.score.low:.1f}, {100 * first.score.high:.1f}]"
     parts = [f"{shown} on {done.rows['test']:,} untouched rows"]
