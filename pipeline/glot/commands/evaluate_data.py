@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from glot.commands.console import answer, manners, note, note_unfinished, notes, printable, say, screen
+from glot.commands.console import answer, manners, note, note_unfinished, notes, printable, say, screen, tell
 from glot.commands.progress import text_bar
 from glot.errors import UsageError
 
@@ -35,11 +35,18 @@ def evaluate_data(runs: list[Path], labelled: LabelledFile, options: EvaluateOpt
 
     note_unfinished(*folders)
     with text_bar(notes, "evaluate") as report:
-        found = evaluate_split(folders, split, options, report, note)
+        found = evaluate_split(folders, split, options, report, note, for_page=page is not None)
     if split.reading is not None:
         note(f"{split.reading.source}: {split.reading.facts}")
     for folder, evaluation in zip(folders, found, strict=True):
         _print(evaluation, str(folder) if len(folders) > 1 else "")
+    if page is not None:
+        from glot.report.evaluation_page import write_page
+        from glot.report.gather import gather_page
+
+        with notes.status("the page: doubtful labels, duplicates, the learning curve"):
+            write_page(page, gather_page(folders[0], found[0], name=f"{folders[0]} on {split.name}"))
+        tell(f"{page}: the page")
     pairs = zip(folders, found, strict=True)
     answer({"data": labelled.path, "page": page, "runs": [{"run": run, **one.to_json()} for run, one in pairs]})
 

@@ -13,25 +13,28 @@ from glot.fit.config import FitOptions
 from glot.fit.ensemble_run import predict_heads
 from glot.fit.run import make_configs
 from glot.fit.run_folder import RunConfig
-from glot.fit.statistics import Interval, score_interval
+from glot.fit.statistics import Difference, Interval, paired_bootstrap, score_interval
 from glot.fit.train import fit_head
 from glot.fit.training_data import labels_of
-from glot.fit.yardsticks import MOST_ROWS, RESAMPLES, Means, sample_of
+from glot.fit.yardsticks import MOST_ROWS, RESAMPLES, FittedRegression, Means, sample_of
 from glot.store.example_set import ExampleSet, split_of
 from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 FEWEST = 8  # training examples of a point
-SLOPE = 1.0  # points a doubling, from which on more labels are said to be worth it
+FEWEST_SCORED = 20  # examples; of fewer a difference says next to nothing
+WORTH = 1.0  # points a doubling, below which more labels are said to bring little
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """What one method scores after so many training examples."""
+    """What one method scores after so many training examples; `gain` is what it has above its point before."""
 
     method: str
     examples: int
     score: Interval
+    gain: Difference | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class LearningCurve:
     """Scores over the number of training examples.
 
     Attributes:
-        metric: the score's name. set_name: the set that is scored, which nothing was trained on.
+        metric: the score's name. set_name: what is scored, which nothing was trained on.
         points: by method, and within it ascending.
     """
 
@@ -49,17 +52,46 @@ class LearningCurve:
 
     @property
     def verdict(self) -> str:
-        """Whether more labels would help, in one sentence; "" where there are fewer than two points."""
-        for method in dict.fromkeys(point.method for point in reversed(self.points)):
-            own = [point for point in self.points if point.method == method]
-            if len(own) < 2 or own[-1].examples <= own[-2].examples:
-                continue
-            doublings = np.log2(own[-1].examples / own[-2].examples)
-            gain = 100 * (own[-1].score.value - own[-2].score.value) / doublings
-            rises, flat = "still rises: more labels are likely worth it", "is flat: more of such labels bring little"
-            brought = f"The last doubling of the labels brought the {method} {gain + 0.0:+.1f} points"
-            return f"{brought}; the curve {rises if gain >= SLOPE else flat}."
-        return ""
+        """Whether more labels would help, in one sentence; "" where that cannot be asked."""
+        last = self.points[-1] if self.points else None
+        if last is None or last.gain is None:
+            return ""
+        gain = last.gain
+        value, low, high = (f"{round(100 * some, 1) + 0.0:+.1f}" for some in (gain.value, gain.low, gain.high))
+        step = f"The last step, to {last.examples:,} labels, brought the {last.method} {value} points"
+        found = f"{step} [{low}, {high}]: "
+        if gain.low > 0:
+            return found + "the curve still rises, and more labels are likely worth it."
+        if 100 * gain.high < WORTH:
+            return found + "the curve is flat, and more labels of this kind bring little."
+        return found + "too few rows are scored to tell whether more labels would help."
+
+
+def make_curve(
+    metric: str, set_name: str, labels: np.ndarray, answers: Sequence[tuple[str, int, np.ndarray]]
+) -> LearningCurve:
+    """The curve of (method, training examples, answers (m,)) to labels (m,), ascending within a method."""
+    points: list[CurvePoint] = []
+    for place, (method, count, found) in enumerate(answers):
+        gain = None
+        if place and answers[place - 1][0] == method and len(labels) >= FEWEST_SCORED:
+            gain = paired_bootstrap(found, answers[place - 1][2], labels, metric, RESAMPLES)
+        points.append(CurvePoint(method, count, score_interval(found, labels, metric, RESAMPLES), gain))
+    return LearningCurve(metric, set_name, tuple(points))
+
+
+def fit_samples(means: Means, train: ExampleSet, layer: int, shares: Sequence[float]) -> list[FittedRegression]:
+    """The regression of a layer on each share of the training examples, ascending."""
+    fitted = []
+    for some in take_samples(train, shares):
+        regression = means.regress(sample_of(some, MOST_ROWS), layer)
+        fitted.append(FittedRegression(method_of(means.task), layer, regression, len(some), len(train)))
+    return fitted
+
+
+def method_of(task: TaskSpec) -> str:
+    """What the regression of a task is called."""
+    return f"{'ridge' if task.target == 'score' else 'logistic'} regression"
 
 
 def learning_curve(
@@ -86,22 +118,18 @@ def learning_curve(
     scored = set_name or next(name for name in config.data if name != training)
     train, held = cache.examples(training), cache.examples(scored)
     metric = config.task.metrics[0]
-    samples = _samples(train, shares)
     means = Means(cache, config.task, config.pooler.tokens, config.train.class_weights)
-    layer, labels = cache.resolve_layer(config.layer), labels_of(held)
-    points = []
-    name = f"{'ridge' if config.task.target == 'score' else 'logistic'} regression"
-    for some in samples:
-        predicted = means.predict(means.regress(sample_of(some, MOST_ROWS), layer), held, layer)
-        points.append(CurvePoint(name, len(some), score_interval(predicted, labels, metric, RESAMPLES)))
+    layer, answers = cache.resolve_layer(config.layer), []
+    for fitted in fit_samples(means, train, layer, shares):
+        answers.append((fitted.name, fitted.rows, means.predict(fitted.regression, held, layer)))
     if options is not None:
-        for some in samples:
-            predicted = _head_predictions(cache, config, training, scored, some, options, should_stop)
-            points.append(CurvePoint("head", len(some), score_interval(predicted, labels, metric, RESAMPLES)))
-    return LearningCurve(metric, scored, tuple(points))
+        for some in take_samples(train, shares):
+            found = _head_predictions(cache, config, training, scored, some, options, should_stop)
+            answers.append(("head", len(some), found))
+    return make_curve(metric, scored, labels_of(held), answers)
 
 
-def _samples(train: ExampleSet, shares: Sequence[float]) -> list[ExampleSet]:
+def take_samples(train: ExampleSet, shares: Sequence[float]) -> list[ExampleSet]:
     """Nested random samples, each share of the examples once; none that is too small or has one label alone."""
     order = np.random.default_rng(0).permutation(len(train))
     sizes = sorted({round(share * len(train)) for share in shares})

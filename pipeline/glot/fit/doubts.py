@@ -20,6 +20,7 @@ FEWEST = 40  # examples; of fewer the folds know next to nothing
 FAR = 3.0  # robust deviations of a score from what the others say of it
 MAD = 1.4826  # a normal deviation over the median absolute one
 MOST_DOUBTS = 20
+BLOCK = 4096  # texts that are read at once
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,14 @@ def texts_of(cache: Cache, examples: ExampleSet) -> list[tuple[str, ...]]:
     if not plan.has_texts:
         return [()] * len(examples)
     columns = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
-    known = {text_id: plan.texts(text_id, text_id + 1)[0] for text_id in np.unique(columns).tolist()}
+    wanted = np.unique(columns)
+    known: dict[int, str] = {}
+    for first in range(0, len(plan), BLOCK):
+        inside = wanted[(wanted >= first) & (wanted < first + BLOCK)]
+        if len(inside):
+            low, high = int(inside[0]), int(inside[-1]) + 1
+            block = plan.texts(low, high)
+            known |= {text_id: block[text_id - low] for text_id in inside.tolist()}
     rows = [tuple(known[text_id] for text_id in ids) for ids in np.stack(columns, axis=1).tolist()]
     if takes_pair(cache.manifest.states.template):
         return [split_pair(*row) for row in rows]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from glot.fit.calibration import Calibration, Scaling, calibrate, fit_temperature, scale
+from glot.fit.curve import LearningCurve
 from glot.fit.ensemble import answers_of
 from glot.fit.yardsticks import Judgement, Yardstick, judge
 from glot.store.task_spec import TaskSpec
@@ -41,6 +42,18 @@ class Residuals:
 
 
 @dataclass(frozen=True)
+class TokenWeights:
+    """What the readout weighs the tokens of one text by: the tokenizer's strings, which are its own, and the weights.
+
+    The weights sum to 1; a token that the head does not see has 0.
+    """
+
+    tokens: tuple[str, ...]
+    special: tuple[bool, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Mistake:
     """An example that the head got wrong, or of scores one that it is far off.
 
@@ -49,6 +62,7 @@ class Mistake:
         label, answer: in words.
         sure: the probability of the answer; of scores how far off it is, in the task's units.
         label_share: the probability of the label; None of scores.
+        weights: of each text, of a head that weighs tokens; empty where they were not asked for.
     """
 
     row: int
@@ -57,6 +71,7 @@ class Mistake:
     answer: str
     sure: float
     label_share: float | None = None
+    weights: tuple[TokenWeights, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,8 @@ class Evaluation:
         calibration: of the probabilities as they are. scaling: with a temperature; None where there was nothing to
             fit one on.
         residuals: of scores; None of classes.
-        mistakes: the worst first.
+        mistakes: the worst first. wrong: how many there are in all; None of scores.
+        curve: the scores of the regression over the number of training examples; None where it was not asked for.
     """
 
     scored: Scored
@@ -108,6 +124,7 @@ class Evaluation:
     residuals: Residuals | None = None
     mistakes: tuple[Mistake, ...] = ()
     wrong: int | None = None
+    curve: LearningCurve | None = None
 
     @property
     def examples(self) -> int:
@@ -232,4 +249,6 @@ def _plain(value: Any) -> Any:
     """What JSON holds of a part of an evaluation."""
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return asdict(value) if hasattr(value, "__dataclass_fields__") else value
+    if not hasattr(value, "__dataclass_fields__"):
+        return value
+    return {name: item for name, item in asdict(value).items() if name != "weights"}

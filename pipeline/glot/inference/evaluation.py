@@ -11,8 +11,9 @@ import torch
 
 from glot.corpus.examples import Example, Split
 from glot.errors import FaultError, UsageError
+from glot.fit.curve import SHARES, fit_samples, make_curve
 from glot.fit.doubts import texts_of
-from glot.fit.ensemble import find_heads, mean_estimate
+from glot.fit.ensemble import answers_of, find_heads, mean_estimate
 from glot.fit.ensemble_run import estimate_heads
 from glot.fit.evaluation import Evaluation, Scored, evaluate
 from glot.fit.head_model import HeadModel, load_head
@@ -23,6 +24,7 @@ from glot.fit.yardsticks import VALIDATION, FittedRegression, Means, Yardstick, 
 from glot.inference.labelled import EvaluateOptions
 from glot.inference.model import WINDOW, GlotModel
 from glot.inference.run_checks import check_scorable
+from glot.inference.weigh import weigh_cached, weigh_texts
 from glot.nn.config import PoolerConfig
 from glot.nn.graph import resolve_backend
 from glot.process import kept_randomness
@@ -41,6 +43,7 @@ def evaluate_cache(
     options: EvaluateOptions = DEFAULTS,
     source: str | None = None,
     texts: dict[int, tuple[str, ...]] | None = None,
+    with_weights: bool = False,
 ) -> Evaluation:
     """Evaluate a run, or an ensemble, on a labelled example set of a cache; no backbone is loaded.
 
@@ -48,6 +51,7 @@ def evaluate_cache(
         split: the example set; the yardsticks are made of the set that the run was trained on, which must be there.
         source: what the examples are called; None: the set's name.
         texts: row in the source -> its texts; None takes them from the cache, where it keeps them.
+        with_weights: also what the readout weighs the tokens of the worst errors by.
 
     Raises UsageError where run and cache do not fit, or the set has no labels.
     """
@@ -65,7 +69,8 @@ def evaluate_cache(
         sets = {name: examples.subset(order)}
         yardsticks = measure_yardsticks(cache, config.task, train, sets, *settings, config.train.class_weights)
     held_out = _held_out(heads, config, cache, split, str(place), backend)
-    return evaluate(scored, yardsticks, held_out, chose=split == _chooses(config))
+    found = evaluate(scored, yardsticks, held_out, chose=split == _chooses(config))
+    return weigh_cached(found, heads[0], cache, split) if with_weights else found
 
 
 def evaluate_split(
@@ -74,6 +79,7 @@ def evaluate_split(
     options: EvaluateOptions = DEFAULTS,
     report: Report = lambda done: None,
     say: Say = lambda line: None,
+    for_page: bool = False,
 ) -> list[Evaluation]:
     """Evaluate runs or ensembles over the same backbone on labelled texts, each forwarded once for all of them.
 
@@ -82,6 +88,8 @@ def evaluate_split(
 
     Args:
         folders: of runs (of one seed) and ensembles of the same classes. split: as `read_split` reads it.
+        for_page: also what the readout weighs the tokens of the worst errors by (of an ensemble its best head's), and
+            the learning curve of the regression.
 
     Raises UsageError where runs do not go together, or a backbone is missing.
     """
@@ -93,10 +101,13 @@ def evaluate_split(
     first, place = configs[0], check_device(options.device)
     own = _own_cache(first, heads[0], say)
     fitted: list[FittedRegression] = []
+    by_size: list[FittedRegression] = []
     if own is not None and options.yardsticks:
-        means = Means(own, first.task, first.pooler.tokens, first.train.class_weights)
-        fitted = fit_regressions(means, own.examples(training_set(first)), first.layer)
-    model = _joined_model(heads, configs, [regression_head(some, first) for some in fitted], options, split, say)
+        means, train = Means(own, first.task, first.pooler.tokens, first.train.class_weights), training_set(first)
+        fitted = fit_regressions(means, own.examples(train), first.layer)
+        by_size = fit_samples(means, own.examples(train), first.layer, SHARES) if for_page else []
+    beside = [regression_head(some, first) for some in [*fitted, *by_size]]
+    model = _joined_model(heads, configs, beside, options, split, say)
     estimates = _estimate(model, split, report)
     labels = np.asarray([example.label for example in split.examples])
     rows = np.asarray([example.index for example in split.examples])
@@ -104,19 +115,20 @@ def evaluate_split(
     if first.task.target == "classes":
         labels = labels.astype(np.int64)
     yardsticks = _majority(own, first, split.name, len(labels)) if fitted else []
-    for some, estimate in zip(fitted, estimates[len(heads) :], strict=True):
-        answers = estimate.argmax(axis=1) if first.task.target == "classes" else estimate
-        yardsticks.append(some.yardstick({split.name: answers}))
+    answers = [answers_of(first.task, estimate) for estimate in estimates[len(heads) :]]
+    for some, its in zip(fitted, answers, strict=False):
+        yardsticks.append(some.yardstick({split.name: its}))
+    sized = [(some.name, some.rows, its) for some, its in zip(by_size, answers[len(fitted) :], strict=True)]
+    curve = make_curve(first.task.metrics[0], split.name, labels, sized) if sized else None
     found, start = [], 0
     backend = resolve_backend(options.backend, place)
     for group in groups:
         mean = mean_estimate(estimates[start : start + len(group)])
         start += len(group)
-        held_out = None
-        if own is not None:
-            held_out = _held_out(group, first, own, "", str(place), backend)
+        held_out = None if own is None else _held_out(group, first, own, "", str(place), backend)
         scored = Scored(split.name, first.task, labels, mean, rows, texts)
-        found.append(evaluate(scored, yardsticks, held_out))
+        evaluation = replace(evaluate(scored, yardsticks, held_out), curve=curve)
+        found.append(weigh_texts(evaluation, group[0], model.backbone) if for_page else evaluation)
     return found
 
 
