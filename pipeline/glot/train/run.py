@@ -17,6 +17,7 @@ from glot.extract.estimate import Estimate, estimate_extraction
 from glot.extract.prepare import states_identity
 from glot.extract.run import extract_states, load_source
 from glot.fit.config import FitOptions
+from glot.fit.curve import learning_curve
 from glot.fit.presets import FEW
 from glot.fit.run import finish_runs, make_configs
 from glot.fit.run_folder import CONFIG_FILE, HEAD_FILE, METRICS_FILE, RunConfig
@@ -195,7 +196,7 @@ def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watc
     config = RunConfig.load(job.folder)
     found = evaluate_untouched(job.folder, cache, job.request.device)
     write_untouched(job.folder / PREDICTIONS_FILE, found.scored, job.columns)
-    page = _write_page(job, cache, found)
+    page = _write_page(job, cache, config, found, watch)
     done = Trained(
         folder=job.folder,
         model=config.states.backbone,
@@ -216,9 +217,21 @@ def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watc
     return done
 
 
-def _write_page(job: Job, cache: Cache, found: Evaluation) -> bool:
-    """Write the page of the evaluation; False where it cannot be made here."""
-    return False
+def _write_page(job: Job, cache: Cache, config: RunConfig, found: Evaluation, watch: Watch) -> bool:
+    """Write the page of the evaluation; False, and a remark, where what it is made with is not installed."""
+    from glot.report.evaluation_page import write_page
+    from glot.report.figures import check_extra
+    from glot.report.gather import gather_page
+
+    try:
+        check_extra()
+    except UsageError as error:
+        watch.note(f"no {PAGE_FILE}: {error}")
+        return False
+    watch.say("the page: doubtful labels, duplicates, the learning curve")
+    found = replace(found, curve=learning_curve(cache, config, TEST))
+    write_page(job.folder / PAGE_FILE, gather_page(job.folder, found, cache))
+    return True
 
 
 def _labels(cache: Cache, name: str) -> str:

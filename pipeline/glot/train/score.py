@@ -23,7 +23,7 @@ PIECE = 4096  # rows written at a time
 
 def evaluate_untouched(run: Path, cache: Cache, device: str | None) -> Evaluation:
     """The run's evaluation on the rows that nothing was trained on, beside the yardsticks, which are measured once."""
-    return evaluate_cache(run, cache, TEST, EvaluateOptions(device=device), UNTOUCHED)
+    return evaluate_cache(run, cache, TEST, EvaluateOptions(device=device), UNTOUCHED, with_weights=True)
 
 
 def scores_of(found: Evaluation) -> tuple[Score, ...]:
