@@ -85,8 +85,7 @@ def train_table(job: Job, watch: Watch = Watch()) -> Trained:
                 _fit(job, cache, watch)
             else:
                 searched = _search(job, cache, watch)
-        with _timed(clock, "scores"):
-            return _finish(job, cache, searched, clock, watch)
+        return _finish(job, cache, searched, clock, watch)
 
 
 @contextmanager
@@ -194,9 +193,11 @@ def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watc
     """Score the untouched rows, and leave the predictions, the page, the card and the result."""
     watch.say(f"scoring {len(job.split(TEST).examples):,} untouched rows")
     config = RunConfig.load(job.folder)
-    found = evaluate_untouched(job.folder, cache, job.request.device)
-    write_untouched(job.folder / PREDICTIONS_FILE, found.scored, job.columns)
-    page = _write_page(job, cache, config, found, watch)
+    with _timed(clock, "scores"):
+        found = evaluate_untouched(job.folder, cache, job.request.device)
+        write_untouched(job.folder / PREDICTIONS_FILE, found.scored, job.columns)
+    with _timed(clock, "page"):
+        page = _write_page(job, cache, config, found, watch)
     done = Trained(
         folder=job.folder,
         model=config.states.backbone,
