@@ -16,9 +16,9 @@ from glot.extract.engine import take_engine
 from glot.extract.forward import length_batches, token_budget
 from glot.extract.options import ExtractOptions
 from glot.extract.planning import number_texts, tokenize_filled
-from glot.extract.prepare import Say
+from glot.extract.prepare import Say, as_kept
 from glot.store.files import nearest_there
-from glot.store.layout import StatesIdentity
+from glot.store.layout import MANIFEST_FILE, Manifest, StatesIdentity
 
 SAMPLE_TEXTS = 10_000
 MEASURE_SECONDS = 10.0
@@ -62,6 +62,8 @@ def estimate_extraction(
     Args:
         seconds: of forwards. little: of fewer tokens nothing is forwarded, and rate and seconds are 0.
     """
+    if (folder / MANIFEST_FILE).exists():
+        identity = as_kept(identity, Manifest.load(folder).states, options)
     corpus = in_template(corpus, identity.template)
     numbered = number_texts(corpus, None, 0)
     sample = list(islice(numbered.texts(), SAMPLE_TEXTS))  # texts are numbered in random order: these are a sample
