@@ -57,7 +57,9 @@ class LearningCurve:
         if last is None or last.gain is None:
             return ""
         gain = last.gain
-        value, low, high = (f"{round(100 * some, 1) + 0.0:+.1f}" for some in (gain.value, gain.low, gain.high))
+        value, low, high = (
+            f"{round(100 * some, 1) + 0.0:+.1f}".replace("-", "−") for some in (gain.value, gain.low, gain.high)
+        )
         step = f"The last step, to {last.examples:,} labels, brought the {last.method} {value} points"
         found = f"{step} [{low}, {high}]: "
         if gain.low > 0:

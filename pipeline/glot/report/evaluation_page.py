@@ -99,7 +99,6 @@ def render_page(page: Page) -> str:
     filters: dict[str, Any] = {
         "percent": lambda value: f"{100 * value:.1f}",
         "signed": lambda value: f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−"),
-        "interval": describe_interval,
         "shaded": shaded,
         "count": lambda value: f"{value:,}",
     }
