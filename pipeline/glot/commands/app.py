@@ -28,6 +28,7 @@ from glot.commands import (
     tune,
 )
 from glot.commands.console import errors, manners, say, screen
+from glot.commands.examples import examples_of
 from glot.commands.settings import SettingsCommand
 from glot.errors import GlotError
 from glot.version import __version__
@@ -75,7 +76,8 @@ def command_tree() -> TyperGroup:
     tree.context_settings["help_option_names"] = HELP
     for group in groups:
         groups += [command for command in group.commands.values() if isinstance(command, TyperGroup)]
-        for command in group.commands.values():
+        for name, command in group.commands.items():
+            command.epilog = command.epilog or (examples_of(name) if group is tree else None)
             command.context_settings["help_option_names"] = HELP
             command.params += shared
             for parameter in command.params:
