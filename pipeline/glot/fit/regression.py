@@ -36,13 +36,16 @@ class Regression:
         return features @ weight.T + bias
 
 
-def fit_logistic(features: np.ndarray, labels: np.ndarray, classes: int, class_weights: str) -> Regression:
+def fit_logistic(
+    features: np.ndarray, labels: np.ndarray, classes: int, class_weights: str, strength: float | None = None
+) -> Regression:
     """The logistic regression of labels (m,) on features (m, f), which are standardised for it.
 
-    `class_weights` is none or balanced. A class that does not occur is the least likely.
+    `class_weights` is none or balanced. A class that does not occur is the least likely. The strength is chosen by
+    cross-validation where none is given.
     """
     x, centre, scale = _standardised(features)
-    chosen, (weight, bias) = _logistic(x, labels, classes, class_weights)
+    chosen, (weight, bias) = _logistic(x, labels, classes, class_weights, strength)
     return Regression(_as_they_are(weight, bias, centre, scale), *chosen)
 
 
@@ -69,7 +72,9 @@ def _as_they_are(weight: np.ndarray, bias: np.ndarray, centre: np.ndarray, scale
     return weight.astype(np.float32), (bias - weight @ centre).astype(np.float32)
 
 
-def _logistic(x: np.ndarray, y: np.ndarray, classes: int, class_weights: str) -> tuple[tuple[float, float], Line]:
+def _logistic(
+    x: np.ndarray, y: np.ndarray, classes: int, class_weights: str, strength: float | None
+) -> tuple[tuple[float, float], Line]:
     """The strength and its error, and the map; a class that does not occur gets no weight and the rarest's bias."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -82,7 +87,7 @@ def _logistic(x: np.ndarray, y: np.ndarray, classes: int, class_weights: str) ->
     options = {"class_weight": None if class_weights == "none" else class_weights, "max_iter": 200}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a strength that needs longer is not the one sought
-        chosen = _choose_strength(x, y, options)
+        chosen = _choose_strength(x, y, options) if strength is None else (strength, math.nan)
         fitted = LogisticRegression(C=chosen[0], **options).fit(x, y)
     if len(there) == 2:  # scikit-learn has one row then: what speaks for the second class
         weight[there] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2

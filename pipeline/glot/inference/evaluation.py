@@ -129,6 +129,8 @@ def evaluate_split(
         scored = Scored(split.name, first.task, labels, mean, rows, texts)
         evaluation = replace(evaluate(scored, yardsticks, held_out), curve=curve)
         found.append(weigh_texts(evaluation, group[0], model.backbone) if for_page else evaluation)
+    if own is not None:
+        own.close()
     return found
 
 

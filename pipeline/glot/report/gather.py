@@ -53,7 +53,7 @@ def gather_page(
         scored = evaluation.scored.source
         there = scored if scored in opened.manifest.examples else None
         curve = learning_curve(opened, config, there, options=options)
-    return Page(
+    page = Page(
         evaluation,
         title,
         duplicates=_duplicates(evaluation, opened, config),
@@ -63,6 +63,9 @@ def gather_page(
         settings=settings,
         environment=environment,
     )
+    if cache is None:
+        opened.close()
+    return page
 
 
 def _duplicates(evaluation: Evaluation, cache: Cache, config: RunConfig) -> tuple[Duplicate, ...] | None:
