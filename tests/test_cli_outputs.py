@@ -128,7 +128,7 @@ def test_several_runs_are_named(work: Path, glot: Glot) -> None:
             ["predict", "--cache", "cache"],
             ["encode", "--input", "new.csv", "--output", "v.npy"],
             ["explain", "--text", "rain"],
-            ["export", "out.onnx", "--to", "onnx"],
+            ["export", "out", "--to", "onnx"],
             *([] if folder == "seeds" else [["evaluate", "--cache", "cache"]]),  # which scores all seeds
         ):
             code, out, err = glot(*command, "--run", folder)

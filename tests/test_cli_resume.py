@@ -84,7 +84,7 @@ def used_epoch(run: Path) -> int:
         ["predict", "--input", "new.csv", "--text", "sentence", "--model", "MODEL"],
         ["encode", "--input", "new.csv", "--text", "sentence", "--output", "v.npy", "--model", "MODEL"],
         ["explain", "--cache", "CACHE", "--index", 0],
-        pytest.param(["export", "head.onnx", "--to", "onnx"], marks=pytest.mark.slow),
+        pytest.param(["export", "head.onnx", "--to", "onnx", "--head-only"], marks=pytest.mark.slow),
     ],
     ids=lambda arguments: " ".join(map(str, arguments[:2])),
 )
@@ -111,10 +111,11 @@ def test_what_uses_a_run_that_has_not_finished_says_so(
 
 
 def test_a_run_without_results_is_not_exported(glot: Glot, stopped: Path) -> None:
-    code, _, err = glot("export", "folder", "--run", stopped, "--to", "sentence-transformers")
-    assert code == 2
-    assert err == f"glot: {stopped} is not finished: go on with `glot fit --resume {stopped}`\n"
-    assert not Path("folder").exists()
+    for kind in ("sentence-transformers", "onnx"):
+        code, _, err = glot("export", "folder", "--run", stopped, "--to", kind)
+        assert code == 2
+        assert err == f"glot: {stopped} is not finished: go on with `glot fit --resume {stopped}`\n"
+        assert not Path("folder").exists()
 
 
 def test_a_head_of_a_stopped_sweep_names_the_sweep(glot: Glot, extracted: Path) -> None:

@@ -168,6 +168,14 @@ def export_as_onnx(made: Made, out: Path) -> None:
     export_onnx(made.run, out / "head.onnx")
 
 
+def export_texts_as_onnx(made: Made, out: Path) -> None:
+    from glot.export.onnx_folder import export_text
+
+    for package in ("sentence_transformers", "onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(package)
+    export_text(made.run, out / "onnx", str(made.backbone))
+
+
 def measure(made: Made, out: Path) -> None:
     from glot.nn.poolers import PoolerConfig
     from glot.reproduce import cost
@@ -210,12 +218,15 @@ def benchmark(made: Made, out: Path) -> None:
 
 
 FUNCTIONS = [extract, fit, sweep, evaluate, use_model, classify, classify_over_a_cache, explain, export]
-FUNCTIONS += [export_as_onnx, measure, baseline, report, evaluate_on_mteb, benchmark]
+FUNCTIONS += [export_as_onnx, export_texts_as_onnx, measure, baseline, report, evaluate_on_mteb, benchmark]
 
 
 @pytest.mark.parametrize(
     "function",
-    [pytest.param(some, marks=pytest.mark.slow) if some is export_as_onnx else some for some in FUNCTIONS],
+    [
+        pytest.param(some, marks=pytest.mark.slow) if some in (export_as_onnx, export_texts_as_onnx) else some
+        for some in FUNCTIONS
+    ],
     ids=lambda function: function.__name__,
 )
 def test_the_process_is_left_as_it_was(function: Callable[[Made, Path], None], made: Made, tmp_path: Path) -> None:

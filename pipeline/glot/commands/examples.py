@@ -26,7 +26,7 @@ EXAMPLES = {
     ),
     "export": (
         "export --run runs/topics --to sentence-transformers mine",
-        "export --run runs/topics --to onnx head.onnx",
+        "export --run runs/topics --to onnx topics-onnx",
     ),
     "report": ("report runs/topics", "report runs/topics runs/mean --out results/mine"),
     "explain": (

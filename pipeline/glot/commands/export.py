@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -50,7 +51,7 @@ def export(
         _to_folder(run, out, model, device, licence, push, trust_remote_code)
 
 
-def _refuse(given: dict[str, object], what: str) -> None:
+def _refuse(given: Mapping[str, object], what: str) -> None:
     for name, value in given.items():
         if value is not None:
             raise UsageError(f"{name} does not go with {what}: leave it out")
