@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from glot.fit.train import fit_head
     from glot.inference.classifier import GlotClassifier
     from glot.inference.model import GlotModel
+    from glot.inference.regressor import GlotRegressor
     from glot.nn.poolers import Glot
     from glot.store.reader import Cache
 
-__all__ = ["Cache", "Glot", "GlotClassifier", "GlotModel", "extract_states", "fit_head"]
+__all__ = ["Cache", "Glot", "GlotClassifier", "GlotModel", "GlotRegressor", "extract_states", "fit_head"]
 
 _HOMES = {
     "extract_states": "glot.extract.run",
@@ -32,6 +33,7 @@ _HOMES = {
     "fit_head": "glot.fit.train",
     "GlotModel": "glot.inference.model",
     "GlotClassifier": "glot.inference.classifier",
+    "GlotRegressor": "glot.inference.regressor",
 }
 
 

@@ -74,16 +74,16 @@ WORDS = ["rain", "falls", "softly", "over", "the", "old", "town", "in", "autumn"
 class RowsAsWords(GlotClassifier):
     """Takes a 2-D array of numbers, and makes a text of each row: a word for each number."""
 
-    def fit(self, X: Any, y: Iterable | None = None) -> RowsAsWords:
-        return super().fit(self._words(X), y)
+    def fit(self, X: Any, y: Iterable | None = None, sample_weight: Iterable | None = None) -> RowsAsWords:
+        return super().fit(self._words(X), y, sample_weight)
 
     def transform(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
         return super().transform(self._words(X))
 
-    def _logits(self, X: Any) -> Any:
+    def _raw(self, X: Any) -> Any:
         check_is_fitted(self)
-        return super()._logits(self._words(X))
+        return super()._raw(self._words(X))
 
     def _words(self, X: Any) -> list[str]:
         return [" ".join(WORDS[int(value) % len(WORDS)] for value in np.floor(row * 8)) for row in check_array(X)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,13 +20,14 @@ from glot.extract.planning import clean
 from glot.fit.ensemble import answers_of, find_heads, mean_estimate
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import BEST_MEMBER, RunConfig
+from glot.inference.bars import progress_bar
 from glot.inference.forward import forward_texts, load_run_backbone
 from glot.nn.graph import resolve_backend
 from glot.products import fast_products
 from glot.store.template import join_pair, takes_pair
 
 WINDOW = 2048  # texts that are sorted by length together; what waits for its turn is small beside the backbone
-Report = Callable[[int], object]  # of so many more texts that are done
+Report = Callable[[int], None]  # of so many more texts that are done
 Given: TypeAlias = "str | Sequence[str]"  # one text, or several
 Vectors: TypeAlias = "np.ndarray | torch.Tensor | Sequence[Sequence[float]] | Sequence[float]"
 
@@ -205,14 +205,32 @@ class GlotModel:
             convert_to_tensor: give a tensor, on the model's device, and not an array.
             normalize_embeddings: give vectors of length 1.
         """
-        is_one, (first, *second) = _as_lists(texts, texts_b)
-        with self._bar(len(first), show_progress_bar) as report:
-            pieces = list(self._pieces(first, second[0] if second else None, batch_size, report))
-        vectors = torch.cat(pieces) if pieces else torch.zeros(0, self.width, device=self.device)
+        is_one, lists = _as_lists(texts, texts_b)
+        with progress_bar("texts", bool(show_progress_bar)) as show:
+            vectors = self.vectors(*lists, batch_size=batch_size, show=show)
         if normalize_embeddings:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
         vectors = vectors[0] if is_one else vectors
         return vectors if convert_to_tensor else vectors.cpu().numpy()
+
+    def vectors(
+        self,
+        texts: Sequence[str],
+        texts_b: Sequence[str] | None = None,
+        *,
+        batch_size: int | None = None,
+        show: Callable[[int, int], None] = lambda done, total: None,
+    ) -> torch.Tensor:
+        """(n, D) float32 vectors on the device, see `encode`; `show` is told of (texts done, n) meanwhile."""
+        done = 0
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            show(done, len(texts))
+
+        pieces = list(self._pieces(texts, texts_b, batch_size, report))
+        return torch.cat(pieces) if pieces else torch.zeros(0, self.width, device=self.device)
 
     def encode_stream(self, texts: Iterable[str], texts_b: Iterable[str] | None = None) -> Iterator[np.ndarray]:
         """(k, D) float32 vectors of the next k texts, as they come; memory is that of `WINDOW` texts."""
@@ -237,22 +255,6 @@ class GlotModel:
         stream = iter(texts) if texts_b is None else _joined(texts, texts_b)
         while window := list(islice(stream, WINDOW)):
             yield self._vectors(window, batch_size, report)[0]
-
-    @staticmethod
-    @contextmanager
-    def _bar(total: int, is_shown: bool | None) -> Iterator[Report]:
-        """What draws how many of the texts are done, in a terminal or a notebook, where it is shown."""
-        if not is_shown:
-            yield lambda done: None
-            return
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a notebook without its widgets gets the bar of terminals
-            from tqdm.auto import tqdm
-
-        with tqdm(total=total, desc="Texts", unit="text") as bar:
-            yield bar.update
 
     @staticmethod
     def similarity(vectors: Vectors, vectors_b: Vectors) -> torch.Tensor:
@@ -284,7 +286,7 @@ class GlotModel:
     @fast_products()
     @torch.inference_mode()
     def _estimate(self, texts: Given, texts_b: Given | None) -> np.ndarray:
-        """What the head makes of n texts, or of one: probabilities (n, C), or scores (n,); of several heads the mean."""
+        """What the head makes of the texts: probabilities (n, C), or scores (n,); of several heads the mean."""
         self.config.check_predicts("this run")
         _, given = _as_lists(texts, texts_b)
         if len(given) != self.config.texts_each:
