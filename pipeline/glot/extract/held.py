@@ -44,6 +44,12 @@ def is_held(given: object) -> bool:
     return True
 
 
+def check_backbone_like(given: object) -> None:
+    """Raise TypeError for what is no backbone, UsageError for a name that is none; nothing is loaded."""
+    if not is_held(given):
+        resolve_model(str(given))
+
+
 def open_backbone(
     given: BackboneLike, device: torch.device | str | None = None, trust_remote_code: bool = False
 ) -> Backbone:
