@@ -90,7 +90,7 @@ def test_texts_without_labels(backbone_folders: dict[str, Path], tmp_path: Path)
         ({"model": "minilmm"}, UsageError, "did you mean minilm"),
         ({"model": 7}, TypeError, r"pair \(model, tokenizer\)"),
         ({"prompt": "none"}, UsageError, "must hold {text}"),
-        ({"prompt": "{text} {text_b}"}, UsageError, "pairs"),
+        ({"prompt": "{text} {text_b}"}, ValueError, "the prompt takes pairs"),
         ({"validation_fraction": 2.0}, UsageError, "between 0 and 1"),
     ],
 )

@@ -30,7 +30,7 @@ from glot.inference.samples import Samples, read_samples
 from glot.store.files import make_folder
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
-from glot.store.template import TEXT, check_pairs, takes_pair
+from glot.store.template import TEXT, takes_pair
 
 UNLABELLED = "texts"  # the example set of texts without labels
 
@@ -85,7 +85,7 @@ def extract_texts(
     check_folder(folder)
     corpus = _corpus(name or folder.resolve().name, samples, labels, validation_fraction, target)
     if takes_pair(options.template):
-        check_pairs(options.template, corpus.spec.name, samples.num_texts, True)
+        samples.joined()  # raises ValueError for single texts
     backbone = open_backbone(model, device, trust_remote_code)
     with progress_bar("tokens", bool(verbose) and somebody_looks(), DELAY) as show:
         extract_states(corpus, backbone, make_folder(folder), options, show)
