@@ -194,7 +194,12 @@ def test_weights_go_through_every_kind_of_training(regressor: Callable, data: tu
 
 @pytest.mark.parametrize(
     ("weight", "match"),
-    [([1, 2], "inconsistent"), ([1, -1, 1], "negative"), ([0, 0, 0], "every sample"), ([[1, 2]] * 3, "1d array")],
+    [
+        ([1, 2], "inconsistent"),
+        ([1, -1, 1], "negative"),
+        ([0, 0, 0], "every weight is zero"),
+        ([[1, 2]] * 3, "1d array"),
+    ],
 )
 def test_what_are_no_weights_is_refused(weight: object, match: str) -> None:
     with pytest.raises(ValueError, match=match):

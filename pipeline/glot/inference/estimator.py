@@ -371,7 +371,7 @@ def weighted_rows(sample_weight: Iterable | None, count: int) -> tuple[np.ndarra
         raise ValueError("sample_weight holds negative values")
     rows = np.flatnonzero(weight > 0)
     if not len(rows):
-        raise ValueError("sample_weight is 0 for every sample: there is nothing to learn")
+        raise ValueError("sample_weight holds only zeros: every weight is zero, so there is nothing to learn")
     weight = weight[rows] / weight[rows].mean()
     return rows, None if (weight == weight[0]).all() else weight
 
