@@ -115,6 +115,7 @@ class MadeTask:
     backbone: str = "tiny"
     validation_sets: tuple[str, ...] = ("validation",)
     layers_differ: bool = False
+    noise_layer: int | None = None
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def make_fit_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.Mon
     `make(name, **fields of MadeTask)` gives the folder. Classes: the sign, or for pairs whether both are +1, which a
     linear head on [a, b] can tell and one text alone cannot (chance and the best guess from one text: 0.75).
     Scores: 4 or 1, by the sign, or for pairs by whether the signs agree. There are two layers, which are alike, or
-    differ in that the first one's columns are turned by one.
+    differ in that the first one's columns are turned by one; or one of them is noise.
     """
 
     def make(name: str = "cache", **settings: object) -> Path:
@@ -173,7 +174,10 @@ def make_fit_cache(tmp_path: Path, write_plan: Callable, monkeypatch: pytest.Mon
                 states = rng.normal(0, 0.3, (int(lengths[text]), task.width)).astype(np.float32)
                 states[rng.integers(lengths[text]), 0] = 2 * signs[text]
                 for layer in identity.layers:
-                    yield layer, text, np.roll(states, (2 - layer) * task.layers_differ, axis=1), None
+                    of_layer = np.roll(states, (2 - layer) * task.layers_differ, axis=1)
+                    if layer == task.noise_layer:
+                        of_layer = rng.normal(size=states.shape).astype(np.float32)
+                    yield layer, text, of_layer, None
 
         folder = tmp_path / name
         folder.mkdir()

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,19 @@ def test_an_estimate_writes_nothing_and_is_near(glot: Glot, base: list) -> None:
     assert glot("extract", *base)[0] == 0
     plan = Cache("cache/train").manifest.plan
     assert f"{plan.texts:,} distinct, {plan.tokens:,} tokens (all of them tokenized)" in out
+
+
+def test_an_estimate_counts_in_the_dtype_of_the_cache_that_is_there(glot: Glot, base: list) -> None:
+    """Of several layers a new cache would be int8; one that is float16 stays so."""
+    layers = ["--layers", "all", "--prompt", "Topic of {text}"]
+    new = json.loads(glot("extract", *base, *layers, "--estimate", "--json")[1])
+    assert glot("extract", *base, *layers, "--dtype", "float16")[0] == 0
+    there = json.loads(glot("extract", *base, *layers, "--estimate", "--json")[1])
+    states = Cache("cache/train").manifest.states
+    assert there["bytes"] - new["bytes"] == there["tokens"] * (
+        states.bytes_per_token - replace(states, dtype="int8").bytes_per_token
+    )
+    assert "Topic of {text}" in glot("inspect", "cache/train")[1]
 
 
 def test_other_labels_for_the_same_texts(glot: Glot, base: list) -> None:

@@ -95,7 +95,7 @@ def test_the_command_says_what_is_in_force(glot: Callable[..., tuple], extracted
     code, out, err = glot("fit", "--cache", extracted, "--preset", "strong", "--epochs", 1, "--out", "run")
     assert code == 0, err
     assert out.splitlines()[0].startswith(
-        "preset strong: layer 2 alone (of a cache of `extract --layers all` a mix); begun at the regression; 1 epochs "
+        "preset strong: layer 2 alone (of a cache of `extract --layers all` a mix); begun at the regression; 1 epoch "
         "at a learning rate of 0.001. An option overrides it"
     )
     assert glot("fit", "--cache", extracted, "--preset", "best")[0] == 2

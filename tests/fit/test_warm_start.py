@@ -121,6 +121,22 @@ def test_pairs_with_a_score_begin_at_the_cosine_of_their_means(make_fit_cache: M
     np.testing.assert_allclose(opened.outputs(), cosines, atol=1e-5)
 
 
+@pytest.mark.parametrize("noise", [1, 2])
+def test_a_mix_under_a_cosine_begins_near_the_layer_that_follows_the_scores(
+    make_fit_cache: MakeCache, noise: int
+) -> None:
+    opened = Opened(make_fit_cache(target="score", num_texts=2, noise_layer=noise), mix=True)
+    opened.begin()
+    shares = opened.model.pooler.mix.weight.detach().softmax(dim=0).numpy()
+    np.testing.assert_allclose(shares, [0.1, 0.9] if noise == 1 else [0.9, 0.1], atol=1e-6)
+
+
+def test_a_mix_under_a_regression_begins_with_all_layers_alike(make_fit_cache: MakeCache) -> None:
+    opened = Opened(make_fit_cache(noise_layer=1), mix=True)
+    opened.begin()
+    assert opened.model.pooler.mix.weight.tolist() == [0, 0]
+
+
 def fit(folder: Path, out: Path, **options: object) -> FitResult:
     prepare_runs(make_configs(Cache(folder), FitOptions(device="cpu", start="regression", **options)), out)
     return finish_runs(out)[out]

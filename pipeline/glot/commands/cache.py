@@ -25,6 +25,7 @@ from glot.commands.console import (
 )
 from glot.commands.progress import byte_bar
 from glot.errors import FaultError, UsageError
+from glot.store.template import TEXT
 
 if TYPE_CHECKING:
     from glot.report.cache_summary import CacheSummary
@@ -98,6 +99,8 @@ def _facts(summary: CacheSummary) -> Table:
             f"τ {tau}: {100 * value:.1f} %" for tau, value in summary.density.items()
         ),
     }
+    if summary.template != TEXT:
+        rows["prompt"] = summary.template
     if summary.workers:
         rows["working"] = "; ".join(summary.workers)
     for name, value in rows.items():

@@ -104,19 +104,7 @@ def _summary(result: FitResult) -> dict[str, Any]:
 
 def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
     first = next(iter(results.values()))
-    table = Table(title=str(folder), title_justify="left")
-    for heading in ("seed", "epoch", "set", "metric", "best", "best (published rule)", "last"):
-        is_name = heading in ("set", "metric")  # never cut: the numbers' headings wrap instead
-        table.add_column(heading, no_wrap=is_name, justify="left" if is_name else "right")
-    cells: dict[tuple[str, str], list[float]] = {}
-    for run, result in results.items():
-        seed = run.name.removeprefix("seed-") if run != folder else ""
-        for name, scores in result.best.items():
-            for metric, value in scores.items():
-                cells.setdefault((name, metric), []).append(value)
-                published = result.best_published.get(name, {}).get(metric)
-                shown = [_percent(value), _percent(published), _percent(result.last[name][metric])]
-                table.add_row(seed, str(result.best_epoch), name, metric, *shown)
+    cells = _print_scores(folder, results)
     if first.start is not None:
         scored = [
             f"{name} {metric} {_percent(value)}"
@@ -124,9 +112,7 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
             for metric, value in first.start.scores[name].items()
         ]
         tell(f"the regression that training began at (epoch 0): {', '.join(scored)}")
-    if cells:
-        chat.print(table)
-    else:
+    if not cells:
         tell(f"{folder}: the last epoch is kept; there is no validation set to score it on")
     if len(results) > 1:
         for (name, metric), values in cells.items():
@@ -151,6 +137,37 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
                 f"warning: {100 * first.density:.1f} % of the token pairs are joined, so the graph says little: "
                 f"choose a {'lower' if first.density < 0.01 else 'higher'} --tau for this backbone"
             )
+
+
+def _print_scores(folder: Path, results: dict[Path, FitResult]) -> dict[tuple[str, str], list[float]]:
+    """The table of the kept epochs' scores, which are returned: (set, metric) -> a score a seed."""
+    from glot.fit.statistics import score_interval
+    from glot.fit.yardsticks import describe_interval, read_predictions, resamples_for
+
+    has_seeds, has_rule = len(results) > 1, any(result.best_published for result in results.values())
+    has_rule = has_rule and all(result.start is None for result in results.values())
+    table = Table(title=str(folder), title_justify="left")
+    columns = ["set", "rows", "metric", "score [95 % interval]", "epoch", "last epoch's"]
+    for heading in ["seed"] * has_seeds + columns + ["best (published rule)"] * has_rule:
+        is_name = heading in ("set", "metric")  # never cut: the numbers' headings wrap instead
+        table.add_column(heading, no_wrap=is_name, justify="left" if is_name else "right")
+    scores: dict[tuple[str, str], list[float]] = {}
+    for run, result in results.items():
+        for name, best in result.best.items():
+            predicted = read_predictions([run], name)
+            for metric, value in best.items():
+                scores.setdefault((name, metric), []).append(value)
+                shown, rows = f"{100 * value:.1f}", ""
+                if predicted is not None:
+                    count = len(predicted[1])
+                    shown = describe_interval(score_interval(*predicted, metric, resamples_for(count)))
+                    rows = f"{count:,}"
+                row = [run.name.removeprefix("seed-")] * has_seeds
+                row += [name, rows, metric, shown, str(result.best_epoch), _percent(result.last[name][metric])]
+                table.add_row(*row, *[_percent(result.best_published.get(name, {}).get(metric))] * has_rule)
+    if scores:
+        chat.print(table)
+    return scores
 
 
 def _judge(runs: list[Path], cache: Cache | None) -> list[Judgement]:
@@ -206,7 +223,7 @@ def _describe_preset(options: FitOptions, config: RunConfig) -> str:
     parts.append("begun at the regression" if train.start == "regression" else "begun at random weights")
     if config.task.num_texts == 2:
         parts.append(f"{pooler.pair_features} features of pairs")
-    parts.append(f"{train.epochs} epochs at a learning rate of {train.lr:g}")
+    parts.append(f"{train.epochs} epoch{'s' * (train.epochs > 1)} at a learning rate of {train.lr:g}")
     return f"preset {preset}{why}: {'; '.join(parts)}. An option overrides it; --preset published is the paper's."
 
 

@@ -16,9 +16,9 @@ from glot.extract.engine import take_engine
 from glot.extract.forward import length_batches, token_budget
 from glot.extract.options import ExtractOptions
 from glot.extract.planning import number_texts, tokenize_filled
-from glot.extract.prepare import Say
+from glot.extract.prepare import Say, as_kept
 from glot.store.files import nearest_there
-from glot.store.layout import StatesIdentity
+from glot.store.layout import MANIFEST_FILE, Manifest, StatesIdentity
 
 SAMPLE_TEXTS = 10_000
 MEASURE_SECONDS = 10.0
@@ -56,6 +56,8 @@ def estimate_extraction(
     say: Say = lambda line: None,
 ) -> Estimate:
     """Tokenize a sample of the texts, forward some of it for a few seconds, and multiply. No cache is written."""
+    if (folder / MANIFEST_FILE).exists():
+        identity = as_kept(identity, Manifest.load(folder).states, options)
     corpus = in_template(corpus, identity.template)
     numbered = number_texts(corpus, None, 0)
     sample = list(islice(numbered.texts(), SAMPLE_TEXTS))  # texts are numbered in random order: these are a sample

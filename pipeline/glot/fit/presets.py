@@ -39,6 +39,8 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
     if task.target == "contrastive":
         raise UsageError("--preset strong begins at a regression on labels, and these pairs have none: leave it out")
     pace = _pace(examples, options["batch_size"])
+    if task.num_texts == 2 and task.target == "score":
+        pace["lr"] = FEW_PACE["lr"]  # the map under a cosine has D² weights that nothing but training sets
     if options["select"] == "last" and examples >= VERY_FEW:
         pace["epochs"] = EPOCHS_UNWATCHED
     added: dict[str, Any] = {"start": "regression", "precision": "auto", **pace}

@@ -140,6 +140,11 @@ def measure_yardsticks(
     return found
 
 
+def resamples_for(examples: int) -> int:
+    """How often so many examples are redrawn for an interval that is printed."""
+    return max(LEAST_RESAMPLES, min(RESAMPLES, RESAMPLED // max(1, examples)))
+
+
 def judge(
     set_name: str,
     predictions: np.ndarray,
@@ -157,7 +162,7 @@ def judge(
     beside = [some for some in yardsticks or [] if set_name in some.predictions]
     rival = beside[-1] if beside and beside[-1].layer is not None else None
     name, rows = (None, (0, 0)) if rival is None else (rival.name, (rival.rows, rival.of_rows))
-    resamples = max(LEAST_RESAMPLES, min(RESAMPLES, RESAMPLED // max(1, len(labels))))
+    resamples = resamples_for(len(labels))
     found = []
     for metric in metrics:
         interval = score_interval(predictions, labels, metric, resamples)

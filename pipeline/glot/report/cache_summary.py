@@ -39,6 +39,7 @@ class CacheSummary:
     dtype: str
     compute_dtype: str
     max_tokens: int
+    template: str
     complete: bool
     shards: int
     shards_planned: int
@@ -79,6 +80,7 @@ def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
         dtype=states.dtype,
         compute_dtype=states.compute_dtype,
         max_tokens=states.max_tokens,
+        template=states.template,
         complete=manifest.complete,
         shards=len(manifest.shards),
         shards_planned=plan.shards,
