@@ -1,8 +1,8 @@
 """GlotClassifier and GlotRegressor under scikit-learn's own estimator checks.
 
-Most of them make numbers for X, which no classifier of texts can take. `NO_NUMBERS` are those that need none: they run
-on the estimators themselves. All the others run too, on one that first writes each row of numbers as words: so what they ask
-of y, of parameters, pickles, order and repetition is asked of them. `UNMET` do not hold, each for its reason.
+Most of them make numbers for X, which no estimator of texts can take. `NO_NUMBERS` are those that need none: they run
+on the estimators themselves. All the others run too, on ones that first write each row of numbers as words: so what
+they ask of y, of parameters, pickles, order and repetition is asked of them. `UNMET` do not hold, each for its reason.
 """
 
 from __future__ import annotations
