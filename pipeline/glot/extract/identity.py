@@ -21,7 +21,12 @@ _TOKENIZER_ASIDE = {
     *("padding_side", "truncation_side", "model_max_length", "clean_up_tokenization_spaces", "chat_template"),
 }
 _ADAPTER_ASIDE = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
-_CONFIG_ASIDE = {"_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
+# Of a config in memory: names, the dtype (which the weights say), what is given out, and what heads alone look at.
+_CONFIG_ASIDE = {
+    *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
+    *("use_cache", "output_attentions", "output_hidden_states", "return_dict"),
+    *("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "tie_word_embeddings"),
+}
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 

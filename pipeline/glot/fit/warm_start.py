@@ -79,7 +79,8 @@ def _favour_a_layer(weight: Tensor, model: HeadModel, source: Source, train: Exa
     def agreement(begin: Tensor) -> float:
         weight.copy_(begin)
         vectors, rows = _vectors(model, source, train)
-        cosines = F.cosine_similarity(*(vectors[some, : model.mean_columns] for some in rows)).cpu().numpy()
+        first, second = (vectors[some, : model.mean_columns] for some in rows)
+        cosines = F.cosine_similarity(first, second).cpu().numpy()
         with np.errstate(invalid="ignore"):
             return float(np.nan_to_num(np.corrcoef(cosines, labels)[0, 1], nan=-1))
 
