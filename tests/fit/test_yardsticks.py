@@ -75,15 +75,15 @@ def test_scores_are_estimated_by_ridge(make_fit_cache: MakeCache) -> None:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, layer: int, only: int | None = None) -> None:
     """Make noise of the means of a layer; with `only`, of the example set that has so many examples."""
-    real = yardsticks._Means.features
+    real = yardsticks.Means.features
 
-    def spoilt(self: yardsticks._Means, examples: ExampleSet, number: int) -> np.ndarray:
+    def spoilt(self: yardsticks.Means, examples: ExampleSet, number: int) -> np.ndarray:
         found = real(self, examples, number)
         if number == layer and only in (None, len(examples)):
             return np.random.default_rng(0).normal(size=found.shape).astype(np.float32)
         return found
 
-    monkeypatch.setattr(yardsticks._Means, "features", spoilt)
+    monkeypatch.setattr(yardsticks.Means, "features", spoilt)
 
 
 def test_the_better_layer_is_chosen_on_train_alone(make_fit_cache: MakeCache, monkeypatch: pytest.MonkeyPatch) -> None:

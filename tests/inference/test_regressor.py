@@ -161,7 +161,7 @@ def test_the_regression_that_training_begins_at_is_scikit_learn_s_with_these_wei
     y = (x[:, 0] + rng.normal(size=60) > 0).astype(np.int64)
     scaled = (x - x.mean(axis=0)) / x.std(axis=0)
     peer = LogisticRegression(C=0.1, max_iter=200).fit(scaled, y, weight)
-    raw = fit_logistic(x, y, 2, "none", weight).raw(x)
+    raw = fit_logistic(x, y, 2, "none", weights=weight).raw(x)
     np.testing.assert_allclose(raw[:, 1] - raw[:, 0], peer.decision_function(scaled), atol=1e-4)
     ridge = RidgeCV(PENALTIES).fit(scaled, x @ [1, 2, 3, 4.0], sample_weight=weight)
     found = fit_ridge(x, x @ [1, 2, 3, 4.0], weight).raw(x)[:, 0]

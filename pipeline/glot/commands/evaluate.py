@@ -1,7 +1,8 @@
-"""`glot evaluate`: a saved head's score on a cache, or its vectors on mteb's tasks."""
+"""`glot evaluate`: a saved head's score on labelled rows or a cache, or its vectors on mteb's tasks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,6 +25,8 @@ from glot.commands.console import (
     say,
     screen,
 )
+from glot.commands.encode import TextBOption
+from glot.commands.evaluate_data import evaluate_data
 from glot.commands.progress import text_bar
 from glot.commands.table_options import (
     BadRowOption,
@@ -42,8 +45,35 @@ if TYPE_CHECKING:
 def evaluate(
     run: Annotated[
         list[Path],
-        typer.Option("--run", help="A run's folder, with --cache also an ensemble's; again for more, a column each."),
+        typer.Option(
+            "--run", help="A run's folder, with --data or --cache also an ensemble's; again for more, a column each."
+        ),
     ],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Score the head on a file of labelled texts: CSV, TSV, JSON lines or Parquet.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Of --data: the column of the text; default: text.")
+    ] = None,
+    text_b: TextBOption = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="Of --data: the column of the label; default: label.")
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--page", help="Of --data: also write all of it as a page, one HTML file (extra: report)."),
+    ] = None,
+    yardsticks: Annotated[
+        bool,
+        typer.Option(
+            help="Of --data: compare with the regression on the mean, where the cache of the run's training is there."
+        ),
+    ] = True,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")
     ] = None,
@@ -86,18 +116,36 @@ def evaluate(
     device: DeviceOption = None,
     engine: EngineOption = "auto",
 ) -> None:
-    """Score a saved head on a cache; or its vectors with mteb, beside mean and CLS (last-token) pooling.
+    """Score a saved head on labelled texts or a cache; or its vectors with mteb, beside mean and CLS pooling.
 
-    A cache of another backbone, layer or width is refused. With --mteb or --mteb-local every text is forwarded once for
+    With --data every text is forwarded once for all runs, and labels must be classes that they were trained for. A
+    cache of another backbone, layer or width is refused. With --mteb or --mteb-local every text is forwarded once for
     all columns, vectors are normalised, finished tasks are kept as mteb's JSON and not done again.
     """
     tables = {"--delimiter": delimiter, "--quoting": quoting, "--encoding": encoding, "--no-header": no_header}
+    of_data = {"--text": text, "--text-b": text_b, "--label": label, "--page": page, "--no-yardsticks": not yardsticks}
+    of_mteb = {"--max-tokens": max_tokens, "--mteb-prompt": mteb_prompt, "--out": out}
     on_mteb = mteb is not None or bool(mteb_local)
-    if (cache is not None) == on_mteb:
-        raise UsageError("pass --cache, or tasks with --mteb or --mteb-local")
+    if (data is not None) + (cache is not None) + on_mteb != 1:
+        raise UsageError("pass labelled texts with --data, or --cache, or tasks with --mteb or --mteb-local")
+    if data is not None:
+        _refuse({**of_mteb, "--split": split}, "--data")
+        form = table_format(delimiter, quoting, encoding, no_header)
+        from glot.inference.labelled import EvaluateOptions, LabelledFile
+
+        labelled = LabelledFile(data, text or "text", text_b, label or "label", form, on_bad_row)
+        evaluate_data(
+            run, labelled, EvaluateOptions(model, device, trust_remote_code, engine, backend, yardsticks), page
+        )
+        return
+    _refuse(of_data, "--cache" if cache is not None else "--mteb")
     if cache is not None:
-        asked = {"--max-tokens": max_tokens, "--mteb-prompt": mteb_prompt, "--out": out, "--model": model}
-        asked |= {"--trust-remote-code": trust_remote_code, "--on-bad-row": on_bad_row != "stop"}
+        asked = {
+            **of_mteb,
+            "--model": model,
+            "--trust-remote-code": trust_remote_code,
+            "--on-bad-row": on_bad_row != "stop",
+        }
         asked |= {"--engine": engine != "auto"}
         _refuse({**asked, **tables}, "--cache")
         _evaluate_cache(run, cache, split or "validation", backend, device)
@@ -143,7 +191,7 @@ def evaluate(
     answer(scores)
 
 
-def _refuse(given: dict[str, object], beside: str) -> None:
+def _refuse(given: Mapping[str, object], beside: str) -> None:
     for option, value in given.items():
         if value:
             raise UsageError(f"{option} does not go with {beside}: leave it out")

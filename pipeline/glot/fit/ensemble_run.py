@@ -72,12 +72,20 @@ def predict_heads(
 
     Raises FaultError for damaged files.
     """
+    estimates, examples = estimate_heads(runs, cache, split, device, backend)
+    return answers_of(RunConfig.load(runs[0]).task, estimates), examples
+
+
+def estimate_heads(
+    runs: list[Path], cache: Cache, split: str, device: str, backend: str
+) -> tuple[np.ndarray, ExampleSet]:
+    """As `predict_heads` the (m, C) probabilities of the classes, or the (m,) scores."""
     examples, place = cache.examples(split), torch.device(device)
     configs, estimates = [RunConfig.load(run) for run in runs], []
     for run, config in zip(runs, configs, strict=True):
         states = StreamedStates(cache, config.layers, place, config.pooler.tokens)
         estimates.append(estimate(load_head(run, config, backend, place), states, examples, states.lengths))
-    return answers_of(configs[0].task, mean_estimate(estimates)), examples
+    return mean_estimate(estimates), examples
 
 
 def score_ensemble(folder: Path) -> Scores:

@@ -37,15 +37,20 @@ class Regression:
 
 
 def fit_logistic(
-    features: np.ndarray, labels: np.ndarray, classes: int, class_weights: str, weights: np.ndarray | None = None
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    class_weights: str,
+    strength: float | None = None,
+    weights: np.ndarray | None = None,
 ) -> Regression:
     """The logistic regression of labels (m,) on features (m, f), which are standardised for it.
 
     `class_weights` is none or balanced, `weights` (m,) are the examples' own; None: all alike. A class that does not
-    occur is the least likely.
+    occur is the least likely. The strength is chosen by cross-validation where none is given.
     """
     x, centre, scale = _standardised(features)
-    chosen, (weight, bias) = _logistic(x, labels, classes, class_weights, weights)
+    chosen, (weight, bias) = _logistic(x, labels, classes, class_weights, strength, weights)
     return Regression(_as_they_are(weight, bias, centre, scale), *chosen)
 
 
@@ -73,7 +78,12 @@ def _as_they_are(weight: np.ndarray, bias: np.ndarray, centre: np.ndarray, scale
 
 
 def _logistic(
-    x: np.ndarray, y: np.ndarray, classes: int, class_weights: str, weights: np.ndarray | None
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    class_weights: str,
+    strength: float | None,
+    weights: np.ndarray | None,
 ) -> tuple[tuple[float, float], Line]:
     """The strength and its error, and the map; a class that does not occur gets no weight and the rarest's bias."""
     from sklearn.exceptions import ConvergenceWarning
@@ -87,7 +97,7 @@ def _logistic(
     options = {"class_weight": None if class_weights == "none" else class_weights, "max_iter": 200}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a strength that needs longer is not the one sought
-        chosen = _choose_strength(x, y, options, weights)
+        chosen = _choose_strength(x, y, options, weights) if strength is None else (strength, math.nan)
         fitted = LogisticRegression(C=chosen[0], **options).fit(x, y, weights)
     if len(there) == 2:  # scikit-learn has one row then: what speaks for the second class
         weight[there] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2

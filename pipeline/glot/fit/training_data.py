@@ -105,7 +105,7 @@ class TrainingData:
 
 def open_data(cache: Cache, config: RunConfig, states: States) -> TrainingData:
     """The example sets that a config names; raises UsageError where there is nothing to learn."""
-    training = _training_set(config)
+    training = training_set(config)
     train, holdout = read_train(cache, training, config.train, config.contrastive)
     validation = {name: cache.examples(name) for name in config.data if name != training}
     return TrainingData(train, holdout, validation, states.lengths, cache.plan.shard_of(train.text_id))
@@ -116,7 +116,7 @@ def open_states(cache: Cache, config: RunConfig) -> States:
     device = torch.device(config.train.device)
     if config.train.window is not None:
         return StreamedStates(cache, config.layers, device, config.pooler.tokens)
-    used = used_text_ids(cache, group_of(_training_set(config)), config.contrastive)
+    used = used_text_ids(cache, group_of(training_set(config)), config.contrastive)
     return MemoryStates(cache, config.layers, used, device, config.pooler.tokens)
 
 
@@ -127,7 +127,8 @@ def open_source(config: RunConfig, states: States, data: TrainingData, model: He
     return PooledTexts(model.pooler, states, data.used_ids())
 
 
-def _training_set(config: RunConfig) -> str:
+def training_set(config: RunConfig) -> str:
+    """The name of the example set that a run is trained on."""
     return next(name for name in config.data if split_of(name) == "train")
 
 

@@ -109,5 +109,5 @@ def regress(
     `weights` (m,) are what the examples count; None: all alike.
     """
     if isinstance(head, ClassHead):
-        return fit_logistic(features, labels, head.linear.out_features, class_weights, weights).line
+        return fit_logistic(features, labels, head.linear.out_features, class_weights, weights=weights).line
     return fit_ridge(features, (labels - head.low) / (head.high - head.low), weights).line

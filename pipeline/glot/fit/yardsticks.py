@@ -127,16 +127,46 @@ def measure_yardsticks(
         layer: one that the cache keeps; None: the last of them. tokens: which of a text's tokens the mean is of.
         class_weights: none or balanced, as the head has them.
     """
-    means, own = _Means(cache, task, tokens, class_weights), cache.resolve_layer(layer)
-    sample = _sample(train, min(MOST_ROWS, MOST_NUMBERS // means.width))
-    best = own if len(means.layers) == 1 else _best_layer(means, own, sample)
-    kind = "ridge" if task.target == "score" else "logistic"
+    means = Means(cache, task, tokens, class_weights)
     found = [] if task.target == "score" else [_majority(train, sets)]
+    for fitted in fit_regressions(means, train, cache.resolve_layer(layer)):
+        predictions = {key: means.predict(fitted.regression, some, fitted.layer) for key, some in sets.items()}
+        found.append(fitted.yardstick(predictions))
+    return found
+
+
+@dataclass(frozen=True)
+class FittedRegression:
+    """A regression on the mean of one layer's states.
+
+    Attributes:
+        name: for people. layer: whose states it reads. regression: of their features, see `Means`.
+        rows: how many training examples it is made of, out of `of_rows`.
+    """
+
+    name: str
+    layer: int
+    regression: Regression
+    rows: int
+    of_rows: int
+
+    def yardstick(self, predictions: dict[str, np.ndarray]) -> Yardstick:
+        """Itself with what it predicts for some sets."""
+        return Yardstick(self.name, predictions, self.rows, self.of_rows, self.layer, self.regression.strength)
+
+
+def fit_regressions(means: Means, train: ExampleSet, own: int) -> list[FittedRegression]:
+    """The regression of the layer `own`, and after it that of the layer which cross-validation likes best, if another.
+
+    Of many training examples they have a sample.
+    """
+    sample = sample_of(train, min(MOST_ROWS, MOST_NUMBERS // means.width))
+    best = own if len(means.layers) == 1 else _best_layer(means, own, sample)
+    kind = "ridge" if means.task.target == "score" else "logistic"
+    found = []
     for number in dict.fromkeys((own, best)):
         name = f"{kind} regression on the mean" + (f" of layer {number}" if number != own else "")
-        fitted = means.regress(sample, number)
-        predictions = {key: means.predict(fitted, some, number) for key, some in sets.items()}
-        found.append(Yardstick(name, predictions, len(sample), len(train), number, fitted.strength))
+        found.append(FittedRegression(name, number, means.regress(sample, number), len(sample), len(train)))
     return found
 
 
@@ -225,7 +255,7 @@ def read_predictions(runs: list[Path], set_name: str) -> tuple[np.ndarray, np.nd
     return (predictions, truth) if len(truth) else None
 
 
-def _sample(examples: ExampleSet, most: int) -> ExampleSet:
+def sample_of(examples: ExampleSet, most: int) -> ExampleSet:
     """At most so many of the examples, drawn at random, always the same."""
     if len(examples) <= most:
         return examples
@@ -239,16 +269,16 @@ def _majority(train: ExampleSet, sets: dict[str, ExampleSet]) -> Yardstick:
     return Yardstick("majority", predictions, len(train), len(train))
 
 
-def _best_layer(means: _Means, own: int, train: ExampleSet) -> int:
+def _best_layer(means: Means, own: int, train: ExampleSet) -> int:
     """The layer whose regression errs least in cross-validation on (a sample of) train; `own` where there is none."""
     rows = MOST_LAYER_NUMBERS // (means.width * len(means.layers))
-    some = _sample(train, min(regression.MOST_ROWS, max(LEAST_ROWS, rows)))
+    some = sample_of(train, min(regression.MOST_ROWS, max(LEAST_ROWS, rows)))
     errors = {layer: means.regress(some, layer).error for layer in (own, *means.layers)}  # of equals it is `own`
     return min(errors, key=lambda layer: errors[layer]) if np.isfinite(list(errors.values())).all() else own
 
 
-class _Means:
-    """The regressions of a task on the means of the states of a cache.
+class Means:
+    """The regressions of a task on the means of the states of a cache; of pairs on `[a, b, |a - b|, a * b]`.
 
     Attributes:
         layers: those of the cache. width: f, columns of the features.

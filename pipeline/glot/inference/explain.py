@@ -98,12 +98,12 @@ def _new_example(texts: list[str], runs: list[Run], options: ExplainOptions) -> 
     source = "the text given" if len(texts) == 1 else "the texts given"
     if takes_pair(states.template):
         texts = [join_pair(*texts)]
-    forwarded, cut = _forward(texts, backbone, states, runs[0].config.layers)
+    forwarded, cut = forward_each(texts, backbone, states, runs[0].config.layers)
     source += f", cut at {states.max_tokens} tokens" if cut else ""
     return Example(forwarded, source, "", runs[0].config.task.name)
 
 
-def _forward(
+def forward_each(
     texts: list[str], backbone: Backbone, states: StatesIdentity, layers: tuple[int, ...]
 ) -> tuple[list[TextStates], bool]:
     """The states of each text by itself, rounded as the cache rounds them, and whether any text was cut."""

@@ -283,10 +283,14 @@ class GlotModel:
         shares = self._estimate(texts, texts_b)
         return shares[0] if isinstance(texts, str) else shares
 
-    @fast_products()
-    @torch.inference_mode()
     def _estimate(self, texts: Given, texts_b: Given | None) -> np.ndarray:
         """What the head makes of the texts: probabilities (n, C), or scores (n,); of several heads the mean."""
+        return mean_estimate(self.estimate_each(texts, texts_b))
+
+    @fast_products()
+    @torch.inference_mode()
+    def estimate_each(self, texts: Given, texts_b: Given | None = None) -> list[np.ndarray]:
+        """Of each head by itself: probabilities (n, C) float32, or (n,) scores; each distinct text forwarded once."""
         self.config.check_predicts("this run")
         _, given = _as_lists(texts, texts_b)
         if len(given) != self.config.texts_each:
@@ -304,8 +308,8 @@ class GlotModel:
                 model.head.estimate(model.head(*its.split(sizes)).float())
                 for (_, model), its in zip(self._heads, vectors, strict=True)
             ]
-            pieces.append(mean_estimate([some.numpy() for some in found]))
-        return np.concatenate(pieces)
+            pieces.append([some.numpy() for some in found])
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
     @fast_products()
     @torch.inference_mode()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from xml.etree import ElementTree
 
 from glot.errors import UsageError
@@ -210,6 +210,25 @@ class Bars:
         _set_rows(axes, len(self.bars), self.x_label)
 
 
+class Panel(Protocol):
+    """What a picture is made of: a title, the height in inches, itself in words, and how it is drawn."""
+
+    @property
+    def title(self) -> str:
+        """Above it."""
+
+    @property
+    def height(self) -> float:
+        """Inches."""
+
+    @property
+    def description(self) -> str:
+        """The panel in words."""
+
+    def draw(self, axes: Axes, tips: Tips) -> None:
+        """Draw it."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """Some panels.
@@ -217,15 +236,16 @@ class Picture:
     Attributes:
         title: what it shows, for those who do not see it. caption: what stands below it, with a little Markdown.
         columns: panels a row. file: the name of the PNG file, which pictures of one name share, one below the other;
-            "" where there is none.
+            "" where there is none. titled: whether the titles are drawn; a page may say them itself.
     """
 
     title: str
-    panels: Sequence[Curves | Dots | Bars]
+    panels: Sequence[Panel]
     caption: str = ""
     columns: int = 4
     file: str = ""
     width: float = WIDTH
+    titled: bool = True
     kind: str = field(default="picture", init=False)
 
 
@@ -250,9 +270,10 @@ def draw_picture(picture: Picture) -> tuple[Figure, Tips]:
     legend = 0.2 * -(-len(names) // many) + 0.15 if names else 0.0
     width = picture.width * columns
     title = textwrap.wrap(picture.title, max(20, int(width * TITLE_LETTERS)))
-    height = sum(heights) + legend + 0.08 + TITLE_LINE * len(title)
+    height = sum(heights) + legend + 0.08 + (TITLE_LINE * len(title) if picture.titled else 0.0)
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle("\n".join(title), x=0.005, ha="left")
+    if picture.titled:
+        figure.suptitle("\n".join(title), x=0.005, ha="left")
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     tips: Tips = {}
     panels = iter(picture.panels)
@@ -262,7 +283,8 @@ def draw_picture(picture: Picture) -> tuple[Figure, Tips]:
             axes.set_axis_off()
             continue
         panel.draw(axes, tips)
-        axes.set_title(panel.title)
+        if picture.titled:
+            axes.set_title(panel.title)
     handles: dict[str, Any] = {}
     for axes in figure.axes:
         found, labels = axes.get_legend_handles_labels()

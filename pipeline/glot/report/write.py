@@ -161,12 +161,17 @@ def load_templates(out: Path, drawn: dict[int, Drawn]) -> Templates:
         "svg": lambda picture: Markup(drawn[id(picture)].svg),
         "href": lambda path: quote(relative(path, out)),
         "relative": lambda path: relative(path, out),
-        "facts": _environment_facts,
+        "facts": environment_facts,
     }
     templates.filters |= filters
-    style = files("glot.report").joinpath("templates", "report.css").read_text(encoding="utf-8")
+    style = read_style("report.css")
     templates.globals |= {"style": Markup(style), "is_last_of_file": _is_last_of_file}
     return templates
+
+
+def read_style(name: str) -> str:
+    """A style sheet beside the templates."""
+    return files("glot.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def relative(path: Path, out: Path) -> str:
@@ -200,7 +205,7 @@ def _runs_table(results: Sequence[Result], is_counted: bool) -> Table:
     return Table("Results by setting", header, rows, is_words=True)
 
 
-def _environment_facts(found: Environment) -> list[tuple[str, str]]:
+def environment_facts(found: Environment) -> list[tuple[str, str]]:
     """(name, value) of what is known."""
     entries = [
         ("Machine", found.machine),

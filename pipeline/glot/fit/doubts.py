@@ -1,0 +1,168 @@
+"""Which training labels are likely wrong, and which texts stand in two sets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from glot.fit.regression import fit_logistic, fit_ridge
+from glot.fit.training_data import labels_of
+from glot.fit.yardsticks import MOST_ROWS, Means, sample_of
+from glot.store.example_set import ExampleSet
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
+from glot.store.template import split_pair, takes_pair
+
+FOLDS = 5
+FEWEST = 40  # examples; of fewer the folds know next to nothing
+FAR = 3.0  # robust deviations of a score from what the others say of it
+MAD = 1.4826  # a normal deviation over the median absolute one
+MOST_DOUBTS = 20
+BLOCK = 4096  # texts that are read at once
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A training label that the other examples speak against.
+
+    Attributes:
+        row: its row in the source. texts: one, or the two of a pair; none where the cache keeps no texts.
+        label, other: what is written, and what the others say, in words.
+        label_share, other_share: the probabilities of both out of fold; None of scores.
+    """
+
+    row: int
+    texts: tuple[str, ...]
+    label: str
+    other: str
+    label_share: float | None = None
+    other_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """The training labels in doubt: how many, of how many looked at, and the worst, the likeliest wrong first."""
+
+    count: int
+    of: int
+    worst: tuple[Doubt, ...]
+
+
+def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int, most: int = MOST_DOUBTS) -> Doubts | None:
+    """Labels that a regression on the means of a layer doubts, each judged by one that has not seen it (five folds).
+
+    Of classes a label is in doubt where another class is at least as probable as it is, on average, for examples that
+    have that label (confident learning, Northcutt et al. 2021); of scores where it lies more than three robust
+    deviations from the estimate. Of many examples a sample is looked at; None: there are too few.
+    """
+    some = sample_of(train, MOST_ROWS)
+    if len(some) < FEWEST:
+        return None
+    labels, features = labels_of(some), means.features(some, layer)
+    find = _far_scores if means.task.target == "score" else _doubted_classes
+    places, shown = find(means.task, features, labels)
+    worst = places[:most]
+    texts = texts_of(cache, some.subset(worst))
+    rows = some.index[worst].tolist()
+    found = [Doubt(row, text, *words) for row, text, words in zip(rows, texts, shown, strict=False)]
+    return Doubts(len(places), len(some), tuple(found))
+
+
+def _doubted_classes(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
+    """The places of the doubted labels, the most doubted first, and what is said of each."""
+    count = len(task.classes)
+    shares = np.zeros((len(labels), count))
+    strength = fit_logistic(features, labels, count, "none").strength  # chosen once: it takes longest
+    for fit, held in _folds(len(labels)):
+        raw = fit_logistic(features[fit], labels[fit], count, "none", strength).raw(features[held])
+        powers = np.exp(raw - raw.max(axis=1, keepdims=True))
+        shares[held] = powers / powers.sum(axis=1, keepdims=True)
+    own = shares[np.arange(len(labels)), labels]
+    usual = np.asarray([own[labels == one].mean() if (labels == one).any() else np.inf for one in range(count)])
+    rivals = np.where(shares >= usual, shares, 0.0)
+    rivals[np.arange(len(labels)), labels] = 0.0
+    other, best = rivals.argmax(axis=1), rivals.max(axis=1)
+    places = np.flatnonzero(best > own)
+    places = places[np.argsort(own[places] - best[places], kind="stable")]
+    names = task.classes
+    said = [(names[labels[i]], names[other[i]], float(own[i]), float(best[i])) for i in places.tolist()]
+    return places, said
+
+
+def _far_scores(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
+    estimates = np.zeros(len(labels))
+    for fit, held in _folds(len(labels)):
+        estimates[held] = fit_ridge(features[fit], labels[fit]).raw(features[held])[:, 0]
+    off = np.abs(labels - estimates - np.median(labels - estimates))
+    places = np.flatnonzero(off > FAR * MAD * max(float(np.median(off)), 1e-12))
+    places = places[np.argsort(-off[places], kind="stable")]
+    return places, [(f"{labels[i]:.4g}", f"{estimates[i]:.4g}") for i in places.tolist()]
+
+
+def _folds(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    from sklearn.model_selection import KFold
+
+    return list(KFold(FOLDS, shuffle=True, random_state=0).split(np.arange(count)))
+
+
+def texts_of(cache: Cache, examples: ExampleSet) -> list[tuple[str, ...]]:
+    """The texts of some examples, as the cache keeps them; empty tuples where it keeps none."""
+    plan = cache.plan
+    if not plan.has_texts:
+        return [()] * len(examples)
+    columns = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
+    wanted = np.unique(columns)
+    known: dict[int, str] = {}
+    for first in range(0, len(plan), BLOCK):
+        inside = wanted[(wanted >= first) & (wanted < first + BLOCK)]
+        if len(inside):
+            low, high = int(inside[0]), int(inside[-1]) + 1
+            block = plan.texts(low, high)
+            known |= {text_id: block[text_id - low] for text_id in inside.tolist()}
+    rows = [tuple(known[text_id] for text_id in ids) for ids in np.stack(columns, axis=1).tolist()]
+    if takes_pair(cache.manifest.states.template):
+        return [split_pair(*row) for row in rows]
+    return rows
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """A text that stands in the scored rows and in the training examples, but for case and blanks.
+
+    Attributes:
+        row, train_row: its first rows in both sources. texts: one, or the two of a pair.
+        label, train_label: in words.
+    """
+
+    row: int
+    train_row: int
+    texts: tuple[str, ...]
+    label: str
+    train_label: str
+
+
+def find_duplicates(
+    task: TaskSpec,
+    scored: Sequence[tuple[int, tuple[str, ...], float]],
+    train: Sequence[tuple[int, tuple[str, ...], float]],
+) -> tuple[Duplicate, ...]:
+    """The scored examples that train has too; both are (row, texts, label) each. Those of another label come first."""
+    known: dict[tuple[str, ...], tuple[int, float]] = {}
+    for row, texts, label in train:
+        known.setdefault(_gist(texts), (row, label))
+    found = []
+    for row, texts, label in scored:
+        if texts and (there := known.get(_gist(texts))) is not None:
+            found.append(Duplicate(row, there[0], texts, in_words(task, label), in_words(task, there[1])))
+    return tuple(sorted(found, key=lambda one: (one.label == one.train_label, one.row)))
+
+
+def in_words(task: TaskSpec, label: float) -> str:
+    """A label as people read it."""
+    return task.classes[int(label)] if task.target == "classes" else f"{label:.4g}"
+
+
+def _gist(texts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(" ".join(text.split()).casefold() for text in texts)

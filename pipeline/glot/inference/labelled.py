@@ -1,0 +1,83 @@
+"""What is asked of an evaluation of labelled rows, and what speaks against it, told before torch is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from glot.corpus.dialect import FIND_OUT, TableFormat
+from glot.corpus.examples import Split
+from glot.corpus.tables import Table, read_split
+from glot.errors import UsageError
+from glot.fit.ensemble import find_labelling
+from glot.fit.run_folder import RunConfig
+from glot.inference.run_checks import check_new_labels
+from glot.registry.tasks import Columns
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """A table (CSV, TSV, JSON lines, Parquet) of texts and labels.
+
+    Attributes:
+        path: the file. text, text_b, label: its columns; `text_b` that of the second text of pairs.
+        form: what is known of how it is written. bad_rows: "stop" at a row that is unfit on its own, or "skip" it.
+    """
+
+    path: Path
+    text: str = "text"
+    text_b: str | None = None
+    label: str = "label"
+    form: TableFormat = FIND_OUT
+    bad_rows: str = "stop"
+
+    def read(self, config: RunConfig, run: Path) -> Split:
+        """The rows as examples of a run's task, the file's name for the split's; all are labelled.
+
+        Raises UsageError where the file, a column or a label is missing, a label is none of the run's classes (the
+        line or row is named), or the run takes another number of texts an example.
+        """
+        if config.texts_each != (1 if self.text_b is None else 2):
+            raise UsageError(
+                f"{run} was trained on {config.texts_each} text(s) an example: "
+                + ("leave out --text-b" if self.text_b else "name the column of the second with --text-b")
+            )
+        table = Table(self.path, Columns(self.text, self.text_b, self.label), bad_rows=self.bad_rows, form=self.form)
+        table.check()
+        return read_split(self.path.name, config.task, table)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """How the backbone of a run is found and run, see `GlotModel.load`.
+
+    Attributes:
+        yardsticks: compare with the regression on the mean, where the run's own cache is still there.
+    """
+
+    model: str | None = None
+    device: str | None = None
+    trust_remote_code: bool = False
+    engine: str = "auto"
+    backend: str = "auto"
+    yardsticks: bool = True
+
+
+def check_labelled(
+    folders: Sequence[Path], labelled: LabelledFile, model: str | None = None
+) -> tuple[list[Path], Split]:
+    """The runs and ensembles in some folders, each by itself, and the rows that they are to be scored on.
+
+    Raises UsageError where there is none, their backbone (or `model`) is missing, they do not go together, or the rows
+    cannot be read as examples of their task.
+    """
+    found = [one for folder in folders for one in find_labelling(folder)]
+    runs = [check_new_labels(folder, model) for folder in found]
+    first = runs[0]
+    for run in runs[1:]:
+        first.config.check_states(run.config.states, str(run.folder))
+        asked = [(one.config.task.target, one.config.task.classes, one.config.texts_each) for one in (first, run)]
+        if asked[0] != asked[1]:
+            raise UsageError(f"{first.folder} and {run.folder} do not go together: they were trained for other labels")
+    return found, labelled.read(first.config, first.folder)

@@ -1,0 +1,110 @@
+"""Labels that were turned round are doubted, doubled texts are found, and the learning curve is the regression's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from glot.errors import Stopped
+from glot.fit.curve import learning_curve
+from glot.fit.doubts import find_doubts, find_duplicates, texts_of
+from glot.fit.options import FitOptions
+from glot.fit.run import make_configs
+from glot.fit.yardsticks import Means, measure_yardsticks
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
+
+MakeCache = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("glot.fit.regression.STRENGTHS", (1.0,))
+
+
+def test_labels_that_were_turned_round_are_doubted(make_fit_cache: MakeCache) -> None:
+    cache = Cache(make_fit_cache(train=120))
+    train = cache.examples("train")
+    means = Means(cache, cache.examples_entry("train").task, "all", "none")
+    clear = np.argsort(-np.abs(means.features(train, 2)[:, 0]))  # by the number that the labels are made of
+    label, turned = train.label.copy(), clear[:3]
+    label[turned] = 1 - label[turned]
+    found = find_doubts(cache, replace(train, label=label), means, 2)
+    assert found is not None
+    assert found.of == 120
+    assert set(train.index[turned].tolist()) == {one.row for one in found.worst[:3]}
+    assert found.count < 30
+    first = found.worst[0]
+    place = int(np.flatnonzero(train.index == first.row)[0])
+    assert (first.label, first.other) == (("no", "yes")[label[place]], ("no", "yes")[1 - label[place]])
+    assert first.label_share == pytest.approx(1 - first.other_share, abs=1e-6)
+    assert first.other_share > 0.5
+    assert first.texts == texts_of(cache, train.subset(np.array([place])))[0]
+    assert find_doubts(cache, train.subset(np.arange(39)), means, 2) is None
+
+
+def test_scores_far_from_what_the_others_say_are_doubted(make_fit_cache: MakeCache) -> None:
+    cache = Cache(make_fit_cache(train=120, target="score"))
+    train = cache.examples("train")
+    label = train.label.copy()
+    label[7] = 40.0
+    means = Means(cache, cache.examples_entry("train").task, "all", "none")
+    found = find_doubts(cache, replace(train, label=label), means, 2)
+    assert found is not None
+    assert found.worst[0].row == 7
+    assert (found.worst[0].label, found.worst[0].label_share) == ("40", None)
+
+
+def test_texts_of_pairs_are_the_caches(make_fit_cache: MakeCache) -> None:
+    cache = Cache(make_fit_cache(num_texts=2))
+    some = cache.examples("validation").subset(np.array([4, 1]))
+    for pair, ids in zip(texts_of(cache, some), zip(some.text_id, some.text_id_b, strict=True), strict=True):
+        assert pair == tuple(cache.plan.texts(text, text + 1)[0] for text in ids)
+
+
+def test_doubled_texts() -> None:
+    task = TaskSpec("made", 1, "classes", ("no", "yes"))
+    scored = [(0, ("A  dog ",), 1), (1, ("a cat",), 0), (2, ("rain",), 0)]
+    train = [(10, ("a dog",), 1), (11, ("RAIN",), 1), (12, ("rain",), 0)]
+    found = find_duplicates(task, scored, train)
+    assert [(one.row, one.train_row, one.label, one.train_label) for one in found] == [
+        (2, 11, "no", "yes"),
+        (0, 10, "yes", "yes"),
+    ]
+
+
+def test_the_curve_ends_at_the_yardstick(make_fit_cache: MakeCache) -> None:
+    cache = Cache(make_fit_cache(train=64, validation=40))
+    config = make_configs(cache, FitOptions(epochs=1, hidden=4, device="cpu"))[0]
+    curve = learning_curve(cache, config)
+    assert [point.examples for point in curve.points] == [8, 16, 32, 64]
+    assert (curve.metric, curve.set_name) == ("accuracy", "validation")
+    held = cache.examples("validation")
+    rival = measure_yardsticks(cache, config.task, cache.examples("train"), {"validation": held}, layer=2)[1]
+    right = (rival.predictions["validation"] == held.label).mean()
+    assert curve.points[-1].score.value == pytest.approx(right)
+    gain = curve.points[-1].gain
+    assert gain is not None
+    assert gain.value == pytest.approx(right - curve.points[-2].score.value)
+    assert "to 64 labels" in curve.verdict
+
+
+@pytest.mark.slow
+def test_the_curve_of_the_head(make_fit_cache: MakeCache) -> None:
+    cache = Cache(make_fit_cache(train=40, validation=24))
+    options = FitOptions(epochs=1, hidden=4, device="cpu")
+    config = make_configs(cache, options)[0]
+    curve = learning_curve(cache, config, shares=(0.5, 1.0), options=options)
+    assert [(point.method, point.examples) for point in curve.points] == [
+        ("logistic regression", 20),
+        ("logistic regression", 40),
+        ("head", 20),
+        ("head", 40),
+    ]
+    assert len(cache.examples("train")) == 40  # the cache that was given is as it was
+    with pytest.raises(Stopped):
+        learning_curve(cache, config, shares=(1.0,), options=options, should_stop=lambda: True)

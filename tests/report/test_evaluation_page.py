@@ -1,0 +1,86 @@
+"""The page of an evaluation, of made answers: what it says first, what it leaves out, what it escapes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib", reason="pages need the extra report")
+
+from glot.errors import UsageError
+from glot.fit.doubts import Doubt, Doubts, Duplicate
+from glot.fit.evaluation import Scored, TokenWeights, evaluate
+from glot.fit.yardsticks import Yardstick
+from glot.report.evaluation_page import MOST_CLASSES, Page, shaded, write_page
+from glot.store.task_spec import TaskSpec
+from tests.report.test_page import Page as Parsed
+
+
+def made(classes: int, right: float, rival: float) -> Page:
+    """Answers to 400 examples, of which shares of the head and of the regression are right."""
+    random = np.random.default_rng(0)
+    names = tuple(f"<b>class {number}</b>" for number in range(classes))
+    task = TaskSpec("made", 1, "classes", names, metrics=("accuracy", "macro_f1"))
+    labels = random.integers(0, classes, 400)
+    answers, theirs = (
+        np.where(np.arange(400) < 400 * share, labels, (labels + 1) % classes) for share in (right, rival)
+    )
+    shares = np.full((400, classes), 0.2 / classes) + 0.8 * np.eye(classes)[answers]
+    scored = Scored("held.csv", task, labels, shares, None, [("a & b <script>",)] * 400)
+    return Page(evaluate(scored, [Yardstick("logistic regression on the mean", {"held.csv": theirs}, 9, 9, 1)]), "made")
+
+
+@pytest.mark.parametrize(
+    ("right", "rival", "said"), [(0.8, 0.5, "Clearly better"), (0.5, 0.8, "Clearly worse"), (0.8, 0.8, "Not clearly")]
+)
+def test_the_answer_comes_first(tmp_path: Path, right: float, rival: float, said: str) -> None:
+    write_page(tmp_path / "page.html", made(3, right, rival))
+    text = Parsed(tmp_path / "page.html").text
+    body = text[text.index("Skip to the parts") :]
+    assert body.index(f"{100 * right:.1f} %") < body.index(said) < body.index("Scores")
+    assert f"{said} better than the logistic regression" in body or f"{said} than the logistic regression" in body
+    assert f"which has {100 * rival:.1f} %" in body
+
+
+def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+    write_page(tmp_path / "page.html", made(2, 0.9, 0.5))
+    page = Parsed(tmp_path / "page.html")
+    for title in ("Training labels", "Rows that train has too", "Is more data", "The data", "Settings", "Environment"):
+        assert title not in page.text
+    assert "script" not in page.tags
+    assert "a & b <script>" in page.text  # as text, and nothing else
+    anchors = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    ids = {value for _, name, value in page.attributes if name == "id"}
+    assert {anchor.removeprefix("#") for anchor in anchors} <= ids
+
+
+def test_many_classes_have_no_matrix(tmp_path: Path) -> None:
+    for classes in (MOST_CLASSES, MOST_CLASSES + 1):
+        write_page(tmp_path / "page.html", made(classes, 0.8, 0.5))
+        text = Parsed(tmp_path / "page.html").text
+        assert ("Confusion matrix" in text) == (classes == MOST_CLASSES)
+        assert "The commonest confusions" in text
+
+
+def test_doubts_and_duplicates(tmp_path: Path) -> None:
+    page = made(2, 0.9, 0.5)
+    doubts = Doubts(3, 40, (Doubt(7, ("an odd text",), "no", "yes", 0.1, 0.9),))
+    doubled = (Duplicate(1, 2, ("a doubled text",), "no", "yes"),)
+    write_page(tmp_path / "page.html", Page(page.evaluation, duplicates=doubled, doubts=doubts))
+    text = Parsed(tmp_path / "page.html").text
+    assert "3 of 40 training labels are in doubt" in text
+    assert "the others say yes 90.0 % training row 7 an odd text" in text
+    assert "one of which stands in the training data too" in text
+    assert "row 1, training row 2 a doubled text" in text
+
+
+def test_words_are_shaded_by_what_they_weigh() -> None:
+    found = TokenWeights(("[CLS]", "un", "##do", "it"), (True, False, False, False), (0.6, 0.2, 0.1, 0.1))
+    assert shaded(found) == [("un", 1.0, False), ("do", 0.5, True), ("it", 0.5, False)]
+
+
+def test_a_page_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a folder: name a file"):
+        write_page(tmp_path, made(2, 0.9, 0.5))
