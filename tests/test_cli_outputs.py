@@ -42,9 +42,12 @@ def read_rows(path: Path) -> list[dict[str, object]]:
         return pytest.importorskip("pyarrow.parquet").read_table(path).to_pylist()
     with open(path, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    numbers = {"index": int}
     return [
-        {"index": int(row["index"]), "label": row["label"]}
-        | ({"probability": float(row["probability"])} if "probability" in row else {})
+        {
+            name: numbers.get(name, float if name.startswith("probability") else str)(value)
+            for name, value in row.items()
+        }
         for row in rows
     ]
 
@@ -188,3 +191,25 @@ def test_the_columns_of_doctor_never_run_together(glot: Glot, monkeypatch: pytes
     for name, line in zip(names, values, strict=True):
         assert line.split() == ["!", name, "present"]
     assert {line.index("->") for line in lines if "->" in line} == {values[0].index("present")}
+
+
+def test_help_goes_by_every_name(glot: Glot) -> None:
+    code, out, err = glot("fit", "--help")
+    assert (code, err, "--tau" in out) == (0, "", True)
+    assert glot("fit", "-h") == glot("help", "fit") == (0, out, "")
+    assert glot("help", "cache", "copy") == glot("cache", "copy", "--help")
+    assert glot("help") == glot("-h") == glot()
+    code, _, err = glot("help", "ift")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "ift" in err
+
+
+def test_what_is_made_goes_where_either_name_says(work: Path, glot: Glot) -> None:
+    for option in ("--out", "--output"):
+        for words in (
+            ["encode", "--run", "run", "--input", "new.csv", option, f"v{option}.npy"],
+            ["explain", "--run", "run", "--text", "rain", option, f"e{option}.html"],
+        ):
+            code, _, err = glot(*words)
+            assert code == 0, err
+            assert Path(words[-1]).is_file()

@@ -112,6 +112,19 @@ def test_the_citation_names_the_paper_and_this_version() -> None:
     assert paper["identifiers"][0]["value"] == "arXiv:2603.03389"
 
 
+def test_every_command_shows_two_examples_that_parse(tree: object) -> None:
+    from glot.commands.examples import EXAMPLES
+
+    commands = {name for name, command in tree.commands.items() if not hasattr(command, "commands")}
+    assert set(EXAMPLES) == commands
+    for name, lines in EXAMPLES.items():
+        assert len(lines) == 2
+        assert all(line.split()[0] == name for line in lines)
+        for line in lines:
+            said = "".join(pages.complaint(tree, words, True) for words in pages.variants(f"glot {line}"))
+            assert said == "", f"{line}: {said}"
+
+
 def test_a_wrong_command_is_found(tree: object) -> None:
     def said(command: str, whole: bool = True) -> str:
         return "".join(pages.complaint(tree, words, whole) for words in pages.variants(command))

@@ -15,6 +15,24 @@ from tests.work import make_work
 REPOSITORY = Path(__file__).parents[1]
 # The words of a command -> what its line must hold.
 WRONG = {
+    "train nothing.csv --model model": "no file nothing.csv",
+    "train data.xyz --model model": "no file data.xyz",
+    "train texts.txt --model model": "texts.txt: unknown kind of table '.txt'",
+    "train data.csv --model minillm": "unknown model 'minillm': did you mean minilm?",
+    "train data.csv --model model --text body": "no column 'body'; the columns are: text, label",
+    "train data.csv --model model --label topic": "no column 'topic'; the columns are: text, label",
+    "train vague.csv --model model": "which column is the label? Name it with --label",
+    "train one.csv --model model": "one: every label is 'yes': training needs at least two classes",
+    "train data.csv --model model --test new.csv": "new.csv line 3: label 'perhaps' is not among the training labels",
+    "train data.csv --model model --test vague.csv": "vague.csv: no column 'label'",
+    "train data.csv --model model --test nothing.csv": "no file nothing.csv",
+    "train data.csv --model model --out run": "run is not empty, and not made by `glot train`",
+    "train data.csv --model model --out data.csv": "data.csv is a file",
+    "train data.csv --model model --out data.csv/new": "data.csv is a file",
+    "train data.csv --model model --engine fast": "unknown --engine 'fast'",
+    "train data.csv --model model --target number": "unknown --target 'number'",
+    "train data.csv --model model --minutes -1": "--minutes",
+    "train data.csv --model model --delimiter two": "--delimiter 'two'",
     "extract --model nothing --data data.csv": "unknown model 'nothing'",
     "extract --model model --data nothing.csv": "nothing.csv",
     "extract --model model --data data.xyz": "data.xyz",
@@ -150,6 +168,9 @@ def told(
 ) -> tuple[dict[str, tuple[int, str, str]], set[str], set[str]]:
     """What each command came to in a process that may not import torch; and the files before and after."""
     work = make_work(tmp_path_factory.mktemp("work"), backbone_folders["bert"])
+    (work / "one.csv").write_text("text,label\nrain falls,yes\nold town,yes\n")
+    (work / "new.csv").write_text("text,label\nrain falls,yes\nold town,perhaps\n")
+    (work / "vague.csv").write_text("text,id\nrain falls,1\nold town,2\nbooks,3\n")
     before = {str(path) for path in work.rglob("*")}
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "pipeline"), "COLUMNS": "200"}
     done = subprocess.run(

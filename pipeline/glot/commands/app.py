@@ -6,7 +6,7 @@ import os
 import sys
 import time
 import traceback
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -24,20 +24,24 @@ from glot.commands import (
     report,
     reproduce,
     sweep,
+    train,
     tune,
 )
 from glot.commands.console import errors, manners, say, screen
+from glot.commands.examples import examples_of
 from glot.commands.settings import SettingsCommand
 from glot.errors import GlotError
 from glot.version import __version__
 
 app = typer.Typer(
     help="One good vector or label a text from a frozen language model: extract token states once, fit small heads.",
-    epilog="Exit codes: 0 done, 1 a fault of the machine or its files, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM.",
+    epilog="`glot help COMMAND`, or -h behind it, lists its options. Exit codes: 0 done, 1 a fault of the machine or "
+    "its files, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 for command in (
+    train.train,
     extract.extract,
     cache.inspect,
     fit.fit,
@@ -58,6 +62,8 @@ app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 
 
+HELP = ["-h", "--help"]
+OUT = ("--out", "--output")
 SHARED = ("quiet", "verbose", "as_json")  # parameters of `root` that every command takes too
 
 
@@ -67,11 +73,23 @@ def command_tree() -> TyperGroup:
     assert isinstance(tree, TyperGroup)  # an app of several commands is one
     shared = [parameter for parameter in tree.params if parameter.name in SHARED]
     groups = [tree]
+    tree.context_settings["help_option_names"] = HELP
     for group in groups:
         groups += [command for command in group.commands.values() if isinstance(command, TyperGroup)]
-        for command in group.commands.values():
+        for name, command in group.commands.items():
+            command.epilog = command.epilog or (examples_of(name) if group is tree else None)
+            command.context_settings["help_option_names"] = HELP
             command.params += shared
+            for parameter in command.params:
+                _take_both(parameter)
     return tree
+
+
+def _take_both(parameter: Any) -> None:
+    """Where a command leaves what it makes goes by either name."""
+    for name, other in (OUT, OUT[::-1]):
+        if name in parameter.opts and other not in parameter.opts:
+            parameter.opts.append(other)
 
 
 def main() -> None:
@@ -79,7 +97,7 @@ def main() -> None:
     manners.set()
     start = time.perf_counter()
     try:
-        code = _run(sys.argv[1:] or ["--help"])
+        code = _run(_asking(sys.argv[1:]))
     except GlotError as error:
         _fail(str(error), error.exit_code, error)
     except BrokenPipeError:  # the reader of our output went away
@@ -103,6 +121,13 @@ def main() -> None:
     if manners.verbose:
         say(f"took {time.perf_counter() - start:.1f} s, {time.process_time():.1f} s of the processor", errors)
     sys.exit(code)
+
+
+def _asking(arguments: list[str]) -> list[str]:
+    """The arguments, but `glot help fit` as `glot fit --help`, and none at all as `glot --help`."""
+    if arguments[:1] in ([], ["help"]):
+        return [*arguments[1:], "--help"]
+    return arguments
 
 
 def _run(arguments: list[str]) -> int:

@@ -121,6 +121,12 @@ def predict(
     backend: BackendOption = "auto",
     device: DeviceOption = None,
     engine: EngineOption = "auto",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns of the input that go with its predictions: all, none, or names as in id,text; default: all."
+        ),
+    ] = None,
 ) -> None:
     """A trained head's labels or scores, for new texts or for an example set of a cache."""
     if (cache is None) == (input is None):
@@ -128,12 +134,14 @@ def predict(
     if cache is not None:
         if engine != "auto":
             raise UsageError("--engine forwards new texts, and a cache holds their states: leave it out")
+        if keep is not None:
+            raise UsageError("--keep is for the columns of --input, and a cache has none: leave it out")
         _predict_cache(run, cache, split, format, out, backend, device)
         return
     if format is Format.glue:
         raise UsageError("--format glue is for an example set of a cache: leave it out, or pass --cache")
     from glot.extract.options import check_engine
-    from glot.inference.encode import Input, predict_file, predict_rows
+    from glot.inference.encode import ALL, Input, predict_file, predict_rows
     from glot.inference.run_checks import check_new_labels, check_predictions_file
 
     if out is not None:
@@ -144,6 +152,7 @@ def predict(
     checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
     described = texts.describe()
+    kept = texts.kept(keep or ALL)
     if config.texts_each != (1 if text_b is None else 2):
         raise UsageError(
             f"{folder} was trained on {config.texts_each} text(s) an example: "
@@ -155,9 +164,9 @@ def predict(
     note_unfinished(run)
     with text_bar(notes, "predict") as report:
         if out is None:
-            _print_rows(run, predict_rows(loaded, texts, report))
+            _print_rows(run, predict_rows(loaded, texts, report, kept))
         else:
-            count = predict_file(loaded, texts, out, report)
+            count = predict_file(loaded, texts, out, report, kept)
     if described:
         note(described)
     if out is not None:

@@ -110,7 +110,7 @@ def find_dialect(path: Path, form: TableFormat, columns: Columns, label_needed: 
     label = columns.label if label_needed else None
     wanted = [name for name in (columns.text, columns.text_b, label) if name]
     delimiter = form.delimiter or _find_delimiter(path, form, wanted)
-    least = None if form.header or delimiter != "\t" else max(map(int, wanted))
+    least = None if form.header or delimiter != "\t" else max(map(int, wanted), default=1)
     look = _Look(Dialect(delimiter, False, form.encoding, form.header), least, label)
     has_quotes = form.quoting != "none" and _holds_quotes(path)
     for line in islice(read_file(path, form.encoding), None if has_quotes else _SAMPLE):
@@ -144,7 +144,7 @@ def _find_delimiter(path: Path, form: TableFormat, wanted: list[str]) -> str:
     marks = sorted((",", "\t", ";", "|"), key=lambda mark: mark != own)
     if form.header:
         return next((mark for mark in marks if lines and set(wanted) <= set(_cells(lines[0], mark))), own)
-    needed = max(map(int, wanted))
+    needed = max(map(int, wanted), default=1)
     shares = {mark: _share_alike([len(_cells(line, mark)) for line in lines], needed) for mark in marks}
     return max(marks, key=lambda mark: shares[mark])
 

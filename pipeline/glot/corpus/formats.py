@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,26 @@ def check_table(path: Path, form: TableFormat) -> None:
         raise UsageError(f"{form.asked} is for delimited text, and {path.name} is none: leave it out")
     if suffix in _PARQUET and form.encoding is not None:
         raise UsageError(f"--encoding is for text, and {path.name} is none: leave it out")
+
+
+def json_columns(path: Path, encoding: str | None = None) -> dict[str, type]:
+    """The names in the objects of JSON lines, each with the type of all its values; str where they have no one type."""
+    kinds: dict[str, set[type]] = {}
+    for _, cells in read_json_lines(path, encoding):
+        if isinstance(cells, dict):
+            for name, value in cells.items():
+                kinds.setdefault(name, set()).update([] if value is None else [_type_of(value)])
+    return {name: _one_type(found) for name, found in kinds.items()}
+
+
+def _type_of(value: Any) -> type:
+    return str if isinstance(value, int) and value.bit_length() > 63 else type(value)  # no column holds such a number
+
+
+def _one_type(kinds: set[type]) -> type:
+    if kinds in ({int}, {float}, {bool}):
+        return kinds.pop()
+    return float if kinds == {int, float} else str
 
 
 def is_parquet(path: Path) -> bool:
@@ -97,22 +118,38 @@ def _whole(digits: str) -> int | str:
         return digits
 
 
-def read_parquet(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Pairs of (where, cells by column name); raises UsageError without pyarrow, or where the file is damaged."""
+def read_parquet(path: Path, columns: Columns, whole: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Pairs of (where, cells by column name), those of all columns where rows are wanted `whole`.
+
+    Raises UsageError without pyarrow, or where the file is damaged.
+    """
+    number = 0
+    with _opened(path) as file:
+        names = file.schema_arrow.names
+        others = dict.fromkeys(names)  # named in the message about a missing column, not read
+        wanted = [name for name in names if whole or name in (columns.text, columns.text_b, columns.label)]
+        for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path.name} row {number}", others | row
+
+
+def parquet_columns(path: Path) -> dict[str, Any]:
+    """The names of a Parquet file's columns, each with its type as pyarrow has it; raises as `read_parquet`."""
+    with _opened(path) as file:
+        return {field.name: field.type for field in file.schema_arrow}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """pyarrow's reader of a Parquet file; raises UsageError without pyarrow, or where the file is damaged."""
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise UsageError(f"reading {path.name} needs pyarrow: pip install 'glot-pipeline[parquet]'") from error
-    number = 0
     try:
         with parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER) as file:
-            names = file.schema_arrow.names
-            others = dict.fromkeys(names)  # named in the message about a missing column, not read
-            wanted = [name for name in (columns.text, columns.text_b, columns.label) if name in names]
-            for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path.name} row {number}", others | row
+            yield file
     except PermissionError:
         raise
     except (OSError, ValueError) as error:  # pyarrow's own errors derive from these

@@ -144,6 +144,7 @@ def load_table(
     share: float | None = None,
     form: TableFormat = FIND_OUT,
     target: str | None = None,
+    held: str = "validation",
 ) -> Corpus:
     """Read anybody's own data (CSV, TSV, JSON lines, Parquet) into splits train, validation and perhaps test.
 
@@ -162,6 +163,8 @@ def load_table(
         share: how much to hold out, between 0 and 1; None: a tenth. Does not go with `eval_data`.
         form: what is known of how the files are written; the default is to find out.
         target: "classes" or "score", whatever the labels look like.
+        held: what is held out of the training rows where no file has it: "validation", or "test", which then is scored
+            and so needs labels.
 
     Raises:
         UsageError: a file, column, text or label is missing or wrong (file and row are named), there is one
@@ -178,8 +181,8 @@ def load_table(
     if eval_data is not None:
         sources["validation"] = replace(train, path=Path(eval_data))
     if test_data is not None:
-        sources["test"] = replace(train, path=Path(test_data), label_needed=False)
-    return _own_corpus(name, sources, limit, share, target)
+        sources["test"] = replace(train, path=Path(test_data), label_needed=held == "test")
+    return _own_corpus(name, sources, limit, share, target, held)
 
 
 def load_memory(
@@ -196,7 +199,7 @@ def load_memory(
     """
     name = _check_own(name, None, share, target)
     rows = MemoryRows(texts, texts_b, labels)
-    return _own_corpus(name, {"train": rows}, None, share, target, holds_out=share is not None)
+    return _own_corpus(name, {"train": rows}, None, share, target, None if share is None else "validation")
 
 
 def load_hub(
@@ -243,9 +246,12 @@ def _own_corpus(
     limit: int | None,
     share: float | None,
     target: str | None,
-    holds_out: bool = True,
+    held: str | None = "validation",
 ) -> Corpus:
-    """The corpus of anybody's rows by split; where there is no validation, a share of train becomes it if asked for."""
+    """The corpus of anybody's rows by split; where there is none of the name `held`, a share of train becomes it.
+
+    None: nothing does.
+    """
     train = sources["train"]
     num_texts: Literal[1, 2] = 2 if train.columns.text_b else 1
     if train.classes:
@@ -253,8 +259,8 @@ def _own_corpus(
     else:
         spec = labels.infer_spec(name, train, num_texts, target)
     splits = [tables.read_split(split, spec, rows) for split, rows in sources.items()]
-    if holds_out and "validation" not in sources:
-        splits[:1] = _hold_out(spec, splits[0], HELD_OUT if share is None else share)
+    if held is not None and held not in sources:
+        splits[:1] = _hold_out(spec, splits[0], HELD_OUT if share is None else share, held)
     corpus = _checked(spec, [replace(split, examples=_sample(split.examples, limit)) for split in splits])
     return replace(corpus, remarks=labels.remarks(spec))
 
@@ -337,15 +343,15 @@ def _sample(examples: Sequence[Example], limit: int | None) -> Sequence[Example]
     return take(examples, np.sort(chosen))
 
 
-def _hold_out(spec: TaskSpec, train: Split, share: float = HELD_OUT) -> list[Split]:
-    """Train and validation: every n-th row in the order of labels, so classes and scores spread alike in both."""
+def _hold_out(spec: TaskSpec, train: Split, share: float = HELD_OUT, name: str = "validation") -> list[Split]:
+    """Train and what is held out: every n-th row in the order of labels, so classes and scores spread alike in both."""
     held = np.zeros(len(train.examples), dtype=bool)
     held[_every_nth(spec, train.examples, share)] = True
     kept, out = (take(train.examples, np.flatnonzero(mask)) for mask in (~held, held))
     how = f"{share:g} held out (seed {_SEED}, stratified by label)"
     return [
         replace(train, examples=kept, source=f"{train.source}, but for {how}"),
-        Split("validation", out, f"{train.source}, {how}", reading=train.reading),
+        Split(name, out, f"{train.source}, {how}", reading=train.reading),
     ]
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ class Row(NamedTuple):
         where: for messages: "a.csv line 3".
         text, text_b: its texts.
         label: its label as the file has it (None: none).
+        cells: all its cells by column name, as the file has them.
     """
 
     index: int  # type: ignore[assignment]  # as in `Example`
@@ -28,6 +30,7 @@ class Row(NamedTuple):
     text: str
     text_b: str | None
     label: Any
+    cells: Mapping[str, Any] = MappingProxyType({})
 
 
 class _NoColumn(UnfitRow):
@@ -98,7 +101,7 @@ def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Colu
     label = plain_label(cells.get(columns.label))
     if label is None and label_needed:
         raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in or leave the row out")
-    return Row(index, where, text, text_b, label)
+    return Row(index, where, text, text_b, label, cells)
 
 
 def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:

@@ -14,6 +14,8 @@ from glot.corpus.formats import (
     JSON_LINES,
     check_table,
     is_parquet,
+    json_columns,
+    parquet_columns,
     read_delimited,
     read_json_lines,
     read_parquet,
@@ -41,6 +43,7 @@ class Table(Rows):
         bad_rows: what becomes of a row that is unfit on its own (too few columns, broken JSON, no text, no label):
             "stop" or "skip".
         form: what the user says of how it is written.
+        whole: rows bring the cells of all columns; else those of a Parquet file that go unread are None.
 
     Iteration raises:
         UsageError: the file or a column is missing, the format is unknown, the file is damaged, or it is empty or
@@ -52,6 +55,7 @@ class Table(Rows):
     label_needed: bool = True
     bad_rows: str = "stop"
     form: TableFormat = FIND_OUT
+    whole: bool = False
 
     @property
     def source(self) -> str:  # type: ignore[override]  # a table tells it by its path, a stream is given it
@@ -82,7 +86,7 @@ class Table(Rows):
         """See `Rows`."""
         check_table(self.path, self.form)
         if is_parquet(self.path):
-            yield from read_parquet(self.path, self.columns)
+            yield from read_parquet(self.path, self.columns, self.whole)
             return
         with readable(self.path, self.form.encoding):
             if self._found is None:
@@ -96,6 +100,19 @@ class Table(Rows):
         check_table(self.path, self.form)
         if self._found is not None:
             self._check_header(self._found)
+
+    def column_types(self) -> dict[str, Any]:
+        """The names of its columns in their order, each with a Python type, or that of pyarrow for a Parquet file.
+
+        JSON lines are looked through whole. Raises UsageError where it cannot be read.
+        """
+        check_table(self.path, self.form)
+        if is_parquet(self.path):
+            return parquet_columns(self.path)
+        with readable(self.path, self.form.encoding):
+            if self._found is None:
+                return json_columns(self.path, self.form.encoding)
+            return dict.fromkeys(self._found.header, str)
 
     @cached_property
     def _found(self) -> FoundDialect | None:

@@ -54,8 +54,14 @@ def estimate_extraction(
     folder: Path,
     options: ExtractOptions,
     say: Say = lambda line: None,
+    seconds: float = MEASURE_SECONDS,
+    little: int = 0,
 ) -> Estimate:
-    """Tokenize a sample of the texts, forward some of it for a few seconds, and multiply. No cache is written."""
+    """Tokenize a sample of the texts, forward some of it for a few seconds, and multiply. No cache is written.
+
+    Args:
+        seconds: of forwards. little: of fewer tokens nothing is forwarded, and rate and seconds are 0.
+    """
     if (folder / MANIFEST_FILE).exists():
         identity = as_kept(identity, Manifest.load(folder).states, options)
     corpus = in_template(corpus, identity.template)
@@ -66,8 +72,11 @@ def estimate_extraction(
     distinct = len(numbered.new)
     scale = distinct / len(sample)
     tokens, text_bytes = int(length.sum() * scale), int(sum(len(text.encode()) for text in sample) * scale)
-    take_engine(backbone, identity.layers, options.engine, tokens, say)
-    rate = _measure(backbone, ids, length, identity, options.token_budget or token_budget(backbone, identity))
+    rate = 0.0
+    if tokens >= little:
+        take_engine(backbone, identity.layers, options.engine, tokens, say)
+        budget = options.token_budget or token_budget(backbone, identity)
+        rate = _measure(backbone, ids, length, identity, budget, seconds)
     return Estimate(
         texts=sum(len(split.examples) * (corpus.spec.num_texts + split.negatives) for split in corpus.splits.values()),
         distinct=distinct,
@@ -77,12 +86,17 @@ def estimate_extraction(
         free=shutil.disk_usage(nearest_there(folder)).free,
         device=str(backbone.device),
         rate=rate,
-        seconds=tokens / rate,
+        seconds=tokens / rate if rate else 0.0,
     )
 
 
 def _measure(
-    backbone: Backbone, ids: list[list[int]], length: np.ndarray, identity: StatesIdentity, budget: int
+    backbone: Backbone,
+    ids: list[list[int]],
+    length: np.ndarray,
+    identity: StatesIdentity,
+    budget: int,
+    seconds: float,
 ) -> float:
     """Tokens/s over batches spread over all lengths, after one that warms up."""
     batches = list(length_batches(length, budget, backbone.pads))
@@ -92,7 +106,7 @@ def _measure(
     for number in order:
         _forward(backbone, [ids[row] for row in batches[number]], identity)
         tokens += int(length[batches[number]].sum())
-        if time.perf_counter() - started > MEASURE_SECONDS:
+        if time.perf_counter() - started > seconds:
             break
     return tokens / (time.perf_counter() - started)
 

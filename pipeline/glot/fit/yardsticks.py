@@ -273,7 +273,8 @@ def _best_layer(means: Means, own: int, train: ExampleSet) -> int:
     """The layer whose regression errs least in cross-validation on (a sample of) train; `own` where there is none."""
     rows = MOST_LAYER_NUMBERS // (means.width * len(means.layers))
     some = sample_of(train, min(regression.MOST_ROWS, max(LEAST_ROWS, rows)))
-    errors = {layer: means.regress(some, layer).error for layer in (own, *means.layers)}  # of equals it is `own`
+    layers = dict.fromkeys((own, *means.layers))  # of equals it is `own`
+    errors = {layer: means.regress(some, layer).error for layer in layers}
     return min(errors, key=lambda layer: errors[layer]) if np.isfinite(list(errors.values())).all() else own
 
 
@@ -288,6 +289,7 @@ class Means:
         self.cache, self.task, self.tokens, self.class_weights = cache, task, tokens, class_weights
         self.layers = cache.manifest.states.layers
         self.width = features_width("full", cache.manifest.states.width, task.num_texts)
+        self._known: dict[int, tuple[ExampleSet, Regression]] = {}  # by layer, that of the examples asked for last
 
     def features(self, examples: ExampleSet, layer: int) -> np.ndarray:
         """(m, f) float32: the means of the examples' texts, of pairs `[a, b, |a - b|, a * b]`."""
@@ -301,10 +303,16 @@ class Means:
 
     def regress(self, train: ExampleSet, layer: int) -> Regression:
         """The regression of the labels, the strength chosen by cross-validation."""
+        known = self._known.get(layer)
+        if known is not None and known[0] is train:
+            return known[1]
         features, labels = self.features(train, layer), labels_of(train)
         if self.task.target == "score":
-            return fit_ridge(features, labels)
-        return fit_logistic(features, labels, len(self.task.classes), self.class_weights)
+            fitted = fit_ridge(features, labels)
+        else:
+            fitted = fit_logistic(features, labels, len(self.task.classes), self.class_weights)
+        self._known[layer] = train, fitted
+        return fitted
 
     def predict(self, regression: Regression, examples: ExampleSet, layer: int) -> np.ndarray:
         """(m,) in the labels' own units."""

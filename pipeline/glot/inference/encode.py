@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +25,15 @@ from glot.store.rows import JSON_LINES, PARQUET, Row, check_parquet, json_line, 
 
 if TYPE_CHECKING:
     from glot.inference.model import GlotModel
+    from glot.store.task_spec import TaskSpec
 
 STDIN = "-"
 BYTES_A_TOKEN = 4  # about, of English text
 Report = Callable[[int], None]  # texts done
 Window = tuple[list[str], list[str] | None]  # first texts, and the second ones of pairs
+ALL, NONE = "all", "none"  # of the input's columns that go with its predictions
+LINE = "text"  # the column that a line is, where it goes with its prediction
+TAKEN = "predicted_"  # before the name of a column of predictions that the input has too
 
 
 @dataclass(frozen=True)
@@ -70,19 +75,45 @@ class Input:
 
     def windows(self) -> Iterator[Window]:
         """The texts, `WINDOW` at a time; raises UsageError where the file or a column is missing or damaged."""
+        for texts, seconds, _ in self.pieces():
+            yield texts, seconds
+
+    def pieces(self, whole: bool = False) -> Iterator[tuple[list[str], list[str] | None, list[Mapping[str, Any]]]]:
+        """As `windows`, with the cells of each row; where rows are wanted `whole`, those of all their columns."""
         from glot.inference.model import WINDOW
 
-        rows: Iterator[tuple[str, str | None]]
+        rows: Iterator[tuple[str, str | None, Mapping[str, Any]]]
         if self.is_table:
-            rows = ((row.text, row.text_b) for row in self._open_table())
+            rows = ((row.text, row.text_b, row.cells) for row in self._open_table(whole))
         else:
-            rows = ((line, None) for line in self._lines())
+            rows = ((line, None, {LINE: line}) for line in self._lines())
         while window := list(islice(rows, WINDOW)):
-            texts, seconds = zip(*window, strict=True)
-            yield list(texts), list(seconds) if self.text_b is not None else None
+            texts, seconds, cells = zip(*window, strict=True)
+            yield list(texts), list(seconds) if self.text_b is not None else None, list(cells)
 
-    def _open_table(self) -> Table:
-        return Table(Path(self.path), Columns(self.text, self.text_b, ""), label_needed=False, form=self.form)
+    def kept(self, keep: str = ALL) -> dict[str, Any]:
+        """The columns that are to go with predictions, by name, each with its type as `rows_file` takes it.
+
+        Args:
+            keep: "all", "none", or names with commas between them. A file with a text a line has the column "text".
+
+        Raises UsageError for a name that is none of the columns, or where the file cannot be read.
+        """
+        if keep == NONE:
+            return {}
+        there = self._open_table().column_types() if self.is_table else {LINE: str}
+        names = list(there) if keep == ALL else [name.strip() for name in keep.split(",") if name.strip()]
+        unknown = [name for name in names if name not in there]
+        if unknown or (not names and keep != ALL):
+            raise UsageError(
+                f"--keep {keep}: {self.path} has no column {(unknown or [''])[0]!r}: pass {ALL}, {NONE}, or some of "
+                f"{', '.join(there)}"
+            )
+        return {name: there[name] for name in names}
+
+    def _open_table(self, whole: bool = False) -> Table:
+        columns = Columns(self.text, self.text_b, "")
+        return Table(Path(self.path), columns, label_needed=False, form=self.form, whole=whole)
 
     def _lines(self) -> Iterator[str]:
         self._check_lines()
@@ -127,39 +158,69 @@ def encode_file(model: GlotModel, texts: Input, out: Path, report: Report = lamb
     return done
 
 
-def predict_file(model: GlotModel, texts: Input, out: Path, report: Report = lambda done: None) -> int:
-    """Write a row a text: `index`, and `label` with its `probability`, or `score`; returns how many.
+def predict_file(
+    model: GlotModel,
+    texts: Input,
+    out: Path,
+    report: Report = lambda done: None,
+    kept: Mapping[str, Any] = MappingProxyType({}),
+) -> int:
+    """Write a row a text: its `index`, the `kept` columns of the input, and the prediction; returns how many.
 
-    The suffix says how (see `glot.store.rows`). The file is there whole or not at all.
+    A prediction is `label`, its `probability`, and of every class `probability_CLASS`; or `score`. Where the input has
+    a column of such a name, the prediction's begins with "predicted_"; its own `index` stands in the place of ours.
+    The suffix says how rows are written (see `glot.store.rows`). The file is there whole or not at all.
 
     Raises UsageError where the texts cannot be read or are not what the head was trained on, or the suffix is unknown.
     """
     done = 0
-    with rows_file(out, answer_columns(model.config.task, with_probability=True)) as write:
-        for rows in predict_rows(model, texts, report):
+    names = answer_names(model.config.task, kept)
+    types = answer_columns(model.config.task, with_probabilities=True)
+    columns = {"index": int, **kept, **{names[name]: kind for name, kind in types.items() if name != "index"}}
+    with rows_file(out, columns) as write:
+        for rows in predict_rows(model, texts, report, kept):
             write(rows)
             done += len(rows)
     return done
 
 
-def predict_rows(model: GlotModel, texts: Input, report: Report = lambda done: None) -> Iterator[list[Row]]:
+def predict_rows(
+    model: GlotModel,
+    texts: Input,
+    report: Report = lambda done: None,
+    kept: Mapping[str, Any] = MappingProxyType({}),
+) -> Iterator[list[Row]]:
     """The rows of `predict_file`, as they come: those of a window of texts at a time."""
-    done = 0
-    for window, seconds in texts.windows():
-        answers = list(_answers(model, window, seconds))
-        yield [{"index": done + index, **answer} for index, answer in enumerate(answers)]
-        done += len(answers)
+    done, task = 0, model.config.task
+    names = answer_names(task, kept)
+    for window, seconds, cells in texts.pieces(whole=bool(kept)):
+        found = (model.predict_proba if task.target == "classes" else model.predict)(window, seconds)
+        yield [
+            {"index": done + number, **{name: row.get(name) for name in kept}, **answer_of(task, value, names)}
+            for number, (row, value) in enumerate(zip(cells, found, strict=True))
+        ]
+        done += len(window)
         report(done)
 
 
-def _answers(model: GlotModel, texts: list[str], seconds: list[str] | None) -> Iterator[Row]:
-    task = model.config.task
+def answer_names(task: TaskSpec, kept: Mapping[str, Any]) -> dict[str, str]:
+    """What the columns of predictions are called beside the input's."""
+    names = {}
+    for name in answer_columns(task, with_probabilities=True):
+        shown = name
+        while shown in kept and name != "index":
+            shown = TAKEN + shown
+        names[name] = shown
+    return names
+
+
+def answer_of(task: TaskSpec, estimate: np.ndarray, names: Mapping[str, str]) -> Row:
+    """What a head says of an example: of its (C,) probabilities the label and each of them, or of a () score that."""
     if task.target != "classes":
-        yield from ({"score": round(float(value), 6)} for value in model.predict(texts, seconds))
-        return
-    for row in model.predict_proba(texts, seconds):
-        best = int(row.argmax())
-        yield {"label": task.classes[best], "probability": round(float(row[best]), 6)}
+        return {names["score"]: round(float(estimate), 6)}
+    best, shown = int(estimate.argmax()), [round(float(value), 6) for value in estimate]
+    each = {names[f"probability_{name}"]: value for name, value in zip(task.classes, shown, strict=True)}
+    return {names["label"]: task.classes[best], names["probability"]: shown[best], **each}
 
 
 Write = Callable[[np.ndarray], None]

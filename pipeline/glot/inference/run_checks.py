@@ -145,11 +145,12 @@ def _labels(task: TaskSpec) -> str:
     return f"the classes {', '.join(task.classes)}" if task.target == "classes" else "scores"
 
 
-def answer_columns(task: TaskSpec, with_probability: bool = False) -> dict[str, type]:
-    """The columns of predictions for a task, and the type of each."""
+def answer_columns(task: TaskSpec, with_probabilities: bool = False) -> dict[str, type]:
+    """The columns of predictions for a task, and the type of each: the last ones are of the classes, in their order."""
     if task.target != "classes":
         return {"index": int, "score": float}
-    return {"index": int, "label": str, **({"probability": float} if with_probability else {})}
+    names = ["probability", *(f"probability_{name}" for name in task.classes)] if with_probabilities else []
+    return {"index": int, "label": str, **dict.fromkeys(names, float)}
 
 
 def check_predictions_file(out: Path, format_name: str | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,16 +36,33 @@ def check_parquet() -> None:
 
 
 def json_line(row: Row) -> str:
-    """A row as a line of JSON, its end included."""
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    """A row as a line of JSON, its end included; dates, decimals and bytes become texts."""
+    return json.dumps(row, ensure_ascii=False, default=_text) + "\n"
+
+
+def _text(value: object) -> str:
+    """What JSON has no word for, as a Parquet file may hold it."""
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _cell(value: object) -> object:
+    """A value as a cell of text: what is neither text nor number as JSON has it, nothing where it is missing."""
+    if value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, bool | list | tuple | dict):
+        return json.dumps(value, ensure_ascii=False, default=_text)
+    return _text(value)
 
 
 @contextmanager
-def rows_file(path: Path, columns: dict[str, type]) -> Iterator[Write]:
+def rows_file(path: Path, columns: dict[str, Any]) -> Iterator[Write]:
     """Gives what writes some rows more; the file is there whole at the end of the block, or not at all.
 
     Args:
-        columns: name -> int, float or str, in their order; each row has a value of each.
+        columns: name -> int, float, bool or str, or a type of pyarrow's, in their order; a row has a value of each or
+            None. A column of str takes any value: as JSON where it is no text, but for JSON lines, which keep it.
 
     Raises UsageError as `check_rows_file`, FaultError where it cannot be written.
     """
@@ -63,15 +81,27 @@ def rows_file(path: Path, columns: dict[str, type]) -> Iterator[Write]:
                 else:
                     table = csv.DictWriter(file, list(columns), delimiter=DELIMITERS[suffix], lineterminator="\n")
                     table.writeheader()
-                    yield table.writerows
+                    yield lambda rows: table.writerows({name: _cell(row[name]) for name in columns} for row in rows)
 
 
 @contextmanager
-def _parquet(path: Path, columns: dict[str, type]) -> Iterator[Write]:
+def _parquet(path: Path, columns: dict[str, Any]) -> Iterator[Write]:
     import pyarrow
     from pyarrow import parquet
 
-    kinds = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
-    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    kinds = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_(), str: pyarrow.string()}
+    schema = pyarrow.schema([(name, kinds.get(kind, kind)) for name, kind in columns.items()])
+    texts = [name for name, kind in columns.items() if kind is str]
     with parquet.ParquetWriter(path, schema) as file:
-        yield lambda rows: file.write_table(pyarrow.Table.from_pylist(list(rows), schema))
+
+        def write(rows: Sequence[Row]) -> None:
+            plain = [row | {name: _string(row[name]) for name in texts} for row in rows]
+            file.write_table(pyarrow.Table.from_pylist(plain, schema))
+
+        yield write
+
+
+def _string(value: object) -> str | None:
+    """A value as Parquet's text, which has no half of a surrogate pair."""
+    cell = _cell(value)
+    return None if cell is None else str(cell).encode("utf-8", "replace").decode()

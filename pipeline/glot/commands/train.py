@@ -1,0 +1,164 @@
+"""`glot train`: from a table to a decision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from glot.commands.console import (
+    DeviceOption,
+    EngineOption,
+    ModelOption,
+    TrustOption,
+    answer,
+    note,
+    notes,
+    printable,
+    say,
+    screen,
+    tell,
+)
+from glot.commands.progress import epoch_bar, extract_bars
+from glot.commands.table_options import (
+    BadRowOption,
+    DelimiterOption,
+    EncodingOption,
+    NoHeaderOption,
+    QuotingOption,
+    table_format,
+)
+
+if TYPE_CHECKING:
+    from glot.fit.study import Standing
+    from glot.train.job import Job
+    from glot.train.result import Trained
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="Your table of texts and labels: CSV, TSV, JSONL or Parquet.")],
+    model: ModelOption,
+    text: Annotated[str | None, typer.Option(help="Column of the text; default: the obvious one.")] = None,
+    label: Annotated[str | None, typer.Option(help="Column of the label; default: the obvious one.")] = None,
+    text_b: Annotated[
+        str | None, typer.Option("--text-b", help="Column of the second text, for pairs; default: the obvious one.")
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="A table of other labelled rows to score on; default: a fifth of yours.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, help="Search for the best settings so long; default: the preset strong.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "--output", help="The folder of it all; default: runs/NAME-MODEL.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="What the labels are, whatever they look like: classes or score.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Cut longer texts; default: 128, or the model's limit.")
+    ] = None,
+    on_bad_row: BadRowOption = "stop",
+    delimiter: DelimiterOption = None,
+    quoting: QuotingOption = None,
+    encoding: EncodingOption = None,
+    no_header: NoHeaderOption = False,
+    device: DeviceOption = None,
+    engine: EngineOption = "auto",
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """From a table to a decision: extract states, train a head, score it on rows that nothing was trained on.
+
+    Leaves one folder: the run (for --run of other commands), the cache of states, the predictions of the untouched
+    rows, and a card. Stopped, the same command goes on where it was.
+    """
+    from glot.train.job import TrainRequest, prepare
+
+    request = TrainRequest(
+        data=data,
+        model=model,
+        text=text,
+        text_b=text_b,
+        label=label,
+        test=test,
+        minutes=minutes,
+        out=out,
+        target=target,
+        max_tokens=max_tokens,
+        bad_rows=on_bad_row,
+        form=table_format(delimiter, quoting, encoding, no_header),
+        device=device,
+        engine=engine,
+        trust_remote_code=trust_remote_code,
+    )
+    job = prepare(request)
+    _tell_understood(job)
+    if job.done is None:
+        done = _train(job)
+    else:
+        tell(f"{job.folder} is finished already")
+        done = job.done
+    _print(done)
+    answer(done.to_json())
+
+
+def _train(job: Job) -> Trained:
+    from glot.train.run import Watch, train_table  # with torch, after all that is wrong is told
+
+    with extract_bars(notes, "states") as (tokens, texts), epoch_bar(notes) as epochs:
+        return train_table(job, Watch(tell, note, tokens, texts, epochs, _tell_round))
+
+
+def _tell_understood(job: Job) -> None:
+    """Say what was found in the table, before anything slow."""
+    if job.found:
+        tell(f"{job.request.data.name}: {job.found}")
+    if job.corpus is None:
+        return
+    for line in job.corpus.understood():
+        tell(line)
+    for line in job.corpus.remarks:
+        note(line)
+    counts = {name: len(split.examples) for name, split in job.corpus.splits.items()}
+    tell(f"{counts['train']:,} rows to train on, {counts['test']:,} to score on: {job.untouched}")
+
+
+def _tell_round(standing: Standing, left: float) -> None:
+    from glot.fit.study import describe
+
+    tell(
+        f"{standing.candidates} candidates ({standing.pruned} pruned), {left / 60:.1f} minutes left; best "
+        f"{100 * standing.best:.2f} over {standing.hold_outs} hold-outs: {describe(standing.params)}"
+    )
+
+
+def _print(done: Trained) -> None:
+    """The answer, and the next commands."""
+    from glot.train.card import headline, next_commands
+
+    say(headline(done))
+    for score in done.scores[:1]:
+        if score.verdict:
+            say(score.verdict)
+    for score in done.scores[1:]:
+        say(score.line)
+    if done.classes:
+        screen.print(_class_table(done))
+    tell(f"{done.folder}: {done.settings}")
+    tell(f"in it: {', '.join(done.files)}")
+    for what_for, command in next_commands(done):
+        tell(f"to {what_for}: {command}")
+
+
+def _class_table(done: Trained) -> Table:
+    from glot.train.card import shares
+
+    table = Table(title="by class, percent", title_justify="left")
+    table.add_column("class")
+    for heading in ("precision", "recall", "F1", "rows"):
+        table.add_column(heading, justify="right")
+    for one in done.classes:
+        table.add_row(printable(one.name), *shares(one), f"{one.support:,}")
+    return table

@@ -1,0 +1,79 @@
+"""The card of a folder that `glot train` made: what it is, how good, on what, and how to use it."""
+
+from __future__ import annotations
+
+from shlex import quote
+
+from glot.store.files import write_text
+from glot.train.result import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, ByClass, Trained
+
+
+def write_card(done: Trained) -> None:
+    """Write `README.md`, in Markdown."""
+    write_text(done.folder / CARD_FILE, "\n".join(_lines(done)) + "\n")
+
+
+def headline(done: Trained) -> str:
+    """The answer in one line: "79.8 % accuracy [77.0, 82.4] on 872 untouched rows; majority 50.9; ..."."""
+    first = done.scores[0]
+    value = f"{100 * first.score.value:.1f}"
+    shown = f"{first.metric} {value}" if done.task.target == "score" else f"{value} % {first.metric}"
+    if first.score.low is not None and first.score.high is not None:
+        shown += f" [{100 * first.score.low:.1f}, {100 * first.score.high:.1f}]"
+    parts = [f"{shown} on {done.rows['test']:,} untouched rows"]
+    parts += [f"{name} {100 * value:.1f}" for name, value in first.yardsticks.items()]
+    return "; ".join(parts)
+
+
+def next_commands(done: Trained) -> list[tuple[str, str]]:
+    """What to do with the folder: (what for, command)."""
+    columns = f"--text {quote(done.columns.text)}"
+    if done.columns.text_b:
+        columns += f" --text-b {quote(done.columns.text_b)}"
+    run = f"--run {quote(str(done.folder))}"
+    export = f"{quote(str(done.folder / 'exported'))}"
+    return [
+        ("label new rows", f"glot predict {run} --input new.csv {columns} --output answers.csv"),
+        ("give it to others", f"glot export {run} --to sentence-transformers {export}"),
+        (
+            "score it on other rows",
+            f"glot evaluate {run} --data labelled.csv {columns} --label {quote(done.columns.label)}",
+        ),
+    ]
+
+
+def shares(one: ByClass) -> list[str]:
+    """Precision, recall and F1 of a class in percent."""
+    return [f"{100 * value:.1f}" for value in (one.precision, one.recall, one.f1)]
+
+
+def _lines(done: Trained) -> list[str]:
+    task = done.task
+    what = "Tells classes apart" if task.target == "classes" else "Gives scores"
+    lines = [f"# {task.name}: {done.model} with a trained head", "", f"{headline(done)}.", ""]
+    lines += [f"{what} of {'pairs of texts' if task.num_texts == 2 else 'texts'}; made by `glot train`.", ""]
+    lines += ["## Scores", ""]
+    for score in done.scores:
+        lines += [f"- {score.line}"] + ([f"- {score.verdict}"] if score.verdict else [])
+    lines += ["", f"Scored on {done.untouched}. The interval is of 95 %.", ""]
+    if done.classes:
+        lines += ["| class | precision | recall | F1 | rows |", "|---|---:|---:|---:|---:|"]
+        lines += [f"| {_cell(one.name)} | {' | '.join(shares(one))} | {one.support:,} |" for one in done.classes]
+    lines += ["", "## Data", ""]
+    lines += ["| set | rows | labels |", "|---|---:|---|"]
+    lines += [f"| {name} | {count:,} | {_cell(done.labels[name])} |" for name, count in done.rows.items()]
+    lines += ["", "## Settings", "", f"{done.settings}." + _search(done), "", "## Use", ""]
+    for what_for, command in next_commands(done):
+        lines += [f"To {what_for}:", "", f"    {command}", ""]
+    lines += [f"`{PREDICTIONS_FILE}` has the untouched rows with the head's answers."]
+    if PAGE_FILE in done.files:
+        lines += [f"`{PAGE_FILE}` shows which rows it fails on."]
+    return lines
+
+
+def _search(done: Trained) -> str:
+    return f" Chosen among {done.searched} candidates, on the training rows alone." if done.searched else ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

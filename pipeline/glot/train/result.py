@@ -1,0 +1,108 @@
+"""What `glot train` ends with, and how it lies in the folder: for those who go on, and for those who run it again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from glot.errors import FaultError
+from glot.fit.statistics import Difference, Interval
+from glot.registry.tasks import Columns
+from glot.store.files import check_version, read_json, write_json
+from glot.store.task_spec import TaskSpec
+
+VERSION = 1
+RESULT_FILE, PREDICTIONS_FILE, PAGE_FILE, CARD_FILE = "result.json", "predictions.csv", "report.html", "README.md"
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score on untouched rows, by one metric, beside what it is measured by; all are fractions.
+
+    Attributes:
+        score: with its 95 % interval. yardsticks: name -> score.
+        rival: the best of the regressions by cross-validation; difference: the score less the rival's.
+        line, verdict: both for people.
+    """
+
+    metric: str
+    score: Interval
+    yardsticks: dict[str, float]
+    rival: str | None
+    difference: Difference | None
+    line: str
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class ByClass:
+    """One class of the untouched rows: how good its answers are, as fractions, and how many rows have it."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A folder that `glot train` has finished.
+
+    Attributes:
+        folder: the run itself (for `--run`), with the cache, the predictions, the page and the card in it.
+        model: what the backbone goes by. task, columns: of the table.
+        rows: set -> how many. labels: set -> what they are, for people. untouched: which rows were scored.
+        scores: on those, a metric each; the first is the one that counts. classes: each by itself; none of scores.
+        settings: of the head, for people. searched: how many candidates the search tried; 0 without one.
+        seconds: what was done -> how long it took, in the end.
+        files: what lies in the folder for people, by name.
+    """
+
+    folder: Path
+    model: str
+    task: TaskSpec
+    columns: Columns
+    rows: dict[str, int]
+    labels: dict[str, str]
+    untouched: str
+    scores: tuple[Score, ...]
+    classes: tuple[ByClass, ...]
+    settings: str
+    searched: int
+    seconds: dict[str, float]
+    files: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict, as `result.json` has it."""
+        return {"version": VERSION, **asdict(self), "folder": str(self.folder), "task": self.task.to_json()}
+
+    def save(self) -> None:
+        """Write `result.json` atomically."""
+        write_json(self.folder / RESULT_FILE, self.to_json())
+
+    @classmethod
+    def load(cls, folder: Path) -> Trained | None:
+        """Read it; None where a file that it names is gone. Raises FaultError where it is damaged."""
+        path = folder / RESULT_FILE
+        data = read_json(path)
+        try:
+            check_version(path, data, VERSION)
+            values = {name: value for name, value in data.items() if name != "version"}
+            values |= {
+                "folder": folder,
+                "task": TaskSpec.from_json(data["task"]),
+                "columns": Columns(**data["columns"]),
+            }
+            values |= {"files": tuple(data["files"]), "scores": tuple(map(_score, data["scores"]))}
+            values["classes"] = tuple(ByClass(**one) for one in data["classes"])
+            found = cls(**values)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FaultError(f"{path} is damaged: {error!r}; remove it and run `glot train` again") from None
+        return found if all((folder / name).exists() for name in found.files) else None
+
+
+def _score(data: dict[str, Any]) -> Score:
+    difference = data["difference"] and Difference(**data["difference"])
+    return Score(**{**data, "score": Interval(**data["score"]), "difference": difference})

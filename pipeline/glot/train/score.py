@@ -1,0 +1,64 @@
+"""What is known of the untouched rows once they are scored, as a file and as what the folder keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from glot.fit.evaluation import Evaluation, Scored
+from glot.inference.encode import answer_names, answer_of
+from glot.inference.evaluation import evaluate_cache
+from glot.inference.labelled import EvaluateOptions
+from glot.inference.run_checks import answer_columns
+from glot.registry.tasks import Columns
+from glot.store.reader import Cache
+from glot.store.rows import Row, rows_file
+from glot.train.job import TEST
+from glot.train.result import ByClass, Score
+
+UNTOUCHED = "untouched rows"
+PIECE = 4096  # rows written at a time
+
+
+def evaluate_untouched(run: Path, cache: Cache, device: str | None) -> Evaluation:
+    """The run's evaluation on the rows that nothing was trained on, beside the yardsticks, which are measured once."""
+    return evaluate_cache(run, cache, TEST, EvaluateOptions(device=device), UNTOUCHED, with_weights=True)
+
+
+def scores_of(found: Evaluation) -> tuple[Score, ...]:
+    """The scores of an evaluation, a metric each, as they are kept."""
+    return tuple(
+        Score(one.metric, one.score, one.yardsticks, one.rival, one.difference, one.line, one.verdict)
+        for one in found.judgements
+    )
+
+
+def classes_of(found: Evaluation) -> tuple[ByClass, ...]:
+    """The scores of each class, as they are kept."""
+    return tuple(ByClass(one.name, one.precision, one.recall, one.f1, one.support) for one in found.classes)
+
+
+def write_untouched(path: Path, scored: Scored, columns: Columns) -> None:
+    """Write the untouched rows with their labels and the head's answers, in the order of their source.
+
+    The columns are called as in the table; the answers' as `glot predict` calls them.
+    """
+    task = scored.task
+    texts = [columns.text, *([columns.text_b] if columns.text_b else [])]
+    kept = {"index": int, **dict.fromkeys(texts, str), columns.label: str if task.target == "classes" else float}
+    names, types = answer_names(task, kept), answer_columns(task, with_probabilities=True)
+    rows = _rows(scored, texts, columns.label, names)
+    with rows_file(path, {**kept, **{names[name]: kind for name, kind in types.items() if name != "index"}}) as write:
+        while piece := list(islice(rows, PIECE)):
+            write(piece)
+
+
+def _rows(scored: Scored, texts: list[str], label: str, names: dict[str, str]) -> Iterator[Row]:
+    assert scored.rows is not None  # as of every set of a cache
+    assert scored.texts is not None  # which keeps its texts
+    for place, row in enumerate(scored.rows.tolist()):
+        value = scored.labels[place].item()
+        told = scored.task.classes[value] if scored.task.target == "classes" else value
+        cells = dict(zip(texts, scored.texts[place], strict=True))
+        yield {"index": row, **cells, label: told, **answer_of(scored.task, scored.estimates[place], names)}

@@ -1,0 +1,73 @@
+"""Columns that nobody names: found where they are obvious, asked for where they are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from glot.corpus.guess import guess_columns
+from glot.errors import UsageError
+
+
+def guess(folder: Path, content: str, name: str = "a.csv", **given: str) -> tuple[str, str | None, str]:
+    path = folder / name
+    path.write_text(content, encoding="utf-8")
+    found = guess_columns(path, **given).columns
+    return found.text, found.text_b, found.label
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("text,label\n", ("text", None, "label")),  # by their names alone, no row needed
+        ("Label,id,Sentence\nx,1,a b c\n", ("Sentence", None, "Label")),
+        ("body,topic\nrain falls on town,x\n" * 2, ("body", None, "topic")),
+        ("text,title,label,class\na,b,x,y\n", ("text", None, "label")),  # the first name stands before the others
+        ("premise,hypothesis,label\na,b,no\n", ("premise", "hypothesis", "label")),
+        ("a,b\nthis is a text,x\nthat is one too,y\nand this was also,x\n", ("a", None, "b")),
+        (
+            "nr;meinung;urteil\n1;das war ganz gut;+\n2;gar nicht gut;-\n3;na ja das geht;+\n",
+            ("meinung", None, "urteil"),
+        ),
+        ("words,points\nthis is a text,0.25\nthat is one too,1.75\nand a third one,3.5\n", ("words", None, "points")),
+    ],
+)
+def test_the_obvious_columns_are_found(content: str, expected: tuple, tmp_path: Path) -> None:
+    assert guess(tmp_path, content) == expected
+
+
+def test_what_is_named_is_not_looked_for(tmp_path: Path) -> None:
+    content = "body,title,topic,tone\na b c,d e f,x,y\ng h i,j k l,x,z\nm n o,p q r,w,z\n"
+    assert guess(tmp_path, content, text="title", label="tone") == ("title", None, "tone")
+    assert guess(tmp_path, content, text="title") == ("title", None, "topic")
+    assert guess(tmp_path, content, text="body", text_b="title") == ("body", "title", "topic")
+    assert guess(tmp_path, "sentence1,sentence2,label\na,b,x\n", text="sentence1") == ("sentence1", None, "label")
+
+
+def test_json_lines_and_numbered_columns(tmp_path: Path) -> None:
+    from glot.corpus.dialect import TableFormat
+
+    rows = [{"id": i, "body": f"rain falls on town {i}", "topic": i % 2} for i in range(6)]
+    assert guess(tmp_path, "\n".join(map(json.dumps, rows)), "a.jsonl") == ("body", None, "topic")
+    path = tmp_path / "bare.tsv"
+    path.write_text("ham\tok so be it\nspam\twin a dog now\nham\tgo to the town\n")
+    found = guess_columns(path, form=TableFormat(header=False)).columns
+    assert (found.text, found.label) == ("2", "1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("title,body,label\na b c,d e f,x\n", "which column is the text? 'body' or 'title'? Name it with --text"),
+        ("x,y\n1,2\n2,3\n", "which column is the text? Name it with --text; the columns are: x, y"),
+        ("text,topic,intent\na b c,x,y\n", "which column is the label? 'topic' or 'intent'? Name it with --label"),
+        ("text,id\na b c,1\nd e f,2\ng h i,3\n", "which column is the label? Name it with --label"),
+        ("", "a.csv has no rows"),
+    ],
+)
+def test_what_is_not_obvious_is_asked_for(content: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        guess(tmp_path, content)
+    assert message in str(caught.value)
