@@ -30,6 +30,8 @@ def check(namespace: dict[str, Any]) -> None:
     assert namespace["search"].best_estimator_.predict(["the night shines"])[0] in ("bad", "good")
     assert namespace["summary"].forwarded == len(set(namespace["texts"])) == 64
     assert namespace["model"].encode(["a", "b"]).shape == (2, namespace["model"].width)
+    assert namespace["run"].result.best["validation"].keys() == {"accuracy", "f1"}
+    assert namespace["regressor"].predict(namespace["texts"]).shape == (64,)
     assert Path("runs/mood/head.safetensors").exists()
     names = set(glot.__all__)
     assert names <= set(namespace), "the page shows every public name"

@@ -20,18 +20,33 @@ if TYPE_CHECKING:
     from glot.fit.train import fit_head
     from glot.inference.classifier import GlotClassifier
     from glot.inference.model import GlotModel
+    from glot.inference.regressor import GlotRegressor
+    from glot.inference.stages import extract_texts, fit_cache
     from glot.nn.poolers import Glot
     from glot.store.reader import Cache
 
-__all__ = ["Cache", "Glot", "GlotClassifier", "GlotModel", "extract_states", "fit_head"]
+__all__ = [
+    "Cache",
+    "Glot",
+    "GlotClassifier",
+    "GlotModel",
+    "GlotRegressor",
+    "extract_states",
+    "extract_texts",
+    "fit_cache",
+    "fit_head",
+]
 
 _HOMES = {
     "extract_states": "glot.extract.run",
+    "extract_texts": "glot.inference.stages",
+    "fit_cache": "glot.inference.stages",
     "Cache": "glot.store.reader",
     "Glot": "glot.nn.poolers",
     "fit_head": "glot.fit.train",
     "GlotModel": "glot.inference.model",
     "GlotClassifier": "glot.inference.classifier",
+    "GlotRegressor": "glot.inference.regressor",
 }
 
 

@@ -238,7 +238,7 @@ def test_models_that_cannot_work_are_refused_by_name(make_model: Callable) -> No
 
 
 def test_new_texts_are_forwarded_as_the_caches_were(fnet: Path) -> None:
-    from glot.inference.model import forward_texts
+    from glot.inference.forward import forward_texts
 
     backbone = load(fnet)
     states = states_identity(backbone, ExtractOptions())

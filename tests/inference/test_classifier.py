@@ -102,10 +102,13 @@ def test_lists_arrays_and_series_are_the_same_to_it(make: MakeClassifier, data: 
         (None, ValueError),
         ("one text", ValueError),
         ([], ValueError),
-        ([["a"], ["b"]], TypeError),
-        (np.array([["a"], ["b"]]), ValueError),
-        pytest.param(lambda: pd.DataFrame({"text": ["a", "b"]}), ValueError, marks=needs_pandas, id="DataFrame"),
+        ([["a"], ["b"]], ValueError),
+        (np.array([["a", "b", "c"], ["d", "e", "f"]]), ValueError),
+        pytest.param(
+            lambda: pd.DataFrame({"id": [1, 2], "text": ["a", "b"]}), TypeError, marks=needs_pandas, id="DataFrame"
+        ),
         (np.zeros((2, 3)), ValueError),
+        (np.zeros((2, 2, 2)), ValueError),
         ([1.0, 2.0], TypeError),
         (["a", None], TypeError),
         pytest.param(lambda: pd.Series(["a", np.nan]), TypeError, marks=needs_pandas, id="Series"),
@@ -359,7 +362,5 @@ def test_what_is_no_pair_is_told(make: MakeClassifier) -> None:
             pairs.fit(given, [0, 1])
     with pytest.raises(TypeError, match="pairs of texts"):
         pairs.fit([("rain", 1), ("falls", "softly")], [0, 1])
-    with pytest.raises(TypeError, match=r"pass a prompt with \{text\} and \{text_b\}"):
-        make().fit([("rain", "falls"), ("over", "town")], [0, 1])
     with pytest.raises(UsageError, match=r"must hold \{text\} once"):
         make(prompt="{text_b}").fit([("rain", "falls"), ("over", "town")], [0, 1])

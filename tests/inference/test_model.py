@@ -190,10 +190,14 @@ def test_another_backbone_is_refused(run: Path, backbone_folders: dict[str, Path
     with pytest.raises(UsageError, match="weights_sha256 differs"):
         GlotModel.load(run, str(backbone_folders["roberta"]))
     model = GlotModel.load(run)
-    for texts, message in [("one text", "not one text"), ([None], "NoneType"), ([3], "int")]:
+    for texts, message in [([None], "NoneType"), ([3], "int")]:
         for call in (model.encode, model.predict):
             with pytest.raises(UsageError, match=message):
                 call(texts)
+    with pytest.raises(UsageError, match="not one text"):
+        next(model.encode_stream("one text"))
+    with pytest.raises(UsageError, match="one text beside a list"):
+        model.predict("one text", ["another"])
 
 
 @pytest.mark.slow

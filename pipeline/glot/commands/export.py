@@ -87,7 +87,7 @@ def _to_folder(
     trust_remote_code: bool,
 ) -> None:
     from glot.export.folder import export_folder
-    from glot.export.push import check_push, push_folder
+    from glot.inference.push import check_push, push_folder
     from glot.store.template import TEXT, TEXT_B
 
     if push is not None:

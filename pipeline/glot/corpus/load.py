@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 from glot.corpus import glue_folder, hub, hub_rows, labels, stress, tables
 from glot.corpus.dialect import FIND_OUT, TableFormat
 from glot.corpus.examples import BadRows, Corpus, Example, Split, labels_of, take
+from glot.corpus.memory import MemoryRows
 from glot.corpus.request import (
     NOTHING_ASKED,
     CorpusRequest,
@@ -184,6 +185,23 @@ def load_table(
     return _own_corpus(name, sources, limit, share, target, held)
 
 
+def load_memory(
+    name: str,
+    texts: Sequence[str],
+    texts_b: Sequence[str] | None,
+    labels: Sequence[Any],
+    share: float | None = HELD_OUT,
+    target: str | None = None,
+) -> Corpus:
+    """The corpus of n texts, or pairs, and n labels in memory; `share` of them is held out, stratified; None: nothing.
+
+    The labels decide what the task is, as for a table; see `load_table`, also for what is raised.
+    """
+    name = _check_own(name, None, share, target)
+    rows = MemoryRows(texts, texts_b, labels)
+    return _own_corpus(name, {"train": rows}, None, share, target, None if share is None else "validation")
+
+
 def load_hub(
     dataset: HubDataset,
     text: str = "text",
@@ -224,13 +242,16 @@ def _check_own(name: str, limit: int | None, share: float | None, target: str | 
 
 def _own_corpus(
     name: str,
-    sources: dict[str, tables.Rows],
+    sources: Mapping[str, tables.Rows],
     limit: int | None,
     share: float | None,
     target: str | None,
-    held: str = "validation",
+    held: str | None = "validation",
 ) -> Corpus:
-    """The corpus of anybody's rows by split; where there is none of the name `held`, a share of train becomes it."""
+    """The corpus of anybody's rows by split; where there is none of the name `held`, a share of train becomes it.
+
+    None: nothing does.
+    """
     train = sources["train"]
     num_texts: Literal[1, 2] = 2 if train.columns.text_b else 1
     if train.classes:
@@ -238,7 +259,7 @@ def _own_corpus(
     else:
         spec = labels.infer_spec(name, train, num_texts, target)
     splits = [tables.read_split(split, spec, rows) for split, rows in sources.items()]
-    if held not in sources:
+    if held is not None and held not in sources:
         splits[:1] = _hold_out(spec, splits[0], HELD_OUT if share is None else share, held)
     corpus = _checked(spec, [replace(split, examples=_sample(split.examples, limit)) for split in splits])
     return replace(corpus, remarks=labels.remarks(spec))

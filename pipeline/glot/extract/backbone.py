@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,12 +15,12 @@ from glot.extract.folders import ModelFolders, check_peft, find_folders
 from glot.extract.foreign_code import check_code, code_files, declared_code
 from glot.extract.forward import Backbone
 from glot.extract.gguf import parsed_once
-from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha256
+from glot.extract.identity import identify_loader, memory_sha256, tokenizer_sha256, weights_sha256
 from glot.extract.options import check_loading
 from glot.extract.probe import probe
 from glot.extract.source import ModelSource, find_source
 from glot.process import kept_randomness
-from glot.store.layout import StatesIdentity
+from glot.store.layout import IN_MEMORY, StatesIdentity
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -53,9 +54,7 @@ def load_backbone(
         tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
     trusted = (folders.model, folders.tokenizer) if trust_remote_code else ()
     code = code_files(trusted, (config, model, tokenizer))
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    set_padding(tokenizer)
     model = model.eval().requires_grad_(False)
     if device_map is None:
         placed = _place(model, source, device or PartialState().device)
@@ -71,7 +70,7 @@ def load_backbone(
         tokenizer_sha256=tokenizer_sha256(tokenizer),
         kind=backbone_kind(config),
         num_layers=config.num_hidden_layers,
-        vocabulary_size=_vocabulary_size(model, source),
+        vocabulary_size=vocabulary_size(model, source.name),
         compute_dtype=str(model.dtype).removeprefix("torch."),
         model=model,
         tokenizer=tokenizer,
@@ -81,6 +80,13 @@ def load_backbone(
     with kept_randomness():  # some families draw numbers where they forward
         probe(backbone)
     return backbone
+
+
+def set_padding(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer a token to pad with, where it has none, and pad and cut at the end."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
 
 
 def load_backbone_of(
@@ -96,6 +102,8 @@ def load_backbone_of(
     """
     source = find_source(states, what, model)
     backbone = load_backbone(source, states.compute_dtype, device, trust_remote_code=trust_remote_code)
+    if states.in_memory:  # hashed otherwise than files are
+        backbone = replace(backbone, weights_sha256=f"{IN_MEMORY}{memory_sha256(backbone.model)}")
     different = states.other_backbone(backbone)
     if different:
         raise UsageError(
@@ -154,8 +162,7 @@ def _load(
     options = {"trust_remote_code": trust_remote_code, **gguf}
     try:
         config = AutoConfig.from_pretrained(folders.model, **options)
-        if getattr(config, "is_encoder_decoder", False) or not getattr(config, "num_hidden_layers", None):
-            raise UsageError(f"{folders.name} is a {config.model_type} model; glot takes encoders and decoders of text")
+        check_family(config, folders.name)
         tokenizer = AutoTokenizer.from_pretrained(folders.tokenizer, config=config, **options)
         placed = {"device_map": device_map} if device_map is not None else {}
         model, report = AutoModel.from_pretrained(
@@ -179,6 +186,12 @@ def _load(
     return tokenizer, config, model
 
 
+def check_family(config: PretrainedConfig, name: str) -> None:
+    """Raise UsageError for a model that has no one stack of layers over a text."""
+    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "num_hidden_layers", None):
+        raise UsageError(f"{name} is a {config.model_type} model; glot takes encoders and decoders of text")
+
+
 def backbone_kind(config: PretrainedConfig) -> str:
     """ "encoder" for families with a masked language model (BERT, RoBERTa, ...), else "decoder"."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -187,13 +200,13 @@ def backbone_kind(config: PretrainedConfig) -> str:
     return "encoder" if is_encoder else "decoder"
 
 
-def _vocabulary_size(model: PreTrainedModel, source: ModelSource) -> int:
+def vocabulary_size(model: PreTrainedModel, name: str) -> int:
     """Rows of the embedding table; raises UsageError for a model without one, which reads characters."""
     try:
         embeddings: Any = model.get_input_embeddings()
         return int(embeddings.weight.shape[0])
     except (NotImplementedError, AttributeError):
         raise UsageError(
-            f"{source.name} (a {model.config.model_type} model) has no table of token embeddings, as models of "
+            f"{name} (a {model.config.model_type} model) has no table of token embeddings, as models of "
             "characters do not: pass a model of tokens"
         ) from None

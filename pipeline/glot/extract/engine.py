@@ -35,7 +35,8 @@ def take_engine(
     """Set what forwards a backbone from now on, where these layers are wanted.
 
     "auto" takes OpenVINO on a CPU where it can, and says in one line why not; for few `tokens` (None: nobody knows how
-    many) it stays with torch, for a model takes seconds to convert and to compile. On a GPU torch is taken.
+    many) it stays with torch, for a model takes seconds to convert and to compile. On a GPU torch is taken, and for a
+    model that somebody holds, whose weights may change.
 
     Raises UsageError where "openvino" is asked for and cannot be taken.
     """
@@ -43,6 +44,8 @@ def take_engine(
     if asked != "torch" and backbone.engine is not None and set(layers) <= set(backbone.engine.layers):
         return
     backbone.engine = None
+    if asked == "auto" and backbone.held:
+        return
     is_little = tokens is not None and forward_seconds(backbone, tokens) < WORTH_SECONDS
     if asked == "torch" or (asked == "auto" and (is_little or backbone.device.type != "cpu")):
         return

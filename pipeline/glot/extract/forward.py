@@ -58,6 +58,7 @@ class Backbone:
         pads: whether texts may be padded; else only texts of equal length are forwarded together.
         tried: the most tokens of a text that was forwarded to see that it works. See `probe` for these four.
         engine: what forwards it where not torch, see `take_engine`.
+        held: whether the model is somebody's own object, whose weights may change while this is used.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Backbone:
     pads: bool = True
     tried: int = 0
     engine: Engine | None = None
+    held: bool = False
 
     @property
     def loader_sha256(self) -> str:
@@ -117,6 +119,8 @@ class Backbone:
     @torch.inference_mode()
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> Any:
         """The model's own `ModelOutput` for (B, L) ids and mask; with the states of all layers where asked for."""
+        if self.model.training:  # by whoever holds it, too, since it was handed over
+            self.model.eval()
         ids, mask = ids.to(self.device), mask.to(self.device)
         options = {"use_cache": False} if "use_cache" in inspect.signature(self.model.forward).parameters else {}
         return self.model(input_ids=ids, attention_mask=mask, output_hidden_states=with_inner, **options)

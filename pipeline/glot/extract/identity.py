@@ -13,7 +13,7 @@ from glot.extract.folders import ADAPTER_CONFIG, ModelFolders
 from glot.store.files import file_sha256
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # Settings that no token and no state depends on: names and paths, what is set anew at each load, how text is decoded.
 _TOKENIZER_ASIDE = {
@@ -21,6 +21,12 @@ _TOKENIZER_ASIDE = {
     *("padding_side", "truncation_side", "model_max_length", "clean_up_tokenization_spaces", "chat_template"),
 }
 _ADAPTER_ASIDE = {"base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version"}
+# Of a config in memory: names, the dtype (which the weights say), what is given out, and what heads alone look at.
+_CONFIG_ASIDE = {
+    *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
+    *("use_cache", "output_attentions", "output_hidden_states", "return_dict"),
+    *("id2label", "label2id", "num_labels", "problem_type", "classifier_dropout", "tie_word_embeddings"),
+}
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
@@ -45,6 +51,24 @@ def weights_sha256(folders: ModelFolders) -> str:
     if folders.adapter is not None:
         files += sorted(folders.adapter.glob("adapter_model.*"))
     return file_sha256(*files)
+
+
+def memory_sha256(model: PreTrainedModel) -> str | None:
+    """Hash of the class, the settings and every weight of a model that lies in memory, whatever it was loaded from.
+
+    None where some of its weights are not in memory (they are offloaded), so that nobody can tell what they are.
+    """
+    import torch
+
+    settings = {key: value for key, value in model.config.to_diff_dict().items() if key not in _CONFIG_ASIDE}
+    about = {"class": type(model).__name__, "config": settings}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.is_meta:
+            return None
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -81,11 +105,26 @@ def identify_loader(
     return Loader(digest, tuple(sorted(beyond)))
 
 
-def _tokenizer_parts(folder: Path, tokenizer: PreTrainedTokenizerBase, has_code: bool) -> dict[str, Any]:
-    parts: dict[str, Any] = {
+def identify_held(tokenizer: PreTrainedTokenizerBase) -> Loader:
+    """As `identify_loader` for a tokenizer in memory: the same hash, where it is a fast one.
+
+    Of one in Python only its class and settings of tokens are known, beside the words that `tokenizer_sha256` hashes.
+    """
+    parts = _tokenizer_settings(tokenizer)
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        parts["class"] = type(tokenizer).__name__
+    return Loader(hashlib.sha256(json.dumps({"tokenizer": parts}, sort_keys=True).encode()).hexdigest(), ())
+
+
+def _tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    return {
         "split_special_tokens": bool(getattr(tokenizer, "split_special_tokens", False)),
         "ids": [tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id],
     }
+
+
+def _tokenizer_parts(folder: Path, tokenizer: PreTrainedTokenizerBase, has_code: bool) -> dict[str, Any]:
+    parts = _tokenizer_settings(tokenizer)
     if getattr(tokenizer, "backend_tokenizer", None) is not None and not has_code:
         return parts  # its JSON says the rest
     files = sorted({*tokenizer.vocab_files_names.values(), "tekken.json"})

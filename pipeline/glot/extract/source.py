@@ -73,6 +73,11 @@ def find_source(states: StatesIdentity, what: str, model: str | None = None) -> 
 
     Raises UsageError where it is not there any more; `what` says in words which one it is.
     """
+    if model is None and states.in_memory:
+        raise UsageError(
+            f"the backbone {what} was handed over in memory: hand it over again, as in GlotModel.load(run, "
+            "backbone=(model, tokenizer)), or say with --model where it was saved"
+        )
     where = states.source or states.backbone
     try:
         return resolve_model(model or where)

@@ -37,24 +37,29 @@ class Regression:
 
 
 def fit_logistic(
-    features: np.ndarray, labels: np.ndarray, classes: int, class_weights: str, strength: float | None = None
+    features: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    class_weights: str,
+    strength: float | None = None,
+    weights: np.ndarray | None = None,
 ) -> Regression:
     """The logistic regression of labels (m,) on features (m, f), which are standardised for it.
 
-    `class_weights` is none or balanced. A class that does not occur is the least likely. The strength is chosen by
-    cross-validation where none is given.
+    `class_weights` is none or balanced, `weights` (m,) are the examples' own; None: all alike. A class that does not
+    occur is the least likely. The strength is chosen by cross-validation where none is given.
     """
     x, centre, scale = _standardised(features)
-    chosen, (weight, bias) = _logistic(x, labels, classes, class_weights, strength)
+    chosen, (weight, bias) = _logistic(x, labels, classes, class_weights, strength, weights)
     return Regression(_as_they_are(weight, bias, centre, scale), *chosen)
 
 
-def fit_ridge(features: np.ndarray, values: np.ndarray) -> Regression:
-    """The ridge regression of values (m,) on features (m, f), which are standardised for it."""
+def fit_ridge(features: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> Regression:
+    """The ridge regression of values (m,) on features (m, f), which are standardised for it; see `fit_logistic`."""
     from sklearn.linear_model import RidgeCV
 
     x, centre, scale = _standardised(features)
-    fitted = RidgeCV(PENALTIES).fit(x, values)
+    fitted = RidgeCV(PENALTIES).fit(x, values, sample_weight=weights)
     line = _as_they_are(fitted.coef_[None], np.asarray([fitted.intercept_]), centre, scale)
     return Regression(line, float(fitted.alpha_), -float(fitted.best_score_))
 
@@ -73,7 +78,12 @@ def _as_they_are(weight: np.ndarray, bias: np.ndarray, centre: np.ndarray, scale
 
 
 def _logistic(
-    x: np.ndarray, y: np.ndarray, classes: int, class_weights: str, strength: float | None
+    x: np.ndarray,
+    y: np.ndarray,
+    classes: int,
+    class_weights: str,
+    strength: float | None,
+    weights: np.ndarray | None,
 ) -> tuple[tuple[float, float], Line]:
     """The strength and its error, and the map; a class that does not occur gets no weight and the rarest's bias."""
     from sklearn.exceptions import ConvergenceWarning
@@ -87,8 +97,8 @@ def _logistic(
     options = {"class_weight": None if class_weights == "none" else class_weights, "max_iter": 200}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a strength that needs longer is not the one sought
-        chosen = _choose_strength(x, y, options) if strength is None else (strength, math.nan)
-        fitted = LogisticRegression(C=chosen[0], **options).fit(x, y)
+        chosen = _choose_strength(x, y, options, weights) if strength is None else (strength, math.nan)
+        fitted = LogisticRegression(C=chosen[0], **options).fit(x, y, weights)
     if len(there) == 2:  # scikit-learn has one row then: what speaks for the second class
         weight[there] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
         bias[there] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
@@ -97,7 +107,9 @@ def _logistic(
     return chosen, (weight, bias)
 
 
-def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any]) -> tuple[float, float]:
+def _choose_strength(
+    x: np.ndarray, y: np.ndarray, options: dict[str, Any], weights: np.ndarray | None
+) -> tuple[float, float]:
     """The strength with the least log loss in cross-validation, and that loss.
 
     Where a class has one example only, it is the middle one, and NaN.
@@ -107,7 +119,7 @@ def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any]) -> t
     from sklearn.model_selection import StratifiedKFold
 
     sample = np.random.default_rng(0).permutation(len(y))[:MOST_ROWS]
-    x, y = x[sample], y[sample]
+    x, y, w = x[sample], y[sample], None if weights is None else weights[sample]
     folds = min(FOLDS, np.unique(y, return_counts=True)[1].min())
     if folds < 2:
         return STRENGTHS[len(STRENGTHS) // 2], math.nan
@@ -117,8 +129,10 @@ def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any]) -> t
     for strength in STRENGTHS:  # from strong to weak: each begins where the last ended
         loss = 0.0
         for path, (fit, held) in zip(paths, parts, strict=True):
-            path.set_params(C=strength).fit(x[fit], y[fit])
-            loss += log_loss(y[held], path.predict_proba(x[held]), labels=path.classes_, normalize=False)
+            fit_w, held_w = (None, None) if w is None else (w[fit], w[held])
+            path.set_params(C=strength).fit(x[fit], y[fit], fit_w)
+            shares = path.predict_proba(x[held])
+            loss += log_loss(y[held], shares, labels=path.classes_, normalize=False, sample_weight=held_w)
         losses.append(loss)
         # Of many examples the loss has one minimum, and what is weaker still takes longest; of few there may be two.
         if len(y) > FEW and len(losses) > 1 and losses[-1] > losses[-2]:

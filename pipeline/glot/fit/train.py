@@ -31,7 +31,7 @@ from glot.fit.run_folder import (
 from glot.fit.stack import Stack, make_units
 from glot.fit.states import HostBatch, States, epoch_order
 from glot.fit.steps import Steps, make_steps
-from glot.fit.training_data import TrainingData, graph_density, labels_of, open_data, open_source, open_states
+from glot.fit.training_data import TrainingData, graph_density, loss_labels, open_data, open_source, open_states
 from glot.nn.edges import EdgeRule
 from glot.products import Way, fast_products
 from glot.store.files import make_folder, write_json
@@ -201,7 +201,7 @@ class Training:
 
     Attributes:
         source: where batches come from.
-        labels: (m,) int64 classes or float32 scores of the training examples, on the CPU; None for pairs without.
+        labels: of the training examples, on the CPU, see `loss_labels`; None for pairs without.
         saved_at: when a checkpoint was last written, by `time.monotonic`.
         products: which library multiplies, so that whoever goes on gets the same bits.
     """
@@ -230,8 +230,7 @@ class Training:
         self._running: tuple[list[Learner], list[Stack | Learner], Steps] | None = None
         self.labels: Tensor | None = None
         if not config.contrastive:
-            labels = labels_of(self.data.train)
-            self.labels = torch.from_numpy(labels if labels.dtype == np.int64 else labels.astype(np.float32))
+            self.labels = loss_labels(self.data.train)
 
     @property
     def at_work(self) -> list[Learner]:
@@ -267,7 +266,7 @@ class Training:
         return each_batch(self.source, self.data.train, chosen)
 
     def labels_of(self, chosen: np.ndarray) -> Tensor | None:
-        """(b,) labels of some training examples, on the CPU."""
+        """The labels of some training examples, on the CPU, see `loss_labels`."""
         return None if self.labels is None else self.labels[chosen]
 
     def running(self, learners: list[Learner]) -> tuple[list[Stack | Learner], Steps]:

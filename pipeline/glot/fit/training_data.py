@@ -14,6 +14,7 @@ from glot.fit.run_folder import RunConfig, TrainConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
 from glot.nn.config import ContrastiveConfig
 from glot.nn.edges import EdgeRule, edge_density
+from glot.nn.heads import with_weights
 from glot.nn.poolers import LayersPooler, Pooler
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
 from glot.store.reader import Cache
@@ -62,6 +63,13 @@ def labels_of(examples: ExampleSet) -> np.ndarray:
     """(m,) the labels of examples that have some: int64 classes, or scores in the task's units."""
     assert examples.label is not None
     return examples.label
+
+
+def loss_labels(examples: ExampleSet) -> torch.Tensor:
+    """What a head's loss reads: (m,) int64 classes or float32 scores, or (m, 2) with the examples' weights."""
+    labels = labels_of(examples)
+    tensor = torch.from_numpy(labels if labels.dtype == np.int64 else labels.astype(np.float32))
+    return tensor if examples.weight is None else with_weights(tensor, torch.from_numpy(examples.weight))
 
 
 @dataclass(frozen=True)

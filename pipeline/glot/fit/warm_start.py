@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
 from glot.fit.regression import Line, fit_logistic, fit_ridge
-from glot.fit.training_data import labels_of
+from glot.fit.training_data import labels_of, loss_labels
 from glot.nn.heads import ClassHead, RegressionHead, ScoreHead, SimilarityHead, features_of
 from glot.nn.poolers import MixedPooler
 from glot.nn.readout import AttentionReadout
@@ -53,7 +53,8 @@ def start_at_regression(
         key = (head.features, class_weights)
         if key not in known:
             given = [vectors[some, :columns] for some in rows]
-            known[key] = regress(features_of(head.features, *given).cpu().numpy(), labels, head, class_weights)
+            features = features_of(head.features, *given).cpu().numpy()
+            known[key] = regress(features, labels, head, class_weights, train.weight)
         weight, bias = map(torch.from_numpy, known[key])
         by_part = weight.view(len(weight), -1, columns)  # one part of the features after the other
         spread = torch.zeros(*by_part.shape[:2], model.width)
@@ -61,7 +62,7 @@ def start_at_regression(
         head.linear.weight.copy_(spread.flatten(1))
         head.linear.bias.copy_(bias)
     raw = head(*(vectors[some] for some in rows))
-    return float(head.loss(raw, torch.from_numpy(labels).to(raw.device)))
+    return float(head.loss(raw, loss_labels(train).to(raw.device)))
 
 
 def _favour_a_layer(weight: Tensor, model: HeadModel, source: Source, train: ExampleSet) -> None:
@@ -96,8 +97,17 @@ def _vectors(model: HeadModel, source: Source, examples: ExampleSet) -> tuple[Te
     return vectors.float(), list(torch.from_numpy(index).to(vectors.device).chunk(len(examples.text_columns)))
 
 
-def regress(features: np.ndarray, labels: np.ndarray, head: ScoreHead | ClassHead, class_weights: str) -> Line:
-    """Of labels (m,) on features (m, f), logistic of classes, ridge of scores as the head scales them."""
+def regress(
+    features: np.ndarray,
+    labels: np.ndarray,
+    head: ScoreHead | ClassHead,
+    class_weights: str,
+    weights: np.ndarray | None = None,
+) -> Line:
+    """Of labels (m,) on features (m, f), logistic of classes, ridge of scores as the head scales them.
+
+    `weights` (m,) are what the examples count; None: all alike.
+    """
     if isinstance(head, ClassHead):
-        return fit_logistic(features, labels, head.linear.out_features, class_weights).line
-    return fit_ridge(features, (labels - head.low) / (head.high - head.low)).line
+        return fit_logistic(features, labels, head.linear.out_features, class_weights, weights=weights).line
+    return fit_ridge(features, (labels - head.low) / (head.high - head.low), weights).line

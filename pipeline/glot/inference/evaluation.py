@@ -197,7 +197,7 @@ def _joined_model(
     """One model of all heads over one backbone."""
     from glot.extract.engine import take_engine
     from glot.inference.encode import BYTES_A_TOKEN
-    from glot.inference.model import load_run_backbone
+    from glot.inference.forward import load_run_backbone
 
     backbone = load_run_backbone(configs[0].states, heads[0], options.model, options.device, options.trust_remote_code)
     every = [*configs, *(config for config, _ in beside)]

@@ -91,7 +91,7 @@ def _check_options(options: ExplainOptions) -> None:
 
 def _new_example(texts: list[str], runs: list[Run], options: ExplainOptions) -> Example:
     from glot.inference.attribution import Example
-    from glot.inference.model import load_run_backbone
+    from glot.inference.forward import load_run_backbone
 
     states = runs[0].config.states
     backbone = load_run_backbone(states, runs[0].folder, options.model, options.device, bool(options.trust_remote_code))

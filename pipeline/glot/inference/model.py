@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
 
 from glot.errors import FaultError, UsageError
-from glot.extract.backbone import Backbone, load_backbone_of
 from glot.extract.engine import take_engine
-from glot.extract.forward import length_batches, token_budget
-from glot.extract.planning import clean, length_limit, tokenize_filled
+from glot.extract.forward import Backbone
+from glot.extract.held import BackboneLike
+from glot.extract.planning import clean
 from glot.fit.ensemble import answers_of, find_heads, mean_estimate
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import BEST_MEMBER, RunConfig
-from glot.nn.config import TokenChoice
+from glot.inference.bars import progress_bar
+from glot.inference.forward import forward_texts, load_run_backbone
 from glot.nn.graph import resolve_backend
-from glot.nn.tokens import TokenBatch
 from glot.products import fast_products
-from glot.store.layout import StatesIdentity
-from glot.store.plan import CONTENT
 from glot.store.template import join_pair, takes_pair
 
 WINDOW = 2048  # texts that are sorted by length together; what waits for its turn is small beside the backbone
+Report = Callable[[int], None]  # of so many more texts that are done
+Given: TypeAlias = "str | Sequence[str]"  # one text, or several
+Vectors: TypeAlias = "np.ndarray | torch.Tensor | Sequence[Sequence[float]] | Sequence[float]"
 
 
 class GlotModel:
@@ -58,12 +61,13 @@ class GlotModel:
         self.model = model.to(self.device).eval()
         self._heads = [(config, self.model), *((its, other.to(self.device).eval()) for its, other in others)]
         self._layers = _layers_of(its for its, _ in self._heads)
+        self._folders: list[Path] = []  # of the heads, where they were loaded
 
     @classmethod
     def load(
         cls,
         run: Path | str,
-        backbone: str | None = None,
+        backbone: BackboneLike | None = None,
         device: str | None = None,
         trust_remote_code: bool = False,
         engine: str = "auto",
@@ -73,16 +77,17 @@ class GlotModel:
         """Load a run folder (of one seed), or an ensemble's, and its backbone.
 
         Args:
-            run: what `glot fit` left, or `glot tune --ensemble`.
-            backbone: an alias, hub id, folder or GGUF file, where the name in the run does not find it.
-            device: where both run; None takes a GPU where there is one.
+            run: what `glot fit` left, or `glot tune --ensemble`, or `save_pretrained`.
+            backbone: an alias, hub id, folder or GGUF file, where the name in the run does not find it; or the model
+                itself that somebody holds: a pair (model, tokenizer) of transformers, or a SentenceTransformer.
+            device: where both run; None takes a GPU where there is one, and of a model in memory the place where it is.
             trust_remote_code: run the code that the backbone's folder brings along; else it is never run.
             engine: what forwards the backbone: "torch", "openvino", or "auto", see `take_engine`.
             tokens: about how many it will forward, None where nobody knows: "auto" takes torch for few.
             say: told why "auto" did not take the faster engine.
 
         Raises UsageError where the run, the backbone or the device is missing or does not fit, FaultError where a file
-        is damaged.
+        is damaged, TypeError where `backbone` is nothing that is understood.
         """
         folders = find_heads(Path(run))
         configs = [RunConfig.load(folder) for folder in folders]
@@ -90,7 +95,54 @@ class GlotModel:
         take_engine(loaded, _layers_of(configs), engine, tokens, say)
         passes = resolve_backend("auto", loaded.device)
         heads = [load_head(*found, passes, loaded.device) for found in zip(folders, configs, strict=True)]
-        return cls(configs[0], heads[0], loaded, list(zip(configs[1:], heads[1:], strict=True)))
+        model = cls(configs[0], heads[0], loaded, list(zip(configs[1:], heads[1:], strict=True)))
+        model._folders = list(folders)
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        run: Path | str,
+        backbone: BackboneLike | None = None,
+        *,
+        device: str | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        engine: str = "auto",
+    ) -> GlotModel:
+        """As `load`, also from the Hub, where `run` is the name of a repository, "user/name", and no folder.
+
+        `revision` is a branch or commit there; None is the newest. The backbone comes from where the run says.
+        """
+        folder = Path(run)
+        if not folder.exists() and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", str(run)):
+            from glot.inference.push import fetch_run
+
+            folder = fetch_run(str(run), revision)
+        return cls.load(folder, backbone, device, trust_remote_code, engine)
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write what `from_pretrained` needs: settings, weights and scores of the head, or heads, not the backbone.
+
+        The folder is there whole or not at all, and is a run as `glot fit` leaves one.
+
+        Raises UsageError where it is there already and not empty, FaultError where it cannot be written.
+        """
+        from glot.inference.saved import save_heads
+
+        save_heads(Path(folder), self._heads, self._folders)
+
+    def push_to_hub(self, repo: str) -> str:
+        """Upload what `save_pretrained` writes to the model repository "user/name"; returns its address.
+
+        Raises UsageError without a token that may write there, FaultError where the Hub cannot be reached.
+        """
+        from glot.inference.push import check_push, push_folder
+
+        check_push(repo)
+        with TemporaryDirectory(prefix="glot-") as scratch:
+            self.save_pretrained(Path(scratch) / "run")
+            return push_folder(Path(scratch) / "run", repo)
 
     @property
     def width(self) -> int:
@@ -105,18 +157,96 @@ class GlotModel:
                 f"heads, the best is the folder {BEST_MEMBER} in it"
             )
 
-    def encode(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
-        """(n, D) float32 vectors of the texts, in their order; raises FaultError where the backbone gives NaN.
+    @property
+    def classes_(self) -> np.ndarray:
+        """(C,) the names of the classes, in the order of `predict_proba`; AttributeError where the task is a score."""
+        if self.config.task.target != "classes":
+            raise AttributeError(f"{self.config.task.name} has no classes: its head gives a score")
+        return np.asarray(self.config.task.classes)
 
-        `texts_b` are the second texts of n pairs, for a run whose prompt holds both, and for such a run alone.
+    @overload
+    def encode(
+        self,
+        texts: Given,
+        texts_b: Given | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        convert_to_tensor: Literal[False] = False,
+        normalize_embeddings: bool = False,
+    ) -> np.ndarray: ...
+    @overload
+    def encode(
+        self,
+        texts: Given,
+        texts_b: Given | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        convert_to_tensor: Literal[True],
+        normalize_embeddings: bool = False,
+    ) -> torch.Tensor: ...
+    def encode(
+        self,
+        texts: Given,
+        texts_b: Given | None = None,
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool | None = None,
+        convert_to_tensor: bool = False,
+        normalize_embeddings: bool = False,
+    ) -> np.ndarray | torch.Tensor:
+        """(n, D) float32 vectors of n texts, in their order, or (D,) of one; raises FaultError where there is NaN.
+
+        Args:
+            texts_b: the second texts of n pairs, for a run whose prompt holds both, and for such a run alone.
+            batch_size: texts a forward at most; None: as many as keep the device busy.
+            show_progress_bar: draw one, in a terminal or a notebook.
+            convert_to_tensor: give a tensor, on the model's device, and not an array.
+            normalize_embeddings: give vectors of length 1.
         """
-        pieces = list(self.encode_stream(texts, texts_b))
-        return np.concatenate(pieces) if pieces else np.zeros((0, self.width), dtype=np.float32)
+        is_one, lists = _as_lists(texts, texts_b)
+        with progress_bar("texts", bool(show_progress_bar)) as show:
+            vectors = self.vectors(*lists, batch_size=batch_size, show=show)
+        if normalize_embeddings:
+            vectors = torch.nn.functional.normalize(vectors, dim=1)
+        vectors = vectors[0] if is_one else vectors
+        return vectors if convert_to_tensor else vectors.cpu().numpy()
+
+    def vectors(
+        self,
+        texts: Sequence[str],
+        texts_b: Sequence[str] | None = None,
+        *,
+        batch_size: int | None = None,
+        show: Callable[[int, int], None] = lambda done, total: None,
+    ) -> torch.Tensor:
+        """(n, D) float32 vectors on the device, see `encode`; `show` is told of (texts done, n) meanwhile."""
+        done = 0
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            show(done, len(texts))
+
+        pieces = list(self._pieces(texts, texts_b, batch_size, report))
+        return torch.cat(pieces) if pieces else torch.zeros(0, self.width, device=self.device)
 
     def encode_stream(self, texts: Iterable[str], texts_b: Iterable[str] | None = None) -> Iterator[np.ndarray]:
         """(k, D) float32 vectors of the next k texts, as they come; memory is that of `WINDOW` texts."""
         if isinstance(texts, str) or isinstance(texts_b, str):
             raise UsageError("pass a list of texts, not one text")
+        for vectors in self._pieces(texts, texts_b):
+            yield vectors.cpu().numpy()
+
+    def _pieces(
+        self,
+        texts: Iterable[str],
+        texts_b: Iterable[str] | None,
+        batch_size: int | None = None,
+        report: Report = lambda done: None,
+    ) -> Iterator[torch.Tensor]:
+        """(k, D) float32 vectors of the next k texts, on the device."""
         self._check_alone()
         if takes_pair(self.config.states.template) and texts_b is None:
             raise UsageError("the prompt of this run holds both texts of a pair: pass the second ones as texts_b")
@@ -124,41 +254,53 @@ class GlotModel:
             raise UsageError("a vector is one text's: leave out texts_b")
         stream = iter(texts) if texts_b is None else _joined(texts, texts_b)
         while window := list(islice(stream, WINDOW)):
-            yield self._vectors(window)[0].cpu().numpy()
+            yield self._vectors(window, batch_size, report)[0]
 
-    def predict(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
-        """(n,) class names, or float32 scores in the task's units; `texts_b` are the second texts of pairs."""
+    @staticmethod
+    def similarity(vectors: Vectors, vectors_b: Vectors) -> torch.Tensor:
+        """(n, m) float32 cosines of vectors (n, D) and (m, D), or of one (D,), as sentence-transformers has them."""
+        a, b = (
+            torch.nn.functional.normalize(torch.atleast_2d(torch.as_tensor(some)).float(), dim=1)
+            for some in (vectors, vectors_b)
+        )
+        return a @ b.to(a.device).T
+
+    def predict(self, texts: Given, texts_b: Given | None = None) -> Any:
+        """(n,) class names, or float32 scores in the task's units; of one text its own.
+
+        `texts_b` are the second texts of pairs.
+        """
         task = self.config.task
         values = answers_of(task, self._estimate(texts, texts_b))
-        return np.asarray(task.classes)[values] if task.target == "classes" else values
+        answers = np.asarray(task.classes)[values] if task.target == "classes" else values
+        return answers[0] if isinstance(texts, str) else answers
 
-    def predict_proba(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> np.ndarray:
-        """(n, C) float32 probabilities of `config.task.classes`; raises UsageError where the task is a score."""
+    def predict_proba(self, texts: Given, texts_b: Given | None = None) -> np.ndarray:
+        """(n, C) float32 probabilities of `classes_`, or (C,) of one text; UsageError where the task is a score."""
         self.config.check_predicts("this run")
         if self.config.task.target != "classes":
             raise UsageError(f"{self.config.task.name} has no classes: use predict")
-        return self._estimate(texts, texts_b)
+        shares = self._estimate(texts, texts_b)
+        return shares[0] if isinstance(texts, str) else shares
 
-    def _estimate(self, texts: Sequence[str], texts_b: Sequence[str] | None) -> np.ndarray:
-        """What the head makes of the texts: probabilities (n, C), or (n,) scores; of several heads the mean."""
+    def _estimate(self, texts: Given, texts_b: Given | None) -> np.ndarray:
+        """What the head makes of the texts: probabilities (n, C), or scores (n,); of several heads the mean."""
         return mean_estimate(self.estimate_each(texts, texts_b))
 
     @fast_products()
     @torch.inference_mode()
-    def estimate_each(self, texts: Sequence[str], texts_b: Sequence[str] | None = None) -> list[np.ndarray]:
+    def estimate_each(self, texts: Given, texts_b: Given | None = None) -> list[np.ndarray]:
         """Of each head by itself: probabilities (n, C) float32, or (n,) scores; each distinct text forwarded once."""
         self.config.check_predicts("this run")
-        given = [texts] if texts_b is None else [texts, texts_b]
-        if any(isinstance(some, str) for some in given):
-            raise UsageError("pass a list of texts, not one text")
+        _, given = _as_lists(texts, texts_b)
         if len(given) != self.config.texts_each:
             raise UsageError(f"this head was trained on {self.config.texts_each} text(s) an example")
         if len(given[0]) != len(given[-1]):
-            raise UsageError(f"{len(texts)} first texts and {len(given[-1])} second ones make no pairs")
+            raise UsageError(f"{len(given[0])} first texts and {len(given[-1])} second ones make no pairs")
         if takes_pair(self.config.states.template):
             given = [list(_joined(*given))]
         pieces = []
-        for start in range(0, max(len(texts), 1), WINDOW):
+        for start in range(0, max(len(given[0]), 1), WINDOW):
             window = [list(some[start : start + WINDOW]) for some in given]
             vectors = self._vectors([text for some in window for text in some])
             sizes = [len(some) for some in window]
@@ -171,8 +313,13 @@ class GlotModel:
 
     @fast_products()
     @torch.inference_mode()
-    def _vectors(self, texts: Sequence[str]) -> list[torch.Tensor]:
-        """Of each head (n, D) float32: each distinct text forwarded once for all, those of similar length together."""
+    def _vectors(
+        self, texts: Sequence[str], batch_size: int | None = None, report: Report = lambda done: None
+    ) -> list[torch.Tensor]:
+        """Of each head (n, D) float32: each distinct text forwarded once for all, those of similar length together.
+
+        `report` is told how many more of the n texts are done, after each forward of at most `batch_size` texts.
+        """
         states = self.config.states
         _check_texts(texts)
         rank: dict[str, int] = {}
@@ -180,15 +327,19 @@ class GlotModel:
             rank.setdefault(clean(text), len(rank))
         if not rank:
             return [torch.zeros(0, model.width, device=self.device) for _, model in self._heads]
+        row = np.asarray([rank[clean(text)] for text in texts])  # (n,)
+        times = np.bincount(row)
         order: list[np.ndarray] = []
         pieces: list[list[torch.Tensor]] = [[] for _ in self._heads]
-        for indices, forwarded in forward_texts(list(rank), states, states.max_tokens, self._layers, self.backbone):
+        batches = forward_texts(list(rank), states, states.max_tokens, self._layers, self.backbone, batch_size)
+        for indices, forwarded in batches:
             for (config, model), found in zip(self._heads, pieces, strict=True):
                 own = forwarded.of_layers([self._layers.index(layer) for layer in config.layers], states.width)
                 found.append(model.vectors(own.pack(config.pooler.tokens, self.device)).float())
             order.append(indices)
+            report(int(times[indices].sum()))
         back = np.argsort(np.concatenate(order))
-        rows = torch.from_numpy(back[[rank[clean(text)] for text in texts]]).to(self.device)
+        rows = torch.from_numpy(back[row]).to(self.device)
         vectors = [torch.cat(found) for found in pieces]
         if not all(bool(some.isfinite().all()) for some in vectors):
             raise FaultError(f"{self.backbone.name} gives NaN or infinite states in {states.compute_dtype} for a text")
@@ -207,70 +358,20 @@ def _joined(texts: Iterable[str], texts_b: Iterable[str]) -> Iterator[str]:
         yield join_pair(*pair)
 
 
+def _as_lists(texts: Given, texts_b: Given | None) -> tuple[bool, list[Sequence[str]]]:
+    """Whether one text, or one pair, was given, and the texts, in lists of one then; the second ones where there are.
+
+    Raises UsageError for one text beside a list.
+    """
+    given = [texts] if texts_b is None else [texts, texts_b]
+    lists: list[Sequence[str]] = [[some] if isinstance(some, str) else some for some in given]
+    ones = sum(isinstance(some, str) for some in given)
+    if 0 < ones < len(given):
+        raise UsageError("pass two texts, or two lists of texts, and not one text beside a list")
+    return ones > 0, lists
+
+
 def _check_texts(texts: Iterable[object]) -> None:
     for text in texts:
         if not isinstance(text, str):
             raise UsageError(f"a text is needed, and {type(text).__name__} was given")
-
-
-@dataclass(frozen=True, eq=False)
-class Forwarded:
-    """One padded batch as the backbone saw it.
-
-    Attributes:
-        hidden: (B, L, n d) states of n layers side by side, on the backbone's device, in its dtype.
-        mask: (B, L) bool, True for real tokens. content: (B, L) bool, True for the text's own. Both on the CPU.
-    """
-
-    hidden: torch.Tensor
-    mask: torch.Tensor
-    content: torch.Tensor
-
-    def of_layers(self, places: list[int], width: int) -> Forwarded:
-        """The states of some of the layers, by their places among the n, each `width` numbers wide."""
-        layers = self.hidden.split(width, dim=2)
-        if places == list(range(len(layers))):
-            return self
-        return replace(self, hidden=torch.cat([layers[place] for place in places], dim=2))
-
-    def pack(self, tokens: TokenChoice, device: torch.device) -> TokenBatch:
-        """The float32 states on `device`, without padding: of all tokens, or content (a text without any keeps all)."""
-        mask = self.mask
-        if tokens == "content":
-            mask = torch.where(self.content.any(dim=1, keepdim=True), self.content, mask)
-        return TokenBatch(self.hidden[mask.to(self.hidden.device)].float().to(device), mask.sum(dim=1))
-
-
-def forward_texts(
-    texts: list[str], states: StatesIdentity, max_tokens: int, layers: tuple[int, ...], backbone: Backbone
-) -> Iterator[tuple[np.ndarray, Forwarded]]:
-    """Indices of some texts and what the backbone made of them, until all are done; those of similar length together.
-
-    The texts (of a template of pairs, as `join_pair` makes them) are filled into that of `states` and cut at
-    `max_tokens`.
-    """
-    tokens = tokenize_filled(texts, states.template, backbone, max_tokens)
-    lengths = np.asarray([len(row) for row in tokens.ids])
-    for indices in length_batches(lengths, token_budget(backbone, states), backbone.pads):
-        padded, mask = backbone.pad([tokens.ids[index] for index in indices])
-        real = mask.bool()
-        content = torch.zeros_like(real)
-        content[real] = torch.from_numpy(np.concatenate([tokens.kinds[index] for index in indices]) == CONTENT)
-        hidden = backbone.hidden_states(padded, mask, layers)
-        yield indices, Forwarded(hidden[0] if len(hidden) == 1 else torch.cat(hidden, dim=2), real, content)
-
-
-def load_run_backbone(
-    states: StatesIdentity,
-    run: Path | str,
-    model: str | None = None,
-    device: str | None = None,
-    trust_remote_code: bool = False,
-) -> Backbone:
-    """The backbone that states were made with: found where the run says, or as `model` says.
-
-    Raises UsageError where it is not there, or is another one.
-    """
-    backbone = load_backbone_of(states, f"that {run} was trained on", model, device, trust_remote_code)
-    length_limit(backbone, states.max_tokens, states.max_tokens, states.template)
-    return backbone

@@ -16,7 +16,7 @@ from glot.errors import UsageError
 from glot.extract.backbone import Backbone
 from glot.extract.options import ExtractOptions
 from glot.extract.planning import clean
-from glot.extract.prepare import states_identity
+from glot.extract.prepare import Progress, states_identity
 from glot.extract.run import extract_states
 from glot.store.claims import Claims
 from glot.store.files import make_folder
@@ -31,7 +31,11 @@ POLL_SECONDS = 0.1
 
 
 def open_with_texts(
-    folder: Path, texts: Sequence[str], backbone: Backbone, options: ExtractOptions
+    folder: Path,
+    texts: Sequence[str],
+    backbone: Backbone,
+    options: ExtractOptions,
+    progress: Progress = lambda done, total: None,
 ) -> tuple[Cache, np.ndarray]:
     """The cache of a backbone's states in a folder, grown by those of the texts that it lacks.
 
@@ -41,6 +45,7 @@ def open_with_texts(
     Args:
         folder: holds a cache for each backbone, layer, length limit and prompt.
         texts: n texts, at least one; for a template of pairs as `join_pair` makes them.
+        progress: told of (tokens forwarded, tokens in all).
 
     Returns:
         The opened cache, and (n,) int64 ids of the texts in it.
@@ -60,7 +65,7 @@ def open_with_texts(
         if found is not None and not new and found.manifest.complete:
             cache = found
         else:
-            _grow(folder / name, found, new, backbone, options)
+            _grow(folder / name, found, new, backbone, options, progress)
             cache = Cache(folder / name)
             known, _ = _look_up(cache.plan, texts)
     difference = cache.manifest.states.difference(identity)
@@ -95,7 +100,14 @@ def _look_up(plan: Plan | None, texts: Sequence[str]) -> tuple[dict[str, int], l
     return known, [text for text, number in found.items() if number is None]
 
 
-def _grow(folder: Path, cache: Cache | None, new: Sequence[str], backbone: Backbone, options: ExtractOptions) -> None:
+def _grow(
+    folder: Path,
+    cache: Cache | None,
+    new: Sequence[str],
+    backbone: Backbone,
+    options: ExtractOptions,
+    progress: Progress,
+) -> None:
     """Extract the new texts beside all that are there, whose states are not made again."""
     old = cache.plan.texts(0, len(cache.plan)) if cache else []
     is_pair = takes_pair(options.template)
@@ -103,4 +115,4 @@ def _grow(folder: Path, cache: Cache | None, new: Sequence[str], backbone: Backb
     examples = [Example(row, text, text_b, None) for row, (text, text_b) in enumerate(pairs)]
     spec = TaskSpec(GROUP, 2 if is_pair else 1, "classes")
     corpus = Corpus(spec, {SPLIT: Split(SPLIT, examples, "memory")})
-    extract_states(corpus, backbone, folder, replace(options, group=GROUP))
+    extract_states(corpus, backbone, folder, replace(options, group=GROUP), progress)

@@ -17,7 +17,8 @@ from glot.errors import FaultError
 from glot.extract.backbone import Backbone
 from glot.extract.engine import take_engine
 from glot.extract.planning import clean, length_limit
-from glot.inference.model import WINDOW, forward_texts, load_run_backbone
+from glot.inference.forward import forward_texts, load_run_backbone
+from glot.inference.model import WINDOW
 from glot.mteb_eval.columns import Comparison, Vectorizer
 from glot.process import available_memory
 from glot.products import fast_products

@@ -23,7 +23,7 @@ class Head(nn.Module):
         return z
 
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """The scalar to minimise, a mean over the batch; labels (B,)."""
+        """The scalar to minimise, a mean over the batch; labels (B,), or (B, 2) as `with_weights` makes them."""
         raise NotImplementedError
 
     def predict(self, raw: Tensor) -> Tensor:
@@ -33,6 +33,11 @@ class Head(nn.Module):
     def estimate(self, raw: Tensor) -> Tensor:
         """What the heads of an ensemble are averaged by, detached and on the CPU: what `predict` gives."""
         return self.predict(raw)
+
+
+def with_weights(labels: Tensor, weights: Tensor) -> Tensor:
+    """(B, 2) float32: labels (B,), and beside them what each example counts in the loss."""
+    return torch.stack([labels.float(), weights.float()], dim=1)
 
 
 PARTS: dict[PairFeatures, int] = {"concat": 2, "full": 4, "symmetric": 3}  # vectors side by side
@@ -75,10 +80,13 @@ class ClassHead(Head):
         return self.linear(features_of(self.features, z, z_b))
 
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross-entropy, each example's times the weight of its class; labels (B,) int64.
+        """Mean cross-entropy, each example's times the weight of its class and its own; labels (B,) int64, or (B, 2).
 
         The sum is divided by B, not by the batch's weights, which would undo them in small batches.
         """
+        if labels.dim() == 2:
+            each = F.cross_entropy(raw, labels[:, 0].long(), self.class_weights, reduction="none")
+            return (each * labels[:, 1]).mean()
         if self.class_weights is None:
             return F.cross_entropy(raw, labels)
         return F.cross_entropy(raw, labels, self.class_weights, reduction="sum") / len(labels)
@@ -100,7 +108,10 @@ class ScoreHead(Head):
         self.low, self.high = score_range
 
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
-        """Mean squared error against the scaled scores; labels (B,) in the task's units."""
+        """Mean squared error against the scaled scores; labels (B,) in the task's units, or (B, 2)."""
+        if labels.dim() == 2:
+            each = (raw - (labels[:, 0].to(raw.dtype) - self.low) / (self.high - self.low)).square()
+            return (each * labels[:, 1]).mean()
         return F.mse_loss(raw, (labels.to(raw.dtype) - self.low) / (self.high - self.low))
 
     def predict(self, raw: Tensor) -> Tensor:

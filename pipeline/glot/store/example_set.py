@@ -44,6 +44,8 @@ class ExampleSet:
         label: (m,) int64 class indices or float64 scores, or None where the split has no labels.
         negatives: (m, k) int64 ids of texts that do not answer the first one, where the second does; -1 where an
             example has fewer than k. None where no example has any.
+        weight: (m,) float64, what each example counts in the loss, 1 in the mean; None: all alike. In memory alone: it
+            is not saved, and not part of the fingerprint.
     """
 
     index: np.ndarray
@@ -51,6 +53,7 @@ class ExampleSet:
     text_id_b: np.ndarray | None
     label: np.ndarray | None
     negatives: np.ndarray | None = None
+    weight: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -62,7 +65,8 @@ class ExampleSet:
             return None if column is None else column[chosen]
 
         index, text_id = self.index[chosen], self.text_id[chosen]
-        return ExampleSet(index, text_id, pick(self.text_id_b), pick(self.label), pick(self.negatives))
+        others = map(pick, (self.text_id_b, self.label, self.negatives, self.weight))
+        return ExampleSet(index, text_id, *others)
 
     @property
     def text_columns(self) -> list[np.ndarray]:

@@ -55,6 +55,7 @@ def next_name(file: str) -> str:
     return f"{stem}-{int(number) + 1}.h5"
 
 
+IN_MEMORY = "memory:"  # before the hash of weights that lay in memory, and not in files
 _NAMES = ("backbone", "source")  # of `StatesIdentity`: for people
 
 
@@ -81,7 +82,7 @@ class StatesIdentity:
     Attributes:
         backbone: alias, hub id or folder name, for people.
         revision: the hub's commit, "" for local files.
-        weights_sha256: hash of the weight files.
+        weights_sha256: hash of the weight files, or `IN_MEMORY` and that of the weights themselves.
         tokenizer_sha256: hash of the tokenizer's serialised form.
         kind: "encoder" or "decoder".
         width: d.
@@ -116,6 +117,11 @@ class StatesIdentity:
     def from_json(cls, data: dict[str, Any]) -> StatesIdentity:
         """From what `asdict` gave, read back from JSON, which has no tuples."""
         return cls(**{**data, "layers": tuple(data["layers"])})
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the backbone was an object in memory, which no name finds again."""
+        return self.weights_sha256.startswith(IN_MEMORY)
 
     @property
     def token_position(self) -> Literal["first", "last"]:

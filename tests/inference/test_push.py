@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 
 from glot.errors import FaultError, GlotError, UsageError
-from glot.export.push import check_push, push_folder
+from glot.inference.push import check_push, push_folder
 
 
 class FakeHub:

@@ -1,4 +1,4 @@
-"""An exported folder to the Hugging Face Hub."""
+"""A folder to the Hugging Face Hub, and a run from there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glot.errors import FaultError, UsageError
 
+RUN_PATTERNS = ("*.json", "*.safetensors", "README.md")  # of a run, or in the folders of an ensemble's heads
 LOGIN = "run `hf auth login` with a token that may write (or set HF_TOKEN)"
 
 
@@ -67,3 +68,23 @@ def _one_line(repo: str) -> Iterator[None]:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def fetch_run(repo: str, revision: str | None = None) -> Path:
+    """The folder of a run on the Hub, downloaded or found where it was downloaded before.
+
+    Raises UsageError where the Hub has no such repository, it is gated, or it cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(RUN_PATTERNS)))
+    except GatedRepoError:
+        raise UsageError(f"{repo} is gated: accept its licence on the hub, then run `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise UsageError(f"the hub has no model {repo!r} (or it is private: run `hf auth login`)") from None
+    except Exception as error:  # the hub client's network errors have changed their class with every major version
+        raise UsageError(
+            f"there is no folder {repo}, and the hub cannot be asked for it ({type(error).__name__}): {_short(error)}"
+        ) from None
