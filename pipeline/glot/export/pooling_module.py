@@ -275,7 +275,7 @@ class GlotPooling(Module):
             place = torch.arange(mask.shape[1], device=mask.device)
             ends = mask.sum(dim=1, keepdim=True) - self.config.hidden_behind
             content = (place >= self.config.hidden_before) & (place < ends)
-            mask = torch.where(content.any(dim=1, keepdim=True), content, mask)
+            mask = mask & (content | ~content.any(dim=1, keepdim=True))  # onnxruntime has no `where` of bools
         states = features["token_embeddings"]
         if self.mix is not None:  # the backbone's own configuration asks for the states of every layer
             layers = features["all_layer_embeddings"]
