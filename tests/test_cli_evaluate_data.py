@@ -131,7 +131,7 @@ def test_pairs_with_scores(glot: Glot, backbone_folders: dict[str, Path], tmp_pa
     (one,) = json.loads(out)["runs"]
     code, out, err = glot("predict", "--run", "run", "--input", "held.csv", *columns[:4])
     assert code == 0, err
-    answers = [json.loads(line)["score"] for line in out.splitlines()]
+    answers = [json.loads(line)["predicted_score"] for line in out.splitlines()]
     labels = [float(row["score"]) for row in read_rows("held.csv")]
     scores = {row["metric"]: row["score"]["value"] for row in one["judgements"]}
     assert scores["spearman"] == pytest.approx(spearmanr(labels, answers).statistic, abs=1e-4)

@@ -121,10 +121,10 @@ def test_pairs_in_one_prompt(glot: Glot, pair_run: Path) -> None:
         glot("predict", "--run", pair_run, "--cache", "cache", "--split", "validation", "--output", "old.jsonl")[0] == 0
     )
     new, old = (list(map(json.loads, Path(name).read_text().splitlines())) for name in ("new.jsonl", "old.jsonl"))
-    assert [row["label"] for row in new] == [row["label"] for row in old]
+    assert [row["predicted_label"] for row in new] == [row["label"] for row in old]
     with open("pairs.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    right = sum(answer["label"] == row["label"] for answer, row in zip(new, rows, strict=True))
+    right = sum(answer["predicted_label"] == row["label"] for answer, row in zip(new, rows, strict=True))
     code, out, err = glot("evaluate", "--run", pair_run, "--cache", "cache")
     assert f"accuracy {100 * right / 40:.2f}" in out, err
 

@@ -122,8 +122,8 @@ def test_a_task_of_the_hub_is_loaded_once_and_let_go(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], "pass --cache, or tasks with --mteb or --mteb-local"),
-        (["--cache", "CACHE", "--mteb", "STSBenchmark"], "pass --cache, or tasks"),
+        ([], "or --cache, or tasks with --mteb or --mteb-local"),
+        (["--cache", "CACHE", "--mteb", "STSBenchmark"], "or --cache, or tasks"),
         (["--cache", "CACHE", "--max-tokens", "4"], "--max-tokens does not go with --cache"),
         (["--mteb", "STSBenchmark", "--split", "train"], "--split does not go with --mteb"),
         (["--mteb", "STSBenchmrk"], "did you mean STSBenchmark"),

@@ -110,7 +110,7 @@ def find_dialect(path: Path, form: TableFormat, columns: Columns, label_needed: 
     label = columns.label if label_needed else None
     wanted = [name for name in (columns.text, columns.text_b, label) if name]
     delimiter = form.delimiter or _find_delimiter(path, form, wanted)
-    least = None if form.header or delimiter != "\t" else max(map(int, wanted), default=1)
+    least = None if form.header or delimiter != "\t" or not wanted else max(map(int, wanted))
     look = _Look(Dialect(delimiter, False, form.encoding, form.header), least, label)
     has_quotes = form.quoting != "none" and _holds_quotes(path)
     for line in islice(read_file(path, form.encoding), None if has_quotes else _SAMPLE):
