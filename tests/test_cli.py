@@ -123,6 +123,7 @@ def test_a_graph_that_says_nothing_is_warned_of(glot: Callable[..., tuple], extr
         assert f"{hint} --tau" in err
 
 
+@pytest.mark.slow
 def test_a_killed_fit_goes_on_with_resume(glot: Callable[..., tuple], extracted: Path) -> None:
     """A real SIGKILL between two checkpoints; what is left is what an unbroken run gives."""
     code = (

@@ -93,7 +93,16 @@ def test_the_same_command_again_does_nothing_twice(train: Glot, table: Path, for
     assert f"{100 * found['scores'][0]['score']['value']:.1f} % accuracy" in answer
 
 
-@pytest.mark.parametrize("where", ["extract_states", "finish_runs", "evaluate_untouched", "write_card"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "finish_runs",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("extract_states", "evaluate_untouched", "write_card")
+        ),
+    ],
+)
 def test_stopped_it_goes_on_where_it_was(
     where: str, train: Glot, table: Path, forwarded: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,6 +170,7 @@ class Wrong(torch.nn.Module):
         return vectors, vectors[:, :2]
 
 
+@pytest.mark.slow
 def test_nothing_stays_of_files_that_are_wrong(
     make_run: Callable[..., Path],
     backbone_folders: dict[str, Path],

@@ -358,6 +358,7 @@ extract_states(corpus, ModelSource("tiny-bert", sys.argv[2]), Path(sys.argv[3]),
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
 def test_a_killed_process_leaves_whole_shards(
     unbroken: Manifest, extract: Callable, make_corpus: Callable, bert: Path, tmp_path: Path

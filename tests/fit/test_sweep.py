@@ -70,8 +70,8 @@ def test_each_head_is_what_its_own_fit_makes(make_fit_cache: MakeCache, tmp_path
     [
         {"patience": 1, "epochs": 6},
         {"max_steps": 5},
-        {"max_memory": 0},
-        {"schedule": "cosine"},
+        pytest.param({"max_memory": 0}, marks=pytest.mark.slow),
+        pytest.param({"schedule": "cosine"}, marks=pytest.mark.slow),
         {"schedule": "plateau"},
         {"mix": True, "start": "regression", "patience": 1, "epochs": 6},
     ],

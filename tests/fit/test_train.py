@@ -340,6 +340,7 @@ print(configs[0].train.backend, result.best["validation"]["accuracy"])
 """
 
 
+@pytest.mark.slow
 def test_fit_runs_without_dgl_datasets_and_transformers(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     code = BLOCKED.format(blocked=("dgl", "datasets", "transformers", "tokenizers", "huggingface_hub", "matplotlib"))
     command = [sys.executable, "-c", code, str(make_fit_cache()), str(tmp_path / "run")]

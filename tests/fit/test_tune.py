@@ -57,7 +57,7 @@ def trials(tuner: Tuner) -> list[tuple]:
     return [(trial.number, trial.state.name, trial.params, trial.user_attrs.get("scores")) for trial in found]
 
 
-@pytest.mark.parametrize("target", ["classes", "score"])
+@pytest.mark.parametrize("target", ["classes", pytest.param("score", marks=pytest.mark.slow)])
 def test_a_study_ends_with_a_winner_and_yardsticks(make_fit_cache: MakeCache, tmp_path: Path, target: str) -> None:
     tuner = begin(make_fit_cache(num_texts=2, target=target, train=40, validation=24), tmp_path / "study")
     told = []
@@ -178,6 +178,7 @@ def test_one_that_diverges_leaves_the_others_alone(make_fit_cache: MakeCache, tm
     assert [state for _, state, *_ in trials(tuner)] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
 
 
+@pytest.mark.slow
 def test_nothing_but_train_is_looked_at_before_the_end(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     """The same winner whatever the labels of validation are, and its states are not even read."""
 

@@ -199,6 +199,7 @@ assert not leaked, leaked
 """
 
 
+@pytest.mark.slow
 def test_an_example_of_a_cache_needs_no_transformers(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     folder = make_fit_cache()
     run = fit(folder, tmp_path / "run")
