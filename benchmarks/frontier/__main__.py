@@ -11,8 +11,8 @@ anything; the validation set of GLUE is scored once, at the end.
 
 Processor seconds are of training: with the forwarding of the training texts for heads over a cache (at the rate of the
 cache's own extraction by `glot extract`, its start included) and with the search of the learning rate for fine-tuning,
-whole in each sample. The start of a process, the model's loading and the scoring count for nobody. Samples of at most
-64 rows keep a head's last epoch, for a tenth of so few chooses nothing; of more a hold-out chooses it.
+whole in each sample. The start of a process, the model's loading and the scoring count for nobody. Of fewer
+than 2,000 rows a head keeps its last epoch, for a tenth of so few chooses little; of more a hold-out chooses it.
 
 `setfit` needs an environment of its own, for it is no dependency of this project:
 

@@ -99,6 +99,11 @@ class Job:
             return f"the rows of {self.request.test.name}"
         return f"a fifth of the rows of {self.request.data.name}, each label in proportion, kept aside before all else"
 
+    @property
+    def scored_file(self) -> str:
+        """The file of these rows, for people."""
+        return self.request.test.name if self.request.test is not None else f"{self.request.data.name} kept aside"
+
     def split(self, name: str) -> Split:
         """The rows of a set."""
         assert self.corpus is not None  # of a job that is not done

@@ -194,7 +194,7 @@ def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watc
     watch.say(f"scoring {len(job.split(TEST).examples):,} untouched rows")
     config = RunConfig.load(job.folder)
     with _timed(clock, "scores"):
-        found = evaluate_untouched(job.folder, cache, job.request.device)
+        found = evaluate_untouched(job.folder, cache, job.scored_file, job.request.device)
         write_untouched(job.folder / PREDICTIONS_FILE, found.scored, job.columns)
     with _timed(clock, "page"):
         page = _write_page(job, cache, config, found, watch)

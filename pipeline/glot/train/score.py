@@ -17,13 +17,15 @@ from glot.store.rows import Row, rows_file
 from glot.train.job import TEST
 from glot.train.result import ByClass, Score
 
-UNTOUCHED = "untouched rows"
 PIECE = 4096  # rows written at a time
 
 
-def evaluate_untouched(run: Path, cache: Cache, device: str | None) -> Evaluation:
-    """The run's evaluation on the rows that nothing was trained on, beside the yardsticks, which are measured once."""
-    return evaluate_cache(run, cache, TEST, EvaluateOptions(device=device), UNTOUCHED, with_weights=True)
+def evaluate_untouched(run: Path, cache: Cache, source: str, device: str | None) -> Evaluation:
+    """The run's evaluation on the rows that nothing was trained on, beside the yardsticks, which are measured once.
+
+    `source` says of what file they are, for people.
+    """
+    return evaluate_cache(run, cache, TEST, EvaluateOptions(device=device), source, with_weights=True)
 
 
 def scores_of(found: Evaluation) -> tuple[Score, ...]:
