@@ -71,8 +71,8 @@ def train(
 ) -> None:
     """From a table to a decision: extract states, train a head, score it on rows that nothing was trained on.
 
-    Leaves one folder: the run (for --run of other commands), the cache of states, the predictions of the untouched
-    rows, and a card. Stopped, the same command goes on where it was.
+    Leaves one folder: the run (for --run of other commands), the cache of states, the page report.html, the predictions
+    of the untouched rows, and a card. Stopped, the same command goes on where it was.
     """
     from glot.train.job import TrainRequest, prepare
 

@@ -15,8 +15,8 @@ from glot.fit.run import make_configs
 from glot.fit.run_folder import RunConfig
 from glot.fit.statistics import Difference, Interval, paired_bootstrap, score_interval
 from glot.fit.train import fit_head
-from glot.fit.training_data import labels_of
-from glot.fit.yardsticks import MOST_ROWS, RESAMPLES, FittedRegression, Means, sample_of
+from glot.fit.training_data import labels_of, sample_of
+from glot.fit.yardsticks import MOST_ROWS, RESAMPLES, FittedRegression, Means
 from glot.store.example_set import ExampleSet, split_of
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from glot.fit.regression import fit_logistic, fit_ridge
-from glot.fit.training_data import labels_of
-from glot.fit.yardsticks import MOST_ROWS, Means, sample_of
+from glot.fit.training_data import labels_of, sample_of
+from glot.fit.yardsticks import MOST_ROWS, Means
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec

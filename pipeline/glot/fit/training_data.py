@@ -65,6 +65,13 @@ def labels_of(examples: ExampleSet) -> np.ndarray:
     return examples.label
 
 
+def sample_of(examples: ExampleSet, most: int) -> ExampleSet:
+    """At most so many of the examples, drawn at random, always the same."""
+    if len(examples) <= most:
+        return examples
+    return examples.subset(np.sort(np.random.default_rng(0).permutation(len(examples))[:most]))
+
+
 def loss_labels(examples: ExampleSet) -> torch.Tensor:
     """What a head's loss reads: (m,) int64 classes or float32 scores, or (m, 2) with the examples' weights."""
     labels = labels_of(examples)

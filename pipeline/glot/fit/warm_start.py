@@ -15,7 +15,7 @@ from torch import Tensor
 
 from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
 from glot.fit.regression import Line, fit_logistic, fit_ridge
-from glot.fit.training_data import labels_of, loss_labels
+from glot.fit.training_data import labels_of, loss_labels, sample_of
 from glot.nn.heads import ClassHead, RegressionHead, ScoreHead, SimilarityHead, features_of
 from glot.nn.poolers import MixedPooler
 from glot.nn.readout import AttentionReadout
@@ -71,8 +71,7 @@ def _favour_a_layer(weight: Tensor, model: HeadModel, source: Source, train: Exa
     A regression weighs the numbers of a mix; a cosine takes them as they are, and layers that are poor at it spoil it.
     Some hundred examples tell the layers apart.
     """
-    if len(train) > FEW_SCORED:
-        train = train.subset(np.sort(np.random.default_rng(0).permutation(len(train))[:FEW_SCORED]))
+    train = sample_of(train, FEW_SCORED)
     labels, layers = labels_of(train), len(weight)
     rise = math.log(FAVOURED / (1 - FAVOURED) * (layers - 1))
 

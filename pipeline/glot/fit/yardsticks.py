@@ -19,7 +19,7 @@ from glot.fit.run import open_cache
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
 from glot.fit.statistics import FEWEST, Difference, Interval, paired_bootstrap, score_interval
-from glot.fit.training_data import labels_of
+from glot.fit.training_data import labels_of, sample_of
 from glot.nn.config import PoolerConfig, TokenChoice
 from glot.nn.heads import features_of, features_width
 from glot.nn.poolers import make_pooler
@@ -253,13 +253,6 @@ def read_predictions(runs: list[Path], set_name: str) -> tuple[np.ndarray, np.nd
         return None
     predictions, truth = np.stack([np.load(path) for path in paths]), np.load(labels)
     return (predictions, truth) if len(truth) else None
-
-
-def sample_of(examples: ExampleSet, most: int) -> ExampleSet:
-    """At most so many of the examples, drawn at random, always the same."""
-    if len(examples) <= most:
-        return examples
-    return examples.subset(np.sort(np.random.default_rng(0).permutation(len(examples))[:most]))
 
 
 def _majority(train: ExampleSet, sets: dict[str, ExampleSet]) -> Yardstick:
