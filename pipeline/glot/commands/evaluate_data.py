@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,9 @@ from glot.commands.progress import text_bar
 from glot.errors import UsageError
 
 if TYPE_CHECKING:
-    from glot.fit.evaluation import Evaluation
+    from glot.fit.evaluation import ClassScore, Evaluation
     from glot.inference.labelled import EvaluateOptions, LabelledFile
+    from glot.train.result import ByClass
 
 MOST_CLASSES = 12  # of a confusion matrix on a terminal; the page has all
 MOST_SHOWN, MOST_LETTERS = 5, 90  # of the most confident errors there, and of a text
@@ -72,19 +74,20 @@ def _print(evaluation: Evaluation, title: str) -> None:
         found = evaluation.residuals
         say(f"mean absolute error {found.mae:.4g}, root mean squared {found.rmse:.4g}, mean error {found.bias:+.4g}")
     if evaluation.classes:
-        screen.print(_class_table(evaluation))
+        screen.print(class_table(evaluation.classes, "examples"))
         if len(evaluation.classes) <= MOST_CLASSES:
             screen.print(_confusion_table(evaluation))
     _print_calibration(evaluation)
     _print_mistakes(evaluation)
 
 
-def _class_table(evaluation: Evaluation) -> Table:
+def class_table(classes: Sequence[ClassScore | ByClass], counted: str) -> Table:
+    """Each class' scores, and how many have it: `counted` says what, for the heading."""
     table = Table(title="by class, percent", title_justify="left")
     table.add_column("class")
-    for heading in ("precision", "recall", "F1", "examples"):
+    for heading in ("precision", "recall", "F1", counted):
         table.add_column(heading, justify="right")
-    for one in evaluation.classes:
+    for one in classes:
         shares = [f"{100 * value:.1f}" for value in (one.precision, one.recall, one.f1)]
         table.add_row(printable(one.name), *shares, f"{one.support:,}")
     return table

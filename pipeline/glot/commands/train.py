@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from glot.commands.console import (
     DeviceOption,
@@ -16,11 +15,11 @@ from glot.commands.console import (
     answer,
     note,
     notes,
-    printable,
     say,
     screen,
     tell,
 )
+from glot.commands.evaluate_data import class_table
 from glot.commands.progress import epoch_bar, extract_bars
 from glot.commands.table_options import (
     BadRowOption,
@@ -145,20 +144,8 @@ def _print(done: Trained) -> None:
     for score in done.scores[1:]:
         say(score.line)
     if done.classes:
-        screen.print(_class_table(done))
+        screen.print(class_table(done.classes, "rows"))
     tell(f"{done.folder}: {done.settings}")
     tell(f"in it: {', '.join(done.files)}")
     for what_for, command in next_commands(done):
         tell(f"to {what_for}: {command}")
-
-
-def _class_table(done: Trained) -> Table:
-    from glot.train.card import shares
-
-    table = Table(title="by class, percent", title_justify="left")
-    table.add_column("class")
-    for heading in ("precision", "recall", "F1", "rows"):
-        table.add_column(heading, justify="right")
-    for one in done.classes:
-        table.add_row(printable(one.name), *shares(one), f"{one.support:,}")
-    return table
