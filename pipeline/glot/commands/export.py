@@ -89,10 +89,11 @@ def _to_folder(
     from glot.export.folder import export_folder
     from glot.inference.push import check_push, push_folder
     from glot.store.template import TEXT, TEXT_B
+    from glot.train.card import evaluation_of
 
     if push is not None:
         check_push(push)
-    made = export_folder(run, out, model, device, licence, push, trust_remote_code)
+    made = export_folder(run, out, model, device, licence, push, trust_remote_code, evaluation_of(run))
     tell(
         f"{out}: {made.bytes / 1e6:,.1f} MB, vectors of {made.width} numbers, checked: they differ from the run's by "
         f"{made.difference:.0e} at most"
