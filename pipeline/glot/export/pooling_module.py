@@ -338,7 +338,7 @@ class GlotPooling(Module):
 
     @torch.inference_mode()
     def predict_proba(self, vectors: Any, vectors_b: Any = None) -> Any:
-        """(B, C) float32 of NumPy: each class' probability, in the order of `config.classes`, of what `predict` takes."""
+        """(B, C) float32, NumPy: each class' probability, in the order of `config.classes`, of what `predict` takes."""
         if not self.config.classes:
             raise ValueError("this head has no classes to give probabilities of: predict gives scores")
         return self._raw_of(vectors, vectors_b).float().softmax(dim=1).cpu().numpy()
