@@ -304,6 +304,18 @@ def test_a_server_that_is_stopped_answers_what_is_in_hand(
         ask(address, "/health")
 
 
+def test_a_client_that_never_finishes_its_request_does_not_keep_the_server(
+    load: Callable[..., GlotModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("glot.serve.server.LEAVE_SECONDS", 0.2)
+    with socket.socket() as client, serving(load()) as address:  # it is open still when the server is asked to stop
+        host, _, port = address.removeprefix("http://").partition(":")
+        client.connect((host, int(port)))
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n")
+        client.sendall(b'Content-Length: 100\r\n\r\n{"texts": [')
+        assert ask(address, "/health").status == 200
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_the_command_says_where_it_listens_and_ends_at_a_signal(
     number: int, make_run: Callable[..., Path], backbone_folders: dict[str, Path]

@@ -61,4 +61,4 @@ def serve(
             sys.stdout.flush()
 
         serve_until_stopped(service, limits, taken, ready)
-    tell("stopped: all requests in hand were answered")
+    tell("stopped")

@@ -83,9 +83,8 @@ class Batcher:
 
     def _take(self) -> list[_Job]:
         """The first job and all that goes with it; the others keep their order."""
-        first, count = self._jobs.popleft(), 0
-        taken, left = [first], deque[_Job]()
-        count = len(first.rows)
+        first = self._jobs.popleft()
+        taken, left, count = [first], deque[_Job](), len(first.rows)
         for job in self._jobs:
             if job.call == first.call and count + len(job.rows) <= self.most:
                 taken.append(job)

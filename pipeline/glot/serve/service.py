@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,8 +109,8 @@ class Service:
         return self.model.encode(*map(list, zip(*rows, strict=True))).tolist()
 
 
-def _refusal(ask: Any) -> str:
-    """The one line that a run refuses something with; "" where it does not."""
+def _refusal(ask: Callable[[], object]) -> str:
+    """The line that a run refuses something with; "" where it does not."""
     try:
         ask()
     except UsageError as error:
