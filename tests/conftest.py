@@ -288,6 +288,7 @@ def glot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_pat
     """`glot("fit", "--cache", ...)` runs the command in an empty folder: (exit code, output, errors)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which the command would set, and leave, in this process
     monkeypatch.setattr("glot.fit.regression.STRENGTHS", (0.1,))  # every fit ends with a regression, and many begin so
 
     def run(*arguments: object) -> tuple[int, str, str]:

@@ -263,3 +263,17 @@ def test_dgl_leaves_the_environment_alone() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "DGLBACKEND"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_threads_of_a_command_sleep_while_they_wait(given: dict[str, str], policy: str) -> None:
+    """As OpenMP itself tells when torch is loaded; what the user has set stays."""
+    code = "import sys; sys.argv = ['glot', 'doctor']; from glot.commands.app import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**environment, **given, "OMP_DISPLAY_ENV": "TRUE"},
+        capture_output=True,
+        text=True,
+    )
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr, done.stderr

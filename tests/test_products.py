@@ -15,7 +15,7 @@ from glot.fit.options import setting_difference
 from glot.fit.result import FitResult
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import CHECKPOINT_FILE, load_tensors
-from glot.products import Measured, Way, choose_way, fast_products, measure_ways
+from glot.products import Measured, Way, choose_way, fast_products, measure_ways, torch_attention
 from glot.store.reader import Cache
 
 FLOAT32, BFLOAT16 = 3e-7, 2e-3  # relative errors of a product
@@ -116,6 +116,30 @@ def test_the_setting_of_the_process_is_left_as_found(
     leave.set()
     other.join()
     assert setting() == before
+
+
+def test_attention_of_a_backbone_is_torch_s_own(found: dict[Way, Measured]) -> None:
+    """oneDNN's start costs more than the small products in torch's kernel; all other products keep the faster way."""
+    before, seen = setting(), []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    states = torch.ones(1, 1, 2, 4)
+
+    class Recorder(torch.overrides.TorchFunctionMode):
+        def __torch_function__(
+            self, function: object, types: object, given: tuple = (), named: object = None
+        ) -> object:
+            if function is attend:
+                seen.append(setting())
+            return function(*given, **(named or {}))
+
+    with Recorder(), fast_products(), torch_attention():
+        attend(states, states, states)
+        assert setting() == "bf16"
+    assert (seen, setting()) == ([before], before)
+    found["onednn"] = Measured(1e10, FLOAT32)
+    with Recorder(), fast_products(), torch_attention():
+        attend(states, states, states)
+    assert seen == [before, before]
 
 
 def test_a_run_records_its_way_and_goes_on_with_it(

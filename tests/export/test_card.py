@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from glot.export.card import base_model, write_card
+from glot.export.card import Evaluation, base_model, write_card
 from glot.fit.result import FitResult
 from glot.fit.run_folder import RunConfig
 from glot.nn.contrastive import ContrastiveConfig
@@ -47,6 +48,27 @@ def test_a_classifier(make_card: Callable[..., ModelCard]) -> None:
     for words in ("classes sport, money", "τ = 0.6", "at most 24 tokens", 'SentenceTransformer("somebody/mine"'):
         assert words in card.text
     assert "model[1].predict(vectors)" in card.text
+    assert re.search(r"\| glot: \d layers of gat, width \d+,", card.text)
+    assert re.search(r"\| layer (\d), of \1,", card.text)
+
+
+def test_what_was_found_on_untouched_rows(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    run = make_run("bert", task=TaskSpec("news", 1, "classes", ("sport", "money")))
+    found = Evaluation(
+        ("accuracy 78.7 [75.8, 81.3]; majority 50.9", "clearly better"),
+        "rows of held.csv",
+        {"train": 1600},
+        {"train": "2 classes"},
+    )
+    write_card(tmp_path, RunConfig.load(run), FitResult.load(run), 56, "mine", None, found)
+    text = (tmp_path / "README.md").read_text()
+    for words in (
+        "- accuracy 78.7 [75.8, 81.3]; majority 50.9\n",
+        "(rows of held.csv;",
+        "train of 1,600 rows, 2 classes.",
+    ):
+        assert words in text
+    assert "model[1].predict_proba(vectors)" in text
 
 
 def test_pairs_without_labels_have_no_head(make_card: Callable[..., ModelCard]) -> None:

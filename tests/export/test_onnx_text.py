@@ -29,6 +29,7 @@ from glot.export.onnx_folder import export_text
 from glot.export.onnx_graph import make_graph, save_graph
 from glot.export.onnx_text import TextGraph
 from glot.export.pooling import load_pooling
+from glot.export.runtimes import RUNTIMES
 from glot.extract.planning import added_tokens
 from glot.store.task_spec import TaskSpec
 from tests.export.conftest import TEXTS as ALL_TEXTS
@@ -67,7 +68,8 @@ found = scope["run"](*json.loads(sys.argv[2]))
 if "head" in scope:
     again = scope["run"](json.loads(sys.argv[3]))
     pair = {"vectors_a": found["vectors"], "vectors_b": again["vectors"]}
-    found["answers"] = scope["head"].run(None, pair)[0]
+    head = scope["head"]
+    (found["answers"],) = head.run(None, pair) if hasattr(head, "run") else head(pair).values()
 print(json.dumps({name: values.tolist() for name, values in found.items()}))
 """
 
@@ -125,22 +127,28 @@ def test_the_head_of_pairs_takes_both_vectors(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [case for case in CASES if case not in ("bert, classes", "bert, scored pairs")])
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [(case, "onnx") for case in CASES if case not in ("bert, classes", "bert, scored pairs")]
+    + [("bert, mixed layers", "openvino"), ("roberta, pairs", "openvino"), ("both texts in a prompt", "openvino")],
+)
 def test_a_process_without_torch(
-    case: str, make_run: Callable[..., Path], backbone_folders: dict[str, Path], tmp_path: Path
+    case: str, kind: str, make_run: Callable[..., Path], backbone_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    family, task, settings = CASES[case]
+    runtime, (family, task, settings) = RUNTIMES[kind], CASES[case]
+    if kind == "openvino":
+        pytest.importorskip("openvino", reason="openvino is not installed (extra: openvino)")
     run, out = make_run(family, task=task, **settings), tmp_path / "made"
-    made = export_text(run, out, str(backbone_folders[family]))
+    made = export_text(run, out, str(backbone_folders[family]), runtime=runtime)
     name = "probabilities" if task.classes else "scores"
     assert made.outputs == (("vectors", name) if task.num_texts == 1 else ("vectors",))
     assert made.pair_outputs == ((name,) if task.num_texts == 2 else ())
     assert made.difference < 1e-3  # of scores up to 5
-    assert {"README.md", "glot.json", "model.onnx", "tokenizer.json"} <= set(made.files)
+    assert {"README.md", "glot.json", f"model{runtime.suffix}", "tokenizer.json"} <= set(made.files)
     assert {path.name for path in out.iterdir()} == set(made.files)
     facts = json.loads((out / "glot.json").read_text(encoding="utf-8"))
     assert (facts["classes"], facts["max_tokens"], facts["width"]) == (list(task.classes), 24, made.width)
-    written = (out / "model.onnx").read_bytes()  # no place of this machine
+    written = (out / f"model{runtime.suffix}").read_bytes()  # no place of this machine
     assert b"site-packages" not in written
     assert str(Path(onnx_folder.__file__).parent).encode() not in written
 
@@ -179,7 +187,7 @@ def test_nothing_stays_of_files_that_are_wrong(
 ) -> None:
     run = make_run("bert", pooler="mean")
     monkeypatch.setattr(onnx_folder, "make_graph", lambda text, *others: make_graph(Wrong(), *others))
-    with pytest.raises(FaultError, match="vectors of the ONNX file differ from the run's by"):
+    with pytest.raises(FaultError, match="vectors of the exported files differ from the run's by"):
         export_text(run, tmp_path / "made", str(backbone_folders["bert"]))
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
@@ -241,6 +249,10 @@ def test_wrong_uses(
         patch.setattr(onnx_folder, "make_graph", lambda *_: 1 / 0)
         with pytest.raises(UsageError, match=r"torch cannot write tiny-bert \(a bert model\) as ONNX \(division"):
             export_text(run, tmp_path / "made", backbone)
+    with monkeypatch.context() as patch:
+        patch.setattr("glot.export.runtimes.openvino_version", lambda: None)
+        with pytest.raises(UsageError, match=r"needs openvino: pip install 'glot-pipeline\[onnx,openvino\]'"):
+            export_text(run, tmp_path / "made", backbone, runtime=RUNTIMES["openvino"])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UsageError, match=r"needs onnxruntime: pip install 'glot-pipeline\[onnx\]'"):
         export_text(run, tmp_path / "made", backbone)

@@ -98,7 +98,11 @@ def test_the_head_goes_along(
     predicted = pooling.predict(*(some.numpy() for some in given))
     if task.target == "classes":
         assert predicted == [task.classes[number] for number in expected.tolist()]
+        probabilities = trained.head(*given).softmax(dim=1).detach()
+        np.testing.assert_allclose(pooling.predict_proba(*given), probabilities, rtol=1e-5, atol=1e-6)
     else:
+        with pytest.raises(ValueError, match="no classes"):
+            pooling.predict_proba(*given)
         np.testing.assert_allclose(predicted, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -32,6 +32,7 @@ from glot.commands.console import errors, manners, say, screen
 from glot.commands.examples import examples_of
 from glot.commands.settings import SettingsCommand
 from glot.errors import GlotError
+from glot.process import share_processor
 from glot.version import __version__
 
 app = typer.Typer(
@@ -97,6 +98,7 @@ def _take_both(parameter: Any) -> None:
 def main() -> None:
     """Run the command; a foreseeable error is one line and exit code 2 (wrong use) or 1 (a fault of the machine)."""
     manners.set()
+    share_processor()
     start = time.perf_counter()
     try:
         code = _run(_asking(sys.argv[1:]))

@@ -12,13 +12,19 @@ import typer
 from glot.commands.console import BackboneOption, DeviceOption, RunOption, TrustOption, answer, note_unfinished, tell
 from glot.errors import UsageError
 
-KINDS = ("sentence-transformers", "onnx")
+GRAPHS = ("onnx", "openvino")
+KINDS = ("sentence-transformers", *GRAPHS)
 
 
 def export(
     out: Annotated[Path, typer.Argument(help="The folder to make; with --head-only the file.")],
     run: RunOption,
-    to: Annotated[str, typer.Option("--to", help="sentence-transformers, or onnx: texts to vectors and labels.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", help="sentence-transformers; or onnx or openvino: texts to vectors and labels without torch."
+        ),
+    ],
     head_only: Annotated[
         bool, typer.Option("--head-only", help="With onnx: the head alone as one file, from token states to vectors.")
     ] = False,
@@ -32,21 +38,21 @@ def export(
     ] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Export a run for use without this program, with its backbone: for sentence-transformers, or as ONNX."""
+    """Export a run for use without this program, with its backbone: for sentence-transformers, ONNX, OpenVINO."""
     if to not in KINDS:
         raise UsageError(f"--to must be one of {', '.join(KINDS)}; got {to!r}")
     if head_only and to != "onnx":
         raise UsageError(f"--head-only does not go with --to {to}: leave it out, or pass --to onnx")
-    if to == "onnx":
-        _refuse({"--push": push, "--license": licence, "--device": device}, "--to onnx")
+    if to in GRAPHS:
+        _refuse({"--push": push, "--license": licence, "--device": device}, f"--to {to}")
     if head_only:
         given = {"--model": model, "--trust-remote-code": trust_remote_code or None}
         _refuse(given, "--head-only, which needs no backbone")
     _check(run, out, to, head_only, model)
     if head_only:
         _to_head(run, out)
-    elif to == "onnx":
-        _to_onnx(run, out, model, trust_remote_code)
+    elif to in GRAPHS:
+        _to_graphs(run, out, to, model, trust_remote_code)
     else:
         _to_folder(run, out, model, device, licence, push, trust_remote_code)
 
@@ -89,10 +95,11 @@ def _to_folder(
     from glot.export.folder import export_folder
     from glot.inference.push import check_push, push_folder
     from glot.store.template import TEXT, TEXT_B
+    from glot.train.card import evaluation_of
 
     if push is not None:
         check_push(push)
-    made = export_folder(run, out, model, device, licence, push, trust_remote_code)
+    made = export_folder(run, out, model, device, licence, push, trust_remote_code, evaluation_of(run))
     tell(
         f"{out}: {made.bytes / 1e6:,.1f} MB, vectors of {made.width} numbers, checked: they differ from the run's by "
         f"{made.difference:.0e} at most"
@@ -106,14 +113,16 @@ def _to_folder(
     answer({"address": address, **asdict(made)})
 
 
-def _to_onnx(run: Path, out: Path, model: str | None, trust_remote_code: bool) -> None:
+def _to_graphs(run: Path, out: Path, to: str, model: str | None, trust_remote_code: bool) -> None:
     from glot.export.onnx_folder import export_text
+    from glot.export.runtimes import RUNTIMES
 
-    made = export_text(run, out, model, trust_remote_code)
+    runtime = RUNTIMES[to]
+    made = export_text(run, out, model, trust_remote_code, runtime)
     names = " and ".join([*made.outputs, *made.pair_outputs])
     tell(
         f"{out}: {made.bytes / 1e6:,.1f} MB, texts to {names}, vectors of {made.width} numbers, checked with "
-        f"onnxruntime: they differ from the run's by {made.difference:.0e} at most"
+        f"{runtime.package}: they differ from the run's by {made.difference:.0e} at most"
     )
     if made.compute_dtype != "float32":
         tell(

@@ -217,10 +217,10 @@ def _describe_preset(options: FitOptions, config: RunConfig) -> str:
     if preset == "published":
         return f"preset published{why}: the paper's settings; --preset strong is usually the better head."
     train, pooler = config.train, config.pooler
-    parts = [f"layers {', '.join(map(str, config.layers))} mixed" if pooler.mixed_layers else f"layer {config.layer}"]
+    parts = [config.layers_in_words]
     if len(config.states.layers) == 1:
         parts[0] += " alone (of a cache of `extract --layers all` a mix)"
-    parts.append("begun at the regression" if train.start == "regression" else "begun at random weights")
+    parts.append(config.start_in_words)
     if config.task.num_texts == 2:
         parts.append(f"{pooler.pair_features} features of pairs")
     parts.append(f"{train.epochs} epoch{'s' * (train.epochs > 1)} at a learning rate of {train.lr:g}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, StrictUndefined
 
 from glot.fit.result import FitResult
 from glot.fit.run_folder import RunConfig
@@ -19,21 +21,48 @@ CARD_FILE, CODE_FILE = "README.md", "glot_pooling.py"
 HUB_METRICS = {"mcc": "matthews_correlation", "macro_f1": "f1", "spearman": "spearmanr", "pearson": "pearsonr"}
 
 
-def write_card(folder: Path, config: RunConfig, result: FitResult, width: int, name: str, licence: str | None) -> None:
+@dataclass(frozen=True)
+class Evaluation:
+    """How a run did on untouched rows, for people.
+
+    Attributes:
+        lines: the scores, each with its interval and what simpler heads have there.
+        untouched: which rows these are. rows: example set -> how many. labels: example set -> what they are.
+    """
+
+    lines: tuple[str, ...]
+    untouched: str
+    rows: dict[str, int]
+    labels: dict[str, str]
+
+
+def write_card(
+    folder: Path,
+    config: RunConfig,
+    result: FitResult,
+    width: int,
+    name: str,
+    licence: str | None,
+    evaluation: Evaluation | None = None,
+) -> None:
     """Write `README.md`.
 
     Args:
         width: D. name: what the example of use loads, a folder's name or a repository's.
         licence: an identifier of the Hub's; None takes that of a packaged backbone, and leaves it out for others.
+        evaluation: on untouched rows, where there was one.
     """
     source = config.states.source
     licence = licence or (BACKBONES[source].licence if source in BACKBONES else None)
-    card = ModelCard.from_template(
-        _metadata(config, result, licence),
-        template_path=str(files("glot.export").joinpath("card.md.jinja")),
+    template = Environment(undefined=StrictUndefined).from_string(
+        files("glot.export").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    )
+    card = template.render(
+        card_data=_metadata(config, result, licence).to_yaml(),
         title=_title(config),
         config=config,
         result=result,
+        evaluation=evaluation,
         base=base_model(config.states),
         width=width,
         name=name,
@@ -41,7 +70,7 @@ def write_card(folder: Path, config: RunConfig, result: FitResult, width: int, n
         prompt=repr(config.states.template) if takes_pair(config.states.template) else "",
         license_name=licence,
     )
-    write_text(folder / CARD_FILE, str(card))
+    write_text(folder / CARD_FILE, card + "\n")
 
 
 def base_model(states: StatesIdentity) -> str | None:

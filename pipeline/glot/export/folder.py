@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from glot.errors import FaultError, UsageError
-from glot.export.card import CODE_FILE, write_card
+from glot.export.card import CODE_FILE, Evaluation, write_card
 from glot.export.pooling import check_library, load_pooling
 from glot.extract.planning import added_tokens
 from glot.fit.result import FitResult
@@ -51,6 +51,7 @@ def export_folder(
     licence: str | None = None,
     repo: str | None = None,
     trust_remote_code: bool = False,
+    evaluation: Evaluation | None = None,
 ) -> ExportedFolder:
     """Write backbone, tokenizer, pooling, head and model card of a run to a new folder `out`, and check it.
 
@@ -61,6 +62,7 @@ def export_folder(
         model, device, trust_remote_code: see `GlotModel.load`.
         licence: for the model card, an identifier that the Hub knows, such as apache-2.0.
         repo: for its example of use, where the folder will be uploaded to.
+        evaluation: on untouched rows, for the card.
 
     Raises UsageError where the run cannot be exported or `out` is there already, FaultError where the disk is full or
     the vectors differ by more than `TOLERANCE` of their largest number.
@@ -80,7 +82,7 @@ def export_folder(
         _write_backbone(glot, folder)
         contrastive = glot.config.contrastive
         _write_pooling(pooling, folder, "dot" if contrastive and contrastive.similarity == "dot" else "cosine")
-        write_card(folder, glot.config, result, pooling.out_width, repo or out.name, licence)
+        write_card(folder, glot.config, result, pooling.out_width, repo or out.name, licence, evaluation)
         probes, expected = _probe(glot)
         template, device = glot.config.states.template, str(glot.device)
         del glot  # a large backbone fits once

@@ -1,4 +1,4 @@
-"""A run and its backbone as a folder that onnxruntime, tokenizers and numpy use: texts to vectors and answers."""
+"""A run and its backbone as a folder that onnxruntime (or OpenVINO), tokenizers and numpy use: texts to answers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from glot.export.onnx_graph import check_packages, make_graph, save_graph
 from glot.export.onnx_text import INPUTS, PAIR_INPUTS, PairGraph, TextGraph, answer_name
 from glot.export.onnx_use import write_use
 from glot.export.pooling import check_library, load_pooling
+from glot.export.runtimes import RUNTIMES, Runtime
 from glot.extract.planning import added_tokens
 from glot.extract.probe import reason_of
 from glot.fit.result import FitResult
@@ -30,11 +31,11 @@ from glot.version import __version__
 if TYPE_CHECKING:
     from glot.export.pooling_module import GlotPooling
 
-TEXT_FILE, PAIR_FILE, TOKENIZER_FILE, FACTS_FILE = "model.onnx", "head.onnx", "tokenizer.json", "glot.json"
+TEXT_GRAPH, PAIR_GRAPH, TOKENIZER_FILE, FACTS_FILE = "model", "head", "tokenizer.json", "glot.json"
 TOLERANCE = 1e-4
 # Of the ten thousands of pairs of tokens in a long text some cosine may lie so near tau that rounding decides it.
 LONG_TEXT, LONG_TOLERANCE = 64, 1e-2
-PACKAGES = ("onnx", "onnxruntime", "tokenizers", "torch", "transformers")
+PACKAGES = ("onnx", "tokenizers", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ExportedText:
 
     Attributes:
         path: the folder. bytes: of its files. files: their names.
-        outputs: of `model.onnx`. pair_outputs: of `head.onnx`, empty where there is none.
+        outputs: of the graph of texts. pair_outputs: of the head of pairs, empty where there is none.
         width: D.
         difference: how far the numbers are from the run's at most, on some texts.
         compute_dtype: what the run's backbone computes in; the files compute in float32.
@@ -61,19 +62,27 @@ class ExportedText:
     rounding: float
 
 
-def export_text(run: Path, out: Path, model: str | None = None, trust_remote_code: bool = False) -> ExportedText:
-    """Write a run, its backbone and its tokenizer to a new folder `out`, and compare it with the run by onnxruntime.
+def export_text(
+    run: Path,
+    out: Path,
+    model: str | None = None,
+    trust_remote_code: bool = False,
+    runtime: Runtime = RUNTIMES["onnx"],
+) -> ExportedText:
+    """Write a run, its backbone and its tokenizer to a new folder `out`, and compare it with the run.
 
     Args:
         run: of one seed, finished.
         model, trust_remote_code: see `GlotModel.load`.
+        runtime: what the folder is for, and what compares it.
 
     Raises UsageError where a package is missing, the run cannot be exported or `out` is there already, FaultError
     where the disk is full or a number differs by more than `TOLERANCE` of the largest.
     """
     run = find_one_run(Path(run))
     result = FitResult.load(run)
-    check_packages()
+    check_packages(runtime.kind)
+    runtime.check()
     check_library()
     with atomic_folder(out) as folder:
         glot = GlotModel.load(run, model, "cpu", trust_remote_code, engine="torch")
@@ -84,15 +93,17 @@ def export_text(run: Path, out: Path, model: str | None = None, trust_remote_cod
         pooling = load_pooling(run, glot.config, added_tokens(glot.backbone.tokenizer))
         text = TextGraph(glot.backbone, pooling, glot.config.layers).eval()
         pair_outputs = (str(answer_name(pooling)),) if glot.config.task.num_texts == 2 and pooling.head else ()
-        facts = _facts(glot, result, text.outputs, pair_outputs)
+        facts = _facts(glot, result, text.outputs, pair_outputs, runtime)
         said = {"made_by": f"glot {__version__}", "backbone": glot.config.states.backbone}
-        save_graph(_make_text_graph(glot, text, said), folder / TEXT_FILE)
+        save_graph(_make_text_graph(glot, text, said), folder / f"{TEXT_GRAPH}.onnx")
         if pair_outputs:
-            save_graph(_make_pair_graph(pooling, pair_outputs, said), folder / PAIR_FILE)
+            save_graph(_make_pair_graph(pooling, pair_outputs, said), folder / f"{PAIR_GRAPH}.onnx")
+        for path in sorted(folder.glob("*.onnx")):
+            runtime.keep(path)
         write_text(folder / TOKENIZER_FILE, tokenizer.to_str())
         write_json(folder / FACTS_FILE, facts)
-        write_use(folder, facts)
-        difference, rounding = _compare(folder, glot, texts, before, pair_outputs)
+        write_use(folder, facts, runtime)
+        difference, rounding = _compare(folder, runtime, glot, facts, texts, before)
         files = tuple(sorted(path.name for path in folder.iterdir()))
     return ExportedText(
         out,
@@ -111,7 +122,7 @@ def _make_text_graph(glot: GlotModel, text: TextGraph, said: dict[str, str]) -> 
     backbone = glot.backbone
     if not backbone.pads:
         raise UsageError(
-            f"padding changes the states of {backbone.name}, and whoever has the ONNX file pads: use glot encode"
+            f"padding changes the states of {backbone.name}, and whoever has the folder pads: use glot encode"
         )
     longest = glot.config.states.max_tokens
     rows = [[place % backbone.vocabulary_size for place in range(5, 5 + min(size, longest))] for size in (7, 5)]
@@ -149,7 +160,9 @@ def _tokenizer(glot: GlotModel) -> Any:
     return made
 
 
-def _facts(glot: GlotModel, result: FitResult, outputs: tuple[str, ...], pair_outputs: tuple[str, ...]) -> dict:
+def _facts(
+    glot: GlotModel, result: FitResult, outputs: tuple[str, ...], pair_outputs: tuple[str, ...], runtime: Runtime
+) -> dict:
     """`glot.json`: what a user of the files must know."""
     config, states, task = glot.config, glot.config.states, glot.config.task
     return {
@@ -172,7 +185,7 @@ def _facts(glot: GlotModel, result: FitResult, outputs: tuple[str, ...], pair_ou
         "score_range": None if task.score_range is None else list(task.score_range),
         "scores": result.best,
         "computed_in": states.compute_dtype,
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in (*PACKAGES, runtime.package)},
     }
 
 
@@ -194,7 +207,12 @@ def _probes(glot: GlotModel) -> tuple[list[str], ...]:
 
 
 def _compare(
-    folder: Path, glot: GlotModel, texts: tuple[list[str], ...], before: np.ndarray, pair_outputs: tuple[str, ...]
+    folder: Path,
+    runtime: Runtime,
+    glot: GlotModel,
+    facts: dict[str, Any],
+    texts: tuple[list[str], ...],
+    before: np.ndarray,
 ) -> tuple[float, float]:
     """The largest difference of the folder's numbers to the run's, and of the run's in its own dtype to float32.
 
@@ -206,9 +224,8 @@ def _compare(
     ]
     predict = glot.predict_proba if task.target == "classes" else glot.predict
     expected = {"vectors": glot.encode(*texts)}
-    user = _User(folder)
-    answers = [name for name in user.outputs if name != "vectors"]
-    expected |= {name: predict(*texts) for name in answers}
+    expected |= {name: predict(*texts) for name in facts["outputs"] if name != "vectors"}
+    user = _User(folder, runtime, facts["outputs"])
     batches = [list(range(len(filled))), *([place] for place in range(len(filled)))]
     worst = 0.0
     for places in batches:
@@ -216,36 +233,31 @@ def _compare(
         is_loose = (lengths > LONG_TEXT) & glot.config.pooler.entry.has_graph
         for name, values in found.items():
             worst = max(worst, _difference(name, values, expected[name][places], is_loose))
-    if pair_outputs:
+    if facts["pair_outputs"]:
         a = expected["vectors"]
-        (values,) = _session(folder / PAIR_FILE).run(None, dict(zip(PAIR_INPUTS, (a, a[::-1]), strict=True)))
+        head = runtime.open(folder / f"{PAIR_GRAPH}{runtime.suffix}")
+        (values,) = head(dict(zip(PAIR_INPUTS, (a, a[::-1]), strict=True)))
         wanted = predict(texts[0], texts[0][::-1])
-        worst = max(worst, _difference(pair_outputs[0], values, wanted, np.zeros(len(a), dtype=bool)))
+        worst = max(worst, _difference(facts["pair_outputs"][0], values, wanted, np.zeros(len(a), dtype=bool)))
     return worst, float(np.abs(before - expected["vectors"]).max())
 
 
 class _User:
     """What the folder's README tells its users to do: from filled texts to the outputs by name, and their lengths."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, runtime: Runtime, outputs: list[str]) -> None:
         from tokenizers import Tokenizer
 
+        self.outputs = outputs
         self.tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        self.session = _session(folder / TEXT_FILE)
-        self.outputs = [output.name for output in self.session.get_outputs()]
+        self.graph = runtime.open(folder / f"{TEXT_GRAPH}{runtime.suffix}")
 
     def __call__(self, texts: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
         tokens = self.tokenizer.encode_batch(texts)
         given = [np.array([getattr(text, name) for text in tokens], np.int64) for name in ("ids", "attention_mask")]
         given = [some if some.shape[1] else np.zeros((len(texts), 1), np.int64) for some in given]
-        found = self.session.run(None, dict(zip(INPUTS, given, strict=True)))
+        found = self.graph(dict(zip(INPUTS, given, strict=True)))
         return dict(zip(self.outputs, found, strict=True)), given[1].sum(axis=1)
-
-
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 def _difference(name: str, values: np.ndarray, expected: np.ndarray, is_loose: np.ndarray) -> float:
@@ -254,7 +266,7 @@ def _difference(name: str, values: np.ndarray, expected: np.ndarray, is_loose: n
     limit = np.where(is_loose, LONG_TOLERANCE, TOLERANCE) * max(1.0, float(np.abs(expected).max()))
     if not (difference <= limit).all():  # NaN is none either
         raise FaultError(
-            f"{name} of the ONNX file differ from the run's by {difference.max():.1e}: nothing is written; export it "
-            "--to sentence-transformers, or its head alone with --head-only"
+            f"{name} of the exported files differ from the run's by {difference.max():.1e}: nothing is written; export "
+            "it --to sentence-transformers, or its head alone with --head-only"
         )
     return float(difference.max())

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from glot.errors import UsageError
 
 
-def check_packages() -> None:
-    """Raise UsageError where a package that writes, checks or runs ONNX is missing."""
+def check_packages(kind: str = "onnx") -> None:
+    """Raise UsageError where a package that writes, checks or runs ONNX is missing; `kind` is the word behind --to."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"--to onnx needs {error.name}: pip install 'glot-pipeline[onnx]'") from None
+        raise UsageError(f"--to {kind} needs {error.name}: pip install 'glot-pipeline[onnx]'") from None
 
 
 def make_graph(

@@ -1,10 +1,11 @@
-"""The page beside an exported ONNX file: what the files are, and the lines of Python that use them."""
+"""The page beside exported graphs: what the files are, and the lines of Python that use them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from glot.export.runtimes import Runtime
 from glot.store.files import write_text
 
 USE_FILE = "README.md"
@@ -14,13 +15,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
+import {package}
 from tokenizers import Tokenizer
 
 folder = Path(".")  # where this page lies
 facts = json.loads((folder / "glot.json").read_text(encoding="utf-8"))
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))  # cuts and pads as the run did
-session = onnxruntime.InferenceSession(folder / "model.onnx")
+graph = {opening}
 
 
 def run({parameters}):
@@ -29,8 +30,8 @@ def run({parameters}):
     tokens = tokenizer.encode_batch(filled)
     ids = np.array([text.ids for text in tokens], dtype=np.int64)
     mask = np.array([text.attention_mask for text in tokens], dtype=np.int64)
-{empty}    found = session.run(None, {{"input_ids": ids, "attention_mask": mask}})
-    return dict(zip([output.name for output in session.get_outputs()], found))
+{empty}    found = {calling}
+    return dict(zip(facts["outputs"], found))
 
 
 found = run({example})
@@ -44,20 +45,20 @@ _TEXTS = '["a late goal", "the price of bread"]'
 _PAIRS = f'{_TEXTS}, ["they won at last", "rain falls"]'
 
 
-def write_use(folder: Path, facts: dict[str, Any]) -> None:
+def write_use(folder: Path, facts: dict[str, Any], runtime: Runtime) -> None:
     """Write `README.md` from what `glot.json` holds."""
     is_prompt = facts["texts"] == 2 and not facts["pair_outputs"]  # both texts of a pair in one prompt
     lines = [
-        f"# {facts['pooler']} over {facts['backbone']}, trained on {facts['task']}: ONNX",
+        f"# {facts['pooler']} over {facts['backbone']}, trained on {facts['task']}: for {runtime.package}",
         "",
         f"Made by {facts['made_by']} from a run and its frozen language model. It needs "
-        "`pip install onnxruntime tokenizers numpy`, and neither torch nor transformers:",
+        f"`pip install {runtime.package} tokenizers numpy`, and neither torch nor transformers:",
         "",
         "```python",
-        _code(facts, is_prompt).rstrip(),
+        _code(facts, runtime, is_prompt).rstrip(),
         "```",
         "",
-        *_files(facts),
+        *_files(facts, runtime),
         "",
         f"Texts are cut at {facts['max_tokens']} tokens. The numbers are those of `glot encode` and `glot predict`, "
         "which the export has checked on some texts, alone and padded.",
@@ -69,12 +70,16 @@ def write_use(folder: Path, facts: dict[str, Any]) -> None:
     write_text(folder / USE_FILE, "\n".join(lines) + "\n")
 
 
-def _code(facts: dict[str, Any], is_prompt: bool) -> str:
+def _code(facts: dict[str, Any], runtime: Runtime, is_prompt: bool) -> str:
     by_text, by_pair = (
         'facts["template"].replace("{text}", text)',
         're.sub(r"{text(_b)?}", lambda place: b if place[1] else a, facts["template"])',
     )
+    inputs = '{"input_ids": ids, "attention_mask": mask}'
     code = _SETUP.format(
+        package=runtime.package,
+        opening=runtime.opening.format(path=f'folder / "model{runtime.suffix}"'),
+        calling=runtime.calling.format(graph="graph", given=inputs),
         parameters="texts, texts_b" if is_prompt else "texts",
         what="pairs of texts" if is_prompt else "a list of texts",
         filled=f"[{by_pair} for a, b in zip(texts, texts_b)]" if is_prompt else f"[{by_text} for text in texts]",
@@ -85,10 +90,12 @@ def _code(facts: dict[str, Any], is_prompt: bool) -> str:
     if is_prompt:
         code = code.replace("import json\n", "import json\nimport re\n")
     if facts["pair_outputs"]:
+        opening = runtime.opening.format(path=f'folder / "head{runtime.suffix}"')
+        calling = runtime.calling.format(graph="head", given='{"vectors_a": a, "vectors_b": b}')
         code += (
-            'head = onnxruntime.InferenceSession(folder / "head.onnx")\n'
+            f"head = {opening}\n"
             'a, b = found["vectors"], run(["they won at last", "rain falls"])["vectors"]\n'
-            '(answers,) = head.run(None, {"vectors_a": a, "vectors_b": b})\n'
+            f"(answers,) = {calling}\n"
         )
         name, answers = facts["pair_outputs"][0], "answers"
     elif len(facts["outputs"]) == 1:
@@ -101,20 +108,21 @@ def _code(facts: dict[str, Any], is_prompt: bool) -> str:
     return code + f'print([facts["classes"][best] for best in {answers}.argmax(axis=1)])\n'
 
 
-def _files(facts: dict[str, Any]) -> list[str]:
+def _files(facts: dict[str, Any], runtime: Runtime) -> list[str]:
     shapes = {
         "vectors": f"`vectors` (B, {facts['width']})",
         "probabilities": f"`probabilities` (B, {len(facts['classes'])}), in the order of `classes`",
         "scores": "`scores` (B,)",
     }
     outputs = " and ".join(shapes[name] for name in facts["outputs"])
+    inputs = "`input_ids` and `attention_mask` (B, L) int64, padded on the right"
     lines = [
-        f"- `model.onnx`: `input_ids` and `attention_mask` (B, L) int64, padded on the right, to {outputs}, float32.",
+        f"- `model{runtime.suffix}`: {inputs}, to {outputs}, float32.",
         "- `tokenizer.json`: for the package tokenizers.",
         "- `glot.json`: classes, prompt, lengths, the run's scores, versions.",
     ]
     if facts["pair_outputs"]:
         (name,) = facts["pair_outputs"]
-        line = f"- `head.onnx`: `vectors_a` and `vectors_b` of the texts of B pairs, to {shapes[name]}, float32."
-        lines.insert(1, line)
+        inputs = "`vectors_a` and `vectors_b` of the texts of B pairs"
+        lines.insert(1, f"- `head{runtime.suffix}`: {inputs}, to {shapes[name]}, float32.")
     return lines

@@ -329,16 +329,24 @@ class GlotPooling(Module):
     @torch.inference_mode()
     def predict(self, vectors: Any, vectors_b: Any = None) -> list[str] | list[float]:
         """The class names, or the scores, of vectors (B, D) from `encode`, with those of a pair's second texts."""
-        if self.head is None:
-            raise ValueError("there is no head: this pooling was trained without labels")
-        own = self.head.weight
-        given = [torch.as_tensor(some).to(own) for some in (vectors, vectors_b) if some is not None]
-        raw = self.raw(*given)
+        raw = self._raw_of(vectors, vectors_b)
         if self.config.classes:
             return [self.config.classes[number] for number in raw.argmax(dim=1).tolist()]
         assert self.config.score_range is not None  # as of every head without classes
         low, high = self.config.score_range
         return (low + raw * (high - low)).tolist()
+
+    @torch.inference_mode()
+    def predict_proba(self, vectors: Any, vectors_b: Any = None) -> Any:
+        """(B, C) float32, NumPy: each class' probability, in the order of `config.classes`, of what `predict` takes."""
+        if not self.config.classes:
+            raise ValueError("this head has no classes to give probabilities of: predict gives scores")
+        return self._raw_of(vectors, vectors_b).float().softmax(dim=1).cpu().numpy()
+
+    def _raw_of(self, *vectors: Any) -> Tensor:
+        if self.head is None:
+            raise ValueError("there is no head: this pooling was trained without labels")
+        return self.raw(*(torch.as_tensor(some).to(self.head.weight) for some in vectors if some is not None))
 
     def get_embedding_dimension(self) -> int:
         """D."""

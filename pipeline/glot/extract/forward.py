@@ -15,7 +15,7 @@ import torch
 
 from glot.errors import FaultError
 from glot.extract.identity import Loader
-from glot.products import fast_products
+from glot.products import fast_products, torch_attention
 from glot.store.layout import TORCH, StatesIdentity
 from glot.store.plan import Plan
 from glot.store.shards import ShardWriter
@@ -116,6 +116,7 @@ class Backbone:
         return ids, mask.long()
 
     @fast_products()
+    @torch_attention()
     @torch.inference_mode()
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, with_inner: bool = False) -> Any:
         """The model's own `ModelOutput` for (B, L) ids and mask; with the states of all layers where asked for."""

@@ -73,6 +73,16 @@ class RunConfig:
         return self.states.layers if self.pooler.mixed_layers else (self.layer,)
 
     @property
+    def layers_in_words(self) -> str:
+        """Those layers, for people: "layers 0, 1, 2 mixed", or "layer 6"."""
+        return f"layers {', '.join(map(str, self.layers))} mixed" if self.pooler.mixed_layers else f"layer {self.layer}"
+
+    @property
+    def start_in_words(self) -> str:
+        """Where its training began, for people."""
+        return "begun at the regression" if self.train.start == "regression" else "begun at random weights"
+
+    @property
     def texts_each(self) -> int:
         """How many texts somebody hands over for one example; a template of pairs makes one text of two."""
         return 2 if takes_pair(self.states.template) else self.task.num_texts

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from shlex import quote
 
+from glot.export.card import Evaluation
 from glot.store.files import write_text
-from glot.train.result import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, ByClass, Trained
+from glot.train.result import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, RESULT_FILE, ByClass, Trained
 
 
 def write_card(done: Trained) -> None:
     """Write `README.md`, in Markdown."""
     write_text(done.folder / CARD_FILE, "\n".join(_lines(done)) + "\n")
+
+
+def evaluation_of(run: Path) -> Evaluation | None:
+    """What `glot train` found on untouched rows, for the card of the exported run; None of a run of other commands."""
+    done = Trained.load(run) if (run / RESULT_FILE).exists() else None
+    if done is None:
+        return None
+    lines = tuple(line for score in done.scores for line in (score.line, score.verdict) if line)
+    return Evaluation(lines, done.untouched, done.rows, done.labels)
 
 
 def headline(done: Trained) -> str:

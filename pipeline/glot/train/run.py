@@ -242,10 +242,9 @@ def _labels(cache: Cache, name: str) -> str:
 
 def _settings(config: RunConfig) -> str:
     """The head in one line."""
-    pooler, train = config.pooler, config.train
-    layers = f"layers {', '.join(map(str, config.layers))} mixed" if pooler.mixed_layers else f"layer {config.layer}"
-    began = "begun at the regression" if train.start == "regression" else "begun at random weights"
-    return f"{pooler.pooler} over {layers}, {began}, {train.epochs} epochs at a learning rate of {train.lr:.3g}"
+    head, train = config.pooler.pooler, config.train
+    pace = f"{train.epochs} epochs at a learning rate of {train.lr:.3g}"
+    return f"{head} over {config.layers_in_words}, {config.start_in_words}, {pace}"
 
 
 def _gigabytes(count: int) -> str:
