@@ -45,6 +45,7 @@ def next_commands(done: Trained) -> list[tuple[str, str]]:
     export = f"{quote(str(done.folder / 'exported'))}"
     return [
         ("label new rows", f"glot predict {run} --input new.csv {columns} --output answers.csv"),
+        ("answer over HTTP", f"glot serve {run}"),
         ("give it to others", f"glot export {run} --to sentence-transformers {export}"),
         (
             "score it on other rows",
