@@ -30,7 +30,7 @@ EXAMPLES = {
     ),
     "report": ("report runs/topics", "report runs/topics runs/mean --out results/mine"),
     "explain": (
-        'explain --run runs/topics --text "a late goal"',
+        'explain --run runs/topics --input-text "a late goal"',
         "explain --run runs/topics --cache cache/train --index 17",
     ),
     "stress": ("stress --model minilm", "stress --model minilm --generator paired"),
