@@ -1,9 +1,10 @@
-"""What `glot explain` shows: one HTML page with its data inside, which needs no network, and the same as a picture."""
+"""What `glot explain` shows: one HTML page that needs no network, its data inside, and an example as a picture."""
 
 from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,21 +34,22 @@ LABELLED = 80  # tokens up to which the heat map's axes are labelled
 SIGNAL = "#9c3d78"
 
 
-def write_page(explanation: Explanation, out: Path) -> None:
+def write_page(explanations: Sequence[Explanation], out: Path) -> None:
     """Write the page; raises UsageError where `out` cannot be a file, FaultError where it cannot be written."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder: name a file with --out")
     make_folder(out.parent)
-    write_text(out, render_page(explanation))
+    write_text(out, render_page(explanations))
 
 
-def render_page(explanation: Explanation) -> str:
+def render_page(explanations: Sequence[Explanation]) -> str:
     """The page's HTML. Strings of the data reach it as JSON and are put in as text, never as HTML."""
     template = files("glot.report").joinpath("templates", "explain.html").read_text(encoding="utf-8")
-    data = json.dumps(page_data(explanation), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    data = json.dumps(page_data(explanations), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # The data first: the title is a text of anybody's, and stands before it.
     page = template.replace("{{data}}", data.replace("<", "\\u003c"), 1)
-    return page.replace("{{title}}", html.escape(f"GLOT: {one_line(explanation)}"), 1)
+    more = f" and {len(explanations) - 1} more" if len(explanations) > 1 else ""
+    return page.replace("{{title}}", html.escape(f"GLOT: {one_line(explanations[0])}{more}"), 1)
 
 
 def one_line(explanation: Explanation) -> str:
@@ -59,24 +61,17 @@ def one_line(explanation: Explanation) -> str:
     return line if len(line) <= ONE_LINE else line[: ONE_LINE - 1] + "…"
 
 
-def page_data(explanation: Explanation) -> dict[str, Any]:
-    """What the page is made of, as plain JSON."""
-    example, config = explanation.example, explanation.drawn.config
+def page_data(explanations: Sequence[Explanation]) -> dict[str, Any]:
+    """What the page is made of, as plain JSON; all explanations are by the same runs."""
+    first = explanations[0]
+    config = first.drawn.config
     has_graph = config.pooler.entry.has_graph
     return {
-        "facts": _facts(explanation),
-        "runs": [
-            {
-                "folder": str(run.folder),
-                "settings": settings(run),
-                "answer": prediction.answer,
-                "shares": {name: round(share, 4) for name, share in prediction.shares.items()},
-            }
-            for run, prediction in zip(explanation.runs, explanation.predictions, strict=True)
-        ],
-        "drawn": explanation.runs.index(explanation.drawn),
-        "tau": explanation.tau,
-        "tauName": f"τ of {explanation.drawn.folder}" if has_graph else "no run has a graph: τ as drawn",
+        "facts": _facts(first),
+        "runs": [{"folder": str(run.folder), "settings": settings(run)} for run in first.runs],
+        "drawn": first.runs.index(first.drawn),
+        "tau": first.tau,
+        "tauName": f"τ of {first.drawn.folder}" if has_graph else "no run has a graph: τ as drawn",
         "ownGraph": config.pooler.graph if has_graph and config.pooler.graph != "cosine" else "",
         "poolers": [
             {
@@ -84,13 +79,45 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
                 "run": weighing.run,
                 "colour": POOLERS[weighing.pooler].colour,
             }
-            for weighing in explanation.weighings
+            for weighing in first.weighings
         ],
-        "texts": [
-            _text(picture, [weighing.by_text[place] for weighing in explanation.weighings], is_stress(explanation))
-            for place, picture in enumerate(explanation.pictures)
+        "examples": [_example(explanation) for explanation in explanations],
+    }
+
+
+def _example(explanation: Explanation) -> dict[str, Any]:
+    return {
+        "source": explanation.example.source,
+        "label": explanation.example.label,
+        "line": one_line(explanation),
+        "answers": [
+            {"answer": one.answer, "shares": {name: round(share, 4) for name, share in one.shares.items()}}
+            for one in explanation.predictions
         ],
-        "source": example.source,
+        "texts": [_text(explanation, place) for place in range(len(explanation.pictures))],
+    }
+
+
+def summary(explanation: Explanation) -> dict[str, Any]:
+    """What `--json` says of an example: its tokens, and of each run the answer, and weights and effects by text."""
+    count = len(explanation.pictures)
+    return {
+        "source": explanation.example.source,
+        "label": explanation.example.label or None,
+        "prediction": explanation.predictions[0].answer,
+        "tokens": [picture.text.tokens for picture in explanation.pictures],
+        "runs": [
+            {
+                "run": str(run.folder),
+                "prediction": one.answer,
+                "probabilities": one.shares,
+                "weights": [weighing.by_text[place].tolist() for place in range(count)],
+                "effects": [lost.tolist() for lost in one.effects],
+            }
+            for run, one, weighing in zip(
+                explanation.runs, explanation.predictions, explanation.weighings, strict=False
+            )
+        ],
     }
 
 
@@ -133,9 +160,6 @@ def _facts(explanation: Explanation) -> list[list[str]]:
     config = explanation.drawn.config
     states = config.states
     return [
-        ["example", explanation.example.source],
-        ["prediction", explanation.predictions[0].answer],
-        ["label", explanation.example.label or "not known"],
         ["backbone", f"{states.backbone} ({states.kind}), {_layers(config)} of {states.num_layers}"],
         *_shares(explanation),
     ]
@@ -154,7 +178,8 @@ def _shares(explanation: Explanation) -> list[list[str]]:
     return [["mix", said]] if said else []
 
 
-def _text(picture: TokenPicture, weights: list[np.ndarray], stress: bool) -> dict[str, Any]:
+def _text(explanation: Explanation, place: int) -> dict[str, Any]:
+    picture, stress = explanation.pictures[place], is_stress(explanation)
     pieces = readable_pieces(picture.text.tokens, picture.text.special.tolist())
     upper = picture.cosines[np.triu_indices(len(pieces), k=1)]
     return {
@@ -172,8 +197,13 @@ def _text(picture: TokenPicture, weights: list[np.ndarray], stress: bool) -> dic
         # The shortest decimals that are these float32 numbers: the page decides edges as the model does.
         "cosines": [float(number) for number in upper.astype(str)],
         "own": None if picture.own_edges is None else picture.own_edges.tolist(),
-        "weights": [[float(f"{weight:.6g}") for weight in column] for column in weights],
+        "weights": [_short(weighing.by_text[place]) for weighing in explanation.weighings],
+        "effects": [_short(one.effects[place]) for one in explanation.predictions if one.effects],
     }
+
+
+def _short(numbers: np.ndarray) -> list[float]:
+    return [float(f"{number:.6g}") for number in numbers]
 
 
 def roles(pieces: list[Piece]) -> list[str]:
