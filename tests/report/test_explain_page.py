@@ -157,16 +157,24 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 @pytest.fixture
 def browse(tmp_path: Path) -> Callable[..., str]:
-    """`browse(explanations, hash="", script="")`: the page's elements after its scripts, and then ours, have run."""
+    """`browse(explanations, hash="", script="", width=1280)`: the page's elements after its scripts and then ours."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
 
-    def dump(explanation: Explanation | list[Explanation], fragment: str = "", script: str = "") -> str:
+    def dump(
+        explanation: Explanation | list[Explanation], fragment: str = "", script: str = "", width: int = 1280
+    ) -> str:
         page = tmp_path / "page.html"
         html = render_page(explanation if isinstance(explanation, list) else [explanation])
         page.write_text(html.replace("</body>", f"<script>{script}</script></body>"), "utf-8", "replace")
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'browser'}",
+            f"--window-size={width},900",
+        ]
         command = [browser, *flags, "--virtual-time-budget=5000", "--dump-dom", f"file://{page}{fragment}"]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
@@ -220,6 +228,28 @@ def test_keys_go_from_token_to_token(explained: Callable, browse: Callable) -> N
         "'keydown', {key: 'Escape', bubbles: true}));",
     )
     assert "Point at a token" in freed
+
+
+def test_a_narrow_page_does_not_scroll_sideways(explained: Callable, browse: Callable) -> None:
+    found = explained([*WORDS * 4, *HOSTILE], ["x" * 300, "y"], more=("adapool",))
+    measure = (
+        "document.querySelectorAll('details').forEach((one) => { one.open = true; }); window.onload = () => {"
+        "const page = document.documentElement; document.title = `beyond: ${page.scrollWidth - page.clientWidth}`; };"
+    )
+    dom = browse([found, found], script=measure, width=500)  # Chromium's narrowest
+    assert "<title>beyond: 0</title>" in dom
+    assert [dom.count(f'id="example-{number}"') for number in (1, 2, 3)] == [1, 1, 0]
+
+
+def test_a_token_with_many_neighbours_shows_the_strongest(explained: Callable, browse: Callable) -> None:
+    found = explained(WORDS * 2, tau=-1.0)
+    dom = browse(found, "#token=1.1")
+    assert drawn_edges(dom) == [0]  # all edges only when asked for
+    assert len(re.findall(r'class="token[^"]* near', dom)) == 12
+    hot = re.search(r'class="edge hot" d="([^"]*)"', dom).group(1)
+    assert hot.count("M") == 12
+    assert "25 neighbours" in dom
+    assert "and 13 weaker" in dom
 
 
 def test_the_heat_map_answers_to_keys(explained: Callable, browse: Callable) -> None:
