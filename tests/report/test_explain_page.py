@@ -214,8 +214,8 @@ def test_keys_go_from_token_to_token(explained: Callable, browse: Callable) -> N
     )
     dom = browse(found, script=press + "document.title = String([...all].indexOf(document.activeElement));")
     assert "<title>1</title>" in dom
-    chosen = re.search(r'<button type="button" class="token[^"]* on"[^>]*aria-label="([^"]*)"', dom)
-    assert chosen.group(1).startswith("in, token 2 of 13")
+    chosen = re.search(r'<button type="button" class="token[^"]* on"[^>]*aria-description="([^"]*)".*?>in<', dom)
+    assert chosen.group(1).startswith("token 2 of 13")
     detail = re.search(r'<p class="detail"[^>]*>(.*?)</p>', dom).group(1)
     nearest = np.argsort(-found.pictures[0].cosines[1])[1]
     assert "12 neighbours: “" + WORDS[nearest] in detail
