@@ -369,9 +369,6 @@ def _every_nth(spec: TaskSpec, examples: Sequence[Example], share: float) -> np.
     Sorting is in place, on ranks of labels joined with positions in the shuffled order: no second array of this size.
     """
     values = labels_of(examples)
-    if spec.target == "labels":
-        bits = to_indicator(values, len(spec.classes)).astype(bool)
-        rare = bits[:, bits.sum(axis=0) == 1].any(axis=1)
     ranks = (values if spec.target == "classes" else np.unique(values, return_inverse=True)[1]).astype(np.uint32)
     order = np.random.default_rng(_SEED).permutation(len(examples)).astype(np.uint32)
     if spec.target == "classes":
@@ -379,7 +376,8 @@ def _every_nth(spec: TaskSpec, examples: Sequence[Example], share: float) -> np.
         if lone.any():
             order = order[~lone[ranks[order]]]
     if spec.target == "labels":  # likewise a label's
-        order = order[~rare[order]]
+        bits = to_indicator(values, len(spec.classes))
+        order = order[bits[:, bits.sum(axis=0) == 1].sum(axis=1)[order] == 0]
     keys = ranks[order].astype(np.uint64)
     keys <<= np.uint64(32)
     keys |= np.arange(len(order), dtype=np.uint32)

@@ -109,7 +109,7 @@ def regress(
     class_weights: str,
     weights: np.ndarray | None = None,
 ) -> Line:
-    """Of labels (m,) on features (m, f): logistic of classes, and of each label; ridge of scores as the head scales them.
+    """Of labels (m,) on features (m, f): logistic of classes and of each label, ridge of scores as the head has them.
 
     `weights` (m,) are what the examples count; None: all alike.
     """

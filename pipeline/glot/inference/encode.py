@@ -23,10 +23,11 @@ from glot.registry.tasks import Columns
 from glot.store.files import atomic_path, check_output, make_folder
 from glot.store.label_sets import to_codes
 from glot.store.rows import JSON_LINES, PARQUET, Row, check_parquet, json_line, rows_file
+from glot.store.task_spec import label_text
 
 if TYPE_CHECKING:
     from glot.inference.model import GlotModel
-    from glot.store.task_spec import TaskSpec, label_text
+    from glot.store.task_spec import TaskSpec
 
 STDIN = "-"
 BYTES_A_TOKEN = 4  # about, of English text

@@ -1,0 +1,72 @@
+"""Texts that may have several labels, or none, from a table to answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, f1_score
+
+Glot = Callable[..., tuple[int, str, str]]
+NAMES = ("billing", "login", "refund")
+FORMS = (("--label", ",".join(NAMES)), ("--label", "tags", "--label-separator", ";"))
+
+
+def write(path: Path, rows: list[tuple], header: tuple[str, ...]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> tuple[Path, Path]:
+    """The same 160 texts with a column a label, and with the labels' names in one."""
+    rng = np.random.default_rng(0)
+    words = ["rain", "falls", "softly", "over", "the", "old", "town", "in", "autumn", "books", "about", "ships"]
+    has = rng.random((160, 3)) < (0.5, 0.4, 0.3)
+    texts = [" ".join([*rng.choice(words, 5), *np.array(["dog", "river", "moon"])[row]]) for row in has]
+    flags = [(text, *map(int, row)) for text, row in zip(texts, has, strict=True)]
+    names = [(text, ";".join(np.array(NAMES)[row])) for text, row in zip(texts, has, strict=True)]
+    return (
+        write(tmp_path / "flags.csv", flags, ("body", *NAMES)),
+        write(tmp_path / "names.csv", names, ("body", "tags")),
+    )
+
+
+def codes(cells: list[str]) -> np.ndarray:
+    return np.array([[name in cell.split(";") for name in NAMES] for cell in cells])
+
+
+@pytest.mark.parametrize("form", [0, 1])
+def test_from_a_table_to_answers(
+    glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path], form: int
+) -> None:
+    given = "--text", "body", *FORMS[form]
+    model = "--model", backbone_folders["bert"], "--device", "cpu"
+    code, out, err = glot("train", tables[form], *given, *model, "--out", "made")
+    assert code == 0, err
+    assert "3 labels (billing " in out
+    assert "; majority (" in out and "one-vs-rest logistic regression on the mean " in out
+    with open("made/predictions.csv", newline="", encoding="utf-8") as file:
+        answers = list(csv.DictReader(file))
+    real, found = (
+        codes([row["labels" if form == 0 else "tags"] for row in answers]),
+        codes([row["label"] for row in answers]),
+    )
+    assert f"{100 * f1_score(real, found, average='micro'):.1f} % micro_f1 [" in out
+    assert f"macro_label_f1 {100 * f1_score(real, found, average='macro'):.1f} [" in out
+    assert f"exact_match {100 * accuracy_score(real, found):.1f} [" in out
+    assert Path("made/report.html").exists()
+    for name, column in zip(NAMES, found.T, strict=True):
+        np.testing.assert_array_equal(column, [float(row[f"probability_{name}"]) > 0.5 for row in answers])
+    code, out, err = glot("evaluate", "--run", "made", "--data", tables[form], *given, "--json", "--device", "cpu")
+    assert code == 0, err
+    evaluated = json.loads(out)["runs"][0]
+    assert [one["name"] for one in evaluated["classes"]] == list(NAMES)
+    assert sum(one["support"] for one in evaluated["classes"]) == sum(row["support"] for row in evaluated["classes"])
+    code, out, err = glot("predict", "--run", "made", "--input", tables[form], "--text", "body", "--output", "new.csv")
+    assert code == 0, err
