@@ -70,3 +70,54 @@ def test_from_a_table_to_answers(
     assert sum(one["support"] for one in evaluated["classes"]) == sum(row["support"] for row in evaluated["classes"])
     code, out, err = glot("predict", "--run", "made", "--input", tables[form], "--text", "body", "--output", "new.csv")
     assert code == 0, err
+
+
+def test_wrong_uses_take_one_line(
+    glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    def refused(*words: object) -> str:
+        code, out, err = glot(*words)
+        assert code == 2 and "Traceback" not in err
+        return " ".join(err.split())
+
+    flags, names = tables
+    train = "train", "--model", backbone_folders["bert"], "--text", "body"
+    rows = [("a dog", 1, 2), ("b", 0, 1), ("c", 1, 0)]
+    other = write(tmp_path / "other.csv", rows, ("body", "billing", "login"))
+    assert "other.csv line 2: login is '2'" in refused(*train, other, "--label", "billing,login")
+    rows = [(f"text {row}", row % 2, 0) for row in range(20)]
+    none = write(tmp_path / "none.csv", rows, ("body", "billing", "login"))
+    assert "no training row has the label 'login'" in refused(*train, none, "--label", "billing,login")
+    said = refused(*train, flags, "--label", "billing,login", "--label-separator", ";")
+    assert "--label-separator is for one column that names the labels, and --label has 2" in said
+    assert "no column 'mood'" in refused(*train, flags, "--label", "billing,mood")
+    assert "--target classes does not go with several labels" in refused(
+        *train, names, *FORMS[1], "--target", "classes"
+    )
+    assert "--minutes searches for one label a text" in refused(*train, flags, *FORMS[0], "--minutes", "1")
+
+
+def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path]) -> None:
+    flags, names = tables
+    model = "--model", backbone_folders["bert"], "--device", "cpu"
+    given = "--text", "body"
+    code, _, err = glot("extract", "--data", names, *given, *FORMS[1], *model, "--out", "several")
+    assert code == 0, err
+    code, _, err = glot("fit", "--cache", "several", "--out", "run", "--device", "cpu", "--preset", "published")
+    assert code == 0, err
+    code, out, err = glot("evaluate", "--run", "run", "--cache", "several", "--device", "cpu")
+    assert code == 0 and "micro_f1" in out, err
+    code, _, err = glot("predict", "--run", "run", "--cache", "several", "--split", "validation", "--output", "new.csv")
+    assert code == 0, err
+    with open("new.csv", newline="", encoding="utf-8") as file:
+        assert {one for row in csv.DictReader(file) for one in row["label"].split(";")} <= {*NAMES, ""}
+    for words, said in (
+        (("tune", "--cache", "several", "--minutes", "1"), "holds several labels a text"),
+        (("explain", "--run", "run", "--text", "a dog"), "gives several labels a text"),
+        (("export", "--run", "run", "--to", "onnx", "exported"), "gives several labels a text"),
+        (("fit", "--cache", "several", "--class-weights", "balanced"), "texts of several labels"),
+        (("evaluate", "--run", "run", "--data", names, *given, "--label", "tags"), "--label billing,login,refund, or"),
+        (("evaluate", "--run", "run", "--data", flags, *given, "--label", "billing,login"), "name the column of each"),
+    ):
+        code, _, err = glot(*words)
+        assert code == 2 and said in " ".join(err.split()), err
