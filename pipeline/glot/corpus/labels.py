@@ -87,8 +87,6 @@ def infer_spec(name: str, table: Rows, num_texts: Literal[1, 2], target: str | N
         UsageError: what iterating the table raises, or all labels are the same; with "stop" also a label that is
             no finite number among scores, or no text, number, boolean or date among classes.
     """
-    if table.columns.has_several:
-        return _several_spec(name, table, num_texts, target)
     labels = LabelTally(target)
     for row in table:
         labels.add(row)
@@ -114,8 +112,11 @@ def classes_spec(name: str, classes: tuple[str, ...], num_texts: Literal[1, 2]) 
     return TaskSpec(name, num_texts, "classes", classes, metrics=metrics)
 
 
-def _several_spec(name: str, table: Rows, num_texts: Literal[1, 2], target: str | None) -> TaskSpec:
-    """The task of telling which of several labels a text has: those of the columns, or all that the rows name."""
+def several_spec(name: str, table: Rows, num_texts: Literal[1, 2], target: str | None) -> TaskSpec:
+    """The task of telling which of several labels a text has: those of the columns, or all that the rows name.
+
+    Raises UsageError for options that do not go together, fewer labels than two, or more than `MOST_LABELS`.
+    """
     if target is not None:
         raise UsageError(f"--target {target} does not go with several labels a text: leave it out")
     columns = table.columns

@@ -264,6 +264,8 @@ def _own_corpus(
     num_texts: Literal[1, 2] = 2 if train.columns.text_b else 1
     if train.classes:
         spec = labels.classes_spec(name, train.classes, num_texts)
+    elif train.columns.has_several:
+        spec = labels.several_spec(name, train, num_texts, target)
     else:
         spec = labels.infer_spec(name, train, num_texts, target)
     splits = [tables.read_split(split, spec, rows) for split, rows in sources.items()]
