@@ -32,6 +32,7 @@ from glot.commands.table_options import (
     BadRowOption,
     DelimiterOption,
     EncodingOption,
+    LabelSeparatorOption,
     NoHeaderOption,
     QuotingOption,
     table_format,
@@ -64,6 +65,7 @@ def evaluate(
     label: Annotated[
         str | None, typer.Option("--label", help="Of --data: the column of the label; default: label.")
     ] = None,
+    label_separator: LabelSeparatorOption = None,
     page: Annotated[
         Path | None,
         typer.Option("--page", help="Of --data: also write all of it as a page, one HTML file (extra: report)."),
@@ -123,7 +125,14 @@ def evaluate(
     all columns, vectors are normalised, finished tasks are kept as mteb's JSON and not done again.
     """
     tables = {"--delimiter": delimiter, "--quoting": quoting, "--encoding": encoding, "--no-header": no_header}
-    of_data = {"--text": text, "--text-b": text_b, "--label": label, "--page": page, "--no-yardsticks": not yardsticks}
+    of_data = {
+        "--text": text,
+        "--text-b": text_b,
+        "--label": label,
+        "--label-separator": label_separator,
+        "--page": page,
+        "--no-yardsticks": not yardsticks,
+    }
     of_mteb = {"--max-tokens": max_tokens, "--mteb-prompt": mteb_prompt, "--out": out}
     on_mteb = mteb is not None or bool(mteb_local)
     if (data is not None) + (cache is not None) + on_mteb != 1:
@@ -133,7 +142,7 @@ def evaluate(
         form = table_format(delimiter, quoting, encoding, no_header)
         from glot.inference.labelled import EvaluateOptions, LabelledFile
 
-        labelled = LabelledFile(data, text or "text", text_b, label or "label", form, on_bad_row)
+        labelled = LabelledFile(data, text or "text", text_b, label or "label", form, on_bad_row, label_separator)
         evaluate_data(
             run, labelled, EvaluateOptions(model, device, trust_remote_code, engine, backend, yardsticks), page
         )

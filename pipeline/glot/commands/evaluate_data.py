@@ -75,7 +75,7 @@ def _print(evaluation: Evaluation, title: str) -> None:
         say(f"mean absolute error {found.mae:.4g}, root mean squared {found.rmse:.4g}, mean error {found.bias:+.4g}")
     if evaluation.classes:
         screen.print(class_table(evaluation.classes, "examples"))
-        if len(evaluation.classes) <= MOST_CLASSES:
+        if evaluation.confusion and len(evaluation.classes) <= MOST_CLASSES:
             screen.print(_confusion_table(evaluation))
     _print_calibration(evaluation)
     _print_mistakes(evaluation)

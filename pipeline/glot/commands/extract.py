@@ -26,6 +26,7 @@ from glot.commands.table_options import (
     BadRowOption,
     DelimiterOption,
     EncodingOption,
+    LabelSeparatorOption,
     NoHeaderOption,
     QuotingOption,
 )
@@ -58,7 +59,9 @@ def extract(
     test_data: Annotated[Path | None, typer.Option(help="Your test data; labels are not needed.")] = None,
     text: Annotated[str | None, typer.Option(help="Column of the text in your data; default: text.")] = None,
     text_b: Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label; default: label.")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the label, or of each of several: billing,login; default: label.")
+    ] = None,
     data_dir: Annotated[
         Path | None,
         typer.Option(help="A folder in the official GLUE download layout; default: GLUE_DIR, else the hub."),
@@ -132,6 +135,7 @@ def extract(
     quoting: QuotingOption = None,
     encoding: EncodingOption = None,
     no_header: NoHeaderOption = False,
+    label_separator: LabelSeparatorOption = None,
 ) -> None:
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from glot.corpus.load import load_corpus
@@ -164,6 +168,7 @@ def extract(
         encoding,
         no_header or None,
         target,
+        label_separator,
     )
     name = corpus_name(request)
     options = ExtractOptions(

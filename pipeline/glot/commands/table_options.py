@@ -29,6 +29,10 @@ NoHeaderOption = Annotated[
     bool,
     typer.Option("--no-header", help="A table's first line is a row; columns are numbers, as in --label 1 --text 2."),
 ]
+LabelSeparatorOption = Annotated[
+    str | None,
+    typer.Option(help="Where a text may have several labels in one cell: what stands between them, as in ';'."),
+]
 BadRowOption = Annotated[str, typer.Option(help="Rows that cannot be read: stop, or skip them, counted.")]
 
 

@@ -25,6 +25,7 @@ from glot.commands.table_options import (
     BadRowOption,
     DelimiterOption,
     EncodingOption,
+    LabelSeparatorOption,
     NoHeaderOption,
     QuotingOption,
     table_format,
@@ -40,10 +41,14 @@ def train(
     data: Annotated[Path, typer.Argument(help="Your table of texts and labels: CSV, TSV, JSONL or Parquet.")],
     model: ModelOption,
     text: Annotated[str | None, typer.Option(help="Column of the text; default: the obvious one.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the label; default: the obvious one.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Column of the label, or of each of several: billing,login; default: the obvious one."),
+    ] = None,
     text_b: Annotated[
         str | None, typer.Option("--text-b", help="Column of the second text, for pairs; default: the obvious one.")
     ] = None,
+    label_separator: LabelSeparatorOption = None,
     test: Annotated[
         Path | None, typer.Option(help="A table of other labelled rows to score on; default: a fifth of yours.")
     ] = None,
@@ -91,6 +96,7 @@ def train(
         device=device,
         engine=engine,
         trust_remote_code=trust_remote_code,
+        label_separator=label_separator,
     )
     job = prepare(request)
     _tell_understood(job)

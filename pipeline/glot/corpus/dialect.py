@@ -68,7 +68,7 @@ class TableFormat:
     def check_columns(self, columns: Columns) -> None:
         """Raise UsageError where there is no header line and a column is not called by its number."""
         if not self.header:
-            for name in filter(None, (columns.text, columns.text_b, columns.label)):
+            for name in filter(None, (columns.text, columns.text_b, *columns.labels)):
                 if not re.fullmatch("[1-9][0-9]*", name):
                     raise UsageError(f"--no-header: pass the columns' numbers, as in --label 1 --text 2; got {name!r}")
 
@@ -107,8 +107,9 @@ def find_dialect(path: Path, form: TableFormat, columns: Columns, label_needed: 
 
     Raises UnicodeDecodeError and OSError where it cannot be read.
     """
-    label = columns.label if label_needed else None
-    wanted = [name for name in (columns.text, columns.text_b, label) if name]
+    labels = columns.labels if label_needed else ()
+    label = columns.label if label_needed and not columns.has_several else None
+    wanted = [name for name in (columns.text, columns.text_b, *labels) if name]
     delimiter = form.delimiter or _find_delimiter(path, form, wanted)
     least = None if form.header or delimiter != "\t" or not wanted else max(map(int, wanted))
     look = _Look(Dialect(delimiter, False, form.encoding, form.header), least, label)

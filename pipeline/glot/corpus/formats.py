@@ -127,7 +127,7 @@ def read_parquet(path: Path, columns: Columns, whole: bool = False) -> Iterator[
     with _opened(path) as file:
         names = file.schema_arrow.names
         others = dict.fromkeys(names)  # named in the message about a missing column, not read
-        wanted = [name for name in names if whole or name in (columns.text, columns.text_b, columns.label)]
+        wanted = [name for name in names if whole or name in (columns.text, columns.text_b, *columns.labels)]
         for batch in file.iter_batches(_PARQUET_ROWS, columns=wanted):
             for row in batch.to_pylist():
                 number += 1

@@ -64,6 +64,7 @@ def guess_columns(
     text_b: str | None = None,
     label: str | None = None,
     form: TableFormat = FIND_OUT,
+    separator: str | None = None,
 ) -> Guess:
     """The columns of a table: those that are named, and for the others the obvious ones.
 
@@ -71,10 +72,10 @@ def guess_columns(
     several columns could be the one: which is said, and how to name it.
     """
     if text is not None and label is not None:
-        return Guess(Columns(text, text_b, label), form, "")
+        return Guess(Columns(text, text_b, label, separator), form, "")
     form, names = _names(path, Columns(text or "", text_b, label or ""), form)
     rows = _sample(path, form)
-    taken = [name for name in (text, text_b, label) if name]
+    taken = [name for name in (text, text_b, *Columns("", None, label or "").labels) if name]
     there = [name for name in names if name not in taken]
     second = text_b
     if text is None and text_b is None and (pair := _pair(there)) is not None:
@@ -90,7 +91,7 @@ def guess_columns(
     if label is None:
         label = _one(path, "label", there, LABELS, [name for name in there if _is_label(rows, name)], names)
         shown.append(f"label in {label!r}")
-    return Guess(Columns(text, second, label), form, ", ".join(shown))
+    return Guess(Columns(text, second, label, separator), form, ", ".join(shown))
 
 
 def _names(path: Path, columns: Columns, form: TableFormat) -> tuple[TableFormat, list[str]]:

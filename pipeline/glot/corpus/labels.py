@@ -15,15 +15,18 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
+import numpy as np
+
 from glot.corpus.examples import UnfitRow
 from glot.corpus.rows import Row, Rows
 from glot.errors import UsageError
+from glot.store.label_sets import MOST_LABELS, to_indicator
 from glot.store.task_spec import TaskSpec
 
 OWN_TARGETS = ("classes", "score")
+LABELS_METRICS = ("micro_f1", "macro_label_f1", "exact_match")
 ONE_LABEL = (
-    "for several labels a text, write a column of yes and no for each, and add them one by one "
-    "with `glot extract --examples`"
+    "for several labels a text pass --label-separator, or a column of 0 and 1 for each, as in --label billing,login"
 )
 _PLAIN_DECIMAL = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)")
 _FRACTION = re.compile(r".*\.[0-9]+")
@@ -109,6 +112,45 @@ def classes_spec(name: str, classes: tuple[str, ...], num_texts: Literal[1, 2]) 
     return TaskSpec(name, num_texts, "classes", classes, metrics=metrics)
 
 
+def several_spec(name: str, table: Rows, num_texts: Literal[1, 2], target: str | None) -> TaskSpec:
+    """The task of telling which of several labels a text has: those of the columns, or all that the rows name.
+
+    Raises UsageError for options that do not go together, fewer labels than two, or more than `MOST_LABELS`.
+    """
+    if target is not None:
+        raise UsageError(f"--target {target} does not go with several labels a text: leave it out")
+    columns = table.columns
+    if columns.separator is not None and len(columns.labels) > 1:
+        raise UsageError(
+            f"--label-separator is for one column that names the labels, and --label has {len(columns.labels)}: "
+            "leave one of them out"
+        )
+    found = columns.labels
+    if columns.separator is not None:
+        if not columns.separator.strip():
+            raise UsageError("--label-separator is blank: pass what stands between two labels, as in ';'")
+        found = in_order({one for row in table for one in row.label or ()})
+    return labels_spec(name, found, num_texts)
+
+
+def labels_spec(name: str, labels: tuple[str, ...], num_texts: Literal[1, 2]) -> TaskSpec:
+    """The task of telling which of some labels a text has; raises UsageError for fewer than two, or too many."""
+    if len(set(labels)) < max(2, len(labels)) or len(labels) > MOST_LABELS:
+        raise UsageError(
+            f"{name}: several labels a text need 2 to {MOST_LABELS} different labels, and there are {len(set(labels))}"
+        )
+    return TaskSpec(name, num_texts, "labels", labels, metrics=LABELS_METRICS)
+
+
+def check_spread(spec: TaskSpec, codes: np.ndarray, whose: str) -> None:
+    """Raise UsageError, which names it, for a label that all or none of some training examples have."""
+    counts = to_indicator(codes, len(spec.classes)).sum(axis=0)
+    for label, count in zip(spec.classes, counts.tolist(), strict=True):
+        if count in (0, len(codes)):
+            how = "no" if not count else "every"
+            raise UsageError(f"{whose}: {how} training row has the label {_short(label)!r}: leave it out, or add rows")
+
+
 def in_order(names: set[str]) -> tuple[str, ...]:
     """Names of classes in their order: by number where all are whole numbers, else sorted."""
     if all(_WHOLE.fullmatch(name) for name in names):
@@ -184,6 +226,7 @@ class LabelEncoder:
 
     def __init__(self, spec: TaskSpec) -> None:
         self._is_score = spec.target == "score"
+        self._has_several = spec.target == "labels"
         self._classes = {name: i for i, name in enumerate(spec.classes)}
         self._known: dict[tuple, int] = {}
 
@@ -193,15 +236,19 @@ class LabelEncoder:
             return None
         if self._is_score:
             return score(row)
+        if self._has_several:
+            return sum(1 << self._place(row, name) for name in row.label)
         key = _key(row.label)
         if key not in self._known:
-            name = class_name(row)
-            if name not in self._classes:
-                raise UsageError(
-                    f"{row.where}: label {_short(name)!r} is not among the training labels: {_listed(self._classes)}"
-                )
-            self._known[key] = self._classes[name]
+            self._known[key] = self._place(row, class_name(row))
         return self._known[key]
+
+    def _place(self, row: Row, name: str) -> int:
+        if name not in self._classes:
+            raise UsageError(
+                f"{row.where}: label {_short(name)!r} is not among the training labels: {_listed(self._classes)}"
+            )
+        return self._classes[name]
 
 
 def remarks(spec: TaskSpec) -> list[str]:

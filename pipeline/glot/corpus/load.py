@@ -14,6 +14,7 @@ import numpy as np
 from glot.corpus import glue_folder, hub, hub_rows, labels, stress, tables
 from glot.corpus.dialect import FIND_OUT, TableFormat
 from glot.corpus.examples import BadRows, Corpus, Example, Split, labels_of, take
+from glot.corpus.labels import check_spread
 from glot.corpus.memory import MemoryRows
 from glot.corpus.request import (
     NOTHING_ASKED,
@@ -28,6 +29,7 @@ from glot.corpus.request import (
 from glot.corpus.triplets import load_pairs
 from glot.errors import UsageError
 from glot.registry.tasks import TASKS, Columns, Task, find_task
+from glot.store.label_sets import to_indicator
 from glot.store.task_spec import TaskSpec
 
 _SEED = 0  # of the samples and the hold-out below, fixed so that a rerun sees the same rows
@@ -35,8 +37,8 @@ HELD_OUT = 0.1  # the share of train kept as validation where there is none
 SHARE_STEPS = 10**6  # a share is told to so many parts
 
 FORMAT_OPTIONS = ("delimiter", "quoting", "encoding", "no_header")
-TABLE_OPTIONS = ("eval_data", "test_data", "text", "text_b", "label", *FORMAT_OPTIONS, "target")
-PAIRS_NOT = ("test_data", "text", "text_b", "label", *FORMAT_OPTIONS, "target")
+TABLE_OPTIONS = ("eval_data", "test_data", "text", "text_b", "label", *FORMAT_OPTIONS, "target", "label_separator")
+PAIRS_NOT = ("test_data", "text", "text_b", "label", *FORMAT_OPTIONS, "target", "label_separator")
 TASK_OPTIONS = ("data_dir", "splits")
 STRESS_OPTIONS = ("generator", "ratio")
 
@@ -57,6 +59,7 @@ def load_corpus(request: CorpusRequest) -> Corpus:
             "name": request.task,
             "bad_rows": request.bad_rows,
             "target": request.target,
+            "separator": request.label_separator,
             "share": None if request.splits is None else _parse_share(request.splits),
         }
         if isinstance(request.data, HubDataset):
@@ -145,6 +148,7 @@ def load_table(
     form: TableFormat = FIND_OUT,
     target: str | None = None,
     held: str = "validation",
+    separator: str | None = None,
 ) -> Corpus:
     """Read anybody's own data (CSV, TSV, JSON lines, Parquet) into splits train, validation and perhaps test.
 
@@ -155,7 +159,7 @@ def load_table(
         eval_data: the validation file; None holds out a share of the training rows, stratified by label.
         text: the column of the text.
         text_b: the column of the second text of a pair.
-        label: the column of the label.
+        label: the column of the label; several of yes and no, "billing,login", where a text may have several labels.
         test_data: a test file, which may lack labels.
         limit: rows to take of each split, a random sample (a larger one holds the smaller).
         name: what to call the task; None takes the training file's name.
@@ -165,6 +169,7 @@ def load_table(
         target: "classes" or "score", whatever the labels look like.
         held: what is held out of the training rows where no file has it: "validation", or "test", which then is scored
             and so needs labels.
+        separator: between the labels in the column `label`, where a text may have several.
 
     Raises:
         UsageError: a file, column, text or label is missing or wrong (file and row are named), there is one
@@ -174,7 +179,7 @@ def load_table(
         raise UsageError(
             f"--split {share:g} does not go with --eval-data, which is the validation: leave one of them out"
         )
-    data, columns = Path(data), Columns(text, text_b, label)
+    data, columns = Path(data), Columns(text, text_b, label, separator)
     name = _check_own(table_name(data, name), limit, share, target)
     train = tables.Table(data, columns, bad_rows=bad_rows, form=form)
     sources: dict[str, tables.Rows] = {"train": train}
@@ -212,6 +217,7 @@ def load_hub(
     bad_rows: str = "stop",
     share: float | None = None,
     target: str | None = None,
+    separator: str | None = None,
 ) -> Corpus:
     """Stream anybody's dataset from the hub into splits train, validation and, where it has one, test.
 
@@ -221,6 +227,8 @@ def load_hub(
     Raises UsageError where the hub or the data in it cannot be read (see `hub_rows.open_splits`), and as `load_table`.
     """
     name = _check_own(table_name(dataset, name), limit, share, target)
+    if Columns(text, text_b, label, separator).has_several:
+        raise UsageError(f"{dataset}: several labels a text are read from files: download it, and pass --data FILE")
     sources: dict[str, tables.Rows] = {**hub_rows.open_splits(dataset, Columns(text, text_b, label), bad_rows)}
     if "validation" in sources and share is not None:
         raise UsageError(f"--split {share:g}: {sources['validation'].source} is the validation: leave --split out")
@@ -256,6 +264,8 @@ def _own_corpus(
     num_texts: Literal[1, 2] = 2 if train.columns.text_b else 1
     if train.classes:
         spec = labels.classes_spec(name, train.classes, num_texts)
+    elif train.columns.has_several:
+        spec = labels.several_spec(name, train, num_texts, target)
     else:
         spec = labels.infer_spec(name, train, num_texts, target)
     splits = [tables.read_split(split, spec, rows) for split, rows in sources.items()]
@@ -367,6 +377,9 @@ def _every_nth(spec: TaskSpec, examples: Sequence[Example], share: float) -> np.
         lone = np.bincount(ranks) == 1  # a class's only example stays in training
         if lone.any():
             order = order[~lone[ranks[order]]]
+    if spec.target == "labels":  # likewise a label's
+        bits = to_indicator(values, len(spec.classes))
+        order = order[bits[:, bits.sum(axis=0) == 1].sum(axis=1)[order] == 0]
     keys = ranks[order].astype(np.uint64)
     keys <<= np.uint64(32)
     keys |= np.arange(len(order), dtype=np.uint32)
@@ -397,9 +410,11 @@ def _checked(spec: TaskSpec, splits: list[Split]) -> Corpus:
             )
         labels = labels_of(split.examples)
         if split.name == "train" and ((labels == labels[0]).all() or np.isnan(labels).all()):
-            what = "class" if spec.target == "classes" else "score"
+            what = {"classes": "class", "labels": "set of labels"}.get(spec.target, "score")
             raise UsageError(
                 f"{spec.name} train has only one {what} in its {len(split.examples)} rows ({split.source}): "
                 "raise --limit or pass data with more"
             )
+        if split.name == "train" and spec.target == "labels":
+            check_spread(spec, labels, f"{spec.name} ({split.source})")
     return Corpus(spec, {split.name: split for split in splits})

@@ -57,7 +57,7 @@ class CorpusRequest:
             validation, "0.1".
         data_dir: see `load_task`. generator, ratio: see `load_stress`.
         delimiter, quoting, encoding, no_header: how the files are written, see `TableFormat`.
-        target: what their labels are, see `labels.infer_spec`.
+        target: what their labels are, see `labels.infer_spec`. label_separator: between several labels in a cell.
         limit: rows to take of each split.
         bad_rows: what becomes of rows that are unfit on their own: "stop" at the first, or "skip" them, counted in
             their `Split`.
@@ -83,6 +83,7 @@ class CorpusRequest:
     encoding: str | None = None
     no_header: bool | None = None
     target: str | None = None
+    label_separator: str | None = None
 
     @property
     def form(self) -> TableFormat:
@@ -165,6 +166,8 @@ def request_digest(request: CorpusRequest) -> str:
     by the names and sizes of its files.
     """
     values: dict[str, Any] = {key: _describe(value) for key, value in asdict(request).items() if key != "data_dir"}
+    if request.label_separator is None:  # as requests were before there was one
+        del values["label_separator"]
     if request.pairs is not None and not request.pairs.startswith(HUB):
         values["pairs"] = _describe(Path(request.pairs))
     folder = request.data_dir or os.environ.get("GLUE_DIR")

@@ -13,6 +13,8 @@ from glot.corpus.examples import BadRows, UnfitRow, check_text
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 
+YES_NO = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
+
 
 class Row(NamedTuple):
     """A row as it was read.
@@ -21,7 +23,7 @@ class Row(NamedTuple):
         index: its number among the file's rows, from 0, unfit ones included.
         where: for messages: "a.csv line 3".
         text, text_b: its texts.
-        label: its label as the file has it (None: none).
+        label: its label as the file has it (None: none); the tuple of their names where a text may have several.
         cells: all its cells by column name, as the file has them.
     """
 
@@ -96,12 +98,36 @@ def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Colu
         raise cells
     text = _text_cell(where, cells, columns.text)
     text_b = _text_cell(where, cells, columns.text_b) if columns.text_b else None
-    if columns.label not in cells and label_needed:
-        raise _no_column(where, cells, columns.label)
+    missing = [name for name in columns.labels or (columns.label,) if name not in cells]
+    if missing and label_needed:
+        raise _no_column(where, cells, missing[0])
+    if columns.has_several:
+        names = None if missing else _several(where, cells, columns)
+        return Row(index, where, text, text_b, names, cells)
     label = plain_label(cells.get(columns.label))
     if label is None and label_needed:
         raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in or leave the row out")
     return Row(index, where, text, text_b, label, cells)
+
+
+def _several(where: str, cells: dict[str, Any], columns: Columns) -> tuple[str, ...]:
+    """The names of a row's labels; raises UnfitRow for a cell that is neither yes nor no, or no list of names."""
+    if columns.separator is None:
+        return tuple(name for name in columns.labels if _is_yes(where, name, plain_label(cells[name])))
+    cell = plain_label(cells[columns.label])
+    found = cell.split(columns.separator) if isinstance(cell, str) else [] if cell is None else cell
+    if not isinstance(found, list | tuple) or not all(isinstance(name, str) for name in found):
+        raise UnfitRow(f"{where}: {columns.label} {cell!r} is neither a text nor a list of labels")
+    return tuple(dict.fromkeys(name.strip() for name in found if name.strip()))
+
+
+def _is_yes(where: str, column: str, cell: Any) -> bool:
+    word = YES_NO.get(str(cell).strip().lower())
+    if word is None:
+        raise UnfitRow(
+            f"{where}: {column} is {cell!r}: a column of several labels holds 0 or 1, yes or no, true or false"
+        )
+    return word
 
 
 def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:

@@ -127,11 +127,11 @@ class Table(Rows):
         if not found.header or not found.dialect.header:  # an empty file, or columns that go by their numbers
             return
         columns = self.columns
-        for name in filter(None, (columns.text, columns.text_b, columns.label)):
+        for name in filter(None, (columns.text, columns.text_b, *columns.labels)):
             count = found.header.count(name)
             if count > 1:
                 raise UsageError(f"{self.source}: {count} columns are called {name!r}: give each a name of its own")
-            if count or (name == columns.label and not self.label_needed):
+            if count or (name in columns.labels and not self.label_needed):
                 continue
             if found.headless:  # then its first line is somebody's text, and not for a message
                 raise UsageError(

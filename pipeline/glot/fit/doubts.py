@@ -12,7 +12,7 @@ from glot.fit.training_data import labels_of, sample_of
 from glot.fit.yardsticks import MOST_ROWS, Means
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
-from glot.store.task_spec import TaskSpec
+from glot.store.task_spec import TaskSpec, label_text
 from glot.store.template import split_pair, takes_pair
 
 FOLDS = 5
@@ -55,10 +55,11 @@ def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int, most:
 
     Of classes a label is in doubt where another class is at least as probable as it is, on average, for examples that
     have that label (confident learning, Northcutt et al. 2021); of scores where it lies more than three robust
-    deviations from the estimate. Of many examples a sample is looked at; None: there are too few.
+    deviations from the estimate. Of many examples a sample is looked at; None: there are too few, or
+    a text may have several labels.
     """
     some = sample_of(train, MOST_ROWS)
-    if len(some) < FEWEST:
+    if len(some) < FEWEST or means.task.target == "labels":
         return None
     labels, features = labels_of(some), means.features(some, layer)
     find = _far_scores if means.task.target == "score" else _doubted_classes
@@ -161,7 +162,7 @@ def find_duplicates(
 
 def in_words(task: TaskSpec, label: float) -> str:
     """A label as people read it."""
-    return task.classes[int(label)] if task.target == "classes" else f"{label:.4g}"
+    return label_text(task, label) or "none"
 
 
 def _gist(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from glot.fit.run_folder import (
     is_ensemble,
 )
 from glot.store.files import check_readable_folder, check_version, read_json, write_json
+from glot.store.label_sets import to_codes
 from glot.store.layout import StatesIdentity
 from glot.store.task_spec import TaskSpec
 
@@ -121,5 +122,10 @@ def mean_estimate(estimates: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def answers_of(task: TaskSpec, estimate: np.ndarray) -> np.ndarray:
-    """(n,) class indices of the largest probabilities (n, C), the first of equals; or the scores (n,) as they are."""
+    """(n,) class indices of the largest probabilities (n, C), the first of equals; or the scores (n,) as they are.
+
+    Of several labels a text the codes of those whose probability is above a half.
+    """
+    if task.target == "labels":
+        return to_codes(estimate > 0.5)
     return estimate.argmax(axis=1) if task.target == "classes" else estimate

@@ -12,6 +12,7 @@ from glot.fit.calibration import Calibration, Scaling, calibrate, fit_temperatur
 from glot.fit.curve import LearningCurve
 from glot.fit.ensemble import answers_of
 from glot.fit.yardsticks import Judgement, Yardstick, judge
+from glot.store.label_sets import in_words, to_indicator
 from glot.store.task_spec import TaskSpec
 
 MOST_MISTAKES = 20  # of a page and of `--json`; whoever wants all has `glot predict`
@@ -60,7 +61,8 @@ class Mistake:
     Attributes:
         row: its row in the source, from 0. texts: one, or the two of a pair; none where nobody knows them.
         label, answer: in words.
-        sure: the probability of the answer; of scores how far off it is, in the task's units.
+        sure: the probability of the answer, of several labels that of the surest wrong one; of scores how far off it
+            is, in the task's units.
         label_share: the probability of the label; None of scores.
         weights: of each text, of a head that weighs tokens; empty where they were not asked for.
     """
@@ -80,8 +82,8 @@ class Scored:
 
     Attributes:
         source: where they come from, for people: "held.csv".
-        task: what is asked. labels: (m,) class indices, or scores.
-        estimates: (m, C) probabilities of the classes, or (m,) scores.
+        task: what is asked. labels: (m,) class indices, codes of several labels, or scores.
+        estimates: (m, C) probabilities of the classes or labels, or (m,) scores.
         rows: (m,) each example's row in the source; None: they are counted.
         texts: of each example, as in `Mistake`; None where nobody knows them.
     """
@@ -160,6 +162,15 @@ def evaluate(
     judgements = tuple(judge(scored.source, scored.answers, labels, task.metrics, yardsticks, chose))
     if task.target == "score":
         return Evaluation(scored, judgements, residuals=_residuals(scored), mistakes=_farthest(scored, most_mistakes))
+    if task.target == "labels":
+        wrong = int((scored.answers != labels).sum())
+        return Evaluation(
+            scored,
+            judgements,
+            classes=_label_scores(scored),
+            mistakes=_surest_wrong(scored, most_mistakes),
+            wrong=wrong,
+        )
     return Evaluation(
         scored,
         judgements,
@@ -182,6 +193,35 @@ def _class_scores(scored: Scored) -> tuple[ClassScore, ...]:
     return tuple(
         ClassScore(name, float(precision), float(recall), float(f1), int(support), int(count))
         for name, precision, recall, f1, support, count in zip(names, *found, answers, strict=True)
+    )
+
+
+def _label_scores(scored: Scored) -> tuple[ClassScore, ...]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    names = scored.task.classes
+    real, answered = (to_indicator(codes, len(names)) for codes in (scored.labels, scored.answers))
+    found = precision_recall_fscore_support(real, answered, average=None, zero_division=0)
+    return tuple(
+        ClassScore(name, float(precision), float(recall), float(f1), int(support), int(count))
+        for name, precision, recall, f1, support, count in zip(names, *found, answered.sum(axis=0), strict=True)
+    )
+
+
+def _surest_wrong(scored: Scored, most: int) -> tuple[Mistake, ...]:
+    """Of texts with several labels: those with the label that is wrong most surely first."""
+    classes, answers = scored.task.classes, scored.answers
+    wrong = to_indicator(scored.labels ^ answers, len(classes)).astype(bool)
+    sure = np.where(wrong, np.maximum(scored.estimates, 1 - scored.estimates), 0).max(axis=1)
+    order = np.argsort(-sure, kind="stable")[: min(most, int(wrong.any(axis=1).sum()))]
+    return tuple(
+        Mistake(
+            *_place(scored, index),
+            in_words(int(scored.labels[index]), classes),
+            in_words(int(answers[index]), classes),
+            float(sure[index]),
+        )
+        for index in order.tolist()
     )
 
 

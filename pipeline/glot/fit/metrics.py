@@ -10,13 +10,16 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from glot.errors import UsageError
+from glot.store.label_sets import to_indicator
 
 
 def compute_metrics(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Score predictions (n,) against labels (n,): each name with its value, in the order given.
 
     Names: accuracy, mcc (Matthews), f1 (of class 1 against all others), macro_f1 (mean over the classes), for class
-    indices; spearman and pearson for scores. Values are fractions or correlations, never percent. A correlation with
+    indices; micro_f1 (of all labels counted together), macro_label_f1 (mean over the labels that occur) and
+    exact_match (the share of texts whose labels are all right) for codes of several labels (`glot.store.label_sets`);
+    spearman and pearson for scores. Values are fractions or correlations, never percent. A correlation with
     something constant is undefined; it is given as 0.0, since a constant prediction tells nothing.
 
     Raises:
@@ -40,6 +43,17 @@ def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     return f1_score(labels, predictions, average="macro", zero_division=0)
 
 
+def _micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    return f1_score(to_indicator(labels), to_indicator(predictions), average="micro", zero_division=0)
+
+
+def _macro_label_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    real, predicted = to_indicator(labels), to_indicator(predictions)
+    there = (real | predicted).any(axis=0)
+    each = f1_score(real, predicted, average=None, zero_division=0)
+    return each[there].mean() if there.any() else 0.0
+
+
 def _spearman(labels: np.ndarray, predictions: np.ndarray) -> float:
     return 0.0 if _any_constant(labels, predictions) else spearmanr(labels, predictions).statistic
 
@@ -57,6 +71,9 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "mcc": matthews_corrcoef,
     "f1": _f1,
     "macro_f1": _macro_f1,
+    "micro_f1": _micro_f1,
+    "macro_label_f1": _macro_label_f1,
+    "exact_match": accuracy_score,
     "spearman": _spearman,
     "pearson": _pearson,
 }

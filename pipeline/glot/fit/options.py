@@ -38,7 +38,8 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     options = with_preset(options, entry.task, cache.manifest.states, entry.examples)
     asked = Asked(**options.values(Asked, {}))
     if options["class_weights"] == "balanced" and entry.task.target != "classes":
-        raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
+        what = "texts of several labels" if entry.task.target == "labels" else "no classes"
+        raise UsageError(f"--class-weights balanced: {entry.task.name} has {what}: leave it out")
 
     contrastive = _check_objective(cache, entry.task, options)
     pooler = _pooler_config(options, entry.task, cache.manifest.states)

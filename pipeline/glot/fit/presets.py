@@ -49,7 +49,7 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
         del added["start"]
     if len(states.layers) > 1 and options["backbone_layer"] is None:
         added["mix"] = True
-    if task.num_texts == 2 and task.target == "classes":
+    if task.num_texts == 2 and task.target != "score":
         added["pair_features"] = "symmetric" if is_symmetric(task) else "full"
     if options["max_steps"] is not None:
         del added["epochs"]  # as many as they take

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from glot.store.label_sets import to_indicator
+
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # of the penalty, as scikit-learn's C: small is strong
 PENALTIES = tuple(10.0**power for power in range(-1, 7))  # of ridge
 FOLDS, MOST_ROWS, FEW = 4, 3000, 500  # of the examples that choose the strength; all of them fit the regression
@@ -52,6 +54,22 @@ def fit_logistic(
     x, centre, scale = _standardised(features)
     chosen, (weight, bias) = _logistic(x, labels, classes, class_weights, strength, weights)
     return Regression(_as_they_are(weight, bias, centre, scale), *chosen)
+
+
+def fit_one_vs_rest(
+    features: np.ndarray, codes: np.ndarray, count: int, weights: np.ndarray | None = None
+) -> Regression:
+    """A logistic regression of each of `count` labels against its absence, the strength of each its own.
+
+    `codes` (m,) are the labels of each example, see `glot.store.label_sets`. The strength told is the geometric mean.
+    """
+    x, centre, scale = _standardised(features)
+    fitted = [_logistic(x, has, 2, "none", None, weights) for has in to_indicator(codes, count).T]
+    weight = np.stack([line[0][1] - line[0][0] for _, line in fitted])
+    bias = np.stack([line[1][1] - line[1][0] for _, line in fitted])
+    strengths, errors = zip(*(chosen for chosen, _ in fitted), strict=True)
+    strength = float(np.exp(np.log(strengths).mean()))
+    return Regression(_as_they_are(weight, bias, centre, scale), strength, float(np.mean(errors)))
 
 
 def fit_ridge(features: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> Regression:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from glot.errors import UsageError
+from glot.store.label_sets import to_indicator
 
 RESAMPLES = 10_000
 FEWEST = 20  # examples; of fewer a bootstrap knows next to nothing
@@ -64,7 +65,7 @@ def paired_bootstrap(
     Args:
         ours, theirs: (m,) predictions, or (s, m) for s seeds; the two may have different numbers of seeds.
         labels: (m,) labels; class indices, or scores for a correlation.
-        metric: accuracy, f1 (of class 1), macro_f1, mcc, spearman or pearson, as in `glot.fit.metrics`; a
+        metric: accuracy, f1 (of class 1), macro_f1, mcc, micro_f1, spearman and so on, as in `glot.fit.metrics`; a
             correlation with something constant counts as 0 there and here.
 
     Raises:
@@ -87,7 +88,7 @@ def score_interval(
 
     Raises UsageError as `paired_bootstrap` does.
     """
-    is_share = metric == "accuracy"
+    is_share = metric in ("accuracy", "exact_match")
     value, drawn = _resample([predictions], labels, metric, 0 if is_share else resamples, seed)
     score, count = float(value[0]), len(labels)
     if is_share:
@@ -147,6 +148,23 @@ def _macro_f1(weights: np.ndarray, predictions: np.ndarray, labels: np.ndarray) 
     both, predicted, real = _contingency(weights, predictions, labels)
     there = predicted + real > 0  # a class that a resample does not have counts neither for nor against
     return _ratio(2 * both, predicted + real).sum(axis=1) / there.sum(axis=1)
+
+
+def _micro_f1(weights: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    both, predicted, real = _label_counts(weights, predictions, labels)
+    return _ratio(2 * both.sum(axis=1), predicted.sum(axis=1) + real.sum(axis=1))
+
+
+def _macro_label_f1(weights: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    both, predicted, real = _label_counts(weights, predictions, labels)
+    there = predicted + real > 0  # as in `_macro_f1`
+    return _ratio(_ratio(2 * both, predicted + real).sum(axis=1), there.sum(axis=1))
+
+
+def _label_counts(weights: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(b, labels) weights of right predictions, of predictions, and of labels, by label, of codes of several."""
+    is_predicted, is_real = to_indicator(predictions), to_indicator(labels)
+    return weights @ (is_predicted & is_real), weights @ is_predicted, weights @ is_real
 
 
 def _mcc(weights: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -211,6 +229,9 @@ _SCORES: dict[str, Score] = {
     "accuracy": _accuracy,
     "f1": _f1,
     "macro_f1": _macro_f1,
+    "micro_f1": _micro_f1,
+    "macro_label_f1": _macro_label_f1,
+    "exact_match": _accuracy,
     "mcc": _mcc,
     "spearman": _spearman,
     "pearson": _pearson,

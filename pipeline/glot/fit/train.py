@@ -230,7 +230,7 @@ class Training:
         self._running: tuple[list[Learner], list[Stack | Learner], Steps] | None = None
         self.labels: Tensor | None = None
         if not config.contrastive:
-            self.labels = loss_labels(self.data.train)
+            self.labels = loss_labels(self.data.train, config.task)
 
     @property
     def at_work(self) -> list[Learner]:

@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
-from glot.fit.regression import Line, fit_logistic, fit_ridge
+from glot.fit.regression import Line, fit_logistic, fit_one_vs_rest, fit_ridge
 from glot.fit.training_data import labels_of, loss_labels, sample_of
-from glot.nn.heads import ClassHead, RegressionHead, ScoreHead, SimilarityHead, features_of
+from glot.nn.heads import ClassHead, LabelsHead, RegressionHead, ScoreHead, SimilarityHead, features_of
 from glot.nn.poolers import MixedPooler
 from glot.nn.readout import AttentionReadout
 from glot.store.example_set import ExampleSet
+from glot.store.task_spec import TaskSpec
 
 FAVOURED = 0.9  # the share that the best layer of a mix begins with, where one is favoured
 FEW_SCORED = 500  # examples that choose it
@@ -27,7 +28,12 @@ FEW_SCORED = 500  # examples that choose it
 
 @torch.no_grad()
 def start_at_regression(
-    model: HeadModel, source: Source, train: ExampleSet, class_weights: str, known: dict[tuple, Line]
+    model: HeadModel,
+    source: Source,
+    train: ExampleSet,
+    task: TaskSpec,
+    class_weights: str,
+    known: dict[tuple, Line],
 ) -> float:
     """Set the weights of a new model so that its outputs are the regression's; returns the mean loss on `train`.
 
@@ -49,7 +55,7 @@ def start_at_regression(
         head.linear.weight.copy_(torch.eye(model.width) * (torch.arange(model.width) < columns))
         head.linear.bias.zero_()
     else:
-        assert isinstance(head, ClassHead | RegressionHead)  # every other head is of pairs without labels
+        assert isinstance(head, ClassHead | LabelsHead | RegressionHead)  # every other head is of pairs without labels
         key = (head.features, class_weights)
         if key not in known:
             given = [vectors[some, :columns] for some in rows]
@@ -62,7 +68,7 @@ def start_at_regression(
         head.linear.weight.copy_(spread.flatten(1))
         head.linear.bias.copy_(bias)
     raw = head(*(vectors[some] for some in rows))
-    return float(head.loss(raw, loss_labels(train).to(raw.device)))
+    return float(head.loss(raw, loss_labels(train, task).to(raw.device)))
 
 
 def _favour_a_layer(weight: Tensor, model: HeadModel, source: Source, train: ExampleSet) -> None:
@@ -99,14 +105,16 @@ def _vectors(model: HeadModel, source: Source, examples: ExampleSet) -> tuple[Te
 def regress(
     features: np.ndarray,
     labels: np.ndarray,
-    head: ScoreHead | ClassHead,
+    head: ScoreHead | ClassHead | LabelsHead,
     class_weights: str,
     weights: np.ndarray | None = None,
 ) -> Line:
-    """Of labels (m,) on features (m, f), logistic of classes, ridge of scores as the head scales them.
+    """Of labels (m,) on features (m, f): logistic of classes and of each label, ridge of scores as the head has them.
 
     `weights` (m,) are what the examples count; None: all alike.
     """
     if isinstance(head, ClassHead):
         return fit_logistic(features, labels, head.linear.out_features, class_weights, weights=weights).line
+    if isinstance(head, LabelsHead):
+        return fit_one_vs_rest(features, labels, head.linear.out_features, weights).line
     return fit_ridge(features, (labels - head.low) / (head.high - head.low), weights).line

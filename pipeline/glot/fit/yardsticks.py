@@ -14,7 +14,7 @@ import torch
 from glot.fit import regression
 from glot.fit.head_model import pool_texts
 from glot.fit.metrics import compute_metrics
-from glot.fit.regression import Regression, fit_logistic, fit_ridge
+from glot.fit.regression import Regression, fit_logistic, fit_one_vs_rest, fit_ridge
 from glot.fit.run import open_cache
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
@@ -24,6 +24,7 @@ from glot.nn.config import PoolerConfig, TokenChoice
 from glot.nn.heads import features_of, features_width
 from glot.nn.poolers import make_pooler
 from glot.store.example_set import ExampleSet, split_of
+from glot.store.label_sets import in_words, to_codes
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
 
@@ -128,7 +129,7 @@ def measure_yardsticks(
         class_weights: none or balanced, as the head has them.
     """
     means = Means(cache, task, tokens, class_weights)
-    found = [] if task.target == "score" else [_majority(train, sets)]
+    found = [] if task.target == "score" else [_majority(task, train, sets)]
     for fitted in fit_regressions(means, train, cache.resolve_layer(layer)):
         predictions = {key: means.predict(fitted.regression, some, fitted.layer) for key, some in sets.items()}
         found.append(fitted.yardstick(predictions))
@@ -162,7 +163,7 @@ def fit_regressions(means: Means, train: ExampleSet, own: int) -> list[FittedReg
     """
     sample = sample_of(train, min(MOST_ROWS, MOST_NUMBERS // means.width))
     best = own if len(means.layers) == 1 else _best_layer(means, own, sample)
-    kind = "ridge" if means.task.target == "score" else "logistic"
+    kind = {"score": "ridge", "labels": "one-vs-rest logistic"}.get(means.task.target, "logistic")
     found = []
     for number in dict.fromkeys((own, best)):
         name = f"{kind} regression on the mean" + (f" of layer {number}" if number != own else "")
@@ -255,11 +256,19 @@ def read_predictions(runs: list[Path], set_name: str) -> tuple[np.ndarray, np.nd
     return (predictions, truth) if len(truth) else None
 
 
-def _majority(train: ExampleSet, sets: dict[str, ExampleSet]) -> Yardstick:
-    labels = labels_of(train)
-    commonest = int(np.bincount(labels).argmax())
-    predictions = {name: np.full(len(some), commonest, dtype=np.int64) for name, some in sets.items()}
-    return Yardstick("majority", predictions, len(train), len(train))
+def _majority(task: TaskSpec, train: ExampleSet, sets: dict[str, ExampleSet]) -> Yardstick:
+    return majority(task, labels_of(train), {name: len(some) for name, some in sets.items()})
+
+
+def majority(task: TaskSpec, labels: np.ndarray, sizes: dict[str, int]) -> Yardstick:
+    """The commonest of the training labels (m,) for every example of sets of some sizes; of several labels a text the
+    commonest set of them, which the name tells.
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    commonest = int(values[counts.argmax()])
+    name = "majority" if task.target == "classes" else f"majority ({in_words(commonest, task.classes)})"
+    predictions = {name: np.full(size, commonest, dtype=np.int64) for name, size in sizes.items()}
+    return Yardstick(name, predictions, len(labels), len(labels))
 
 
 def _best_layer(means: Means, own: int, train: ExampleSet) -> int:
@@ -302,6 +311,8 @@ class Means:
         features, labels = self.features(train, layer), labels_of(train)
         if self.task.target == "score":
             fitted = fit_ridge(features, labels)
+        elif self.task.target == "labels":
+            fitted = fit_one_vs_rest(features, labels, len(self.task.classes))
         else:
             fitted = fit_logistic(features, labels, len(self.task.classes), self.class_weights)
         self._known[layer] = train, fitted
@@ -310,4 +321,6 @@ class Means:
     def predict(self, regression: Regression, examples: ExampleSet, layer: int) -> np.ndarray:
         """(m,) in the labels' own units."""
         raw = regression.raw(self.features(examples, layer))
+        if self.task.target == "labels":
+            return to_codes(raw > 0)
         return raw[:, 0] if self.task.target == "score" else raw.argmax(axis=1)

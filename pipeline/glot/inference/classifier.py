@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelEncoder
-from sklearn.utils import check_array, check_consistent_length, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils import Tags, check_array, check_consistent_length, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
+from glot.corpus.labels import LABELS_METRICS
 from glot.errors import UsageError
 from glot.fit.config import FitOptions
 from glot.inference.estimator import GlotEstimator, adding_settings, weighted_rows
+from glot.store.label_sets import MOST_LABELS, to_codes, to_indicator
 from glot.store.task_spec import TaskSpec
 
 
@@ -31,7 +34,7 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
         class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
 
     Attributes:
-        classes_: (C,) the labels, sorted.
+        classes_: (C,) the labels, sorted; where a sample may have several, the columns of y by their numbers.
 
     Raises UsageError for settings out of range, or a backbone that is not there or not the one of the fit; ValueError
     and TypeError for texts and labels that are none; NotFittedError before `fit`.
@@ -45,11 +48,19 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
     def fit(self, X: Iterable, y: Iterable, sample_weight: Iterable | None = None) -> GlotClassifier:
         """Train the head on n samples and their n labels; the texts that `cache` lacks go through the backbone first.
 
+        Where a sample may have several labels, or none, y is (n, C) of zeros and ones, as `MultiLabelBinarizer` makes.
+
         `sample_weight` (n,) are what the samples count in the loss; one of 0 is as if it were not there.
         """
         samples, labels = self._read(X), _check_labels(y)
         check_consistent_length(samples.first, labels)
         rows, weight = weighted_rows(sample_weight, len(samples))
+        if labels.ndim == 2:
+            names = tuple(map(str, range(labels.shape[1])))
+            task = TaskSpec("texts", samples.num_texts, "labels", names, metrics=LABELS_METRICS)
+            self._train(samples.take(rows), to_codes(_check_indicator(labels[rows])), task, weight)
+            self.classes_ = np.arange(len(names))
+            return self
         encoder = LabelEncoder().fit(labels[rows])
         classes = encoder.classes_
         if len(classes) < 2:
@@ -63,16 +74,27 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
     def decision_function(self, X: Iterable) -> np.ndarray:
         """(n, C) float32 logits; for two classes (n,), that of the second less that of the first."""
         logits = self._raw(X)[0].numpy()
+        if self.config_.task.target == "labels":
+            return logits
         return logits[:, 1] - logits[:, 0] if len(self.classes_) == 2 else logits
 
     def predict_proba(self, X: Iterable) -> np.ndarray:
-        """(n, C) float32 probabilities, in the order of `classes_`."""
-        return self._raw(X)[0].softmax(dim=1).numpy()
+        """(n, C) float32 probabilities, in the order of `classes_`; of several labels each its own, not 1 in all."""
+        raw, model = self._raw(X)
+        return model.head.estimate(raw).numpy()
 
     def predict(self, X: Iterable) -> np.ndarray:
-        """(n,) labels."""
-        best = self._raw(X)[0].argmax(dim=1).numpy()  # raises before `classes_` is looked for
-        return self.classes_[best]
+        """(n,) labels; where a sample may have several (n, C) int64 zeros and ones."""
+        raw, model = self._raw(X)  # raises before `classes_` is looked for
+        found = model.head.predict(raw).numpy()
+        if self.config_.task.target == "labels":
+            return to_indicator(found, len(self.classes_))
+        return self.classes_[found]
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
     def _options(self, seed: int) -> FitOptions:
         if self.class_weight not in (None, "balanced"):
@@ -81,11 +103,24 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
 
 
 def _check_labels(y: Any) -> np.ndarray:
-    """(n,) labels of classes; raises ValueError for missing or continuous ones."""
+    """(n,) labels of classes, or (n, C) zeros and ones; raises ValueError for missing or continuous ones."""
     if y is None:
         raise ValueError("GlotClassifier requires y to be passed, but the target y is None")
+    if type_of_target(y) == "multilabel-indicator":
+        labels = y.toarray() if issparse(y) else np.asarray(y)
+        return labels.astype(np.int64)
     labels = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
     if labels.dtype == object and any(label is None for label in labels):
         raise ValueError("y holds None: every sample needs a label")
     check_classification_targets(labels)
+    return labels
+
+
+def _check_indicator(labels: np.ndarray) -> np.ndarray:
+    """(n, C) zeros and ones; raises ValueError, which names it, for a column that is all the same, and for too many."""
+    if labels.shape[1] > MOST_LABELS:
+        raise ValueError(f"y has {labels.shape[1]} labels: a classifier of several takes {MOST_LABELS} at most")
+    for column, share in enumerate(labels.mean(axis=0).tolist()):
+        if share in (0, 1):
+            raise ValueError(f"y: {'every' if share else 'no'} sample has the label of column {column}: leave it out")
     return labels

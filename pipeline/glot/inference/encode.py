@@ -21,7 +21,9 @@ from glot.errors import UsageError
 from glot.inference.run_checks import answer_columns, check_vector_texts
 from glot.registry.tasks import Columns
 from glot.store.files import atomic_path, check_output, make_folder
+from glot.store.label_sets import to_codes
 from glot.store.rows import JSON_LINES, PARQUET, Row, check_parquet, json_line, rows_file
+from glot.store.task_spec import label_text
 
 if TYPE_CHECKING:
     from glot.inference.model import GlotModel
@@ -194,7 +196,7 @@ def predict_rows(
     done, task = 0, model.config.task
     names = answer_names(task, kept)
     for window, seconds, cells in texts.pieces(whole=bool(kept)):
-        found = (model.predict_proba if task.target == "classes" else model.predict)(window, seconds)
+        found = (model.predict_proba if task.classes else model.predict)(window, seconds)
         yield [
             {"index": done + number, **{name: row.get(name) for name in kept}, **answer_of(task, value, names)}
             for number, (row, value) in enumerate(zip(cells, found, strict=True))
@@ -215,11 +217,16 @@ def answer_names(task: TaskSpec, kept: Mapping[str, Any]) -> dict[str, str]:
 
 
 def answer_of(task: TaskSpec, estimate: np.ndarray, names: Mapping[str, str]) -> Row:
-    """What a head says of an example: of its (C,) probabilities the label and each of them, or of a () score that."""
-    if task.target != "classes":
+    """What a head says of an example: of its (C,) probabilities the label and each of them, or of a () score that.
+
+    Of several labels those that the text has are joined.
+    """
+    if not task.classes:
         return {names["score"]: round(float(estimate), 6)}
     best, shown = int(estimate.argmax()), [round(float(value), 6) for value in estimate]
     each = {names[f"probability_{name}"]: value for name, value in zip(task.classes, shown, strict=True)}
+    if task.target == "labels":
+        return {names["label"]: label_text(task, int(to_codes(estimate[None] > 0.5)[0])), **each}
     return {names["label"]: task.classes[best], names["probability"]: shown[best], **each}
 
 

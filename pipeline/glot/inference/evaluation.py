@@ -20,7 +20,15 @@ from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run import check_device, open_cache
 from glot.fit.run_folder import RunConfig
 from glot.fit.training_data import labels_of, training_set
-from glot.fit.yardsticks import VALIDATION, FittedRegression, Means, Yardstick, fit_regressions, measure_yardsticks
+from glot.fit.yardsticks import (
+    VALIDATION,
+    FittedRegression,
+    Means,
+    Yardstick,
+    fit_regressions,
+    majority,
+    measure_yardsticks,
+)
 from glot.inference.labelled import EvaluateOptions
 from glot.inference.model import WINDOW, GlotModel
 from glot.inference.run_checks import check_scorable
@@ -112,7 +120,7 @@ def evaluate_split(
     labels = np.asarray([example.label for example in split.examples])
     rows = np.asarray([example.index for example in split.examples])
     texts = [texts_in(example) for example in split.examples]
-    if first.task.target == "classes":
+    if first.task.target != "score":
         labels = labels.astype(np.int64)
     yardsticks = _majority(own, first, split.name, len(labels)) if fitted else []
     answers = [answers_of(first.task, estimate) for estimate in estimates[len(heads) :]]
@@ -164,11 +172,9 @@ def _held_out(
 
 
 def _majority(cache: Cache | None, config: RunConfig, name: str, count: int) -> list[Yardstick]:
-    if cache is None or config.task.target != "classes":
+    if cache is None or config.task.target == "score":
         return []
-    labels = labels_of(cache.examples(training_set(config)))
-    answers = np.full(count, int(np.bincount(labels).argmax()))
-    return [Yardstick("majority", {name: answers}, len(labels), len(labels))]
+    return [majority(config.task, labels_of(cache.examples(training_set(config))), {name: count})]
 
 
 def regression_head(fitted: FittedRegression, config: RunConfig) -> tuple[RunConfig, HeadModel]:

@@ -69,6 +69,8 @@ def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> list[
     _check_options(options)
     runs = open_runs(folders)
     for run in runs:
+        if run.config.task.target == "labels":
+            raise UsageError(f"{run.folder} gives several labels a text: glot explain shows heads of one label")
         check_trained(run.folder)
         if options.cache is None:
             check_backbone(run, options.model)

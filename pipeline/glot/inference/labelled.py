@@ -14,6 +14,7 @@ from glot.fit.ensemble import find_labelling
 from glot.fit.run_folder import RunConfig
 from glot.inference.run_checks import check_new_labels
 from glot.registry.tasks import Columns
+from glot.store.task_spec import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class LabelledFile:
 
     Attributes:
         path: the file. text, text_b, label: its columns; `text_b` that of the second text of pairs.
+        separator: between several labels in the column `label`.
         form: what is known of how it is written. bad_rows: "stop" at a row that is unfit on its own, or "skip" it.
     """
 
@@ -31,6 +33,7 @@ class LabelledFile:
     label: str = "label"
     form: TableFormat = FIND_OUT
     bad_rows: str = "stop"
+    separator: str | None = None
 
     def read(self, config: RunConfig, run: Path) -> Split:
         """The rows as examples of a run's task, the file's name for the split's; all are labelled.
@@ -43,9 +46,25 @@ class LabelledFile:
                 f"{run} was trained on {config.texts_each} text(s) an example: "
                 + ("leave out --text-b" if self.text_b else "name the column of the second with --text-b")
             )
-        table = Table(self.path, Columns(self.text, self.text_b, self.label), bad_rows=self.bad_rows, form=self.form)
+        columns = Columns(self.text, self.text_b, self.label, self.separator)
+        _check_kind(config.task, columns, run)
+        table = Table(self.path, columns, bad_rows=self.bad_rows, form=self.form)
         table.check()
         return read_split(self.path.name, config.task, table)
+
+
+def _check_kind(task: TaskSpec, columns: Columns, run: Path) -> None:
+    """Raise UsageError where a run gives several labels a text and the columns hold one, and reversed."""
+    several = task.target == "labels"
+    if several and not columns.has_several:
+        raise UsageError(
+            f"{run} was trained for several labels a text: name a column for each with --label "
+            f"{','.join(task.classes)}, or what stands between them in one with --label-separator"
+        )
+    if columns.has_several and not several:
+        raise UsageError(f"{run} was trained for one label a text: name one column, and leave --label-separator out")
+    if columns.separator is None and several and sorted(columns.labels) != sorted(task.classes):
+        raise UsageError(f"{run} was trained for the labels {','.join(task.classes)}: name the column of each")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from glot.inference.bars import progress_bar
 from glot.inference.forward import forward_texts, load_run_backbone
 from glot.nn.graph import resolve_backend
 from glot.products import fast_products
+from glot.store.label_sets import to_indicator
 from glot.store.template import join_pair, takes_pair
 
 WINDOW = 2048  # texts that are sorted by length together; what waits for its turn is small beside the backbone
@@ -165,7 +166,7 @@ class GlotModel:
     @property
     def classes_(self) -> np.ndarray:
         """(C,) the names of the classes, in the order of `predict_proba`; AttributeError where the task is a score."""
-        if self.config.task.target != "classes":
+        if not self.config.task.classes:
             raise AttributeError(f"{self.config.task.name} has no classes: its head gives a score")
         return np.asarray(self.config.task.classes)
 
@@ -273,17 +274,21 @@ class GlotModel:
     def predict(self, texts: Given, texts_b: Given | None = None) -> Any:
         """(n,) class names, or float32 scores in the task's units; of one text its own.
 
+        Where a text may have several labels (n, C) int64 zeros and ones, in the order of `classes_`.
+
         `texts_b` are the second texts of pairs.
         """
         task = self.config.task
         values = answers_of(task, self._estimate(texts, texts_b))
         answers = np.asarray(task.classes)[values] if task.target == "classes" else values
+        if task.target == "labels":
+            answers = to_indicator(values, len(task.classes))
         return answers[0] if isinstance(texts, str) else answers
 
     def predict_proba(self, texts: Given, texts_b: Given | None = None) -> np.ndarray:
         """(n, C) float32 probabilities of `classes_`, or (C,) of one text; UsageError where the task is a score."""
         self.config.check_predicts("this run")
-        if self.config.task.target != "classes":
+        if not self.config.task.classes:
             raise UsageError(f"{self.config.task.name} has no classes: use predict")
         shares = self._estimate(texts, texts_b)
         return shares[0] if isinstance(texts, str) else shares

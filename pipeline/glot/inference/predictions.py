@@ -19,7 +19,7 @@ from glot.store.example_set import ExampleSet
 from glot.store.files import make_folder, write_text
 from glot.store.reader import Cache
 from glot.store.rows import Row, rows_file
-from glot.store.task_spec import TaskSpec
+from glot.store.task_spec import TaskSpec, label_text
 
 NAMED_IN_GLUE = ("mnli", "qnli", "rte")  # the other tasks' submissions hold class numbers
 
@@ -78,7 +78,7 @@ def write_predictions(
 
 
 def _answer(task: TaskSpec, value: float) -> Row:
-    return {"label": task.classes[int(value)]} if task.target == "classes" else {"score": round(value, 6)}
+    return {"label": label_text(task, int(value))} if task.classes else {"score": round(value, 6)}
 
 
 def _glue_answer(task: TaskSpec, value: float) -> str:

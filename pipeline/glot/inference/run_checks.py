@@ -142,14 +142,17 @@ def check_scorable(run: Path, cache: Cache, split: str) -> RunConfig:
 
 
 def _labels(task: TaskSpec) -> str:
+    if task.target == "labels":
+        return f"several labels a text ({', '.join(task.classes)})"
     return f"the classes {', '.join(task.classes)}" if task.target == "classes" else "scores"
 
 
 def answer_columns(task: TaskSpec, with_probabilities: bool = False) -> dict[str, type]:
     """The columns of predictions for a task, and the type of each: the last ones are of the classes, in their order."""
-    if task.target != "classes":
+    if not task.classes:
         return {"index": int, "score": float}
-    names = ["probability", *(f"probability_{name}" for name in task.classes)] if with_probabilities else []
+    first = ["probability"] if task.target == "classes" else []
+    names = [*first, *(f"probability_{name}" for name in task.classes)] if with_probabilities else []
     return {"index": int, "label": str, **dict.fromkeys(names, float)}
 
 

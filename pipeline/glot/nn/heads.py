@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glot.nn.config import PairFeatures
+from glot.store.label_sets import to_codes
 from glot.store.task_spec import TaskSpec
 
 
@@ -36,8 +37,8 @@ class Head(nn.Module):
 
 
 def with_weights(labels: Tensor, weights: Tensor) -> Tensor:
-    """(B, 2) float32: labels (B,), and beside them what each example counts in the loss."""
-    return torch.stack([labels.float(), weights.float()], dim=1)
+    """(B, 2) float32: labels (B,), and beside them what each example counts in the loss; of (B, C) it is (B, C + 1)."""
+    return torch.cat([labels.reshape(len(labels), -1).float(), weights.float()[:, None]], dim=1)
 
 
 PARTS: dict[PairFeatures, int] = {"concat": 2, "full": 4, "symmetric": 3}  # vectors side by side
@@ -100,6 +101,33 @@ class ClassHead(Head):
         return raw.detach().float().softmax(dim=1).cpu()
 
 
+class LabelsHead(Head):
+    """As `ClassHead`, but a text has each of C labels or not: a sigmoid each, binary cross-entropy. Logits (B, C)."""
+
+    def __init__(self, width: int, num_texts: int, num_labels: int, features: PairFeatures = "concat") -> None:
+        super().__init__()
+        self.features = features
+        self.linear = nn.Linear(features_width(features, width, num_texts), num_labels)
+
+    def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
+        """(B, C) logits."""
+        return self.linear(features_of(self.features, z, z_b))
+
+    def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
+        """Mean binary cross-entropy of all labels; labels (B, C) zeros and ones, or (B, C + 1) with weights."""
+        count = raw.shape[-1]
+        each = F.binary_cross_entropy_with_logits(raw, labels[:, :count].to(raw.dtype), reduction="none").mean(dim=1)
+        return each.mean() if labels.shape[1] == count else (each * labels[:, count]).mean()
+
+    def predict(self, raw: Tensor) -> Tensor:
+        """(B,) int64 codes of the labels whose probability is above a half, see `glot.store.label_sets`."""
+        return torch.from_numpy(to_codes(raw.detach().cpu().numpy() > 0))
+
+    def estimate(self, raw: Tensor) -> Tensor:
+        """(B, C) float32 probabilities of the labels; they need not sum to 1."""
+        return raw.detach().float().sigmoid().cpu()
+
+
 class ScoreHead(Head):
     """What both score heads share: raw outputs (B,) estimate (score - low) / (high - low), by mean squared error."""
 
@@ -160,6 +188,8 @@ def make_head(spec: TaskSpec, width: int, features: PairFeatures = "concat") -> 
     """The head of a task over pooled vectors of `width`; with "concat" by the paper's table of heads and losses."""
     if spec.target == "classes":
         return ClassHead(width, spec.num_texts, len(spec.classes), features)
+    if spec.target == "labels":
+        return LabelsHead(width, spec.num_texts, len(spec.classes), features)
     assert spec.score_range is not None  # every task of scores has one
     if spec.num_texts == 2 and features == "concat":
         return SimilarityHead(width, spec.score_range)

@@ -19,11 +19,27 @@ GLUE_HUB = "nyu-mll/glue"
 
 @dataclass(frozen=True)
 class Columns:
-    """The names of the columns that hold the text, the second text (pairs only) and the label."""
+    """The names of the columns that hold the text, the second text (pairs only) and the label.
+
+    Attributes:
+        label: several columns of yes and no, one a label, stand with commas between them: "billing,login".
+        separator: between the names of several labels in one column; None: a text has one label.
+    """
 
     text: str
     text_b: str | None
     label: str
+    separator: str | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns of labels."""
+        return tuple(name.strip() for name in self.label.split(",") if name.strip())
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a text may have several labels, or none."""
+        return self.separator is not None or len(self.labels) > 1
 
 
 NO_COLUMNS = Columns("", None, "")

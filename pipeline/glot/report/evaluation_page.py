@@ -28,6 +28,7 @@ PLOT_WIDTH = 3.6  # inches: beside another on a screen, and as wide as a phone
 MOST_CLASSES = 15  # of a confusion matrix; of more the commonest confusions stand for it
 MOST_CONFUSIONS = 10
 NAMES = {"accuracy": "accuracy", "f1": "F1", "macro_f1": "macro F1", "mcc": "Matthews correlation"}
+NAMES |= {"micro_f1": "micro F1", "macro_label_f1": "macro F1 of the labels", "exact_match": "exact matches"}
 NAMES |= {"spearman": "Spearman correlation", "pearson": "Pearson correlation"}
 
 

@@ -19,6 +19,7 @@ from glot.fit.training_data import labels_of, training_set
 from glot.fit.yardsticks import Means
 from glot.report.environment import collect_environment
 from glot.report.evaluation_page import Page
+from glot.store.label_sets import to_indicator
 from glot.store.reader import Cache
 from glot.store.template import TEXT
 
@@ -89,6 +90,8 @@ def _counts(evaluation: Evaluation, cache: Cache, config: RunConfig) -> dict[str
     classes = len(config.task.classes)
     if not classes:
         return {name: [len(labels)] for name, labels in sets.items()}
+    if config.task.target == "labels":
+        return {name: to_indicator(labels, classes).sum(axis=0).tolist() for name, labels in sets.items()}
     return {name: np.bincount(labels, minlength=classes).tolist() for name, labels in sets.items()}
 
 

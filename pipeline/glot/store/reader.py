@@ -231,6 +231,8 @@ def _wrong_labels(label: np.ndarray | None, entry: ExamplesEntry) -> str:
     if label is None:
         return "it lacks its labels" if entry.labelled else ""
     classes = len(entry.task.classes)
+    if entry.task.target == "labels":
+        classes = 1 << classes  # codes of sets of them
     if classes and label.size and not (label.min() >= 0 and label.max() < classes):
         return f"it has labels beyond the {classes} classes of its task"
     return ""

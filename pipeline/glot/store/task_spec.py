@@ -7,7 +7,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-Target = Literal["classes", "score", "contrastive"]
+from glot.store.label_sets import to_indicator, to_names
+
+Target = Literal["classes", "labels", "score", "contrastive"]
 TARGETS = get_args(Target)
 _CLASSES_SHOWN, _NAME_CHARACTERS = 6, 40
 
@@ -19,9 +21,10 @@ class TaskSpec:
     Attributes:
         name: "mrpc", or the stem of the user's file.
         num_texts: 1, or 2 for pairs.
-        target: "classes" (labels are int indices into `classes`), "score" (labels are floats), or "contrastive" (none:
-            of a pair the second text answers the first, and negatives do not).
-        classes: the class names in label order; empty for scores.
+        target: "classes" (labels are int indices into `classes`), "labels" (a text has several of `classes`, or none:
+            an int code of them, see `glot.store.label_sets`), "score" (labels are floats), or "contrastive" (none: of
+            a pair the second text answers the first, and negatives do not).
+        classes: the names of the classes, or labels, in their order; empty for scores.
         score_range: (low, high) of the scores, mapped to [0, 1] for the loss; None for classes.
         metrics: names of the metrics; the first is the one printed and selected by.
     """
@@ -67,9 +70,20 @@ def describe_labels(spec: TaskSpec, labels: np.ndarray | None) -> str:
         return "none"
     if spec.target == "score":
         what = f"scores {found.min():g} to {found.max():g}"
+    elif spec.target == "labels":
+        bits = to_indicator(found, len(spec.classes))
+        counts = _counts(spec.classes, bits.nonzero()[1])
+        what = f"{len(spec.classes):,} labels ({counts}; {int((bits.sum(axis=1) == 0).sum()):,} with none)"
     else:
         what = f"{len(spec.classes):,} classes ({_counts(spec.classes, found)})"
     return f"{what}, {missing:,} without" if missing else what
+
+
+def label_text(spec: TaskSpec, label: float) -> str:
+    """A label as files have it: the class's name, the names of several labels with ";" between them, or the score."""
+    if spec.target == "labels":
+        return ";".join(to_names(int(label), spec.classes))
+    return spec.classes[int(label)] if spec.target == "classes" else f"{label:.4g}"
 
 
 def _counts(classes: tuple[str, ...], labels: np.ndarray) -> str:

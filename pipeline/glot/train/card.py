@@ -43,13 +43,18 @@ def next_commands(done: Trained) -> list[tuple[str, str]]:
         columns += f" --text-b {quote(done.columns.text_b)}"
     run = f"--run {quote(str(done.folder))}"
     export = f"{quote(str(done.folder / 'exported'))}"
+    separator = f" --label-separator {quote(done.columns.separator)}" if done.columns.separator is not None else ""
     return [
         ("label new rows", f"glot predict {run} --input new.csv {columns} --output answers.csv"),
         ("answer over HTTP", f"glot serve {run}"),
-        ("give it to others", f"glot export {run} --to sentence-transformers {export}"),
+        *(
+            []
+            if done.task.target == "labels"
+            else [("give it to others", f"glot export {run} --to sentence-transformers {export}")]
+        ),
         (
             "score it on other rows",
-            f"glot evaluate {run} --data labelled.csv {columns} --label {quote(done.columns.label)}",
+            f"glot evaluate {run} --data labelled.csv {columns} --label {quote(done.columns.label)}{separator}",
         ),
     ]
 
@@ -61,7 +66,7 @@ def shares(one: ByClass) -> list[str]:
 
 def _lines(done: Trained) -> list[str]:
     task = done.task
-    what = "Tells classes apart" if task.target == "classes" else "Gives scores"
+    what = {"classes": "Tells classes apart", "labels": "Tells which labels fit"}.get(task.target, "Gives scores")
     lines = [f"# {task.name}: {done.model} with a trained head", "", f"{headline(done)}.", ""]
     lines += [f"{what} of {'pairs of texts' if task.num_texts == 2 else 'texts'}; made by `glot train`.", ""]
     lines += ["## Scores", ""]

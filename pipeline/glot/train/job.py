@@ -39,6 +39,7 @@ class TrainRequest:
         out: the folder of everything; None: runs/NAME-MODEL.
         target: "classes" or "score", whatever the labels look like.
         max_tokens: where texts are cut. bad_rows: "stop" or "skip". form: how the tables are written.
+        label_separator: between the labels in the column `label`, where a text may have several.
         device, engine, trust_remote_code: of the backbone, see `ExtractOptions`.
     """
 
@@ -57,6 +58,7 @@ class TrainRequest:
     device: str | None = None
     engine: str = "auto"
     trust_remote_code: bool = False
+    label_separator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ def prepare(request: TrainRequest) -> Job:
     check_engine(request.engine)
     if request.minutes is not None and find_spec("optuna") is None:
         raise UsageError("--minutes searches with Optuna: pip install 'glot-pipeline[tune]', or leave --minutes out")
-    guess = guess_columns(request.data, request.text, request.text_b, request.label, request.form)
+    guess = guess_columns(
+        request.data, request.text, request.text_b, request.label, request.form, request.label_separator
+    )
     request = replace(request, form=guess.form)
     name = check_name(table_name(request.data, None))
     folder = request.out or Path("runs") / f"{name}-{source.name}"
@@ -149,7 +153,10 @@ def _read(request: TrainRequest, columns: Columns) -> Corpus:
         form=request.form,
         target=request.target,
         held=TEST,
+        separator=columns.separator,
     )
+    if request.minutes is not None and columns.has_several:
+        raise UsageError("--minutes searches for one label a text: leave it out with several")
     count = len(corpus.splits["train"].examples)
     if request.minutes is not None and count < FEWEST:
         raise UsageError(
@@ -166,7 +173,7 @@ def _asked(request: TrainRequest, source: ModelSource, columns: Columns) -> dict
     return {
         **told,
         "model": source.spec,
-        "columns": list(asdict(columns).values()),
+        "columns": [value for name, value in asdict(columns).items() if name != "separator" or value is not None],
         **{name: getattr(request, name) for name in names},
         "format": list(asdict(request.form).values()),
     }

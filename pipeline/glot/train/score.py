@@ -14,6 +14,7 @@ from glot.inference.run_checks import answer_columns
 from glot.registry.tasks import Columns
 from glot.store.reader import Cache
 from glot.store.rows import Row, rows_file
+from glot.store.task_spec import label_text
 from glot.train.job import TEST
 from glot.train.result import ByClass, Score
 
@@ -47,10 +48,11 @@ def write_untouched(path: Path, scored: Scored, columns: Columns) -> None:
     The columns are called as in the table; the answers' as `glot predict` calls them.
     """
     task = scored.task
+    label = "labels" if len(columns.labels) > 1 else columns.label
     texts = [columns.text, *([columns.text_b] if columns.text_b else [])]
-    kept = {"index": int, **dict.fromkeys(texts, str), columns.label: str if task.target == "classes" else float}
+    kept = {"index": int, **dict.fromkeys(texts, str), label: str if task.classes else float}
     names, types = answer_names(task, kept), answer_columns(task, with_probabilities=True)
-    rows = _rows(scored, texts, columns.label, names)
+    rows = _rows(scored, texts, label, names)
     with rows_file(path, {**kept, **{names[name]: kind for name, kind in types.items() if name != "index"}}) as write:
         while piece := list(islice(rows, PIECE)):
             write(piece)
@@ -61,6 +63,6 @@ def _rows(scored: Scored, texts: list[str], label: str, names: dict[str, str]) -
     assert scored.texts is not None  # which keeps its texts
     for place, row in enumerate(scored.rows.tolist()):
         value = scored.labels[place].item()
-        told = scored.task.classes[value] if scored.task.target == "classes" else value
+        told = label_text(scored.task, value) if scored.task.classes else value
         cells = dict(zip(texts, scored.texts[place], strict=True))
         yield {"index": row, **cells, label: told, **answer_of(scored.task, scored.estimates[place], names)}
