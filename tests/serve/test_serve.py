@@ -352,3 +352,15 @@ def test_a_port_that_is_taken_and_a_missing_package_are_one_line(
     monkeypatch.setitem(sys.modules, "fastapi", None)
     code, out, err = glot(*words)
     assert (code, out, "pip install 'glot-pipeline[serve]'" in err) == (2, "", True), err
+
+
+def test_a_text_with_several_labels(load: Callable[..., GlotModel]) -> None:
+    task = TaskSpec("tickets", 1, "labels", ("billing", "login", "refund"), metrics=("micro_f1",))
+    model = load(task=task)
+    texts = SENTENCES[:3]
+    with serving(model) as address:
+        answers = ask(address, "/predict", {"texts": texts}).json["predictions"]
+    shares = model.predict_proba(texts)
+    for answer, each in zip(answers, shares, strict=True):
+        assert answer["labels"] == [name for name, share in zip(task.classes, each, strict=True) if share > 0.5]
+        np.testing.assert_allclose(list(answer["probabilities"].values()), each, atol=1e-5)

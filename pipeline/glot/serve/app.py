@@ -38,6 +38,13 @@ class Label(BaseModel):
     probabilities: dict[str, float]
 
 
+class Labels(BaseModel):
+    """The labels of a text that may have several, or none, and how likely each is."""
+
+    labels: list[str]
+    probabilities: dict[str, float]
+
+
 class Score(BaseModel):
     """The score of a text, in the task's units."""
 
@@ -47,7 +54,7 @@ class Score(BaseModel):
 class Predictions(BaseModel):
     """One for each text, in their order: labels, or scores."""
 
-    predictions: list[Label] | list[Score]
+    predictions: list[Label] | list[Labels] | list[Score]
 
 
 class Vectors(BaseModel):

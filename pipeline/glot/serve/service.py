@@ -75,7 +75,6 @@ class Service:
 
     def __init__(self, model: GlotModel, run: Path) -> None:
         self.model, config = model, model.config
-        self.has_classes = config.task.target == "classes"
         self.predict = Offer(self._predict, config.texts_each, _refusal(lambda: config.check_predicts("this run")))
         no_vectors = _refusal(lambda: model.width)
         self.encode = Offer(self._encode, 2 if takes_pair(config.states.template) else 1, no_vectors)
@@ -85,24 +84,24 @@ class Service:
             backbone=model.backbone.name,
             task=config.task.name,
             width=None if no_vectors else model.width,
-            classes=list(config.task.classes) if self.has_classes else None,
+            classes=list(config.task.classes) or None,
             texts_each=config.texts_each,
             version=__version__,
         )
 
     def _predict(self, rows: Sequence[Row]) -> list[Answer]:
-        """As `glot predict` has it: {"label": ..., "probabilities": {class: ...}}, or {"score": ...}."""
-        columns = list(map(list, zip(*rows, strict=True)))
-        if not self.has_classes:
+        """As `glot predict` has it: a label, or the labels, and each probability; or the score."""
+        columns, task = list(map(list, zip(*rows, strict=True))), self.model.config.task
+        if not task.classes:
             return [{"score": round(float(score), 6)} for score in self.model.predict(*columns)]
-        classes = self.model.config.task.classes
-        return [
-            {
-                "label": classes[int(shares.argmax())],
-                "probabilities": {name: round(float(share), 6) for name, share in zip(classes, shares, strict=True)},
-            }
-            for shares in self.model.predict_proba(*columns)
-        ]
+        answers: list[Answer] = []
+        for shares in self.model.predict_proba(*columns):
+            said: Answer = {"label": task.classes[int(shares.argmax())]}
+            if task.target == "labels":
+                said = {"labels": [name for name, share in zip(task.classes, shares, strict=True) if share > 0.5]}
+            each = {name: round(float(share), 6) for name, share in zip(task.classes, shares, strict=True)}
+            answers.append({**said, "probabilities": each})
+        return answers
 
     def _encode(self, rows: Sequence[Row]) -> list[list[float]]:
         """The vector of each row, D numbers."""
