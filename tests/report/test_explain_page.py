@@ -269,7 +269,7 @@ def test_a_browser_shows_hostile_tokens_as_text(explained: Callable, browse: Cal
     assert "&lt;img src=x onerror=" in dom
 
 
-def test_tokens_are_shaded_by_the_drawn_run_s_weights_or_by_their_push(
+def test_tokens_are_shaded_by_the_drawn_run_s_weights_or_by_their_effect(
     make_head_run: Callable, make_example: Callable, browse: Callable
 ) -> None:
     runs = open_runs([make_head_run("ada", pooler="adapool"), make_head_run("graph")])
