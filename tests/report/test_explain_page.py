@@ -287,6 +287,18 @@ def test_tokens_are_shaded_by_the_drawn_run_s_weights_or_by_their_effect(
     )
 
 
+def test_a_run_of_scores_stands_beside_one_of_classes(
+    make_head_run: Callable, make_example: Callable, browse: Callable
+) -> None:
+    found = explain(make_example(WORDS), open_runs([make_head_run("classes"), make_head_run("scores", scores=True)]))
+    answers = re.findall(r'<section aria-label="Answer">(.*?)</section>', browse(found), flags=re.DOTALL)
+    assert ["%" in answer for answer in answers] == [True, False]
+    assert ["Towards it" in answer for answer in answers] == [True, False]
+    assert f"<strong>{found.predictions[1].answer}</strong>" in answers[1]
+    best = int(found.predictions[1].effects[0].argmax())
+    assert re.search(rf"Up: <span class=\"one\">“{re.escape(WORDS[best])}” <b>\+", answers[1])
+
+
 def strengths(dom: str) -> list[float]:
     """How strongly each token of the graphs is shaded, in percent."""
     tokens = re.findall(r'<button type="button" class="token.*?</button>', dom, flags=re.DOTALL)
