@@ -115,6 +115,11 @@ def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders:
         (("tune", "--cache", "several", "--minutes", "1"), "holds several labels a text"),
         (("explain", "--run", "run", "--text", "a dog"), "gives several labels a text"),
         (("export", "--run", "run", "--to", "onnx", "exported"), "gives several labels a text"),
+        (
+            ("predict", "--run", "run", "--cache", "several", "--format", "glue", "--output", "g.tsv"),
+            "one label a text",
+        ),
+        (("evaluate", "--run", "run", "--data", flags, *given, *FORMS[0], *FORMS[1][2:]), "--label has 3"),
         (("fit", "--cache", "several", "--class-weights", "balanced"), "texts of several labels"),
         (("evaluate", "--run", "run", "--data", names, *given, "--label", "tags"), "--label billing,login,refund, or"),
         (("evaluate", "--run", "run", "--data", flags, *given, "--label", "billing,login"), "name the column of each"),
