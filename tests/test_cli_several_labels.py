@@ -50,7 +50,8 @@ def test_from_a_table_to_answers(
     code, out, err = glot("train", tables[form], *given, *model, "--out", "made")
     assert code == 0, err
     assert "3 labels (billing " in out
-    assert "; majority (" in out and "one-vs-rest logistic regression on the mean " in out
+    assert "; majority (" in out
+    assert "one-vs-rest logistic regression on the mean " in out
     with open("made/predictions.csv", newline="", encoding="utf-8") as file:
         answers = list(csv.DictReader(file))
     real, found = (
@@ -76,8 +77,8 @@ def test_wrong_uses_take_one_line(
     glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     def refused(*words: object) -> str:
-        code, out, err = glot(*words)
-        assert code == 2 and "Traceback" not in err
+        code, _, err = glot(*words)
+        assert code == 2, err
         return " ".join(err.split())
 
     flags, names = tables
@@ -106,23 +107,23 @@ def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders:
     code, _, err = glot("fit", "--cache", "several", "--out", "run", "--device", "cpu", "--preset", "published")
     assert code == 0, err
     code, out, err = glot("evaluate", "--run", "run", "--cache", "several", "--device", "cpu")
-    assert code == 0 and "micro_f1" in out, err
+    assert code == 0, err
+    assert "micro_f1" in out
     code, _, err = glot("predict", "--run", "run", "--cache", "several", "--split", "validation", "--output", "new.csv")
     assert code == 0, err
     with open("new.csv", newline="", encoding="utf-8") as file:
         assert {one for row in csv.DictReader(file) for one in row["label"].split(";")} <= {*NAMES, ""}
+    glue = "--split", "validation", "--format", "glue", "--output", "glue.tsv"
     for words, said in (
         (("tune", "--cache", "several", "--minutes", "1"), "holds several labels a text"),
         (("explain", "--run", "run", "--text", "a dog"), "gives several labels a text"),
         (("export", "--run", "run", "--to", "onnx", "exported"), "gives several labels a text"),
-        (
-            ("predict", "--run", "run", "--cache", "several", "--format", "glue", "--output", "g.tsv"),
-            "one label a text",
-        ),
+        (("predict", "--run", "run", "--cache", "several", *glue), "glue is for one label a text"),
         (("evaluate", "--run", "run", "--data", flags, *given, *FORMS[0], *FORMS[1][2:]), "--label has 3"),
         (("fit", "--cache", "several", "--class-weights", "balanced"), "texts of several labels"),
         (("evaluate", "--run", "run", "--data", names, *given, "--label", "tags"), "--label billing,login,refund, or"),
         (("evaluate", "--run", "run", "--data", flags, *given, "--label", "billing,login"), "name the column of each"),
     ):
         code, _, err = glot(*words)
-        assert code == 2 and said in " ".join(err.split()), err
+        assert code == 2, err
+        assert said in " ".join(err.split())
