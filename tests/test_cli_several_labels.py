@@ -41,7 +41,7 @@ def codes(cells: list[str]) -> np.ndarray:
     return np.array([[name in cell.split(";") for name in NAMES] for cell in cells])
 
 
-@pytest.mark.parametrize("form", [0, 1])
+@pytest.mark.parametrize("form", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_from_a_table_to_answers(
     glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path], form: int
 ) -> None:

@@ -117,7 +117,7 @@ def _check_labels(y: Any) -> np.ndarray:
 
 
 def _check_indicator(labels: np.ndarray) -> np.ndarray:
-    """(n, C) zeros and ones; raises ValueError for other values, too many columns, and one (named) that is all alike."""
+    """(n, C) zeros and ones; raises ValueError for other values, too many columns, and one that is all alike."""
     if not np.isin(labels, (0, 1)).all():
         raise ValueError("y has two or more columns, and values other than 0 and 1: it is no indicator of labels")
     if labels.shape[1] > MOST_LABELS:
