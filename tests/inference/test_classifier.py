@@ -130,7 +130,7 @@ def test_what_is_no_text_is_refused(make: MakeClassifier, data: tuple, X: object
         (["x", "x"], "one class only"),
         (["x", "y", "x"], "inconsistent numbers of samples"),
         ([0.5, 1.7], "continuous"),
-        ([[0, 1], [1, 0]], "1d array"),
+        ([[0, 2], [1, 0]], "1d array"),
         (None, "y is None"),
         (np.array(["x", None], dtype=object), "None"),
     ],

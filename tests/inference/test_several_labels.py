@@ -7,11 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from glot import GlotClassifier
 from glot.errors import UsageError
+from glot.fit import regression
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +65,22 @@ def test_what_is_refused(classifier: GlotClassifier, data: tuple[list[str], np.n
         same[:, 1] = value
         with pytest.raises(ValueError, match=f"{word} sample has the label of column 1"):
             classifier.fit(texts, same)
+    with pytest.raises(ValueError, match="values other than 0 and 1"):
+        classifier.fit(texts, 2 * y)
     with pytest.raises(ValueError, match="y has 54 labels: a classifier of several takes 53 at most"):
         classifier.fit(texts, np.tile(y[:, :1], 54))
     with pytest.raises(UsageError, match="balanced: texts has texts of several labels"):
         classifier.set_params(class_weight="balanced").fit(texts, y)
+
+
+def test_training_begins_at_one_versus_the_rest(
+    classifier: GlotClassifier, data: tuple[list[str], np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, y = data
+    monkeypatch.setattr(regression, "STRENGTHS", (0.1,))
+    began = classifier.set_params(pooler="mean", backbone_layer=-1, lr=1e-12).fit(texts, y)
+    theirs = make_pipeline(StandardScaler(), OneVsRestClassifier(LogisticRegression(C=0.1, max_iter=200)))
+    means = began.transform(texts)
+    expected = theirs.fit(means, y).predict_proba(means)
+    # The states that the fit begins at are kept in 16 bits.
+    np.testing.assert_allclose(began.predict_proba(texts), expected, atol=5e-3)

@@ -20,6 +20,7 @@ import numpy as np
 from glot.corpus.examples import UnfitRow
 from glot.corpus.rows import Row, Rows
 from glot.errors import UsageError
+from glot.registry.tasks import Columns
 from glot.store.label_sets import MOST_LABELS, to_indicator
 from glot.store.task_spec import TaskSpec
 
@@ -120,17 +121,24 @@ def several_spec(name: str, table: Rows, num_texts: Literal[1, 2], target: str |
     if target is not None:
         raise UsageError(f"--target {target} does not go with several labels a text: leave it out")
     columns = table.columns
-    if columns.separator is not None and len(columns.labels) > 1:
+    check_separator(columns)
+    found = columns.labels
+    if columns.separator is not None:
+        found = in_order({one for row in table for one in row.label or ()})
+    return labels_spec(name, found, num_texts)
+
+
+def check_separator(columns: Columns) -> None:
+    """Raise UsageError for a separator that is blank, or stands beside several columns."""
+    if columns.separator is None:
+        return
+    if len(columns.labels) > 1:
         raise UsageError(
             f"--label-separator is for one column that names the labels, and --label has {len(columns.labels)}: "
             "leave one of them out"
         )
-    found = columns.labels
-    if columns.separator is not None:
-        if not columns.separator.strip():
-            raise UsageError("--label-separator is blank: pass what stands between two labels, as in ';'")
-        found = in_order({one for row in table for one in row.label or ()})
-    return labels_spec(name, found, num_texts)
+    if not columns.separator.strip():
+        raise UsageError("--label-separator is blank: pass what stands between two labels, as in ';'")
 
 
 def labels_spec(name: str, labels: tuple[str, ...], num_texts: Literal[1, 2]) -> TaskSpec:

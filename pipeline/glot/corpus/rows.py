@@ -102,7 +102,8 @@ def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Colu
     if missing and label_needed:
         raise _no_column(where, cells, missing[0])
     if columns.has_several:
-        names = None if missing else _several(where, cells, columns)
+        blank = columns.separator is None and all(plain_label(cells.get(name)) is None for name in columns.labels)
+        names = None if missing or (blank and not label_needed) else _several(where, cells, columns)
         return Row(index, where, text, text_b, names, cells)
     label = plain_label(cells.get(columns.label))
     if label is None and label_needed:

@@ -261,8 +261,9 @@ def _majority(task: TaskSpec, train: ExampleSet, sets: dict[str, ExampleSet]) ->
 
 
 def majority(task: TaskSpec, labels: np.ndarray, sizes: dict[str, int]) -> Yardstick:
-    """The commonest of the training labels (m,) for every example of sets of some sizes; of several labels a text the
-    commonest set of them, which the name tells.
+    """The commonest of the training labels (m,) for every example of sets of some sizes.
+
+    Where a text may have several labels it is the commonest set of them, which the name tells.
     """
     values, counts = np.unique(labels, return_counts=True)
     commonest = int(values[counts.argmax()])

@@ -10,7 +10,7 @@ from scipy.sparse import issparse
 from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import Tags, check_array, check_consistent_length, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import check_classification_targets, is_multilabel
 
 from glot.corpus.labels import LABELS_METRICS
 from glot.errors import UsageError
@@ -106,7 +106,7 @@ def _check_labels(y: Any) -> np.ndarray:
     """(n,) labels of classes, or (n, C) zeros and ones; raises ValueError for missing or continuous ones."""
     if y is None:
         raise ValueError("GlotClassifier requires y to be passed, but the target y is None")
-    if type_of_target(y) == "multilabel-indicator":
+    if is_multilabel(y):
         labels = y.toarray() if issparse(y) else np.asarray(y)
         return labels.astype(np.int64)
     labels = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
@@ -117,7 +117,9 @@ def _check_labels(y: Any) -> np.ndarray:
 
 
 def _check_indicator(labels: np.ndarray) -> np.ndarray:
-    """(n, C) zeros and ones; raises ValueError, which names it, for a column that is all the same, and for too many."""
+    """(n, C) zeros and ones; raises ValueError for other values, too many columns, and one that is all alike."""
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("y has two or more columns, and values other than 0 and 1: it is no indicator of labels")
     if labels.shape[1] > MOST_LABELS:
         raise ValueError(f"y has {labels.shape[1]} labels: a classifier of several takes {MOST_LABELS} at most")
     for column, share in enumerate(labels.mean(axis=0).tolist()):

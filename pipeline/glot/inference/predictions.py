@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from glot.errors import UsageError
 from glot.fit.ensemble import find_heads
 from glot.fit.ensemble_run import predict_heads
 from glot.fit.head_model import load_head, predict
@@ -63,6 +64,8 @@ def write_predictions(
     """
     check_predictions_file(out, format_name)
     config = check_predictable(run, cache, split)
+    if format_name == "glue" and config.task.target == "labels":
+        raise UsageError("--format glue is for one label a text, and this run gives several: leave it out")
     predictions, examples = predict_examples(run, config, cache, split, device, backend)
     order = np.argsort(examples.index, kind="stable")
     answers = list(zip(examples.index[order].tolist(), predictions[order].tolist(), strict=True))

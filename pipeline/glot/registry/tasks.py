@@ -34,6 +34,8 @@ class Columns:
     @property
     def labels(self) -> tuple[str, ...]:
         """The columns of labels."""
+        if "," not in self.label:
+            return (self.label,) if self.label else ()
         return tuple(name.strip() for name in self.label.split(",") if name.strip())
 
     @property
