@@ -68,8 +68,8 @@ def headline(sections: Sequence[Section]) -> str:
         above, below = sum(row["low"] > 0 for row in found), sum(row["high"] < 0 for row in found)
         if found:
             said.append(
-                f"GLOT is clearly better than {rival} in {above} of {len(found)} comparisons, clearly worse in {below}; "
-                f"in {len(found) - above - below} the examples do not tell."
+                f"GLOT is clearly better than {rival} in {above} of {len(found)} comparisons, clearly worse in "
+                f"{below}; in {len(found) - above - below} the examples do not tell."
             )
     return " ".join(said)
 

@@ -238,7 +238,8 @@ class Picture:
     Attributes:
         title: what it shows, for those who do not see it. caption: what stands below it, with a little Markdown.
         columns: panels a row at most; rows are as even as they can be. file: the name of the PNG file, which pictures
-            of one name share, one below the other; "" where there is none. titled: whether the titles are drawn; a page may say them itself.
+            of one name share, one below the other; "" where there is none.
+        titled: whether the titles are drawn; a page may say them itself.
     """
 
     title: str
