@@ -141,7 +141,7 @@ def test_stress_page(tmp_path: Path, make_run: Make, make_baseline: Make) -> Non
     published, paired = paths[0].read_text().split("### Generator ")[1:]
     assert row_of(published, "distractors") == ["distractors", "mean", "GLOT", "length alone"]
     assert row_of(published, "20 %") == ["20 %", "70.0 [68.0, +2.0]", "–", "–"]
-    assert row_of(published, "90 %") == ["90 %", "–", "79.0 ± 1.4 [98.8, −19.8]", "100.0"]
+    assert row_of(published, "90 %") == ["90 %", "–", "79.0 ± 1.4 [98.8, −19.8]", "**100.0**"]
     assert paired.startswith("`paired`")
     assert row_of(paired, "90 %") == ["90 %", "66.0"]
     assert "**leaks**" in paths[0].read_text()

@@ -181,6 +181,14 @@ def paper_text(cell: Cell) -> str:
     return f"[{cell.paper:.1f}, {signed(cell.difference)}]"
 
 
+def best_of(cells: Iterable[Cell | None]) -> list[Cell]:
+    """Those of the highest mean as it is shown; none where all are alike."""
+    known = [cell for cell in cells if cell is not None]
+    highest = max((round(cell.mean, 1) for cell in known), default=0.0)
+    found = [cell for cell in known if round(cell.mean, 1) == highest]
+    return found if len(found) < len(known) else []
+
+
 def signed(points: float) -> str:
     """Points with one decimal and their sign; what rounds to nothing is 0.0."""
     text = f"{points:+.1f}".replace("-", "−")

@@ -61,15 +61,17 @@ def _section(title: str, key: str, rival: str, comparisons: Sequence[Comparison]
 
 
 def headline(sections: Sequence[Section]) -> str:
-    """What the comparisons with the best baseline come to, in a sentence; "" where there are none."""
-    found = [row for section in sections for row in section.data.get("comparisons", [])]
-    if not found:
-        return ""
-    above, below = sum(row["low"] > 0 for row in found), sum(row["high"] < 0 for row in found)
-    return (
-        f"GLOT is clearly better than the best baseline in {above} of {len(found)} comparisons, clearly worse in "
-        f"{below}; in {len(found) - above - below} the examples do not tell."
-    )
+    """What the comparisons come to, in a sentence for each kind; "" where there are none."""
+    said = []
+    for key, rival in (("comparisons", "the best baseline"), ("graph", "itself without edges")):
+        found = [row for section in sections for row in section.data.get(key, [])]
+        above, below = sum(row["low"] > 0 for row in found), sum(row["high"] < 0 for row in found)
+        if found:
+            said.append(
+                f"GLOT is clearly better than {rival} in {above} of {len(found)} comparisons, clearly worse in "
+                f"{below}; in {len(found) - above - below} the examples do not tell."
+            )
+    return " ".join(said)
 
 
 def _entries(found: Comparison) -> list[Entry]:

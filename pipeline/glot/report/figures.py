@@ -32,6 +32,8 @@ INSTALL = "pip install 'glot-pipeline[report]'"
 LINE = "#d5d9df"  # of grids; the page's own in the page
 WIDTH, HEIGHT, ROW = 2.9, 2.7, 0.36  # inches of a panel, and of a line of dots or bars
 TITLE_LETTERS, TITLE_LINE = 12, 0.17  # of a title: letters an inch, wide ones too, and inches a line
+BETWEEN = 0.09  # inches on either side of a panel: names and numbers of neighbours do not run into each other
+TITLE = "picture-title"  # of the drawn title: a file has it, a page has its own heading and leaves it out
 MOST_DOTS = 40  # of a panel; a longer list is a table's business
 DPI = 120
 RC: dict[Any, Any] = {
@@ -235,8 +237,9 @@ class Picture:
 
     Attributes:
         title: what it shows, for those who do not see it. caption: what stands below it, with a little Markdown.
-        columns: panels a row. file: the name of the PNG file, which pictures of one name share, one below the other;
-            "" where there is none. titled: whether the titles are drawn; a page may say them itself.
+        columns: panels a row at most; rows are as even as they can be. file: the name of the PNG file, which pictures
+            of one name share, one below the other; "" where there is none.
+        titled: whether the titles are drawn; a page may say them itself.
     """
 
     title: str
@@ -260,8 +263,9 @@ class Drawn:
 def draw_picture(picture: Picture) -> tuple[Figure, Tips]:
     """The figure, and what is told of its marks."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    columns = min(picture.columns, len(picture.panels))
+    columns = -(-len(picture.panels) // -(-len(picture.panels) // picture.columns))
     rows = [picture.panels[start : start + columns] for start in range(0, len(picture.panels), columns)]
     heights = [max(panel.height for panel in row) for row in rows]
     curves = [panel for panel in picture.panels if isinstance(panel, Curves)]
@@ -269,11 +273,11 @@ def draw_picture(picture: Picture) -> tuple[Figure, Tips]:
     many = max(1, min(len(names), int(columns * picture.width / 2.2)))
     legend = 0.2 * -(-len(names) // many) + 0.15 if names else 0.0
     width = picture.width * columns
-    title = textwrap.wrap(picture.title, max(20, int(width * TITLE_LETTERS)))
-    height = sum(heights) + legend + 0.08 + (TITLE_LINE * len(title) if picture.titled else 0.0)
-    figure = Figure(figsize=(width, height), layout="constrained")
-    if picture.titled:
-        figure.suptitle("\n".join(title), x=0.005, ha="left")
+    title = _title_lines(picture, width)
+    height = sum(heights) + legend + 0.08 + TITLE_LINE * len(title)
+    figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=BETWEEN))
+    if title:
+        figure.suptitle("\n".join(title), x=0.005, ha="left", gid=TITLE)
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     tips: Tips = {}
     panels = iter(picture.panels)
@@ -341,11 +345,12 @@ def save_picture(path: Path, size: tuple[float, float], draw: Callable[[Figure],
 def _inline(text: str, picture: Picture, tips: Tips, number: int) -> str:
     """An SVG file as an element of a page: without what belongs to a file, its names its own, the page's colours."""
     root = ElementTree.fromstring(re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", text))  # no XML holds these
-    width = float(root.get("width", "0pt").removesuffix("pt")) / 72
+    width, height = (float(root.get(name, "0pt").removesuffix("pt")) / 72 for name in ("width", "height"))
+    cut = TITLE_LINE * len(_title_lines(picture, width))
     used = {value for node in root.iter() for name, value in node.attrib.items() if name.endswith("href")}
     for node in list(root.iter()):
         for child in list(node):
-            if child.tag.endswith(("metadata", "style", "clipPath")):
+            if child.tag.endswith(("metadata", "style", "clipPath")) or child.get("id") == TITLE:
                 node.remove(child)
         series = node.get("id", "")
         marks = [child for child in node.iter() if child.tag.endswith("use")]
@@ -364,7 +369,8 @@ def _inline(text: str, picture: Picture, tips: Tips, number: int) -> str:
             kept["href"] = f"#picture-{number}-{kept['href'].removeprefix('#')}"
         node.attrib.clear()
         node.attrib.update(kept)
-    root.attrib = {"class": "plot", "role": "img", "viewBox": root.get("viewBox", ""), "style": f"width:{width:.2f}in"}
+    box = f"0 {72 * cut:.2f} {72 * width:.2f} {72 * (height - cut):.2f}"
+    root.attrib = {"class": "plot", "role": "img", "viewBox": box, "style": f"width:{width:.2f}in"}
     description = "; ".join(panel.description for panel in picture.panels)
     for index, (tag, words) in enumerate((("title", picture.title), ("desc", description))):
         element = ElementTree.Element(tag)
@@ -372,6 +378,11 @@ def _inline(text: str, picture: Picture, tips: Tips, number: int) -> str:
         root.insert(index, element)
     drawn = re.sub(r"(\.\d\d)\d+|\n *", r"\1", ElementTree.tostring(root, encoding="unicode"))
     return drawn.replace(INK, "currentColor").replace(LINE, "var(--line)")
+
+
+def _title_lines(picture: Picture, width: float) -> list[str]:
+    """The title as it is drawn in a picture so many inches wide."""
+    return textwrap.wrap(picture.title, max(20, int(width * TITLE_LETTERS))) if picture.titled else []
 
 
 def _with_std(value: float, std: float | None) -> str:

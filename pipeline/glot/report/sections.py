@@ -6,12 +6,12 @@ Whoever has something to show of runs makes a `Section` of it; `glot.report.writ
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glot.report.cells import NOTHING, Cell, Group, MoreValues, ours_text, paper_text
+from glot.report.cells import NOTHING, Cell, Group, MoreValues, best_of, ours_text, paper_text
 from glot.report.figures import MOST_DOTS, Dot, Dots, Picture
 from glot.report.methods import looks_of, method_name
 from glot.report.results import BASELINE
@@ -45,7 +45,7 @@ class Entry:
         place: the folder or file of the runs behind it, which the page links; None: there are none.
         tip: what a reader is told who points at it. shade: of a difference from the paper's number, see `shade`; only
             where the paper has that very backbone.
-        is_best: the highest of its column, in bold.
+        is_best: the highest of those that it stands beside, in bold.
     """
 
     text: str
@@ -128,33 +128,32 @@ def runs_place(cell: Cell) -> Path:
     return Path(os.path.commonpath([seed.absolute() for seed in seeds]))
 
 
-def entry_of(cell: Cell | None, with_paper: bool = False, note: str = "") -> Entry:
-    """A cell in a table: ours, and beside it a note, or the paper's number and the difference."""
+def entry_of(cell: Cell | None, with_paper: bool = False, note: str = "", among: Iterable[Cell | None] = ()) -> Entry:
+    """A cell in a table: ours, and beside it a note, or the paper's number and the difference.
+
+    It is in bold where it is the best of `among`: the cells of one score, itself with them.
+    """
     if cell is None:
         return Entry(NOTHING)
     text = f"{ours_text(cell)} ({note})" if note else ours_text(cell)
     tip = "1 run" if len(cell.runs) == 1 else f"{len(cell.runs)} runs"
+    is_best = cell in best_of(among)
     if not with_paper:
-        return Entry(text, place=runs_place(cell), tip=tip)
+        return Entry(text, place=runs_place(cell), tip=tip, is_best=is_best)
     is_same = cell.paper_model == cell.model
     colour = shade(cell.difference) if is_same and cell.difference is not None else ""
-    return Entry(text, paper_text(cell), runs_place(cell), tip, colour)
+    return Entry(text, paper_text(cell), runs_place(cell), tip, colour, is_best)
 
 
 def method_table(group: Group, columns: Mapping[str, Sequence[Cell]], with_paper: bool = False) -> Table:
     """A group's table: a row a method, a column for the cells under each heading, and its best in bold."""
     found = {(cell.method, heading): cell for heading, cells in columns.items() for cell in cells}
-    # As they are shown: what rounds to the best is as good, and where all are alike none is.
-    shown = {heading: {f"{cell.mean:.1f}" for cell in cells} for heading, cells in columns.items()}
-    best = {heading: max(values, key=float) for heading, values in shown.items() if len(values) > 1}
-
-    def entry(method: str, heading: str) -> Entry:
-        cell = found.get((method, heading))
-        is_best = cell is not None and f"{cell.mean:.1f}" == best.get(heading)
-        return replace(entry_of(cell, with_paper), is_best=is_best)
-
     rows = [
-        (method_name(method, group.kind), [entry(method, heading) for heading in columns]) for method in group.methods
+        (
+            method_name(method, group.kind),
+            [entry_of(found.get((method, heading)), with_paper, among=cells) for heading, cells in columns.items()],
+        )
+        for method in group.methods
     ]
     return Table(group.title, ["method", *columns], rows)
 

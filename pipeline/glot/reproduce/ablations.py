@@ -90,7 +90,9 @@ def ablations_section(questions: Sequence[Question]) -> Section:
 def _table(question: Question, title: str) -> Table:
     def entry(task: str, method: str) -> Entry:
         density = question.densities.get((task, method))
-        return entry_of(question.cells.get((task, method)), note="" if density is None else f"{density:.0f} %")
+        note = "" if density is None else f"{density:.0f} %"
+        column = [question.cells.get((task, other)) for other in question.methods]
+        return entry_of(question.cells.get((task, method)), note=note, among=column)
 
     rows = [
         (method_name(method, question.kind), [entry(task, method) for task in question.tasks])

@@ -159,10 +159,10 @@ def _held(axis: int, rest: tuple[float, ...]) -> str:
 
 
 def _table(sweep: Sweep) -> Table:
-    rows = [
-        (sweep.row_name(value), [entry_of(sweep.cells.get((value, m))) for m in sweep.methods])
-        for value in sweep.values
-    ]
+    rows = []
+    for value in sweep.values:
+        cells = [sweep.cells.get((value, method)) for method in sweep.methods]
+        rows.append((sweep.row_name(value), [entry_of(cell, among=cells) for cell in cells]))
     header = [sweep.axis, *(method_name(method, sweep.kind) for method in sweep.methods)]
     return Table(sweep.title, header, rows, heading=sweep.title)
 

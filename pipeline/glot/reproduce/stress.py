@@ -128,12 +128,10 @@ def _paper_line(group: Group) -> Line | None:
 def _table(group: Group, generator: str) -> Table:
     found = {(place_of(c)[1], c.method): c for c in group.cells if place_of(c)[0] == generator}
     methods = methods_of(found.values())
-    rows = [
-        (
-            f"{100 * ratio:g} %",
-            [entry_of(found.get((ratio, method)), with_paper=generator == "published") for method in methods],
-        )
-        for ratio in sorted({ratio for ratio, _ in found})
-    ]
+    has_paper = generator == "published"
+    rows = []
+    for ratio in sorted({ratio for ratio, _ in found}):
+        cells = [found.get((ratio, method)) for method in methods]
+        rows.append((f"{100 * ratio:g} %", [entry_of(cell, has_paper, among=cells) for cell in cells]))
     header = ["distractors", *(method_name(method, group.kind) for method in methods)]
     return Table(f"Generator {generator}: {group.title}", header, rows, heading=f"Generator `{generator}`")
