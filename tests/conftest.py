@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from glot.extract.backbone import Backbone
 
-pytest_plugins = ["tests.stage_two"]
+pytest_plugins = ["tests.made_runs", "tests.stage_two"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -319,7 +319,10 @@ def extracted(glot: Callable[..., tuple], table: Path, backbone_folders: dict[st
 
 @pytest.fixture
 def make_head_run(tmp_path: Path) -> Callable[..., Path]:
-    """A run with random weights: `make(name, num_texts=1, width=8, **fields of PoolerConfig)` gives its folder."""
+    """A run with random weights: `make(name, num_texts=1, width=8, **fields of PoolerConfig)` gives its folder.
+
+    It tells "no" from "yes", or with `scores=True` scores texts from 0 to 5.
+    """
     import torch
 
     from glot.fit.head_model import HeadModel
@@ -328,14 +331,17 @@ def make_head_run(tmp_path: Path) -> Callable[..., Path]:
     from glot.store.layout import StatesIdentity
     from glot.store.task_spec import TaskSpec
 
-    def make(name: str, num_texts: int = 1, width: int = 8, task: str = "made", **pooler: object) -> Path:
+    def make(
+        name: str, num_texts: int = 1, width: int = 8, task: str = "made", scores: bool = False, **pooler: object
+    ) -> Path:
+        kind = {"target": "score", "classes": (), "score_range": (0, 5)} if scores else {}
         states = StatesIdentity("tiny", "", "w", "t", "encoder", width, 2, "{text}", 16, (2,), "float32", "float32")
         config = RunConfig(
             cache="nowhere",
             states=states,
             layer=2,
             data={},
-            task=TaskSpec(task, num_texts, "classes", ("no", "yes")),
+            task=TaskSpec(task, num_texts, **{"target": "classes", "classes": ("no", "yes"), **kind}),
             pooler=PoolerConfig(**{"hidden": 4, **pooler}),
             train=TrainConfig(1e-3, 1, 8, None, 0, 0, "validation", "cpu", "dense", None),
             created_by="test",

@@ -40,24 +40,56 @@ def test_a_text_is_explained_as_the_same_text_of_a_cache(
     text_id = int(examples.text_id[np.flatnonzero(examples.index == 3)[0]])
     text = cache.plan.texts(text_id, text_id + 1)[0]
 
-    code, out, err = glot(*both, "--text", text)  # the run knows where its backbone lies
+    code, out, err = glot(*both, "--input-text", text)  # the run knows where its backbone lies
     assert code == 0, err
     assert out.startswith("explain.html: the text given, prediction ")
     here, there = read_data(Path("explain.html")), read_data(Path("out/cache.html"))
     assert here["runs"] == there["runs"]
-    assert here["texts"][0]["tokens"] == there["texts"][0]["tokens"]
-    np.testing.assert_allclose(here["texts"][0]["cosines"], there["texts"][0]["cosines"], atol=2e-3)
-    for ours, theirs in zip(here["texts"][0]["weights"], there["texts"][0]["weights"], strict=True):
+    assert [one["answer"] for one in here["examples"][0]["answers"]] == [
+        one["answer"] for one in there["examples"][0]["answers"]
+    ]
+    assert here["examples"][0]["texts"][0]["tokens"] == there["examples"][0]["texts"][0]["tokens"]
+    np.testing.assert_allclose(
+        here["examples"][0]["texts"][0]["cosines"], there["examples"][0]["texts"][0]["cosines"], atol=2e-3
+    )
+    for ours, theirs in zip(
+        here["examples"][0]["texts"][0]["weights"], there["examples"][0]["texts"][0]["weights"], strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
     assert [pooler["name"] for pooler in here["poolers"]] == ["GLOT", "AdaPool", "mean", "CLS (first token)", "max"]
-    assert dict(here["facts"])["label"] == "not known"
+    assert here["examples"][0]["label"] == ""
 
-    code, out, err = glot(*both, "--text", "the cat sat " * 30, "--model", backbone_folders["bert"])
+    code, out, err = glot(*both, "--input-text", "the cat sat " * 30, "--model", backbone_folders["bert"])
     assert code == 0, err
     assert "cut at 24 tokens" in out
     for model, expected in [("roberta", "weights_sha256 differs"), ("llama", "is not the backbone")]:
-        code, _, err = glot(*both, "--text", text, "--model", backbone_folders[model])
+        code, _, err = glot(*both, "--input-text", text, "--model", backbone_folders[model])
         assert (code, expected in err) == (2, True)
+
+
+def test_several_examples_share_a_page_and_the_answer_in_json(
+    glot: Callable[..., tuple], run: Path, extracted: Path
+) -> None:
+    texts = ["the cat sat", "a bus", "the dog barks"]
+    given = [word for text in texts for word in ("--input-text", text)]
+    code, out, err = glot("explain", "--run", run, "--run", "runs/adapool", *given, "--json")
+    assert code == 0, err
+    shown, said = read_data(Path("explain.html"))["examples"], json.loads(out)["examples"]
+    assert [example["line"] for example in shown] == texts
+    for example, told in zip(shown, said, strict=True):
+        assert told["tokens"] == [[token["raw"] for token in example["texts"][0]["tokens"]]]
+        assert [one["prediction"] for one in told["runs"]] == [one["answer"] for one in example["answers"]]
+        for number, one in enumerate(told["runs"]):
+            assert sum(one["probabilities"].values()) == pytest.approx(1)
+            np.testing.assert_allclose(one["weights"][0], example["texts"][0]["weights"][number], rtol=1e-5)
+            np.testing.assert_allclose(one["effects"][0], example["texts"][0]["effects"][number], rtol=1e-5)
+    code, out, err = glot("explain", "--run", run, "--cache", extracted, "--index", 3, "--index", 1)
+    assert code == 0, err
+    assert [example["source"][:10] for example in read_data(Path("explain.html"))["examples"]] == [
+        "example 3 ",
+        "example 1 ",
+    ]
+    assert out.count("label: ") == 2
 
 
 def test_pairs_have_two_texts(glot: Callable[..., tuple], tmp_path: Path, backbone_folders: dict[str, Path]) -> None:
@@ -71,14 +103,16 @@ def test_pairs_have_two_texts(glot: Callable[..., tuple], tmp_path: Path, backbo
     assert code == 0, err
     assert out.count("tokens,") == 2
     model = ["--model", backbone_folders["mistral"], "--out", "b.html"]
-    code, _, err = glot("explain", "--run", "run", "--text", "the cat sat", *model)
-    assert (code, "--text-b" in err) == (2, True)
-    code, _, err = glot("explain", "--run", "run", "--text", "the cat sat", "--text-b", "the dog barks softly", *model)
+    code, _, err = glot("explain", "--run", "run", "--input-text", "the cat sat", *model)
+    assert (code, "--input-text-b" in err) == (2, True)
+    code, _, err = glot(
+        "explain", "--run", "run", "--input-text", "the cat sat", "--input-text-b", "the dog barks softly", *model
+    )
     assert code == 0, err
     cached, given = read_data(Path("a.html")), read_data(Path("b.html"))
-    assert len(given["texts"]) == 2
+    assert len(given["examples"][0]["texts"]) == 2
     assert given["poolers"][2]["name"] == "last token"
-    for ours, theirs in zip(given["texts"], cached["texts"], strict=True):
+    for ours, theirs in zip(given["examples"][0]["texts"], cached["examples"][0]["texts"], strict=True):
         assert ours["tokens"] == theirs["tokens"]
         assert ours["weights"][2][-1] == 1
 
@@ -86,15 +120,15 @@ def test_pairs_have_two_texts(glot: Callable[..., tuple], tmp_path: Path, backbo
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "--text"),
-        (["--text", "a", "--cache", "CACHE", "--index", "1"], "--text"),
+        ([], "--input-text"),
+        (["--input-text", "a", "--cache", "CACHE", "--index", "1"], "--input-text"),
         (["--cache", "CACHE"], "--index"),
         (["--cache", "CACHE", "--index", "999"], "no index 999: they go from 0 to 39"),
         (["--cache", "CACHE", "--index", "1", "--split", "dev"], "no example set 'dev'"),
-        (["--cache", "CACHE", "--index", "1", "--text-b", "b"], "--text-b does not go with --cache"),
+        (["--cache", "CACHE", "--index", "1", "--input-text-b", "b"], "--input-text-b does not go with --cache"),
         (["--cache", "CACHE", "--index", "1", "--model", "minilm"], "--model does not go with --cache"),
-        (["--text", "a", "--index", "1"], "--index does not go with --text"),
-        (["--text", "a", "--text-b", "b"], "1 text(s) an example: leave --text-b out"),
+        (["--input-text", "a", "--index", "1"], "--index does not go with --input-text"),
+        (["--input-text", "a", "--input-text-b", "b"], "1 text(s) an example: leave --input-text-b out"),
         (["--cache", "CACHE", "--index", "1", "--tau", "1.5"], "--tau"),
         (["--cache", "CACHE", "--index", "1", "--out", "runs"], "runs is a folder"),
         (["--cache", "CACHE", "--index", "1", "--run", "absent"], "absent"),

@@ -127,7 +127,7 @@ def test_several_runs_are_named(work: Path, glot: Glot) -> None:
             ["predict", "--input", "new.csv"],
             ["predict", "--cache", "cache"],
             ["encode", "--input", "new.csv", "--output", "v.npy"],
-            ["explain", "--text", "rain"],
+            ["explain", "--input-text", "rain"],
             ["export", "out", "--to", "onnx"],
             *([] if folder == "seeds" else [["evaluate", "--cache", "cache"]]),  # which scores all seeds
         ):
@@ -208,7 +208,7 @@ def test_what_is_made_goes_where_either_name_says(work: Path, glot: Glot) -> Non
     for option in ("--out", "--output"):
         for words in (
             ["encode", "--run", "run", "--input", "new.csv", option, f"v{option}.npy"],
-            ["explain", "--run", "run", "--text", "rain", option, f"e{option}.html"],
+            ["explain", "--run", "run", "--input-text", "rain", option, f"e{option}.html"],
         ):
             code, _, err = glot(*words)
             assert code == 0, err

@@ -47,11 +47,11 @@ def test_from_a_prompt_to_new_texts(glot: Glot, base: list, tokens: str) -> None
     examples = cache.examples("validation")
     number = int(examples.text_id[np.flatnonzero(examples.index == 11)[0]])
     text = cache.plan.texts(number, number + 1)[0]
-    code, _, err = glot("explain", "--run", "run", "--text", text, "--out", "b.html")
+    code, _, err = glot("explain", "--run", "run", "--input-text", text, "--out", "b.html")
     assert code == 0, err
     seen = (cache.plan.token_kinds(number, number + 1) == CONTENT) | (tokens == "all")
     for page in ("a.html", "b.html"):
-        shown = read_data(Path(page))["texts"][0]["tokens"]
+        shown = read_data(Path(page))["examples"][0]["texts"][0]["tokens"]
         assert [token["seen"] for token in shown] == seen.tolist()
 
 
@@ -138,10 +138,10 @@ def test_pairs_in_one_prompt(glot: Glot, pair_run: Path) -> None:
 
     code, _, err = glot("explain", "--run", pair_run, "--cache", "cache", "--index", 3, "--out", "a.html")
     assert code == 0, err
-    texts = ["--text", rows[3]["a"], "--text-b", rows[3]["b"]]
+    texts = ["--input-text", rows[3]["a"], "--input-text-b", rows[3]["b"]]
     code, _, err = glot("explain", "--run", pair_run, *texts, "--out", "b.html")
     assert code == 0, err
-    shown = [read_data(Path(page))["texts"] for page in ("a.html", "b.html")]
+    shown = [read_data(Path(page))["examples"][0]["texts"] for page in ("a.html", "b.html")]
     assert [len(texts) for texts in shown] == [1, 1]
     assert len({json.dumps([token["raw"] for token in texts[0]["tokens"]]) for texts in shown}) == 1
 
@@ -153,7 +153,7 @@ def test_a_run_of_pairs_in_one_prompt_wants_both(glot: Glot, pair_run: Path) -> 
         (["predict", "--input", "pairs.csv", "--text", "a", "--text-b", "c"], "'c'"),
         (["predict", "--input", "texts.txt"], "name the column of the second with --text-b"),
         (["encode", "--input", "pairs.csv", "--text", "a", "--output", "v.npy"], "second with --text-b"),
-        (["explain", "--text", "rain"], "pass the second one with --text-b"),
+        (["explain", "--input-text", "rain"], "pass the second one with --input-text-b"),
         (["evaluate", "--mteb", "STSBenchmark"], "its vectors are of two texts each"),
     ]:
         code, _, err = glot(words[0], "--run", pair_run, *words[1:])

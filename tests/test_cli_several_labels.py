@@ -116,7 +116,7 @@ def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders:
     glue = "--split", "validation", "--format", "glue", "--output", "glue.tsv"
     for words, said in (
         (("tune", "--cache", "several", "--minutes", "1"), "holds several labels a text"),
-        (("explain", "--run", "run", "--text", "a dog"), "gives several labels a text"),
+        (("explain", "--run", "run", "--input-text", "a dog"), "gives several labels a text"),
         (("export", "--run", "run", "--to", "onnx", "exported"), "gives several labels a text"),
         (("predict", "--run", "run", "--cache", "several", *glue), "glue is for one label a text"),
         (("evaluate", "--run", "run", "--data", flags, *given, *FORMS[0], *FORMS[1][2:]), "--label has 3"),

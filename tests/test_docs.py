@@ -22,7 +22,8 @@ import pytest
 from tests import pages
 
 RUNNABLE = ("sh", "python")
-FOREIGN = {"--num_processes", "--nproc_per_node", "--multi_gpu", "--no-deps", "--index-url"}  # of other programs
+# Of other programs.
+FOREIGN = {"--no-save", "--num_processes", "--nproc_per_node", "--multi_gpu", "--no-deps", "--index-url"}
 LEFT_OUT = ("source ", "pip install ", "make ", "cd ")  # set up before a test begins
 NEEDS = {"recipes.md": ("pyarrow", "sentence_transformers", "onnxruntime", "onnxscript", "mteb")}  # optional packages
 BEFORE = {"cache-format.md": "glot extract --model minilm --task mrpc"}

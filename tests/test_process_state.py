@@ -149,8 +149,9 @@ def explain(made: Made, out: Path) -> None:
     from glot.inference.explain import ExplainOptions, explain_runs
     from glot.report.explain import write_page
 
-    explanation = explain_runs([made.run], ExplainOptions(text=TEXTS[0], model=str(made.backbone), device="cpu"))
-    write_page(explanation, out / "explain.html")
+    options = ExplainOptions(input_text=[TEXTS[0]], model=str(made.backbone), device="cpu")
+    explanations = explain_runs([made.run], options)
+    write_page(explanations, out / "explain.html")
 
 
 def export(made: Made, out: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import random
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 @contextmanager
@@ -62,10 +62,14 @@ def share_processor() -> None:
 
 
 def available_memory() -> int:
-    """Bytes of memory that this machine has free; 4 GiB where the system does not tell."""
+    """Bytes of memory that this machine has free; 4 GiB where nothing tells."""
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":") for line in file)
         return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
+    except (OSError, KeyError, ValueError):  # no Linux
+        with suppress(ImportError, OSError):
+            import psutil  # comes with accelerate
+
+            return psutil.virtual_memory().available
         return 4 * 2**30

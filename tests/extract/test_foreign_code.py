@@ -115,7 +115,7 @@ def test_code_that_is_trusted_runs_in_every_command(own: Path, table: Path, glot
     commands = [
         ["predict", *new],
         ["encode", *new, "--output", "vectors.npy"],
-        ["explain", "--run", "run", "--text", "rain falls"],
+        ["explain", "--run", "run", "--input-text", "rain falls"],
         ["extract", "--model", own, *data, "--estimate"],
     ]
     for command in commands:

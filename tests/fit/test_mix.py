@@ -188,7 +188,7 @@ def test_one_layer_is_no_mix_and_a_mix_goes_everywhere(
     texts = table.with_name("dev.csv")
     code, out, err = glot("predict", "--run", "run", "--input", texts, "--text", "sentence", "--output", "p.jsonl")
     assert code == 0, err
-    assert glot("explain", "--run", "run", "--text", "the dog")[0] == 0
+    assert glot("explain", "--run", "run", "--input-text", "the dog")[0] == 0
     assert '["mix","layer 0: ' in Path("explain.html").read_text(encoding="utf-8")
 
 

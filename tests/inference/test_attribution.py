@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from glot.fit.run import FitOptions, make_configs
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
 from glot.fit.train import fit_head
-from glot.inference.attribution import MAX_TOKENS, cache_example, explain
+from glot.inference.attribution import MAX_LEFT_OUT, MAX_TOKENS, TextStates, cache_example, explain
 from glot.inference.predictions import predict_examples
 from glot.inference.run_checks import open_runs
 from glot.nn.config import PoolerConfig
@@ -73,6 +74,39 @@ def test_weights_and_prediction_are_the_model_s(
             assert weights.sum() == pytest.approx(1)
             np.testing.assert_allclose(weights[picture.seen], theirs.numpy(), rtol=1e-5)
             assert not weights[~picture.seen].any()
+
+
+@pytest.mark.parametrize("options", [{}, {"tokens": "content"}, {"pooler": "adapool"}, {"scores": True}])
+@pytest.mark.parametrize("num_texts", [1, 2])
+def test_a_token_s_effect_is_what_the_answer_loses_without_it(
+    make_head_run: Callable, make_example: Callable, monkeypatch: pytest.MonkeyPatch, num_texts: int, options: dict
+) -> None:
+    monkeypatch.setattr("glot.inference.attribution.LEFT_OUT_BATCH", 3 * len(WORDS))  # several batches
+    runs = open_runs([make_head_run("run", num_texts=num_texts, tau=0.4, **options)])
+    example = make_example(*[WORDS, WORDS[1:]][:num_texts])
+    found = explain(example, runs).predictions[0]
+    for side, (text, effects) in enumerate(zip(example.texts, found.effects, strict=True)):
+        for place in range(len(text.tokens)):
+            kept = np.arange(len(text.tokens)) != place
+            shorter = TextStates(
+                [token for token, keep in zip(text.tokens, kept, strict=True) if keep],
+                text.kinds[kept],
+                text.states[torch.from_numpy(kept)],
+            )
+            texts = [shorter if number == side else other for number, other in enumerate(example.texts)]
+            without = explain(replace(example, texts=texts), runs).predictions[0]
+            if "scores" in options:  # which are told with four digits
+                assert effects[place] == pytest.approx(float(found.answer) - float(without.answer), abs=2e-3)
+            else:
+                lost = found.shares[found.answer] - without.shares[found.answer]
+                assert effects[place] == pytest.approx(lost, abs=1e-5)
+        assert np.ptp(effects) > 1e-3
+
+
+def test_a_text_of_one_token_and_a_long_one_have_no_effects(make_head_run: Callable, make_example: Callable) -> None:
+    runs = open_runs([make_head_run("run")])
+    assert [effects.tolist() for effects in explain(make_example(["one"]), runs).predictions[0].effects] == [[0.0]]
+    assert explain(make_example(["one"] * (MAX_LEFT_OUT + 1)), runs).predictions[0].effects == []
 
 
 @pytest.mark.parametrize("tau", [-1.0, 0.2, 0.6, 0.9, 1.0])
@@ -172,7 +206,9 @@ def test_a_cache_without_token_strings_is_refused(
 
     monkeypatch.setattr(PlanWriter, "finish", without)
     cache = Cache(make_fit_cache())
-    with pytest.raises(UsageError, match="does not hold the strings of its tokens: pass the text itself with --text"):
+    with pytest.raises(
+        UsageError, match="does not hold the strings of its tokens: pass the text itself with --input-text"
+    ):
         cache_example(cache, "validation", 0, open_runs([fit(cache.folder, tmp_path / "run")]))
 
 

@@ -114,7 +114,9 @@ def test_an_ensemble_is_saved_whole(glot: Callable[..., tuple], extracted: Path)
     np.testing.assert_array_equal(GlotModel.from_pretrained("saved").predict_proba(TEXTS), model.predict_proba(TEXTS))
 
 
-def test_a_run_goes_to_the_hub_and_comes_from_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_to_the_hub_and_comes_from_it(
+    run: Path, tmp_path: Path, backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Over a Hub that is made up: what is uploaded there, and downloaded again under its name."""
     kept: dict[str, dict[str, bytes]] = {}
 
@@ -130,7 +132,7 @@ def test_a_run_goes_to_the_hub_and_comes_from_it(run: Path, monkeypatch: pytest.
 
     def snapshot_download(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
         folder = Path("downloaded")
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         for name, content in kept[repo].items():
             (folder / name).write_bytes(content)
         return str(folder)
@@ -138,8 +140,13 @@ def test_a_run_goes_to_the_hub_and_comes_from_it(run: Path, monkeypatch: pytest.
     model = GlotModel.load(run)
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
     assert model.push_to_hub("somebody/mine") == "https://huggingface.co/somebody/mine"
+    assert not [name for name, content in kept["somebody/mine"].items() if str(tmp_path.parent).encode() in content]
+    card = kept["somebody/mine"]["README.md"].decode()
+    assert 'GlotModel.from_pretrained("somebody/mine", backbone="...")' in card
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    again = GlotModel.from_pretrained("somebody/mine")
+    with pytest.raises(UsageError, match="tiny-bert"):  # its backbone is a folder here, whose place is not told
+        GlotModel.from_pretrained("somebody/mine")
+    again = GlotModel.from_pretrained("somebody/mine", backbone=model.config.states.source)
     np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
 
 

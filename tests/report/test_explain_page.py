@@ -69,7 +69,7 @@ class Tags(HTMLParser):
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(explained: Callable) -> None:
-    page = render_page(explained(WORDS))
+    page = render_page([explained(WORDS)])
     tags = Tags(page)
     assert not [value for name, value in tags.attributes if name in ("src", "href", "srcset")]
     assert not {"link", "img", "iframe", "object"} & set(tags.names)
@@ -79,30 +79,33 @@ def test_the_page_is_one_file_that_asks_for_nothing(explained: Callable) -> None
 
 def test_hostile_tokens_stay_data(explained: Callable, tmp_path: Path) -> None:
     found = explained(HOSTILE, HOSTILE)
-    write_page(found, tmp_path / "page.html")
+    write_page([found], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     tags = Tags(page)
     assert tags.names.count("script") == 2
     assert "img" not in tags.names
     data = json.loads(next(text for text in tags.inside if text.startswith("{")))
     spelled = [token.replace("\ud800", "?") for token in HOSTILE]
-    assert [token["raw"] for token in data["texts"][1]["tokens"]] == spelled
-    assert all(token["shown"].isprintable() and token["shown"] for token in data["texts"][0]["tokens"])
+    first, second = data["examples"][0]["texts"]
+    assert [token["raw"] for token in second["tokens"]] == spelled
+    assert all(token["shown"].isprintable() and token["shown"] for token in first["tokens"])
     with pytest.raises(UsageError, match="is a folder"):
-        write_page(found, tmp_path)
+        write_page([found], tmp_path)
 
 
 def test_the_data_are_the_explanation_s(explained: Callable) -> None:
     found = explained(WORDS, more=("adapool",))
-    data = json.loads(json.dumps(page_data(found)))
-    text, picture = data["texts"][0], found.pictures[0]
+    data = json.loads(json.dumps(page_data([found])))
+    text, picture = data["examples"][0]["texts"][0], found.pictures[0]
     upper = picture.cosines[np.triu_indices(len(WORDS), k=1)]
     np.testing.assert_array_equal(np.asarray(text["cosines"], dtype=np.float32), upper)  # to the last bit
     for column, weighing in zip(text["weights"], found.weighings, strict=True):
         np.testing.assert_allclose(column, weighing.by_text[0], rtol=1e-5)
     assert [pooler["name"] for pooler in data["poolers"]] == ["GLOT", "AdaPool", "mean", "CLS (first token)", "max"]
-    facts = dict(data["facts"])
-    assert (facts["label"], facts["prediction"]) == ("yes", found.predictions[0].answer)
+    for column, prediction in zip(text["effects"], found.predictions, strict=True):
+        np.testing.assert_allclose(column, prediction.effects[0], rtol=1e-5)
+    example = data["examples"][0]
+    assert (example["label"], example["answers"][0]["answer"]) == ("yes", found.predictions[0].answer)
     marks = ["", *["context"] * 4, "negation", *["filler"] * 4, "noun", "stray", ""]
     assert [token["role"] for token in text["tokens"]] == marks
 
@@ -148,22 +151,30 @@ def test_the_picture_shows_everything(explained: Callable, tmp_path: Path) -> No
     assert (tmp_path / "page.png").read_bytes()[:4] == b"\x89PNG"
 
 
+ALL_EDGES = "const all = document.getElementById('all'); if (!all.checked) all.click();"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 @pytest.fixture
 def browse(tmp_path: Path) -> Callable[..., str]:
-    """`browse(explanation, hash="", script="")`: the page's elements after its scripts, and then ours, have run."""
+    """`browse(explanations, hash="", script="", width=1280)`: the page's elements after its scripts and then ours."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is installed")
 
-    def dump(explanation: Explanation, fragment: str = "", script: str = "") -> str:
+    def dump(
+        explanation: Explanation | list[Explanation], fragment: str = "", script: str = "", width: int = 1280
+    ) -> str:
         page = tmp_path / "page.html"
-        page.write_text(
-            render_page(explanation).replace("</body>", f"<script>{script}</script></body>"), "utf-8", "replace"
-        )
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+        html = render_page(explanation if isinstance(explanation, list) else [explanation])
+        page.write_text(html.replace("</body>", f"<script>{script}</script></body>"), "utf-8", "replace")
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'browser'}",
+            f"--window-size={width},900",
+        ]
         command = [browser, *flags, "--virtual-time-budget=5000", "--dump-dom", f"file://{page}{fragment}"]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
@@ -173,7 +184,7 @@ def browse(tmp_path: Path) -> Callable[..., str]:
 def drawn_edges(dom: str) -> list[int]:
     """Edges drawn in each text's graph: each is one move-to in the paths of its strength."""
     graphs = re.findall(r'<svg aria-hidden="true".*?</svg>', dom, flags=re.DOTALL)
-    paths = [re.findall(r'd="([^"]*)" stroke="#[0-9A-Fa-f]+" stroke-width', graph) for graph in graphs]
+    paths = [re.findall(r'class="edge" d="([^"]*)"', graph) for graph in graphs]
     return [sum(path.count("M") for path in some) for some in paths]
 
 
@@ -182,7 +193,7 @@ def test_a_browser_draws_nodes_and_edges_by_tau(explained: Callable, browse: Cal
     found = explained(WORDS, [*WORDS[1:], "end"], more=("adapool",))
     counts = []
     for tau in (0.3, 0.5, 0.7, 1.0, -1.0):
-        dom = browse(found, "" if tau == 0.3 else f"#tau={tau}")
+        dom = browse(found, "" if tau == 0.3 else f"#tau={tau}", ALL_EDGES)
         counts.append(drawn_edges(dom))
         expected = [picture.edges(tau)[0] for picture in found.pictures]
         assert counts[-1] == expected
@@ -191,7 +202,7 @@ def test_a_browser_draws_nodes_and_edges_by_tau(explained: Callable, browse: Cal
     assert counts[4] == [78, 66 + 12]
     assert len(re.findall(r'<button type="button" class="token', dom)) == 2 * len(WORDS)
     assert len(re.findall(r"<figure>", dom)) == 2 * len(found.weighings)
-    assert dom.count('role="application"') == 2  # the heat maps
+    assert dom.count('class="heat"') == 2
     assert "First text" in dom
 
 
@@ -203,8 +214,8 @@ def test_keys_go_from_token_to_token(explained: Callable, browse: Callable) -> N
     )
     dom = browse(found, script=press + "document.title = String([...all].indexOf(document.activeElement));")
     assert "<title>1</title>" in dom
-    chosen = re.search(r'<button type="button" class="token[^"]* on"[^>]*aria-label="([^"]*)"', dom)
-    assert chosen.group(1).startswith("in, token 2 of 13")
+    chosen = re.search(r'<button type="button" class="token[^"]* on"[^>]*aria-description="([^"]*)".*?>in<', dom)
+    assert chosen.group(1).startswith("token 2 of 13")
     detail = re.search(r'<p class="detail"[^>]*>(.*?)</p>', dom).group(1)
     nearest = np.argsort(-found.pictures[0].cosines[1])[1]
     assert "12 neighbours: “" + WORDS[nearest] in detail
@@ -219,10 +230,34 @@ def test_keys_go_from_token_to_token(explained: Callable, browse: Callable) -> N
     assert "Point at a token" in freed
 
 
+def test_a_narrow_page_does_not_scroll_sideways(explained: Callable, browse: Callable) -> None:
+    found = explained([*WORDS * 4, *HOSTILE], ["x" * 300, "y"], more=("adapool",))
+    measure = (
+        "document.querySelectorAll('details').forEach((one) => { one.open = true; }); window.onload = () => {"
+        "const page = document.documentElement; document.title = `beyond: ${page.scrollWidth - page.clientWidth}`; };"
+    )
+    dom = browse([found, found], script=measure, width=500)  # Chromium's narrowest
+    assert "<title>beyond: 0</title>" in dom
+    assert [dom.count(f'id="example-{number}"') for number in (1, 2, 3)] == [1, 1, 0]
+
+
+def test_a_token_with_many_neighbours_shows_the_strongest(explained: Callable, browse: Callable) -> None:
+    found = explained(WORDS * 2, tau=-1.0)
+    dom = browse(found, "#token=1.1")
+    assert drawn_edges(dom) == [0]  # all edges only when asked for
+    assert len(re.findall(r'class="token[^"]* near', dom)) == 12
+    hot = re.search(r'class="edge hot" d="([^"]*)"', dom).group(1)
+    assert hot.count("M") == 12
+    assert "25 neighbours" in dom
+    assert "and 13 weaker" in dom
+
+
 def test_the_heat_map_answers_to_keys(explained: Callable, browse: Callable) -> None:
     found = explained(WORDS)
-    press = "const map = document.querySelector('.heat svg'); map.dispatchEvent(new Event('focus'));" + (
-        "map.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));" * 2
+    keys = "map.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'}));" * 2
+    press = (
+        "const closed = document.querySelector('details:has(.heat)'); closed.open = true; closed.ontoggle = () => {"
+        f"const map = document.querySelector('.heat svg'); map.dispatchEvent(new Event('focus')); {keys} }};"
     )
     readout = re.search(r'class="readout">(.*?)</p>', browse(found, script=press)).group(1)
     assert f"“[CLS]” (1) and “box” (4): cosine {found.pictures[0].cosines[0, 3]:.4f}".replace("-", "−") in readout
@@ -232,23 +267,42 @@ def test_a_browser_shows_hostile_tokens_as_text(explained: Callable, browse: Cal
     dom = browse(explained(HOSTILE))
     assert "<title>owned" not in dom
     assert "&lt;img src=x onerror=" in dom
-    assert drawn_edges(dom) == [explained_edges(dom)]
 
 
-def explained_edges(dom: str) -> int:
-    return int(re.search(r"tokens; (\d+) of", dom).group(1))
-
-
-def test_nodes_have_the_size_of_the_drawn_run_s_weights(
+def test_tokens_are_shaded_by_the_drawn_run_s_weights_or_by_their_effect(
     make_head_run: Callable, make_example: Callable, browse: Callable
 ) -> None:
     runs = open_runs([make_head_run("ada", pooler="adapool"), make_head_run("graph")])
     found = explain(make_example(WORDS), runs)
-    dom = browse(found, script="document.title = document.getElementById('sizes').selectedOptions[0].textContent;")
-    assert re.search(r"<title>GLOT · \S*/graph</title>", dom)
-    sizes = [float(size) for size in re.findall(r'class="dot" style="width: ?([\d.]+)px', dom)]
+    dom = browse(found, script="document.title = document.getElementById('shades').selectedOptions[0].textContent;")
+    assert re.search(r"<title>weight · GLOT · \S*/graph</title>", dom)
     weights = found.weighings[1].by_text[0]
-    np.testing.assert_allclose(sizes, 5 + 20 * np.sqrt(weights / weights.max()), atol=0.01)
+    np.testing.assert_allclose(strengths(dom), 62 * np.sqrt(np.minimum(1, weights * len(WORDS) / 8)), atol=0.06)
+    last = (
+        "const by = document.getElementById('shades'); by.value = by.length - 1; by.dispatchEvent(new Event('change'));"
+    )
+    effects = found.predictions[1].effects[0]
+    np.testing.assert_allclose(
+        strengths(browse(found, script=last)), 62 * np.abs(effects) / abs(effects).max(), atol=0.06
+    )
+
+
+def test_a_run_of_scores_stands_beside_one_of_classes(
+    make_head_run: Callable, make_example: Callable, browse: Callable
+) -> None:
+    found = explain(make_example(WORDS), open_runs([make_head_run("classes"), make_head_run("scores", scores=True)]))
+    answers = re.findall(r'<section aria-label="Answer">(.*?)</section>', browse(found), flags=re.DOTALL)
+    assert ["%" in answer for answer in answers] == [True, False]
+    assert ["Towards it" in answer for answer in answers] == [True, False]
+    assert f"<strong>{found.predictions[1].answer}</strong>" in answers[1]
+    best = int(found.predictions[1].effects[0].argmax())
+    assert re.search(rf"Up: <span class=\"one\">“{re.escape(WORDS[best])}” <b>\+", answers[1])
+
+
+def strengths(dom: str) -> list[float]:
+    """How strongly each token of the graphs is shaded, in percent."""
+    tokens = re.findall(r'<button type="button" class="token.*?</button>', dom, flags=re.DOTALL)
+    return [float(re.search(r"--strength: ?([\d.]+)%", token).group(1)) for token in tokens]
 
 
 def test_the_run_s_own_graph_can_be_left_for_the_cosines(explained: Callable, browse: Callable) -> None:
@@ -259,4 +313,4 @@ def test_the_run_s_own_graph_can_be_left_for_the_cosines(explained: Callable, br
     unticked = (
         "const box = document.getElementById('own'); box.checked = false; box.dispatchEvent(new Event('change'));"
     )
-    assert drawn_edges(browse(found, script=unticked)) == [found.pictures[0].edges(found.tau)[0]]
+    assert drawn_edges(browse(found, script=ALL_EDGES + unticked)) == [found.pictures[0].edges(found.tau)[0]]

@@ -21,7 +21,7 @@ from glot.report.sections import shade
 from glot.reproduce.report import write_report
 from glot.reproduce.stress import stress_cells
 from glot.reproduce.table1 import table1_cells
-from tests.report.conftest import baseline_maker, run_maker
+from tests.report.conftest import MakeRun, baseline_maker, run_maker
 
 Make = Callable[..., Path]
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -108,10 +108,25 @@ def test_the_page_says_what_was_found(full: Path) -> None:
     assert "GLOT against the best baseline" not in page.text  # no run kept its predictions
 
 
-def test_every_cell_with_a_shade_has_its_sign_too(full: Path) -> None:
+def test_the_best_of_each_column_is_marked(full: Path) -> None:
     html = (full / "index.html").read_text()
-    shaded = re.findall(r'<td class="(even|better-\d|worse-\d)".*?<span class="paper">(.*?)</span>', html)
-    assert {kind for kind, _ in shaded} > {"even", "better-1", "worse-1"}
+    table = re.search(r"<table>\n<caption class=\"unseen\"><span>minilm, published.*?</table>", html, re.DOTALL)[0]
+    marked = re.findall(r'<span class="ours best">(.*?)</span>', table)
+    assert marked == ["76.0 ± 1.0"] * 9  # one a column, but MNLI-mm, where all are alike
+    assert "**" in (full / "table1.md").read_text()
+    assert "[–]" not in html
+
+
+def test_a_shade_is_of_the_papers_own_backbones_and_has_its_sign_too(
+    full: Path, tmp_path: Path, make_run: MakeRun
+) -> None:
+    assert 'class="paper worse' not in (full / "index.html").read_text()  # minilm is none of the paper's
+    for method, score in (("cls", 0.1), ("mean", 0.2), ("max", 0.6), ("glot", 0.47)):
+        make_run("cola", "bert", method, {"validation": {"mcc": score}})
+    write_report(tmp_path / "runs", tmp_path / "results", [], "two cores")
+    html = (tmp_path / "results" / "index.html").read_text()
+    shaded = re.findall(r'<span class="paper (even|better-\d|worse-\d)">(.*?)</span>', html)
+    assert {kind[:5] for kind, _ in shaded} == {"even", "bette", "worse"}
     for kind, text in shaded:
         (difference,) = re.findall(r", ([+−]?\d+\.\d)\]", text)
         assert kind == "even" or (difference[0] == "+") == kind.startswith("better")

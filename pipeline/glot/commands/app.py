@@ -23,6 +23,7 @@ from glot.commands import (
     fit,
     report,
     reproduce,
+    serve,
     sweep,
     train,
     tune,
@@ -37,7 +38,7 @@ from glot.version import __version__
 app = typer.Typer(
     help="One good vector or label a text from a frozen language model: extract token states once, fit small heads.",
     epilog="`glot help COMMAND`, or -h behind it, lists its options. Exit codes: 0 done, 1 a fault of the machine or "
-    "its files, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM.",
+    "its files, 2 wrong use, 130 stopped by Ctrl-C or SIGTERM (a server: 0).",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -52,6 +53,7 @@ for command in (
     encode.encode,
     encode.predict,
     export.export,
+    serve.serve,
     report.report,
     explain.explain,
     reproduce.stress,

@@ -37,6 +37,7 @@ from glot.errors import UsageError
 if TYPE_CHECKING:
     from glot.store.rows import Row
 
+AnyRunOption = Annotated[Path, typer.Option("--run", help="A run's or an ensemble's folder.")]
 TextOption = Annotated[str, typer.Option("--text", help="Column of the text, in a table.")]
 TextBOption = Annotated[str | None, typer.Option("--text-b", help="Column of the second text of pairs, in a table.")]
 
@@ -89,7 +90,7 @@ def encode(
 
 
 def predict(
-    run: Annotated[Path, typer.Option("--run", help="A run's or an ensemble's folder.")],
+    run: AnyRunOption,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Predict an example set of a cache, or --input new texts.")
     ] = None,

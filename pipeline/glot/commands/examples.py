@@ -28,9 +28,10 @@ EXAMPLES = {
         "export --run runs/topics --to sentence-transformers mine",
         "export --run runs/topics --to onnx topics-onnx",
     ),
+    "serve": ("serve --run runs/topics", "serve --run runs/topics --host 0.0.0.0 --port 80"),
     "report": ("report runs/topics", "report runs/topics runs/mean --out results/mine"),
     "explain": (
-        'explain --run runs/topics --text "a late goal"',
+        'explain --run runs/topics --input-text "a late goal"',
         "explain --run runs/topics --cache cache/train --index 17",
     ),
     "stress": ("stress --model minilm", "stress --model minilm --generator paired"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glot.commands.console import BackboneOption, DeviceOption, TrustOption, answer, note_unfinished, tell
+from glot.errors import UsageError
 
 if TYPE_CHECKING:
     from glot.inference.attribution import Explanation
@@ -20,12 +21,20 @@ def explain(
     run: Annotated[
         list[Path], typer.Option("--run", help="A run's folder; again for more runs over the same layer, to compare.")
     ],
-    text: Annotated[str | None, typer.Option(help="A text, forwarded through the run's own backbone.")] = None,
-    text_b: Annotated[str | None, typer.Option(help="Of a pair: the second text.")] = None,
+    input_text: Annotated[
+        list[str] | None,
+        typer.Option(help="A text, forwarded through the run's own backbone; again for more on one page."),
+    ] = None,
+    input_text_b: Annotated[
+        list[str] | None, typer.Option(help="Of a pair: the second text; once for each first one.")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Instead of a text: a cache, and which example with --index.")
     ] = None,
-    index: Annotated[int | None, typer.Option(help="The example's row in its source, as in predictions.")] = None,
+    index: Annotated[
+        list[int] | None,
+        typer.Option(help="The example's row in its source, as in predictions; again for more on one page."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="The example set of --index; default: validation.")] = None,
     model: BackboneOption = None,
     trust_remote_code: TrustOption = False,
@@ -36,41 +45,45 @@ def explain(
     png: Annotated[bool, typer.Option("--png", help="Also a picture beside the page, with matplotlib.")] = False,
     device: DeviceOption = None,
 ) -> None:
-    """Show one example as its heads see it: the token graph, each pooler's weights, the cosines; one HTML page."""
+    """Show examples as their heads see them: what pushed the answer, the token graph, the weights; one HTML page."""
     from glot.inference.explain import ExplainOptions, check_explainable
     from glot.report.figures import check_drawing
     from glot.store.files import check_output
 
     check_output(out, PAGES, "--out")
     if png:
+        if len(input_text or index or ()) > 1:
+            raise UsageError("--png draws one example: leave it out, or pass one --input-text or --index")
         check_drawing(out.with_suffix(".png"))
     options = ExplainOptions(
-        text=text,
-        text_b=text_b,
+        input_text=tuple(input_text or ()),
+        input_text_b=tuple(input_text_b or ()),
         model=model,
         device=device,
         trust_remote_code=trust_remote_code or None,
         cache=cache,
-        index=index,
+        index=tuple(index or ()),
         split=split,
         tau=tau,
     )
     check_explainable(run, options)
     from glot.inference.explain import explain_runs
-    from glot.report.explain import draw_explanation, write_page
+    from glot.report.explain import draw_explanation, summary, write_page
 
-    explanation = explain_runs(run, options)
+    explanations = explain_runs(run, options)
     note_unfinished(*run)
-    write_page(explanation, out)
+    write_page(explanations, out)
     if png:
-        draw_explanation(explanation, out.with_suffix(".png"))
-    _print(explanation, out)
+        draw_explanation(explanations[0], out.with_suffix(".png"))
+    answer({"page": out, "examples": [summary(one) for one in explanations]})
+    for explanation in explanations:
+        _tell(explanation, out)
 
 
-def _print(explanation: Explanation, out: Path) -> None:
-    prediction = explanation.predictions[0].answer
-    answer({"page": out, "source": explanation.example.source, "prediction": prediction})
-    tell(f"{out}: {explanation.example.source}, prediction {prediction}")
+def _tell(explanation: Explanation, out: Path) -> None:
+    prediction = explanation.predictions[0]
+    share = f" ({100 * prediction.shares[prediction.answer]:.0f} %)" if prediction.shares else ""
+    tell(f"{out}: {explanation.example.source}, prediction {prediction.answer}{share}")
     if explanation.example.label:
         tell(f"label: {explanation.example.label}")
     for picture in explanation.pictures:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import weakref
 from typing import IO
 
 from glot.errors import FaultError
+from glot.store.positions import read_at, write_at
 
 IN_MEMORY_BYTES = 64 << 20
 _WRITE_BYTES = 1 << 20
@@ -43,7 +43,7 @@ class Spool:
         assert self._file is not None  # so many bytes were appended
         parts = []
         while start < end:
-            part = os.pread(self._file.fileno(), end - start, start)
+            part = read_at(self._file.fileno(), end - start, start)
             if not part:
                 raise FaultError("the temporary file of the texts is shorter than what was written: try again")
             parts.append(part)
@@ -55,9 +55,10 @@ class Spool:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 (it lives as long as the spool)
                 weakref.finalize(self, self._file.close)
-            view = memoryview(self._tail)
+            view, place = memoryview(self._tail), self._written
             while view:
-                view = view[self._file.write(view) :]
+                count = write_at(self._file.fileno(), view, place)
+                view, place = view[count:], place + count
         except OSError as error:
             raise FaultError(
                 f"cannot keep the texts in {tempfile.gettempdir()} ({error.strerror}): free some space there, "

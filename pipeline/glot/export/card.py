@@ -11,9 +11,8 @@ from jinja2 import Environment, StrictUndefined
 
 from glot.fit.result import FitResult
 from glot.fit.run_folder import RunConfig
-from glot.registry.backbones import BACKBONES
+from glot.registry.backbones import BACKBONES, hub_id
 from glot.store.files import write_text
-from glot.store.layout import StatesIdentity
 from glot.store.template import takes_pair
 
 CARD_FILE, CODE_FILE = "README.md", "glot_pooling.py"
@@ -63,7 +62,7 @@ def write_card(
         config=config,
         result=result,
         evaluation=evaluation,
-        base=base_model(config.states),
+        base=hub_id(config.states.source),
         width=width,
         name=name,
         code=CODE_FILE,
@@ -71,13 +70,6 @@ def write_card(
         license_name=licence,
     )
     write_text(folder / CARD_FILE, card + "\n")
-
-
-def base_model(states: StatesIdentity) -> str | None:
-    """The backbone's id on the Hub; None for a folder or a file, whose place is nobody else's business."""
-    source = BACKBONES[states.source].hub if states.source in BACKBONES else states.source
-    is_hub_id = source.count("/") == 1 and not Path(source).is_absolute()
-    return source if is_hub_id else None
 
 
 def _metadata(config: RunConfig, result: FitResult, licence: str | None) -> ModelCardData:
@@ -99,7 +91,7 @@ def _metadata(config: RunConfig, result: FitResult, licence: str | None) -> Mode
     return ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag=kind,
-        base_model=base_model(config.states),
+        base_model=hub_id(config.states.source),
         license=licence,
         tags=["sentence-transformers", "feature-extraction", "glot", "custom_code"],
         metrics=sorted({score.metric_type for score in scores}) or None,

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from glot.errors import FaultError, UsageError
-from glot.export.card import base_model
 from glot.export.folder import PROBES
 from glot.export.onnx_graph import check_packages, make_graph, save_graph
 from glot.export.onnx_text import INPUTS, PAIR_INPUTS, PairGraph, TextGraph, answer_name
@@ -24,6 +23,7 @@ from glot.fit.result import FitResult
 from glot.fit.run_folder import find_one_run
 from glot.inference.model import GlotModel
 from glot.products import fast_products
+from glot.registry.backbones import hub_id
 from glot.store.files import atomic_folder, folder_bytes, write_json, write_text
 from glot.store.template import fill, join_pair, takes_pair
 from glot.version import __version__
@@ -169,7 +169,7 @@ def _facts(
         "version": 1,
         "made_by": f"glot {__version__}",
         "backbone": states.backbone,
-        "hub": base_model(states),
+        "hub": hub_id(states.source),
         "backbone_weights_sha256": states.weights_sha256,
         "layers": list(config.layers),
         "pooler": config.pooler.pooler,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,8 @@ from glot.store.task_spec import TaskSpec
 MAX_TOKENS = 1024  # of a text: its cosines grow with the square
 COMPARED = ("mean", "cls", "max")  # poolers without weights that are drawn beside the runs
 DRAWN_TAU = 0.6  # where no run has a threshold of its own
+MAX_LEFT_OUT = 512  # tokens of a text up to which each is left out in turn: the work grows with the cube
+LEFT_OUT_BATCH = 32_768  # tokens of such texts that are pooled at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +82,21 @@ class Weighing:
     by_text: list[np.ndarray]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """A run's answer: in words, and for classes the share of each (softmax), else empty."""
+    """A run's answer.
+
+    Attributes:
+        answer: in words.
+        shares: for classes the probability of each (softmax), else empty.
+        effects: (n,) float64 for each text: what the answer loses where the head does not get a token's state, in the
+            probability of the predicted class, or else in the score. The other states stay as the backbone made them
+            of the whole text. 0 for a token that the run does not see; empty where a text is longer than 512 tokens.
+    """
 
     answer: str
     shares: dict[str, float]
+    effects: list[np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +172,7 @@ def _cache_text(cache: Cache, layers: tuple[int, ...], text_id: int) -> TextStat
     numbers = plan.token_ids(text_id, text_id + 1).tolist()
     if "vocabulary/ids" not in plan.file or not set(numbers) <= plan.vocabulary.keys():
         raise UsageError(
-            f"{cache.folder} does not hold the strings of its tokens: pass the text itself with --text, "
+            f"{cache.folder} does not hold the strings of its tokens: pass the text itself with --input-text, "
             "or extract it again"
         )
     parts = []
@@ -175,7 +186,7 @@ def _cache_text(cache: Cache, layers: tuple[int, ...], text_id: int) -> TextStat
 def check_texts(runs: Sequence[Run], count: int) -> None:
     """Refuse another number of texts than the runs take."""
     if runs[0].config.texts_each != count:
-        what = "pass the second one with --text-b" if count == 1 else "leave --text-b out"
+        what = "pass the second one with --input-text-b" if count == 1 else "leave --input-text-b out"
         raise UsageError(_other_texts(runs[0], what))
 
 
@@ -247,10 +258,41 @@ def weigh(pooler: Pooler, texts: Sequence[TextStates], run: str = "") -> Weighin
 def _predict(model: HeadModel, config: RunConfig, texts: Sequence[TextStates]) -> Prediction:
     z = model.pooler(_batch(texts, config.pooler))  # (texts, D)
     raw = model.head(*z[:, None])
-    answer = answer_text(config.task, model.head.predict(raw).item())
-    if not isinstance(model.head, ClassHead):
-        return Prediction(answer, {})
-    return Prediction(answer, dict(zip(config.task.classes, raw.softmax(dim=1)[0].tolist(), strict=True)))
+    predicted = model.head.predict(raw).item()
+    is_short = max(len(text.tokens) for text in texts) <= MAX_LEFT_OUT
+    effects = [_effects(model, z, side, text, predicted) for side, text in enumerate(texts)] if is_short else []
+    shares = raw.softmax(dim=1)[0].tolist() if isinstance(model.head, ClassHead) else []
+    names = config.task.classes if shares else ()
+    return Prediction(answer_text(config.task, predicted), dict(zip(names, shares, strict=True)), effects)
+
+
+def _effects(model: HeadModel, z: Tensor, side: int, text: TextStates, predicted: float) -> np.ndarray:
+    """(n,) of `Prediction.effects` for the text whose vector is z[side] among those of the example, (texts, D)."""
+
+    def measure(*sides: Tensor) -> Tensor:  # (B,) of vectors (B, D)
+        estimate = model.head.estimate(model.head(*sides))
+        return estimate[:, int(predicted)] if isinstance(model.head, ClassHead) else estimate
+
+    whole = measure(*z[:, None])
+    parts = []
+    for vectors in _pool_without_each(model.pooler, text):
+        sides = [vectors if place == side else other.expand_as(vectors) for place, other in enumerate(z)]
+        parts.append(whole - measure(*sides))
+    effects = np.zeros(len(text.tokens))
+    if parts:
+        effects[seen_tokens(text, model.pooler.config)] = torch.cat(parts).double().numpy()
+    return effects
+
+
+def _pool_without_each(pooler: Pooler, text: TextStates) -> Iterator[Tensor]:
+    """Vectors (B, D) of a text without each of its n seen tokens in turn, n in all; none where n is 1."""
+    states = text.states[torch.from_numpy(seen_tokens(text, pooler.config))]
+    count = len(states)
+    if count == 1:
+        return
+    others = torch.arange(count).expand(count, count)[~torch.eye(count, dtype=torch.bool)].view(count, count - 1)
+    for part in others.split(max(1, LEFT_OUT_BATCH // count)):
+        yield pooler(TokenBatch(states[part.flatten()], torch.full((len(part),), count - 1)))
 
 
 def answer_text(task: TaskSpec, value: float) -> str:

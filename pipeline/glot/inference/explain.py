@@ -18,45 +18,47 @@ if TYPE_CHECKING:
     from glot.extract.backbone import Backbone
     from glot.inference.attribution import Example, Explanation, TextStates
 
+MAX_EXAMPLES = 20  # on one page: each brings the cosines of all its pairs
+
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """What the user asked to see explained: `text`, or `cache` with `index`; None is what was not said.
+    """What the user asked to see explained: `input_text`, or `cache` with `index`; empty or None is what was not said.
 
     Attributes:
-        text, text_b: to be forwarded through the backbone of the runs.
+        input_text: texts to be forwarded through the backbone of the runs. input_text_b: of pairs, the second of each.
         model: that backbone, where its name in the run does not find it. device: where it runs.
         trust_remote_code: whether code that the backbone's folder brings along may run.
-        cache, index, split: an example of a cache, by its row in its source; split is validation unless given.
+        cache, index, split: examples of a cache, by their rows in their source; split is validation unless given.
         tau: the threshold to draw with first.
     """
 
-    text: str | None = None
-    text_b: str | None = None
+    input_text: Sequence[str] = ()
+    input_text_b: Sequence[str] = ()
     model: str | None = None
     device: str | None = None
     trust_remote_code: bool | None = None
     cache: Path | None = None
-    index: int | None = None
+    index: Sequence[int] = ()
     split: str | None = None
     tau: float | None = None
 
 
-def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> Explanation:
-    """Explain one example by one or more runs; transformers is imported for new texts alone.
+def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> list[Explanation]:
+    """Explain each example by one or more runs; transformers is imported for new texts alone.
 
     Raises UsageError for options that do not go together, runs that do not, an unknown index, or another backbone.
     """
     from glot.inference.attribution import cache_example, check_texts, explain
 
     runs = check_explainable(folders, options)
-    if options.cache is not None and options.index is not None:
-        example = cache_example(Cache(options.cache), options.split or "validation", options.index, runs)
+    if options.cache is not None:
+        cache, split = Cache(options.cache), options.split or "validation"
+        examples = [cache_example(cache, split, index, runs) for index in options.index]
     else:
-        texts = [text for text in (options.text, options.text_b) if text is not None]
-        check_texts(runs, len(texts))
-        example = _new_example(texts, runs, options)
-    return explain(example, runs, options.tau)
+        check_texts(runs, 2 if options.input_text_b else 1)
+        examples = _new_examples(runs, options)
+    return [explain(example, runs, options.tau) for example in examples]
 
 
 def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> list[Run]:
@@ -80,29 +82,45 @@ def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> list[
 
 
 def _check_options(options: ExplainOptions) -> None:
-    if (options.text is None) == (options.cache is None):
-        raise UsageError('pass a text with --text "...", or --cache with --index')
-    if options.cache is not None and options.index is None:
+    if bool(options.input_text) == (options.cache is not None):
+        raise UsageError('pass a text with --input-text "...", or --cache with --index')
+    if options.cache is not None and not options.index:
         raise UsageError("--cache needs --index: which of its examples to explain")
-    of_text, of_cache = ("text_b", "model", "device", "trust_remote_code"), ("index", "split")
+    of_text, of_cache = ("input_text_b", "model", "device", "trust_remote_code"), ("index", "split")
     for name in of_cache if options.cache is None else of_text:
-        if getattr(options, name) is not None:
-            other = "--text" if options.cache is None else "--cache"
+        if getattr(options, name) not in (None, ()):
+            other = "--input-text" if options.cache is None else "--cache"
             raise UsageError(f"--{name.replace('_', '-')} does not go with {other}: leave it out")
+    _check_counts(options)
 
 
-def _new_example(texts: list[str], runs: list[Run], options: ExplainOptions) -> Example:
+def _check_counts(options: ExplainOptions) -> None:
+    firsts, seconds = len(options.input_text), len(options.input_text_b)
+    if seconds not in (0, firsts):
+        raise UsageError(
+            f"there are {firsts} --input-text but {seconds} --input-text-b: pass one of each for each pair"
+        )
+    asked = max(firsts, len(options.index))
+    if asked > MAX_EXAMPLES:
+        raise UsageError(f"{asked} examples are too many for one page: pass at most {MAX_EXAMPLES}")
+
+
+def _new_examples(runs: list[Run], options: ExplainOptions) -> list[Example]:
     from glot.inference.attribution import Example
     from glot.inference.forward import load_run_backbone
 
     states = runs[0].config.states
     backbone = load_run_backbone(states, runs[0].folder, options.model, options.device, bool(options.trust_remote_code))
-    source = "the text given" if len(texts) == 1 else "the texts given"
-    if takes_pair(states.template):
-        texts = [join_pair(*texts)]
-    forwarded, cut = forward_each(texts, backbone, states, runs[0].config.layers)
-    source += f", cut at {states.max_tokens} tokens" if cut else ""
-    return Example(forwarded, source, "", runs[0].config.task.name)
+    columns = [options.input_text, options.input_text_b] if options.input_text_b else [options.input_text]
+    examples = []
+    for number, given in enumerate(zip(*columns, strict=True), start=1):
+        source = "the text given" if len(given) == 1 else "the texts given"
+        source = source if len(options.input_text) == 1 else f"{source}, number {number}"
+        texts = [join_pair(*given)] if takes_pair(states.template) else list(given)
+        forwarded, cut = forward_each(texts, backbone, states, runs[0].config.layers)
+        source += f", cut at {states.max_tokens} tokens" if cut else ""
+        examples.append(Example(forwarded, source, "", runs[0].config.task.name))
+    return examples
 
 
 def forward_each(

@@ -134,16 +134,21 @@ class GlotModel:
         save_heads(Path(folder), self._heads, self._folders)
 
     def push_to_hub(self, repo: str) -> str:
-        """Upload what `save_pretrained` writes to the model repository "user/name"; returns its address.
+        """Upload what `save_pretrained` writes, with a card, to the model repository "user/name"; returns its address.
+
+        Where things lie on this machine, the cache and a backbone in a folder, does not go along.
 
         Raises UsageError without a token that may write there, FaultError where the Hub cannot be reached.
         """
         from glot.inference.push import check_push, push_folder
+        from glot.inference.saved import save_heads, without_places, write_hub_card
 
         check_push(repo)
         with TemporaryDirectory(prefix="glot-") as scratch:
-            self.save_pretrained(Path(scratch) / "run")
-            return push_folder(Path(scratch) / "run", repo)
+            run, heads = Path(scratch) / "run", [(without_places(config), model) for config, model in self._heads]
+            save_heads(run, heads, self._folders)
+            write_hub_card(run, heads[0][0], repo)
+            return push_folder(run, repo)
 
     @property
     def width(self) -> int:

@@ -6,6 +6,7 @@ An alias of your own is one `BACKBONES.add(BackboneEntry(...))` in a module that
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from glot.registry import Registry
 
@@ -134,3 +135,10 @@ for _entry in (
 def packaged() -> tuple[str, ...]:
     """The aliases that a Python package carries, for those without a hub."""
     return tuple(entry.name for entry in BACKBONES if entry.package)
+
+
+def hub_id(source: str) -> str | None:
+    """The id on the Hub of what a backbone goes by; None for a folder or file: its place is nobody else's business."""
+    name = BACKBONES[source].hub if source in BACKBONES else source
+    is_place = Path(name).is_absolute() or Path(name).exists()
+    return name if name.count("/") == 1 and not is_place else None

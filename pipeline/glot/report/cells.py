@@ -175,9 +175,9 @@ def ours_text(cell: Cell) -> str:
 
 
 def paper_text(cell: Cell) -> str:
-    """The part of a table cell that is the paper's: `[90.3, −6.2]`."""
+    """The part of a table cell that is the paper's: `[90.3, −6.2]`; "" where it has no such number."""
     if cell.paper is None or cell.difference is None:
-        return f"[{NOTHING}]"
+        return ""
     return f"[{cell.paper:.1f}, {signed(cell.difference)}]"
 
 

@@ -60,6 +60,18 @@ def _section(title: str, key: str, rival: str, comparisons: Sequence[Comparison]
     return Section(title, [Prose(EXPLANATION.format(rival=rival)), table], order=2, data=data)
 
 
+def headline(sections: Sequence[Section]) -> str:
+    """What the comparisons with the best baseline come to, in a sentence; "" where there are none."""
+    found = [row for section in sections for row in section.data.get("comparisons", [])]
+    if not found:
+        return ""
+    above, below = sum(row["low"] > 0 for row in found), sum(row["high"] < 0 for row in found)
+    return (
+        f"GLOT is clearly better than the best baseline in {above} of {len(found)} comparisons, clearly worse in "
+        f"{below}; in {len(found) - above - below} the examples do not tell."
+    )
+
+
 def _entries(found: Comparison) -> list[Entry]:
     ours, theirs, difference = found.ours, found.baseline, found.difference
     low, high = (signed(100 * value) for value in (difference.low, difference.high))

@@ -1,9 +1,10 @@
-"""What `glot explain` shows: one HTML page with its data inside, which needs no network, and the same as a picture."""
+"""What `glot explain` shows: one HTML page that needs no network, its data inside, and an example as a picture."""
 
 from __future__ import annotations
 
 import html
 import json
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import numpy as np
 from glot.corpus.stress import signal_roles
 from glot.errors import UsageError
 from glot.fit.run_folder import RunConfig
-from glot.inference.attribution import Explanation, TokenPicture, Weighing
+from glot.inference.attribution import Explanation, TextStates, TokenPicture, Weighing
 from glot.inference.run_checks import Run
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS
 from glot.report.figures import save_picture
@@ -26,57 +27,58 @@ if TYPE_CHECKING:
 
 ONE_LINE = 72  # characters of a text in the page's title
 WIDTH = 12.0  # inches
-LINE = 118.0  # characters a line of tokens, about
-ROW = 5.0  # height of a line, in characters' widths
-MAP_INCHES = 6.5
+LINE = 92.0  # characters a line of tokens, about
+ROW = 6.0  # height of a line, in characters' widths
+WORD = 2.7  # from a node to below its word
+MOST_EDGES = 40  # that are drawn of a text: the strongest
+MOST_PUSHES = 4  # tokens that the picture names for the answer, and as many against it
 LABELLED = 80  # tokens up to which the heat map's axes are labelled
 SIGNAL = "#9c3d78"
 
 
-def write_page(explanation: Explanation, out: Path) -> None:
+def write_page(explanations: Sequence[Explanation], out: Path) -> None:
     """Write the page; raises UsageError where `out` cannot be a file, FaultError where it cannot be written."""
     if out.is_dir():
         raise UsageError(f"{out} is a folder: name a file with --out")
     make_folder(out.parent)
-    write_text(out, render_page(explanation))
+    write_text(out, render_page(explanations))
 
 
-def render_page(explanation: Explanation) -> str:
+def render_page(explanations: Sequence[Explanation]) -> str:
     """The page's HTML. Strings of the data reach it as JSON and are put in as text, never as HTML."""
     template = files("glot.report").joinpath("templates", "explain.html").read_text(encoding="utf-8")
-    data = json.dumps(page_data(explanation), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    data = json.dumps(page_data(explanations), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # The data first: the title is a text of anybody's, and stands before it.
     page = template.replace("{{data}}", data.replace("<", "\\u003c"), 1)
-    return page.replace("{{title}}", html.escape(f"GLOT: {one_line(explanation)}"), 1)
+    more = f" and {len(explanations) - 1} more" if len(explanations) > 1 else ""
+    return page.replace("{{title}}", html.escape(f"GLOT: {one_line(explanations[0])}{more}"), 1)
 
 
 def one_line(explanation: Explanation) -> str:
     """The beginning of the (first) text in one line."""
     text = explanation.pictures[0].text
-    pieces = readable_pieces(text.tokens, text.special.tolist())
+    pieces = pieces_of(text)
     words = ["".join(pieces[place].shown for place in word) for word in words_of(pieces) if not text.special[word[0]]]
     line = " ".join(words)
-    return line if len(line) <= ONE_LINE else line[: ONE_LINE - 1] + "…"
+    return line if len(line) <= ONE_LINE else line[: ONE_LINE - 1].rsplit(" ", 1)[0] + "…"
 
 
-def page_data(explanation: Explanation) -> dict[str, Any]:
-    """What the page is made of, as plain JSON."""
-    example, config = explanation.example, explanation.drawn.config
+def pieces_of(text: TextStates) -> list[Piece]:
+    """A text's tokens as people read them."""
+    return readable_pieces(text.tokens, text.special.tolist())
+
+
+def page_data(explanations: Sequence[Explanation]) -> dict[str, Any]:
+    """What the page is made of, as plain JSON; all explanations are by the same runs."""
+    first = explanations[0]
+    config = first.drawn.config
     has_graph = config.pooler.entry.has_graph
     return {
-        "facts": _facts(explanation),
-        "runs": [
-            {
-                "folder": str(run.folder),
-                "settings": settings(run),
-                "answer": prediction.answer,
-                "shares": {name: round(share, 4) for name, share in prediction.shares.items()},
-            }
-            for run, prediction in zip(explanation.runs, explanation.predictions, strict=True)
-        ],
-        "drawn": explanation.runs.index(explanation.drawn),
-        "tau": explanation.tau,
-        "tauName": f"τ of {explanation.drawn.folder}" if has_graph else "no run has a graph: τ as drawn",
+        "facts": _facts(first),
+        "runs": [{"folder": str(run.folder), "settings": settings(run)} for run in first.runs],
+        "drawn": first.runs.index(first.drawn),
+        "tau": first.tau,
+        "tauName": f"τ of {first.drawn.folder}" if has_graph else "no run has a graph: τ as drawn",
         "ownGraph": config.pooler.graph if has_graph and config.pooler.graph != "cosine" else "",
         "poolers": [
             {
@@ -84,13 +86,45 @@ def page_data(explanation: Explanation) -> dict[str, Any]:
                 "run": weighing.run,
                 "colour": POOLERS[weighing.pooler].colour,
             }
-            for weighing in explanation.weighings
+            for weighing in first.weighings
         ],
-        "texts": [
-            _text(picture, [weighing.by_text[place] for weighing in explanation.weighings], is_stress(explanation))
-            for place, picture in enumerate(explanation.pictures)
+        "examples": [_example(explanation) for explanation in explanations],
+    }
+
+
+def _example(explanation: Explanation) -> dict[str, Any]:
+    return {
+        "source": explanation.example.source,
+        "label": explanation.example.label,
+        "line": one_line(explanation),
+        "answers": [
+            {"answer": one.answer, "shares": {name: round(share, 4) for name, share in one.shares.items()}}
+            for one in explanation.predictions
         ],
-        "source": example.source,
+        "texts": [_text(explanation, place) for place in range(len(explanation.pictures))],
+    }
+
+
+def summary(explanation: Explanation) -> dict[str, Any]:
+    """What `--json` says of an example: its tokens, and of each run the answer, and weights and effects by text."""
+    count = len(explanation.pictures)
+    return {
+        "source": explanation.example.source,
+        "label": explanation.example.label or None,
+        "prediction": explanation.predictions[0].answer,
+        "tokens": [picture.text.tokens for picture in explanation.pictures],
+        "runs": [
+            {
+                "run": str(run.folder),
+                "prediction": one.answer,
+                "probabilities": one.shares,
+                "weights": [weighing.by_text[place].tolist() for place in range(count)],
+                "effects": [lost.tolist() for lost in one.effects],
+            }
+            for run, one, weighing in zip(
+                explanation.runs, explanation.predictions, explanation.weighings, strict=False
+            )
+        ],
     }
 
 
@@ -133,9 +167,6 @@ def _facts(explanation: Explanation) -> list[list[str]]:
     config = explanation.drawn.config
     states = config.states
     return [
-        ["example", explanation.example.source],
-        ["prediction", explanation.predictions[0].answer],
-        ["label", explanation.example.label or "not known"],
         ["backbone", f"{states.backbone} ({states.kind}), {_layers(config)} of {states.num_layers}"],
         *_shares(explanation),
     ]
@@ -154,8 +185,9 @@ def _shares(explanation: Explanation) -> list[list[str]]:
     return [["mix", said]] if said else []
 
 
-def _text(picture: TokenPicture, weights: list[np.ndarray], stress: bool) -> dict[str, Any]:
-    pieces = readable_pieces(picture.text.tokens, picture.text.special.tolist())
+def _text(explanation: Explanation, place: int) -> dict[str, Any]:
+    picture, stress = explanation.pictures[place], is_stress(explanation)
+    pieces = pieces_of(picture.text)
     upper = picture.cosines[np.triu_indices(len(pieces), k=1)]
     return {
         "tokens": [
@@ -172,8 +204,13 @@ def _text(picture: TokenPicture, weights: list[np.ndarray], stress: bool) -> dic
         # The shortest decimals that are these float32 numbers: the page decides edges as the model does.
         "cosines": [float(number) for number in upper.astype(str)],
         "own": None if picture.own_edges is None else picture.own_edges.tolist(),
-        "weights": [[float(f"{weight:.6g}") for weight in column] for column in weights],
+        "weights": [_short(weighing.by_text[place]) for weighing in explanation.weighings],
+        "effects": [_short(one.effects[place]) for one in explanation.predictions if one.effects],
     }
+
+
+def _short(numbers: np.ndarray) -> list[float]:
+    return [float(f"{number:.6g}") for number in numbers]
 
 
 def roles(pieces: list[Piece]) -> list[str]:
@@ -190,7 +227,7 @@ def draw_explanation(explanation: Explanation, out: Path) -> None:
     """Draw the picture: for each text its graph, and below it the weights and the heat map."""
     make_folder(out.parent)
     shown = [_Shown(explanation, place) for place in range(len(explanation.pictures))]
-    heights = [size for text in shown for size in (text.graph_inches, text.weights_inches, MAP_INCHES)]
+    heights = [size for text in shown for size in (text.graph_inches, text.weights_inches, text.map_inches)]
 
     def draw(figure: Figure) -> None:
         figure.suptitle(f"{one_line(explanation)}\n{_subtitle(explanation)}".replace("$", r"\$"), fontsize=10)
@@ -204,8 +241,28 @@ def draw_explanation(explanation: Explanation, out: Path) -> None:
 
 
 def _subtitle(explanation: Explanation) -> str:
-    label = f", label {explanation.example.label}" if explanation.example.label else ""
-    return f"{explanation.example.source}: prediction {explanation.predictions[0].answer}{label}"
+    answer, label = explanation.predictions[0], explanation.example.label
+    share = f" ({100 * answer.shares[answer.answer]:.0f} %)" if answer.shares else ""
+    labelled = f", label {label}" if label else ""
+    return f"{explanation.example.source}: prediction {answer.answer}{share}{labelled}\n{_pushes(explanation)}"
+
+
+def _pushes(explanation: Explanation) -> str:
+    """The tokens without which the first run's answer loses or gains most, with what it loses or gains."""
+    answer = explanation.predictions[0]
+    named = sorted(
+        (effect, piece.shown)
+        for picture, effects in zip(explanation.pictures, answer.effects, strict=False)  # long texts have no effects
+        for piece, effect in zip(pieces_of(picture.text), effects.tolist(), strict=True)
+    )
+    parts = []
+    for name, some in (("towards it", named[::-1]), ("against it", [(-effect, word) for effect, word in named])):
+        pushing = [(effect, word) for effect, word in some[:MOST_PUSHES] if effect > 0]
+        words = ",  ".join(
+            f"{word} {100 * effect:.1f}" if answer.shares else f"{word} {effect:.2g}" for effect, word in pushing
+        )
+        parts += [f"{name}: {words}"] if words else []
+    return ";  ".join(parts)
 
 
 class _Shown:
@@ -215,14 +272,14 @@ class _Shown:
         self.explanation = explanation
         self.picture: TokenPicture = explanation.pictures[place]
         self.weights = [weighing.by_text[place] for weighing in explanation.weighings]
-        text = self.picture.text
-        self.pieces = readable_pieces(text.tokens, text.special.tolist())
+        self.pieces = pieces_of(self.picture.text)
         # A dollar sign would begin mathematics.
         self.words = [piece.shown.replace("$", r"\$") for piece in self.pieces]
         self.roles = roles(self.pieces) if is_stress(explanation) else [""] * len(self.pieces)
         self.places = self._lay_out()  # (n, 2)
         self.graph_inches = 0.5 + (1 - self.places[-1, 1] / ROW) * ROW * WIDTH / LINE
         self.weights_inches = 0.9 + 0.22 * len(self.weights)
+        self.map_inches = float(np.clip(1.6 + 0.22 * len(self.words), 3.0, 7.5))
 
     def _lay_out(self) -> np.ndarray:
         """(n, 2) places of the tokens in reading order, in lines from the top."""
@@ -249,13 +306,14 @@ class _Shown:
         """Tokens as words under their nodes, edges as arcs."""
         from matplotlib.collections import PathCollection
         from matplotlib.path import Path as Curve
+        from matplotlib.patheffects import withStroke
 
         edges = self._edges()
-        curves = [Curve(self._arc(i, j), [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]) for i, j, _ in edges]
-        alpha = float(np.clip(60 / max(1, len(edges)), 0.12, 0.7))
-        axes.add_collection(
-            PathCollection(curves, facecolors="none", edgecolors="#0072B2", alpha=alpha, linewidths=0.8)
-        )
+        drawn_edges = sorted(edges, key=lambda edge: -edge[2])[:MOST_EDGES]
+        curves = [
+            Curve(self._arc(i, j), [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]) for i, j, _ in drawn_edges
+        ]
+        axes.add_collection(PathCollection(curves, facecolors="none", edgecolors="#0072B2", alpha=0.55, linewidths=0.9))
         drawn = self.explanation.runs.index(self.explanation.drawn)  # the runs' weights come first
         size = 160 * self.weights[drawn] / self.weights[drawn].max() + 6
         colour = POOLERS[self.explanation.weighings[drawn].pooler].colour
@@ -263,23 +321,25 @@ class _Shown:
         axes.scatter(across, up, s=size, color=colour, edgecolors="black", linewidths=0.5, zorder=3)
         for (x, y), word, role in zip(self.places, self.words, self.roles, strict=True):
             look: dict[str, Any] = {"color": SIGNAL, "weight": "bold"} if role and role != "filler" else {}
-            axes.text(x, y - 1.1, word, ha="center", va="top", fontsize=8, **look)
-        axes.set(xlim=(-1, LINE + 1), ylim=(self.places[-1, 1] - 2.6, 3.4))
+            halo = [withStroke(linewidth=3, foreground="white")]
+            axes.text(x, y - 1.0, word, ha="center", va="top", fontsize=10, path_effects=halo, **look)
+        axes.set(xlim=(-1, LINE + 1), ylim=(self.places[-1, 1] - 2.6, 4.4))
         axes.axis("off")
         rule = f"τ = {self.explanation.tau:g}" if self.picture.own_edges is None else "the run's own graph"
         joined = f"{len(edges):,} of {self.picture.edges(-1.0)[1]:,} pairs joined"
+        joined += f", the {MOST_EDGES} strongest drawn" if len(edges) > MOST_EDGES else ""
         axes.set_title(
             f"{len(self.words)} tokens, {joined} ({rule}); size of a node: its weight", fontsize=9, loc="left"
         )
 
     def _arc(self, i: int, j: int) -> np.ndarray:
-        """(4, 2) control points: an arc above a line, or an S between two."""
+        """(4, 2) control points: an arc above a line, or an S from below a word to a node of a later line."""
         (x1, y1), (x2, y2) = self.places[[i, j]]
         if y1 == y2:
-            top = y1 + min(4.2, 0.8 + 0.09 * abs(x2 - x1))
+            top = y1 + min(4.2, 1.6 + 0.06 * (x2 - x1))
             return np.asarray([(x1, y1), (x1, top), (x2, top), (x2, y2)])
-        middle = (y1 + y2) / 2
-        return np.asarray([(x1, y1), (x1, middle), (x2, middle), (x2, y2)])
+        y1 -= WORD
+        return np.asarray([(x1, y1), (x1, (y1 + y2) / 2), (x2, (y1 + y2) / 2), (x2, y2)])
 
     def draw_weights(self, axes: Axes) -> None:
         """A line of shaded tokens for each pooler, shaded as on the page: by the weight over the uniform one."""

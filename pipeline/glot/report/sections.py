@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,9 @@ class Entry:
     Attributes:
         text: what is printed. paper: what stands below it in the page, and beside it elsewhere.
         place: the folder or file of the runs behind it, which the page links; None: there are none.
-        tip: what a reader is told who points at it. shade: of a difference from the paper's number, see `shade`.
+        tip: what a reader is told who points at it. shade: of a difference from the paper's number, see `shade`; only
+            where the paper has that very backbone.
+        is_best: the highest of its column, in bold.
     """
 
     text: str
@@ -51,9 +53,11 @@ class Entry:
     place: Path | None = None
     tip: str = ""
     shade: str = ""
+    is_best: bool = False
 
     def __str__(self) -> str:
-        return f"{self.text} {self.paper}".rstrip()
+        text = f"**{self.text}**" if self.is_best else self.text
+        return f"{text} {self.paper}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -132,19 +136,25 @@ def entry_of(cell: Cell | None, with_paper: bool = False, note: str = "") -> Ent
     tip = "1 run" if len(cell.runs) == 1 else f"{len(cell.runs)} runs"
     if not with_paper:
         return Entry(text, place=runs_place(cell), tip=tip)
-    colour = "" if cell.difference is None else shade(cell.difference)
+    is_same = cell.paper_model == cell.model
+    colour = shade(cell.difference) if is_same and cell.difference is not None else ""
     return Entry(text, paper_text(cell), runs_place(cell), tip, colour)
 
 
 def method_table(group: Group, columns: Mapping[str, Sequence[Cell]], with_paper: bool = False) -> Table:
-    """A group's table: a row a method, and a column for the cells under each heading."""
+    """A group's table: a row a method, a column for the cells under each heading, and its best in bold."""
     found = {(cell.method, heading): cell for heading, cells in columns.items() for cell in cells}
+    # As they are shown: what rounds to the best is as good, and where all are alike none is.
+    shown = {heading: {f"{cell.mean:.1f}" for cell in cells} for heading, cells in columns.items()}
+    best = {heading: max(values, key=float) for heading, values in shown.items() if len(values) > 1}
+
+    def entry(method: str, heading: str) -> Entry:
+        cell = found.get((method, heading))
+        is_best = cell is not None and f"{cell.mean:.1f}" == best.get(heading)
+        return replace(entry_of(cell, with_paper), is_best=is_best)
+
     rows = [
-        (
-            method_name(method, group.kind),
-            [entry_of(found.get((method, heading)), with_paper) for heading in columns],
-        )
-        for method in group.methods
+        (method_name(method, group.kind), [entry(method, heading) for heading in columns]) for method in group.methods
     ]
     return Table(group.title, ["method", *columns], rows)
 

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from glot.report.cells import NOTHING, Cell, cell_values, cells_csv, markdown_table
-from glot.report.comparison import comparison_sections
+from glot.report.comparison import comparison_sections, headline
 from glot.report.environment import Environment, collect_environment
 from glot.report.figures import Drawn, Picture, check_extra, render, write_png
 from glot.report.other import other_section
@@ -102,6 +102,10 @@ def write_sections(
         "links": links,
         "steps": [f"{step:g}" for step in STEPS],
         "has_paper": any(cell.paper is not None for section in shown for cell in section.cells),
+        "has_shade": any(
+            cell.paper is not None and cell.paper_model == cell.model for section in shown for cell in section.cells
+        ),
+        "headline": headline(sections),
     }
     templates = load_templates(out, drawn)
     html = {"written": [index, data, *tables], "runs_table": _runs_table(results, False), "version": __version__}
@@ -139,7 +143,7 @@ def draw_pictures(sections: Sequence[Section]) -> dict[int, Drawn]:
 def load_templates(out: Path, drawn: dict[int, Drawn]) -> Templates:
     """The templates of a report in a folder; what goes into HTML is escaped, but for what is HTML already."""
     from jinja2 import Environment as Templates
-    from jinja2 import PackageLoader
+    from jinja2 import PackageLoader, StrictUndefined
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
@@ -147,6 +151,7 @@ def load_templates(out: Path, drawn: dict[int, Drawn]) -> Templates:
     markdown = MarkdownIt("zero").enable(["list", "emphasis", "backticks"])
     templates = Templates(
         loader=PackageLoader("glot.report"),
+        undefined=StrictUndefined,
         autoescape=lambda name: bool(name) and ".html" in str(name),
         trim_blocks=True,
         lstrip_blocks=True,

@@ -22,6 +22,7 @@ from glot.store.files import UNFINISHED, checked, publish, read_plain, temporary
 
 REFRESH_SECONDS = 60.0
 STALE_SECONDS = 300.0
+MAY_ASK = os.name == "posix"  # whether a process lives; on Windows signal 0 is Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Owner:
 
     @property
     def is_dead(self) -> bool:
-        """Whether this is a process of this machine that is gone."""
-        if self.machine != _machine():
+        """Whether this is a process of this machine that is gone; where nobody can be asked, it is not."""
+        if not MAY_ASK or self.machine != _machine():
             return False
         try:
             os.kill(self.pid, 0)

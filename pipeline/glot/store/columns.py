@@ -22,6 +22,7 @@ import xxhash
 
 from glot.errors import FaultError, GlotError
 from glot.store.files import KEPT, checked, fsync_folder, one_line, open_inside, publish, temporary_name, write_error
+from glot.store.positions import BINARY, read_at, read_into_at, write_at
 
 ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
@@ -116,7 +117,7 @@ class ColumnWriter:
             # Room for the structure is tried with a plain write: HDF5 can crash where the disk or a quota is full.
             self.temporary.write_bytes(bytes(room + 2**16))
             self.columns = _preallocate(self.temporary, columns, attributes or {}, room)
-            self.descriptor = os.open(self.temporary, os.O_RDWR)
+            self.descriptor = os.open(self.temporary, os.O_RDWR | BINARY)
             _write_all(self.descriptor, memoryview(_head(self.columns, self.about, NO_CHECKSUM)), 0)
         except (OSError, RuntimeError) as error:
             self.abandon()
@@ -326,7 +327,7 @@ class ColumnReader:
         """Fill `view` with the bytes from `offset` on."""
         while view:
             try:
-                count = os.preadv(self.descriptor, [view], offset)
+                count = read_into_at(self.descriptor, view, offset)
             except OSError as error:
                 raise self.damage(f"cannot be read ({one_line(error)})") from None
             if count == 0:
@@ -360,14 +361,14 @@ def describe_file(folder: Path, file: str, finished: bool = True) -> tuple[Colum
 
 
 def _describe(descriptor: int, file: str, finished: bool = True) -> tuple[ColumnFile, dict[str, Any]]:
-    first = os.pread(descriptor, HEAD_LINE, 0).partition(b"\n")[0]
+    first = read_at(descriptor, HEAD_LINE, 0).partition(b"\n")[0]
     match = re.fullmatch(rf"{HEAD} (\d{{1,9}}) ([0-9a-f]{{16}}) ([0-9a-f]{{16}})".encode(), first)
     if match is None:
         raise ValueError("it does not begin as a column file of this version")
     size, start, stop = os.fstat(descriptor).st_size, len(first) + 1, len(first) + 1 + int(match[1])
     if stop > size:
         raise ValueError("it ends too soon")
-    text = os.pread(descriptor, stop - start, start)
+    text = read_at(descriptor, stop - start, start)
     if xxhash.xxh3_64_hexdigest(text) != match[2].decode():
         raise ValueError("its head is damaged")
     head = json.loads(text)
@@ -391,7 +392,7 @@ def _head(columns: dict[str, Column], about: dict[str, Any], rest: str) -> bytes
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
-        count = os.pwrite(descriptor, data, offset)
+        count = write_at(descriptor, data, offset)
         data, offset = data[count:], offset + count
 
 
@@ -404,7 +405,7 @@ def _head_room(columns: dict[str, tuple[tuple[int, ...], str]], about: dict[str,
 def _rest_xxh3(descriptor: int, start: int) -> str:
     """XXH3-64 over the bytes of a file from `start` on, as hex."""
     digest, buffer = xxhash.xxh3_64(), bytearray(CHUNK_BYTES)
-    while count := os.preadv(descriptor, [buffer], start):
+    while count := read_into_at(descriptor, buffer, start):
         digest.update(memoryview(buffer)[:count])
         start += count
     return digest.hexdigest()

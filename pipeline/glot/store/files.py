@@ -21,6 +21,7 @@ from typing import IO, Any, Protocol, TypeVar, get_origin, get_type_hints
 import numpy as np
 
 from glot.errors import AccessError, FaultError, GlotError, UsageError
+from glot.store.positions import BINARY
 
 
 def make_folder(path: Path) -> Path:
@@ -71,6 +72,7 @@ def worker_name() -> str:
 
 UNFINISHED = ".tmp-"  # in the names of files that are not finished
 KEPT = ".part"  # ends the names of files that were left unfinished, for whoever goes on
+READ_PLAIN = os.O_RDONLY | BINARY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 MAX_TEXT = 2**30  # bytes of a text file that is read whole
 _names = itertools.count()
 Entry = TypeVar("Entry")
@@ -124,7 +126,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         mode = _new_file(temporary)
         yield temporary
         _open_to_others(temporary, mode)
-        with open(temporary, "rb") as file:
+        with open(temporary, "rb+") as file:  # Windows makes durable only what may be written
             os.fsync(file.fileno())
         os.replace(temporary, path)
         fsync_folder(path.parent)
@@ -276,7 +278,7 @@ def open_plain(path: Path) -> int:
     Raises AccessError for a file that is there and may not be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(path, READ_PLAIN)
     except PermissionError as error:
         raise no_access(error) from None
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -298,7 +300,10 @@ def check_access(*paths: Path) -> None:
     """
     for path in paths:
         try:
-            os.close(os.open(path, os.O_RDONLY))
+            if path.is_dir():  # Windows opens no folders
+                os.scandir(path).close()
+            else:
+                os.close(os.open(path, os.O_RDONLY))
         except PermissionError as error:
             raise no_access(error, path) from None
         except OSError:  # missing or strange: whoever reads it says so

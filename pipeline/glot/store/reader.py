@@ -290,7 +290,7 @@ def _read_plain(readers: list[ShardReader], views: list[memoryview], offsets: li
     descriptors = [reader.descriptor for reader in readers]
     try:
         done = sum(map(os.preadv, descriptors, zip(views), offsets, repeat(NO_WAIT)))
-    except OSError:  # not in memory, or a file system that cannot tell
+    except (OSError, AttributeError):  # not in memory, or a system that cannot tell
         done = -1
     if done == sum(map(len, views)):
         return

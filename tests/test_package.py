@@ -1,0 +1,131 @@
+"""What people install: the wheel and the source archive hold the same whole package, for every Python that is named."""
+
+from __future__ import annotations
+
+import email
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.message import Message
+from pathlib import Path
+
+import pytest
+
+from glot.version import __version__
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "pipeline"
+BESIDE = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "cli.py")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+pytestmark = pytest.mark.slow
+
+
+def build(kind: str, folder: Path, out: Path) -> Path:
+    """The "wheel" or "sdist" of a folder, built by setuptools in a process of its own; no package index is asked."""
+    code = f"import sys; from setuptools import build_meta as b; print(b.build_{kind}(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out)], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return out / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive of a copy of the checkout, with tests and what else may lie there."""
+    copy = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(SOURCE, copy / "pipeline", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__", ".*_cache"))
+    for name in BESIDE:
+        shutil.copy(ROOT / name, copy)
+    (copy / "tests").mkdir()
+    shutil.copy(__file__, copy / "tests")
+    return build("sdist", copy, copy / "out")
+
+
+@pytest.fixture(scope="module")
+def unpacked(sdist: Path) -> Path:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(sdist.parent, filter="data")
+    return sdist.parent / sdist.name.removesuffix(".tar.gz")
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path) -> Path:
+    """Of the same copy as the source archive."""
+    return build("wheel", sdist.parents[1], sdist.parent)
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: Path) -> Message:
+    with zipfile.ZipFile(wheel) as files:
+        (name,) = [name for name in files.namelist() if name.endswith(".dist-info/METADATA")]
+        return email.message_from_bytes(files.read(name))
+
+
+def package_files() -> set[str]:
+    """What git would carry of the package."""
+    return {str(path.relative_to(SOURCE)) for path in (SOURCE / "glot").rglob("*") if path.is_file()} - {
+        str(path.relative_to(SOURCE)) for path in (SOURCE / "glot").rglob("__pycache__/*")
+    }
+
+
+def test_the_archive_holds_the_package_and_no_tests(unpacked: Path) -> None:
+    held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
+    own = {name for name in held if ".egg-info" not in name}
+    package = {f"pipeline/{name}" for name in package_files()}
+    assert own - package == {*BESIDE, "PKG-INFO", "setup.cfg"} - {"cli.py"}
+    assert package - own == set()
+
+
+def test_the_archive_builds_the_same_wheel(wheel: Path, unpacked: Path, tmp_path: Path) -> None:
+    def contents(path: Path) -> dict[str, int]:
+        with zipfile.ZipFile(path) as files:
+            return {entry.filename: entry.CRC for entry in files.infolist()}
+
+    again = build("wheel", unpacked, tmp_path)
+    assert (again.name, contents(again)) == (wheel.name, contents(wheel))
+    inside = set(contents(wheel))
+    assert {name for name in inside if ".dist-info/" not in name} == package_files()
+    for name in ("glot/py.typed", "glot/export/card.md.jinja", "glot/report/templates/report.css"):
+        assert name in inside
+
+
+def test_the_metadata_say_what_the_citation_says(metadata: Message) -> None:
+    import yaml
+
+    said = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (metadata["Name"], metadata["Version"]) == ("glot-pipeline", __version__)
+    assert metadata["Author"] == said["authors"][0]["name"]
+    assert metadata["Keywords"].split(",") == said["keywords"]
+    assert (metadata["License-Expression"], metadata["License-File"]) == (said["license"], "LICENSE")
+    assert metadata["Requires-Python"] == f">={PYTHONS[0]}"
+    named = [line.rpartition(":: ")[2] for line in metadata.get_all("Classifier") if "Python :: 3." in line]
+    assert tuple(named) == PYTHONS
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert {"serve", "report", "onnx", "demo"} <= set(metadata.get_all("Provides-Extra"))
+
+
+def find_python(version: str) -> str | None:
+    """A Python of this version: on the path, or among pyenv's."""
+    there = [shutil.which(f"python{version}"), *Path.home().glob(f".pyenv/versions/{version}.*/bin/python")]
+    for python in map(str, filter(None, there)):
+        said = subprocess.run([python, "-V"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+        if said.returncode == 0 and said.stdout.startswith(f"Python {version}."):
+            return python
+    return None
+
+
+@pytest.mark.parametrize("version", PYTHONS)
+def test_every_module_compiles(version: str, wheel: Path, tmp_path: Path) -> None:
+    python = find_python(version)
+    if python is None:
+        pytest.skip(f"there is no Python {version} here")
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(tmp_path)
+    command = [python, "-W", "error", "-m", "compileall", "-q", str(tmp_path / "glot")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
