@@ -105,7 +105,7 @@ class Learner:
         if train.start == "random":
             return
         began = time.monotonic()
-        loss = start_at_regression(self.model, source, self.data.train, self.config.task, train.class_weights, known)
+        loss = start_at_regression(self.model, source, self.data.train, train.class_weights, known)
         scores, predictions = self._score(source)
         self.start = Epoch(0, loss, time.monotonic() - began, scores)
         self._save_weights(0)

@@ -230,7 +230,8 @@ class Training:
         self._running: tuple[list[Learner], list[Stack | Learner], Steps] | None = None
         self.labels: Tensor | None = None
         if not config.contrastive:
-            self.labels = loss_labels(self.data.train, config.task)
+            several = len(config.task.classes) if config.task.target == "labels" else None
+            self.labels = loss_labels(self.data.train, several)
 
     @property
     def at_work(self) -> list[Learner]:

@@ -19,7 +19,6 @@ from glot.nn.poolers import LayersPooler, Pooler
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
 from glot.store.label_sets import to_indicator
 from glot.store.reader import Cache
-from glot.store.task_spec import TaskSpec
 
 DENSITY_TEXTS = 512
 
@@ -74,14 +73,14 @@ def sample_of(examples: ExampleSet, most: int) -> ExampleSet:
     return examples.subset(np.sort(np.random.default_rng(0).permutation(len(examples))[:most]))
 
 
-def loss_labels(examples: ExampleSet, task: TaskSpec) -> torch.Tensor:
+def loss_labels(examples: ExampleSet, several: int | None = None) -> torch.Tensor:
     """What a head's loss reads: (m,) int64 classes or float32 scores, or (m, 2) with the examples' weights.
 
-    Of several labels a text (m, C) float32 zeros and ones, or (m, C + 1).
+    Where a text may have `several` labels, C in all, (m, C) float32 zeros and ones, or (m, C + 1).
     """
     labels = labels_of(examples)
-    if task.target == "labels":
-        labels = to_indicator(labels, len(task.classes)).astype(np.float32)
+    if several is not None:
+        labels = to_indicator(labels, several).astype(np.float32)
     tensor = torch.from_numpy(labels if labels.dtype == np.int64 else labels.astype(np.float32))
     return tensor if examples.weight is None else with_weights(tensor, torch.from_numpy(examples.weight))
 

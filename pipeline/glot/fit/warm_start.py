@@ -20,7 +20,6 @@ from glot.nn.heads import ClassHead, LabelsHead, RegressionHead, ScoreHead, Simi
 from glot.nn.poolers import MixedPooler
 from glot.nn.readout import AttentionReadout
 from glot.store.example_set import ExampleSet
-from glot.store.task_spec import TaskSpec
 
 FAVOURED = 0.9  # the share that the best layer of a mix begins with, where one is favoured
 FEW_SCORED = 500  # examples that choose it
@@ -28,12 +27,7 @@ FEW_SCORED = 500  # examples that choose it
 
 @torch.no_grad()
 def start_at_regression(
-    model: HeadModel,
-    source: Source,
-    train: ExampleSet,
-    task: TaskSpec,
-    class_weights: str,
-    known: dict[tuple, Line],
+    model: HeadModel, source: Source, train: ExampleSet, class_weights: str, known: dict[tuple, Line]
 ) -> float:
     """Set the weights of a new model so that its outputs are the regression's; returns the mean loss on `train`.
 
@@ -68,7 +62,8 @@ def start_at_regression(
         head.linear.weight.copy_(spread.flatten(1))
         head.linear.bias.copy_(bias)
     raw = head(*(vectors[some] for some in rows))
-    return float(head.loss(raw, loss_labels(train, task).to(raw.device)))
+    several = head.linear.out_features if isinstance(head, LabelsHead) else None
+    return float(head.loss(raw, loss_labels(train, several).to(raw.device)))
 
 
 def _favour_a_layer(weight: Tensor, model: HeadModel, source: Source, train: ExampleSet) -> None:
