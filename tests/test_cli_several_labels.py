@@ -68,7 +68,9 @@ def test_from_a_table_to_answers(
     assert code == 0, err
     evaluated = json.loads(out)["runs"][0]
     assert [one["name"] for one in evaluated["classes"]] == list(NAMES)
-    assert sum(one["support"] for one in evaluated["classes"]) == sum(row["support"] for row in evaluated["classes"])
+    with open(tables[1], newline="", encoding="utf-8") as file:
+        counts = codes([row["tags"] for row in csv.DictReader(file)]).sum(axis=0)
+    assert [one["support"] for one in evaluated["classes"]] == counts.tolist()
     code, out, err = glot("predict", "--run", "made", "--input", tables[form], "--text", "body", "--output", "new.csv")
     assert code == 0, err
 
@@ -86,6 +88,12 @@ def test_wrong_uses_take_one_line(
     rows = [("a dog", 1, 2), ("b", 0, 1), ("c", 1, 0)]
     other = write(tmp_path / "other.csv", rows, ("body", "billing", "login"))
     assert "other.csv line 2: login is '2'" in refused(*train, other, "--label", "billing,login")
+    blank = write(tmp_path / "blank.csv", [("a dog", 1, ""), ("b", 0, 1)], ("body", "billing", "login"))
+    assert "blank.csv line 2: login is empty: a column" in refused(*train, blank, "--label", "billing,login")
+    assert "need 2 to 53 different labels, and there are 1" in refused(*train, flags, "--label", "billing,")
+    joined = write(tmp_path / "joined.csv", [("a dog", "a;b"), ("b", "c|a;b")], ("body", "tags"))
+    asked = refused(*train, joined, "--label", "tags", "--label-separator", "|")
+    assert "the label 'a;b' has a ';', which stands between labels" in asked
     rows = [(f"text {row}", row % 2, 0) for row in range(20)]
     none = write(tmp_path / "none.csv", rows, ("body", "billing", "login"))
     assert "no training row has the label 'login'" in refused(*train, none, "--label", "billing,login")

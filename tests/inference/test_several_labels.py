@@ -67,6 +67,8 @@ def test_what_is_refused(classifier: GlotClassifier, data: tuple[list[str], np.n
             classifier.fit(texts, same)
     with pytest.raises(ValueError, match="values other than 0 and 1"):
         classifier.fit(texts, 2 * y)
+    with pytest.raises(ValueError, match=r"several labels a sample \(n, C\) of zeros and ones"):
+        classifier.fit(texts, y + np.arange(3))
     with pytest.raises(ValueError, match="y has 54 labels: a classifier of several takes 53 at most"):
         classifier.fit(texts, np.tile(y[:, :1], 54))
     with pytest.raises(UsageError, match="balanced: texts has texts of several labels"):

@@ -15,6 +15,7 @@ from glot.errors import UsageError
 if TYPE_CHECKING:
     from glot.fit.evaluation import ClassScore, Evaluation
     from glot.inference.labelled import EvaluateOptions, LabelledFile
+    from glot.store.task_spec import TaskSpec
     from glot.train.result import ByClass
 
 MOST_CLASSES = 12  # of a confusion matrix on a terminal; the page has all
@@ -74,17 +75,18 @@ def _print(evaluation: Evaluation, title: str) -> None:
         found = evaluation.residuals
         say(f"mean absolute error {found.mae:.4g}, root mean squared {found.rmse:.4g}, mean error {found.bias:+.4g}")
     if evaluation.classes:
-        screen.print(class_table(evaluation.classes, "examples"))
+        screen.print(class_table(evaluation.classes, evaluation.scored.task, "examples"))
         if evaluation.confusion and len(evaluation.classes) <= MOST_CLASSES:
             screen.print(_confusion_table(evaluation))
     _print_calibration(evaluation)
     _print_mistakes(evaluation)
 
 
-def class_table(classes: Sequence[ClassScore | ByClass], counted: str) -> Table:
-    """Each class' scores, and how many have it: `counted` says what, for the heading."""
-    table = Table(title="by class, percent", title_justify="left")
-    table.add_column("class")
+def class_table(classes: Sequence[ClassScore | ByClass], task: TaskSpec, counted: str) -> Table:
+    """The scores of each class, or label, and how many have it: `counted` says what, for the heading."""
+    kind = "label" if task.target == "labels" else "class"
+    table = Table(title=f"by {kind}, percent", title_justify="left")
+    table.add_column(kind)
     for heading in ("precision", "recall", "F1", counted):
         table.add_column(heading, justify="right")
     for one in classes:

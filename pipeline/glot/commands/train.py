@@ -150,7 +150,7 @@ def _print(done: Trained) -> None:
     for score in done.scores[1:]:
         say(score.line)
     if done.classes:
-        screen.print(class_table(done.classes, "rows"))
+        screen.print(class_table(done.classes, done.task, "rows"))
     tell(f"{done.folder}: {done.settings}")
     tell(f"in it: {', '.join(done.files)}")
     for what_for, command in next_commands(done):

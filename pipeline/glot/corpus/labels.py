@@ -21,7 +21,7 @@ from glot.corpus.examples import UnfitRow
 from glot.corpus.rows import Row, Rows
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
-from glot.store.label_sets import MOST_LABELS, to_indicator
+from glot.store.label_sets import LABELS_JOINT, MOST_LABELS, to_indicator
 from glot.store.task_spec import TaskSpec
 
 OWN_TARGETS = ("classes", "score")
@@ -146,6 +146,12 @@ def labels_spec(name: str, labels: tuple[str, ...], num_texts: Literal[1, 2]) ->
     if len(set(labels)) < max(2, len(labels)) or len(labels) > MOST_LABELS:
         raise UsageError(
             f"{name}: several labels a text need 2 to {MOST_LABELS} different labels, and there are {len(set(labels))}"
+        )
+    joined = next((label for label in labels if LABELS_JOINT in label), None)
+    if joined is not None:
+        raise UsageError(
+            f"{name}: the label {_short(joined)!r} has a {LABELS_JOINT!r}, which stands between labels where they are "
+            "written: give it another name"
         )
     return TaskSpec(name, num_texts, "labels", labels, metrics=LABELS_METRICS)
 

@@ -125,8 +125,9 @@ def _several(where: str, cells: dict[str, Any], columns: Columns) -> tuple[str, 
 def _is_yes(where: str, column: str, cell: Any) -> bool:
     word = YES_NO.get(str(cell).strip().lower())
     if word is None:
+        said = "empty" if cell is None else repr(cell)
         raise UnfitRow(
-            f"{where}: {column} is {cell!r}: a column of several labels holds 0 or 1, yes or no, true or false"
+            f"{where}: {column} is {said}: a column of several labels holds 0 or 1, yes or no, true or false"
         )
     return word
 

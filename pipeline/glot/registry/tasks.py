@@ -41,7 +41,7 @@ class Columns:
     @property
     def has_several(self) -> bool:
         """Whether a text may have several labels, or none."""
-        return self.separator is not None or len(self.labels) > 1
+        return self.separator is not None or "," in self.label
 
 
 NO_COLUMNS = Columns("", None, "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+LABELS_JOINT = ";"  # between the labels of a text where they are written
 MOST_LABELS = 53  # a table of examples keeps labels as float64, which is exact to so many bits
 
 

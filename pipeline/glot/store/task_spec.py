@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from glot.store.label_sets import to_indicator, to_names
+from glot.store.label_sets import LABELS_JOINT, to_indicator, to_names
 
 Target = Literal["classes", "labels", "score", "contrastive"]
 TARGETS = get_args(Target)
@@ -82,7 +82,7 @@ def describe_labels(spec: TaskSpec, labels: np.ndarray | None) -> str:
 def label_text(spec: TaskSpec, label: float) -> str:
     """A label as files have it: the class's name, the names of several labels with ";" between them, or the score."""
     if spec.target == "labels":
-        return ";".join(to_names(int(label), spec.classes))
+        return LABELS_JOINT.join(to_names(int(label), spec.classes))
     return spec.classes[int(label)] if spec.target == "classes" else f"{label:.4g}"
 
 
