@@ -144,9 +144,12 @@ def test_another_request_is_refused_in_the_same_folder(train: Glot, table: Path)
 
 
 def test_a_file_of_other_rows_is_what_is_scored(train: Glot, table: Path) -> None:
+    with table.with_name("dev.csv").open("a", encoding="utf-8") as file:  # a row that is trained on
+        file.write(table.read_text(encoding="utf-8").splitlines(keepends=True)[1])
     code, out, err = train(table, "--test", table.with_name("dev.csv"))
     assert code == 0, err
-    assert "240 rows to train on, 40 to score on: the rows of dev.csv" in out
+    assert "240 rows to train on, 41 to score on: the rows of dev.csv" in out
+    assert re.search(r"^\d+ of the scored rows stand in the training rows too", err, re.MULTILINE), err
     assert [row["sentence"] for row in rows_of("made/predictions.csv")] == [
         row["sentence"] for row in rows_of(table.with_name("dev.csv"))
     ]

@@ -231,7 +231,13 @@ def _write_page(job: Job, cache: Cache, config: RunConfig, found: Evaluation, wa
         return False
     watch.say("the page: doubtful labels, duplicates, the learning curve")
     found = replace(found, curve=learning_curve(cache, config, TEST))
-    write_page(job.folder / PAGE_FILE, gather_page(job.folder, found, cache))
+    page = gather_page(job.folder, found, cache)
+    write_page(job.folder / PAGE_FILE, page)
+    if page.duplicates:
+        watch.note(
+            f"{len(page.duplicates):,} of the scored rows stand in the training rows too, but for case and blanks: the "
+            "score looks better than it is"
+        )
     return True
 
 
