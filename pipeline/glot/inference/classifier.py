@@ -109,9 +109,10 @@ def _check_labels(y: Any) -> np.ndarray:
     if is_multilabel(y):
         labels = y.toarray() if issparse(y) else np.asarray(y)
         return labels.astype(np.int64)
-    if np.ndim(y) == 2 and np.shape(y)[1] > 1:
+    labels = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+    if labels.ndim == 2 and labels.shape[1] > 1:
         raise ValueError("y should be a 1d array of labels, or for several labels a sample (n, C) of zeros and ones")
-    labels = column_or_1d(check_array(y, ensure_2d=False, dtype=None, input_name="y"), warn=True)
+    labels = column_or_1d(labels, warn=True)
     if labels.dtype == object and any(label is None for label in labels):
         raise ValueError("y holds None: every sample needs a label")
     check_classification_targets(labels)
