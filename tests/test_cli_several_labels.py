@@ -62,12 +62,14 @@ def test_from_a_table_to_answers(
     assert f"macro_label_f1 {100 * f1_score(real, found, average='macro'):.1f} [" in out
     assert f"exact_match {100 * accuracy_score(real, found):.1f} [" in out
     assert Path("made/report.html").exists()
-    for name, column in zip(NAMES, found.T, strict=True):
-        np.testing.assert_array_equal(column, [float(row[f"probability_{name}"]) > 0.5 for row in answers])
     code, out, err = glot("evaluate", "--run", "made", "--data", tables[form], *given, "--json", "--device", "cpu")
     assert code == 0, err
     evaluated = json.loads(out)["runs"][0]
     assert [one["name"] for one in evaluated["classes"]] == list(NAMES)
+    thresholds = [one["threshold"] for one in evaluated["classes"]]
+    assert len(set(thresholds)) == len(NAMES)  # each its own
+    shares = np.array([[float(row[f"probability_{name}"]) for name in NAMES] for row in answers])
+    np.testing.assert_array_equal(found, shares > thresholds)
     with open(tables[1], newline="", encoding="utf-8") as file:
         counts = codes([row["tags"] for row in csv.DictReader(file)]).sum(axis=0)
     assert [one["support"] for one in evaluated["classes"]] == counts.tolist()

@@ -323,5 +323,8 @@ class Means:
         """(m,) in the labels' own units."""
         raw = regression.raw(self.features(examples, layer))
         if self.task.target == "labels":
-            return to_codes(raw > 0)
+            from scipy.special import expit
+
+            assert regression.thresholds is not None  # of one of several labels
+            return to_codes(expit(raw) > regression.thresholds)
         return raw[:, 0] if self.task.target == "score" else raw.argmax(axis=1)

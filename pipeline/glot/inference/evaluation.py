@@ -13,7 +13,7 @@ from glot.corpus.examples import Example, Split
 from glot.errors import FaultError, UsageError
 from glot.fit.curve import SHARES, fit_samples, make_curve
 from glot.fit.doubts import texts_of
-from glot.fit.ensemble import answers_of, find_heads, mean_estimate
+from glot.fit.ensemble import answers_of, find_heads, mean_estimate, mean_thresholds
 from glot.fit.ensemble_run import estimate_heads
 from glot.fit.evaluation import Evaluation, Scored, evaluate
 from glot.fit.head_model import HeadModel, load_head
@@ -65,12 +65,12 @@ def evaluate_cache(
     """
     config, place = check_scorable(run, cache, split), check_device(options.device)
     backend, heads = resolve_backend(options.backend, place), find_heads(run)
-    estimates, examples = estimate_heads(heads, cache, split, str(place), backend)
+    estimates, thresholds, examples = estimate_heads(heads, cache, split, str(place), backend)
     name = source or split
     known = texts_of(cache, examples) if texts is None else [texts.get(row, ()) for row in examples.index.tolist()]
     order = np.argsort(examples.index, kind="stable")
     rows, labels, texts_each = examples.index[order], labels_of(examples)[order], [known[place] for place in order]
-    scored = Scored(name, config.task, labels, estimates[order], rows, texts_each)
+    scored = Scored(name, config.task, labels, estimates[order], rows, texts_each, thresholds)
     yardsticks: list[Yardstick] = []
     if options.yardsticks:
         train, settings = cache.examples(training_set(config)), (config.layer, config.pooler.tokens)
@@ -123,7 +123,9 @@ def evaluate_split(
     if first.task.target != "score":
         labels = labels.astype(np.int64)
     yardsticks = _majority(own, first, split.name, len(labels)) if fitted else []
-    answers = [answers_of(first.task, estimate) for estimate in estimates[len(heads) :]]
+    thresholds = model.thresholds_each
+    fits = [*zip(estimates, thresholds, strict=True)][len(heads) :]
+    answers = [answers_of(first.task, *fit) for fit in fits]
     for some, its in zip(fitted, answers, strict=False):
         yardsticks.append(some.yardstick({split.name: its}))
     sized = [(some.name, some.rows, its) for some, its in zip(by_size, answers[len(fitted) :], strict=True)]
@@ -131,10 +133,11 @@ def evaluate_split(
     found, start = [], 0
     backend = resolve_backend(options.backend, place)
     for group in groups:
-        mean = mean_estimate(estimates[start : start + len(group)])
-        start += len(group)
+        stop = start + len(group)
+        mean, above = mean_estimate(estimates[start:stop]), mean_thresholds(thresholds[start:stop])
+        start = stop
         held_out = None if own is None else _held_out(group, first, own, "", str(place), backend)
-        scored = Scored(split.name, first.task, labels, mean, rows, texts)
+        scored = Scored(split.name, first.task, labels, mean, rows, texts, above)
         evaluation = replace(evaluate(scored, yardsticks, held_out), curve=curve)
         found.append(weigh_texts(evaluation, group[0], model.backbone) if for_page else evaluation)
     if own is not None:
@@ -167,7 +170,7 @@ def _held_out(
     names = [name for name in config.data if split_of(name).startswith(VALIDATION) and name != scored]
     if not names:
         return None
-    estimates, examples = estimate_heads(heads, cache, names[0], device, backend)
+    estimates, _, examples = estimate_heads(heads, cache, names[0], device, backend)
     return Scored(names[0], config.task, labels_of(examples), estimates)
 
 
@@ -188,7 +191,10 @@ def regression_head(fitted: FittedRegression, config: RunConfig) -> tuple[RunCon
     if config.task.score_range is not None:  # the head estimates (score - low) / (high - low)
         low, high = config.task.score_range
         weight, bias = weight / (high - low), (bias - low) / (high - low)
-    model.load_state_dict({"head.linear.weight": weight, "head.linear.bias": bias})
+    weights = {"head.linear.weight": weight, "head.linear.bias": bias}
+    if fitted.regression.thresholds is not None:
+        weights["head.thresholds"] = torch.from_numpy(fitted.regression.thresholds)
+    model.load_state_dict(weights)
     return replace(config, layer=fitted.layer, pooler=pooler), model
 
 

@@ -39,7 +39,9 @@ def scores_of(found: Evaluation) -> tuple[Score, ...]:
 
 def classes_of(found: Evaluation) -> tuple[ByClass, ...]:
     """The scores of each class, as they are kept."""
-    return tuple(ByClass(one.name, one.precision, one.recall, one.f1, one.support) for one in found.classes)
+    return tuple(
+        ByClass(one.name, one.precision, one.recall, one.f1, one.support, one.threshold) for one in found.classes
+    )
 
 
 def write_untouched(path: Path, scored: Scored, columns: Columns) -> None:
@@ -61,8 +63,10 @@ def write_untouched(path: Path, scored: Scored, columns: Columns) -> None:
 def _rows(scored: Scored, texts: list[str], label: str, names: dict[str, str]) -> Iterator[Row]:
     assert scored.rows is not None  # as of every set of a cache
     assert scored.texts is not None  # which keeps its texts
+    answers = scored.answers
     for place, row in enumerate(scored.rows.tolist()):
         value = scored.labels[place].item()
         told = label_text(scored.task, value) if scored.task.classes else value
         cells = dict(zip(texts, scored.texts[place], strict=True))
-        yield {"index": row, **cells, label: told, **answer_of(scored.task, scored.estimates[place], names)}
+        said = answer_of(scored.task, answers[place], scored.estimates[place], names)
+        yield {"index": row, **cells, label: told, **said}
