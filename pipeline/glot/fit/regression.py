@@ -194,8 +194,9 @@ def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any], weig
         for path, (fit, held) in zip(paths, parts, strict=True):
             fit_w, held_w = (None, None) if w is None else (w[fit], w[held])
             path.set_params(C=strength).fit(x[fit], y[fit], fit_w)
-            said[held] = path.predict_proba(x[held])
-            loss += log_loss(y[held], said[held], labels=path.classes_, normalize=False, sample_weight=held_w)
+            shares = path.predict_proba(x[held])
+            loss += log_loss(y[held], shares, labels=path.classes_, normalize=False, sample_weight=held_w)
+            said[held] = shares
         losses.append(loss)
         if loss / len(y) < best.error:
             best = _Chosen(strength, loss / len(y), y, said, w)
