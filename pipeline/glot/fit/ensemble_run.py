@@ -72,23 +72,23 @@ def predict_heads(
 
     Raises FaultError for damaged files.
     """
-    estimates, thresholds, examples = estimate_heads(runs, cache, split, device, backend)
+    examples = cache.examples(split)
+    estimates, thresholds = estimate_heads(runs, cache, examples, device, backend)
     return answers_of(RunConfig.load(runs[0]).task, estimates, thresholds), examples
 
 
 def estimate_heads(
-    runs: list[Path], cache: Cache, split: str, device: str, backend: str
-) -> tuple[np.ndarray, np.ndarray | None, ExampleSet]:
-    """As `predict_heads` the (m, C) probabilities of the classes, or the (m,) scores; and the heads' thresholds."""
-    examples, place = cache.examples(split), torch.device(device)
-    configs = [RunConfig.load(run) for run in runs]
+    runs: list[Path], cache: Cache, examples: ExampleSet, device: str, backend: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The (m, C) probabilities of the classes, or the (m,) scores, by the mean of some runs; and their thresholds."""
+    place, configs = torch.device(device), [RunConfig.load(run) for run in runs]
     estimates, thresholds = [], []
     for run, config in zip(runs, configs, strict=True):
         states = StreamedStates(cache, config.layers, place, config.pooler.tokens)
         model = load_head(run, config, backend, place)
         estimates.append(estimate(model, states, examples, states.lengths))
         thresholds.append(model.thresholds)
-    return mean_estimate(estimates), mean_thresholds(thresholds), examples
+    return mean_estimate(estimates), mean_thresholds(thresholds)
 
 
 def score_ensemble(folder: Path) -> Scores:

@@ -19,7 +19,7 @@ from glot.fit.evaluation import Evaluation, Scored, evaluate
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run import check_device, open_cache
 from glot.fit.run_folder import RunConfig
-from glot.fit.training_data import labels_of, training_set
+from glot.fit.training_data import labels_of, read_train, training_set
 from glot.fit.yardsticks import (
     VALIDATION,
     FittedRegression,
@@ -65,7 +65,8 @@ def evaluate_cache(
     """
     config, place = check_scorable(run, cache, split), check_device(options.device)
     backend, heads = resolve_backend(options.backend, place), find_heads(run)
-    estimates, thresholds, examples = estimate_heads(heads, cache, split, str(place), backend)
+    examples = cache.examples(split)
+    estimates, thresholds = estimate_heads(heads, cache, examples, str(place), backend)
     name = source or split
     known = texts_of(cache, examples) if texts is None else [texts.get(row, ()) for row in examples.index.tolist()]
     order = np.argsort(examples.index, kind="stable")
@@ -164,14 +165,24 @@ def _chooses(config: RunConfig) -> str | None:
 def _held_out(
     heads: list[Path], config: RunConfig, cache: Cache, scored: str, device: str, backend: str
 ) -> Scored | None:
-    """The answers to a validation set that is not the scored one; None where there is none, or no classes."""
+    """The answers to a validation set that is not the scored one, or to what of train chose the epoch.
+
+    None where there is neither, or no classes.
+    """
     if config.task.target != "classes":
         return None
     names = [name for name in config.data if split_of(name).startswith(VALIDATION) and name != scored]
-    if not names:
+    if names:
+        name, examples = names[0], cache.examples(names[0])
+    elif config.train.select == "holdout" and len({RunConfig.load(head).train.order_seed for head in heads}) == 1:
+        name = "train that chose the epoch"
+        _, kept_aside = read_train(cache, training_set(config), config.train, None)
+        assert kept_aside is not None
+        examples = kept_aside
+    else:
         return None
-    estimates, _, examples = estimate_heads(heads, cache, names[0], device, backend)
-    return Scored(names[0], config.task, labels_of(examples), estimates)
+    estimates, _ = estimate_heads(heads, cache, examples, device, backend)
+    return Scored(name, config.task, labels_of(examples), estimates)
 
 
 def _majority(cache: Cache | None, config: RunConfig, name: str, count: int) -> list[Yardstick]:
