@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Copy, cut and join caches.", no_args_is_help=True)
 NAMED_TEXTS = 20  # damaged texts that are named one by one
 
-CacheArgument = Annotated[Path, typer.Argument(help="A cache, or a folder with one cache below it.")]
+CacheArgument = Annotated[Path, typer.Argument(help="A cache, a folder with one cache below it, or a URL.")]
 TargetArgument = Annotated[Path, typer.Argument(help="The new cache's folder.")]
 VerifyOption = Annotated[bool, typer.Option("--verify", help="Read the result back and compare every checksum.")]
 
@@ -62,9 +62,12 @@ def inspect(
     device: DeviceOption = None,
 ) -> None:
     """Show what a cache holds; verify and repair it."""
+    from glot.store.places import local_folder
     from glot.store.reader import Cache
 
     opened = Cache(cache, allow_unfinished=True)
+    if repair:
+        local_folder(opened.folder, "pull it with `glot cache pull` and repair the copy")
     if verify or repair:
         _verify(opened, repair, model, device, trust_remote_code)
     elif list_texts:

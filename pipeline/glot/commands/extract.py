@@ -261,6 +261,7 @@ def _for_examples(
 ) -> tuple[Path, ExtractOptions]:
     """The cache that examples are added to, and options that repeat its own settings."""
     from glot.registry.tasks import known_name
+    from glot.store.places import local_folder
     from glot.store.reader import Cache
 
     if out is None:
@@ -278,7 +279,7 @@ def _for_examples(
         keep_texts=cache.plan.has_texts,
         template=states.template if prompt is None else prompt,
     )
-    return cache.folder, settings
+    return local_folder(cache.folder, "pull it with `glot cache pull`, and add to the copy"), settings
 
 
 def _estimate(corpus: Corpus, source: ModelSource, folder: Path, options: ExtractOptions) -> Estimate:

@@ -21,8 +21,11 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, GlotError
+from glot.store.blocks import blocks
 from glot.store.files import KEPT, checked, fsync_folder, one_line, open_inside, publish, temporary_name, write_error
+from glot.store.places import Place, RemoteFolder
 from glot.store.positions import BINARY, read_at, read_into_at, write_at
+from glot.store.remote import REMEDY, RemoteFile, open_whole
 
 ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
@@ -235,20 +238,32 @@ def _preallocate(
     return made
 
 
+class DamageError(FaultError):
+    """A file of a cache is not what it was when it was written."""
+
+
 class ColumnReader:
     """Reads byte ranges of a column file with `pread`: what is short, moved or damaged is an error, never a crash.
+
+    Args:
+        folder: where the cache lies. Of a URL the file is fetched whole, and its every byte compared.
+        streamed: of a URL, fetch blocks of it as they are read instead: for shards, whose texts have checksums.
 
     Raises FaultError where the file is missing, has another size, or a column lies outside it.
     """
 
-    def __init__(self, folder: Path, entry: ColumnFile, remedy: str) -> None:
+    def __init__(self, folder: Place, entry: ColumnFile, remedy: str, streamed: bool = False) -> None:
         self.path, self.entry, self.remedy = folder / entry.file, entry, remedy
         self.descriptor = -1  # closed
-        try:
-            self.descriptor = open_inside(folder, entry.file)
-            size = os.fstat(self.descriptor).st_size
-        except OSError as error:
-            raise self.damage(f"cannot be read ({one_line(error)})") from None
+        self.remote: RemoteFile | None = None
+        if isinstance(folder, RemoteFolder):
+            size = self._fetch(streamed and not folder.is_fresh)
+        else:
+            try:
+                self.descriptor = open_inside(folder, entry.file)
+                size = os.fstat(self.descriptor).st_size
+            except OSError as error:
+                raise self.damage(f"cannot be read ({one_line(error)})") from None
         if size != entry.size:
             self.close()
             raise self.damage(f"has {size} bytes, the manifest says {entry.size}")
@@ -257,9 +272,37 @@ class ColumnReader:
                 self.close()
                 raise self.damage(f"ends before its column {name} does")
 
-    def damage(self, what: str) -> FaultError:
+    def _fetch(self, streamed: bool) -> int:
+        """Open an object of a store, whole unless it is streamed; returns its size."""
+        place, entry = self.path, self.entry
+        assert isinstance(place, RemoteFolder)
+        self.remedy, size = REMEDY, place.size()
+        if size is None:
+            raise self.damage("is not there")
+        if size != entry.size:
+            return size
+        key = f"{place}\n{size}\n{entry.xxh3}"
+        if streamed:
+            self.remote = RemoteFile(place, size, key)
+            return size
+        self.descriptor = open_whole(place, size, key)
+        if not place.is_fresh and not self._is_whole():
+            self.close()  # what the block cache held, or what came over the network, was damaged: once again
+            blocks().forget(key)
+            self.descriptor = open_whole(place, size, key)
+            self.check_file()
+        return size
+
+    def _is_whole(self) -> bool:
+        try:
+            self.check_file()
+        except DamageError:
+            return False
+        return True
+
+    def damage(self, what: str) -> DamageError:
         """An error that names the file, what is wrong with it, and what to do."""
-        return FaultError(f"{self.path} {what}: {self.remedy}")
+        return DamageError(f"{self.path} {what}: {self.remedy}")
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a column."""
@@ -278,7 +321,10 @@ class ColumnReader:
         out = self.read_unchecked(name, start, stop)
         column = self._column(name)
         if len(out) == column.shape[0] and column.xxh3:
-            self._compare(name, xxhash.xxh3_64_hexdigest(out.data if out.size else b""))
+            if self.remote is not None and _xxh3(out) != column.xxh3:
+                self.remote.forget([(column.offset, column.nbytes)])
+                out = self.read_unchecked(name, start, stop)
+            self._compare(name, _xxh3(out))
         return out
 
     def read_unchecked(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -325,6 +371,9 @@ class ColumnReader:
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fill `view` with the bytes from `offset` on."""
+        if self.remote is not None:
+            self.remote.read_into(view, offset)
+            return
         while view:
             try:
                 count = read_into_at(self.descriptor, view, offset)
@@ -342,6 +391,10 @@ class ColumnReader:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _xxh3(values: np.ndarray) -> str:
+    return xxhash.xxh3_64_hexdigest(values.data if values.size else b"")
 
 
 def describe_file(folder: Path, file: str, finished: bool = True) -> tuple[ColumnFile, dict[str, Any]]:
