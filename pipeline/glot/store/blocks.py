@@ -87,8 +87,9 @@ class BlockCache:
             path.parent.mkdir(exist_ok=True)
             with open(temporary, "wb+") as file:
                 file.writelines(pieces)
-                file.flush()
-                descriptor, size = os.dup(file.fileno()), file.tell()
+                size = file.tell()
+                file.seek(0)
+                descriptor = os.dup(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
             raise write_error(path, error) from None

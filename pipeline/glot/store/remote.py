@@ -64,7 +64,7 @@ def open_whole(place: RemoteFolder, size: int, key: str) -> int:
     if place.is_fresh:
         with nameless_file(blocks().folder, size) as file:
             file.writelines(fetch_all(place, size))
-            file.flush()
+            file.seek(0)
             return os.dup(file.fileno())
     kept = blocks().open(key, size)
     return blocks().put_file(key, fetch_all(place, size)) if kept is None else kept
