@@ -143,8 +143,11 @@ def extract(
     from glot.extract.folders import check_source
     from glot.extract.options import ExtractOptions, check_folder, check_options
     from glot.extract.source import resolve_model
+    from glot.store.files import refuse_url
     from glot.store.template import TEXT
 
+    if out is not None:
+        refuse_url(out)
     source = resolve_model(model)
     check_source(source, trust_remote_code)
     request = CorpusRequest(

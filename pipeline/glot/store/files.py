@@ -157,6 +157,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
     Raises UsageError where the target cannot be made or holds something, FaultError where writing fails.
     """
+    refuse_url(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is there already: choose another place")
     make_folder(target.parent)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 from glot.errors import FaultError
 from glot.store.blocks import blocks
@@ -21,9 +22,18 @@ AHEAD = 8  # blocks that are fetched ahead of one who reads on and on
 REMEDY = "push the cache there again, with `glot cache push`"
 
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
 @cache
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(THREADS, "glot-fetch")
+
+
+def at_once(do: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """What `do` gives of each item, several under way; raises what it raises."""
+    return list(_threads().map(do, items))
 
 
 def _give_up() -> None:
