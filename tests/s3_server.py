@@ -1,8 +1,8 @@
 """A real S3 server (moto's) in a process of its own, which can be told to misbehave: python -m tests.s3_server.
 
 It prints its port. `POST /faults` takes JSON, which holds until the next one: `busy`, how many of the requests from now
-on are answered 503; `slow`, seconds before each answer; `part`, of which objects (a part of their path); `cut`, whether
-answers lack their second half; `denied`, whether all is refused.
+on are answered 503; `every`, 3 where every third one is; `slow`, seconds before each answer; `part`, of which objects
+(a part of their path); `cut`, whether answers lack their second half; `denied`, whether all is refused.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Faulty:
         with self.lock:
             self.seen.append(f"{environ['REQUEST_METHOD']} {path} {environ.get('HTTP_RANGE', '')}".strip())
             faults = self.faults if self.faults.get("part", "") in path else {}
-            is_busy = faults.get("busy", 0) > 0
-            if is_busy:
+            is_busy = faults.get("busy", 0) > 0 or ("every" in faults and len(self.seen) % faults["every"] == 0)
+            if faults.get("busy", 0) > 0:
                 faults["busy"] -= 1
         time.sleep(faults.get("slow", 0))
         if is_busy or faults.get("denied"):
