@@ -93,6 +93,7 @@ class RemoteFile:
 
     def __init__(self, place: RemoteFolder, size: int, key: str) -> None:
         self.place, self.size, self.key = place, size, key
+        self.blocks = blocks()
         self._fetching: dict[int, Future[bytes]] = {}
         self._lock = threading.Lock()
         self._last = -2  # the last block that was asked for; no block follows on that
@@ -106,7 +107,7 @@ class RemoteFile:
         if reads_on:
             wanted += range(self._last + 1, min(self._last + 1 + AHEAD, -(-self.size // BLOCK_BYTES)))
         for number in wanted:
-            if not blocks().holds(self._key(number)):
+            if not self.blocks.holds(self._key(number)):
                 self._fetch(number)
 
     def read_into(self, view: memoryview, offset: int) -> None:
@@ -120,16 +121,16 @@ class RemoteFile:
     def forget(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Drop what the block cache holds of some ranges, so that it is fetched again."""
         for number in {number for offset, size in ranges for number in self._numbers(offset, size)}:
-            blocks().forget(self._key(number))
+            self.blocks.forget(self._key(number))
 
     def _copy(self, number: int, start: int, view: memoryview) -> None:
-        descriptor = blocks().open(self._key(number), self._bytes(number))
+        descriptor = self.blocks.open(self._key(number), self._bytes(number))
         if descriptor is None:
             view[:] = self._wait(number)[start : start + len(view)]
             return
         try:
             if read_into_at(descriptor, view, start) != len(view):
-                raise FaultError(f"the block cache in {blocks().folder} cannot be read: run again")
+                raise FaultError(f"the block cache in {self.blocks.folder} cannot be read: run again")
         finally:
             os.close(descriptor)
 
@@ -154,7 +155,7 @@ class RemoteFile:
         try:
             start = number * BLOCK_BYTES
             data = fetch(self.place, start, start + self._bytes(number))
-            blocks().put(self._key(number), data)
+            self.blocks.put(self._key(number), data)
             return data
         finally:
             with self._lock:
