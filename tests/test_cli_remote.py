@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from glot.store.claims import Owner
 from glot.store.places import file_system
 from glot.store.reader import Cache
 from tests.s3 import S3Server, upload
 
 URL = "s3://made/a/cache"
-FIT = ["--epochs", 2, "--hidden", 8, "--device", "cpu", "--no-yardsticks", "--json"]
+FIT = ["--epochs", 1, "--hidden", 8, "--device", "cpu", "--no-yardsticks", "--json"]
 Glot = Callable[..., tuple[int, str, str]]
 
 
@@ -44,15 +46,24 @@ def test_a_head_trained_from_a_store_is_the_same(glot: Glot, s3: S3Server, cache
     assert code == 0, err
     assert scores(found) == scores(here)
     assert Path("there/head.safetensors").read_bytes() == Path("here/head.safetensors").read_bytes()
-    code, out, err = glot("evaluate", "--run", "there", "--cache", URL)
-    assert code == 0, err
     Path("there/metrics.json").unlink()
     code, found, err = glot("fit", "--resume", "there", "--json", "--no-yardsticks")  # finds the URL in the config
     assert (code, scores(found)) == (0, scores(here)), err
+
+
+@pytest.mark.slow
+def test_a_look_at_a_cache_in_a_store(glot: Glot, s3: S3Server, cache: Path) -> None:
+    upload(cache, URL)
     code, out, err = glot("inspect", URL, "--verify")
     assert (code, "every checksum fits" in out) == (0, True), err
-    code, out, err = glot("inspect", URL)
-    assert (code, URL in out) == (0, True), err
+    code, here, err = glot("inspect", cache, "--json")
+    code, found, err = glot("inspect", URL, "--json")
+    assert code == 0, err
+    expected = json.loads(here) | {"folder": URL}
+    left_out = ("bytes", "bytes_per_token")  # of a folder with the manifest
+    assert {k: v for k, v in json.loads(found).items() if k not in left_out} == {
+        k: v for k, v in expected.items() if k not in left_out
+    }
 
 
 def test_what_is_pushed_comes_back(glot: Glot, s3: S3Server, cache: Path) -> None:
@@ -71,6 +82,7 @@ def test_what_is_pushed_comes_back(glot: Glot, s3: S3Server, cache: Path) -> Non
     assert (code, "0 files sent (0 bytes), 7 were there" in out) == (0, True), out + err
 
 
+@pytest.mark.slow
 def test_nothing_is_replaced(glot: Glot, s3: S3Server, cache: Path, make_fit_cache: Callable[..., Path]) -> None:
     other = make_fit_cache("other", train=32, validation=16, shards=2)
     assert glot("cache", "push", other, URL)[0] == 0
@@ -88,6 +100,7 @@ def test_nothing_is_replaced(glot: Glot, s3: S3Server, cache: Path, make_fit_cac
     assert (code, "holds another cache" in err) == (2, True), err
 
 
+@pytest.mark.slow
 def test_a_push_goes_on_where_it_was(glot: Glot, s3: S3Server, cache: Path) -> None:
     """The store refuses a shard; what was sent before is kept, and there is no manifest yet."""
     s3.misbehave(denied=True, part="shard-00001")
@@ -103,6 +116,7 @@ def test_a_push_goes_on_where_it_was(glot: Glot, s3: S3Server, cache: Path) -> N
     assert there() == files_of(cache)
 
 
+@pytest.mark.slow
 def test_a_pull_goes_on_where_it_was(glot: Glot, s3: S3Server, cache: Path) -> None:
     upload(cache, URL)
     data = (cache / "shard-00002.h5").read_bytes()
@@ -118,6 +132,7 @@ def test_a_pull_goes_on_where_it_was(glot: Glot, s3: S3Server, cache: Path) -> N
     assert not any("shard-00000" in line for line in s3.misbehave())
 
 
+@pytest.mark.slow
 def test_texts_that_are_left_out(glot: Glot, s3: S3Server, cache: Path) -> None:
     code, out, err = glot("cache", "push", cache, URL, "--no-texts", "--verify")
     assert code == 0, err
@@ -127,6 +142,47 @@ def test_texts_that_are_left_out(glot: Glot, s3: S3Server, cache: Path) -> None:
     assert (code, "7 were there" in out) == (0, True), err
     code, _, err = glot("fit", "--cache", URL, *FIT, "--out", "there")
     assert code == 0, err
+
+
+@pytest.fixture
+def extraction(table: Path, backbone_folders: dict[str, Path]) -> list[object]:
+    columns = ["--text", "sentence", "--label", "kind", "--max-tokens", 24]
+    return ["extract", "--model", backbone_folders["bert"], "--data", table, *columns]
+
+
+def test_a_cache_is_made_at_a_url(
+    glot: Glot, s3: S3Server, extraction: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is that of a folder; while the store fails, shards are made all the same, and the command goes on."""
+    monkeypatch.setattr("glot.store.sending.SECONDS", 0.01)
+    assert glot(*extraction, "--out", "here")[0] == 0
+    s3.misbehave(busy=10**6, part=".h5")
+    code, _, err = glot(*extraction, "--out", URL)
+    assert (code, "the store is too busy" in err) == (1, True), err
+    assert there() == {}
+    s3.misbehave()
+    code, out, err = glot(*extraction, "--out", URL)
+    assert (code, f"{URL}: every file is there" in out, "forwarded 0 texts" in out) == (0, True, True), out + err
+    assert there() == files_of(Path("here"))
+    puts = [line.split()[1] for line in s3.misbehave() if line.startswith("PUT")]
+    assert puts[-1] == "/made/a/cache/manifest.json"
+    assert not list(Path("blocks/made").iterdir())
+    code, _, err = glot(*extraction, "--out", URL)
+    assert (code, err.count("\n"), f"{URL} holds a cache already" in err) == (2, 1, True), err
+
+
+@pytest.mark.slow
+def test_two_that_make_one_cache(glot: Glot, s3: S3Server, extraction: list[object]) -> None:
+    elsewhere = {**asdict(Owner.me()), "host": "elsewhere", "machine": "another"}
+    file_system("s3").pipe_file(f"{URL}/extract.claim", json.dumps(elsewhere).encode())
+    code, _, err = glot(*extraction, "--out", URL)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert f"on elsewhere since {elsewhere['since']} is making {URL}: wait, or remove {URL}/extract.claim" in err
+    gone = {**asdict(Owner.me()), "started": 1}  # this process id, of a process that has ended
+    file_system("s3").pipe_file(f"{URL}/extract.claim", json.dumps(gone).encode())
+    code, _, err = glot(*extraction, "--out", URL)
+    assert code == 0, err
+    assert "extract.claim" not in there()
 
 
 @pytest.mark.parametrize(
@@ -141,7 +197,8 @@ def test_texts_that_are_left_out(glot: Glot, s3: S3Server, cache: Path) -> None:
         (["cache", "pull", "memory://a/b", "there"], "there is no memory://a/b/manifest.json"),
         (["cache", "copy", "{cache}", "s3://made/x"], "cannot write to s3://made/x: write to a folder"),
         (["cache", "merge", "{cache}", "{cache}", "s3://made/x"], "cannot write to s3://made/x"),
-        (["extract", "--model", "m", "--data", "d.csv", "--out", "s3://made/x"], "cannot write to s3://made/x"),
+        (["extract", "--model", "m", "--data", "d.csv", "--out", "s3://made/x", "--plan"], "--plan needs a folder"),
+        (["extract", "--model", "m", "--data", "d.csv", "--out", "hf://datasets/a/b"], "the Hub, and several"),
         (["fit", "--cache", "{cache}", "--out", "s3://made/x"], "cannot write to s3://made/x"),
     ],
 )

@@ -74,7 +74,7 @@ def test_the_block_cache_stays_within_its_size(
     assert small <= 12000 < size
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty"])
+@pytest.mark.parametrize("damage", ["flip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("cut", "empty"))])
 def test_a_damaged_block_cache_is_fetched_again(
     s3: S3Server, make_cache: Callable, tmp_path: Path, damage: str
 ) -> None:
@@ -90,6 +90,7 @@ def test_a_damaged_block_cache_is_fetched_again(
     assert again.examples("train").label.tolist() == [1, 0, 1]
 
 
+@pytest.mark.slow
 def test_a_block_that_is_damaged_while_it_is_read_again(s3: S3Server, make_cache: Callable, tmp_path: Path) -> None:
     """Checksums are compared at every reading, not at the first one alone."""
     upload(make_cache().folder, URL)
@@ -113,7 +114,10 @@ def test_damage_there_is_told(s3: S3Server, make_cache: Callable) -> None:
     assert [(damage.file, damage.texts) for damage in verify_cache(Cache(URL))] == [("shard-00001.h5", (3,))]
 
 
-@pytest.mark.parametrize("file", ["shard-00001.h5", "plan.h5", "examples/train.h5"])
+@pytest.mark.parametrize(
+    "file",
+    ["shard-00001.h5", *(pytest.param(file, marks=pytest.mark.slow) for file in ("plan.h5", "examples/train.h5"))],
+)
 def test_missing_and_truncated_objects(s3: S3Server, make_cache: Callable, file: str) -> None:
     made = make_cache()
     upload(made.folder, URL)
@@ -143,6 +147,7 @@ def test_an_answer_that_lacks_its_end(s3: S3Server, make_cache: Callable) -> Non
     assert cache.read_texts(3, np.asarray([0])).values.shape == (3, 6)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_slow_and_busy(s3: S3Server, make_cache: Callable) -> None:
     """503 now and then is waited out; 503 for ever is a line that says so."""
     made = make_cache()
@@ -228,6 +233,7 @@ def test_a_block_cache_that_cannot_be(make_cache: Callable, monkeypatch: pytest.
         _ = Cache("memory://blocks/cache").plan
 
 
+@pytest.mark.slow
 def test_copies_subsets_and_joins_of_what_lies_elsewhere(s3: S3Server, make_cache: Callable, tmp_path: Path) -> None:
     made, other = make_cache(), make_cache("other", lengths=(2, 3, 4), shards=(0, 1, 1))
     upload(made.folder, URL)

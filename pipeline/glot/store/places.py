@@ -79,6 +79,16 @@ class RemoteFolder:
         with told(self.url, "write"):
             self._system.put_file(str(path), self._path, mode="create")
 
+    def put_bytes(self, data: bytes) -> None:
+        """Make this object of some bytes; raises FileExistsError where the store sees that one is there."""
+        with told(self.url, "write"):
+            self._system.pipe_file(self._path, data, mode="create")
+
+    def remove(self) -> None:
+        """Remove this object."""
+        with told(self.url, "remove"):
+            self._system.rm_file(self._path)
+
     @property
     def _system(self) -> Any:
         return file_system(self.scheme)

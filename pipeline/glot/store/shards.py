@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -264,11 +264,18 @@ def load_manifest(folder: Place) -> Manifest:
     """
     if isinstance(folder, RemoteFolder):
         return Manifest.load(folder)
-    names = (re.fullmatch(r"shard-(\d{5,})\.json", path.name) for path in folder.glob("shard-*.json"))
-    found = {number: read_sidecar(folder, number) for number in (int(name[1]) for name in names if name)}
+    found = finished_shards(folder)
     manifest = Manifest.load(folder)  # after the sidecars, which are removed only when it lists their shards
-    manifest.shards |= {number: entry for number, entry in found.items() if entry and number < manifest.plan.shards}
+    manifest.shards |= {number: entry for number, entry in found.items() if number < manifest.plan.shards}
     return manifest
+
+
+def finished_shards(folder: Path, but: Collection[int] = ()) -> dict[int, ShardEntry]:
+    """The shards that have a sidecar, but for some: those that are finished and that no manifest lists yet."""
+    names = (re.fullmatch(r"shard-(\d{5,})\.json", path.name) for path in folder.glob("shard-*.json"))
+    numbers = [int(name[1]) for name in names if name]
+    found = {number: read_sidecar(folder, number) for number in numbers if number not in but}
+    return {number: entry for number, entry in found.items() if entry}
 
 
 def list_shards(folder: Path, manifest: Manifest) -> None:

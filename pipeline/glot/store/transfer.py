@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from glot.errors import FaultError, UsageError
@@ -70,7 +69,7 @@ def parcel(cache: Cache, keep_texts: bool = True) -> Iterator[Parcel]:
 
 
 def push_cache(
-    cache: Cache, url: str | Path, keep_texts: bool = True, progress: Progress = lambda *_: None
+    cache: Cache, url: str | Path | RemoteFolder, keep_texts: bool = True, progress: Progress = lambda *_: None
 ) -> Transfer:
     """Send a finished cache to a URL. After an interruption the same call goes on with the file that it was at.
 
@@ -89,12 +88,7 @@ def push_cache(
         waiting = [data for data, is_there in zip(manifest.files, there, strict=True) if not is_there]
         done, total = 0, sum(data.size for data in waiting)
         for data in reversed(waiting):  # the shards first
-            ColumnReader(given.folders[data.file], data, "repair it with `glot inspect --repair`").check_file()
-            _put(
-                target / data.file,
-                given.folders[data.file] / data.file,
-                partial(_is_there, target, given.folders[data.file], data),
-            )
+            _send(target, given.folders[data.file], data)
             done += data.size
             progress(done, total)
         _put(target / MANIFEST_FILE, given.made / MANIFEST_FILE, lambda: refuse_other(target, manifest_json(given)))
@@ -155,6 +149,17 @@ def _is_there(target: RemoteFolder, folder: Path, data: ColumnFile) -> bool:
     if size != data.size or place.read(0, HEAD_LINE) != first:
         raise UsageError(f"{place} is there and is another file: {UNTOUCHED}")
     return True
+
+
+def send_file(target: RemoteFolder, folder: Path, data: ColumnFile) -> None:
+    """Send a file of a cache that is not there yet, compared with its checksums; raises what `push_cache` raises."""
+    if not _is_there(target, folder, data):
+        _send(target, folder, data)
+
+
+def _send(target: RemoteFolder, folder: Path, data: ColumnFile) -> None:
+    ColumnReader(folder, data, "repair it with `glot inspect --repair`").check_file()
+    _put(target / data.file, folder / data.file, lambda: _is_there(target, folder, data))
 
 
 def _put(place: RemoteFolder, path: Path, is_there: Callable[[], bool]) -> None:
