@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,25 @@ def test_the_block_cache_stays_within_its_size(
         np.testing.assert_array_equal(Cache(URL).read_texts(3, np.arange(7)).values, whole)
     small = sum(path.stat().st_size for path in (tmp_path / "blocks" / "small").rglob("*") if path.is_file())
     assert small <= 12000 < size
+
+
+def test_readers_that_share_a_block_cache(
+    make_cache: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One that is too small for any of them: what one removes, another is reading."""
+    monkeypatch.setenv("GLOT_CACHE_DIR", str(tmp_path / "blocks"))
+    monkeypatch.setenv("GLOT_CACHE_GB", str(9000 / 2**30))
+    made = make_cache(width=96)
+    upload(made.folder, "memory://shared/cache")
+    whole = Cache(made.folder).read_texts(3, np.arange(7)).values
+
+    def read(_: int) -> bool:
+        cache = Cache("memory://shared/cache")
+        return all((cache.read_texts(3, np.arange(7)).values == whole).all() for _ in range(20))
+
+    with ThreadPoolExecutor(4) as readers:
+        assert all(readers.map(read, range(4)))
+    assert not [path for path in kept(tmp_path) if ".tmp-" in path.name]
 
 
 @pytest.mark.parametrize("damage", ["flip", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("cut", "empty"))])
