@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from glot.errors import UsageError
 from glot.inference.push import check_push, one_line_of_hub
 from glot.registry.backbones import hub_id
-from glot.store.columns import ColumnReader
+from glot.store.column_reader import ColumnReader
 from glot.store.files import make_folder, read_json, write_text
 from glot.store.layout import EXAMPLES_FOLDER, MANIFEST_FILE, ExamplesEntry, Manifest
 from glot.store.reader import Cache

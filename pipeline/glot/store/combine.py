@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import CHUNK_BYTES, ColumnFile
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import atomic_folder, make_folder
 from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, StatesIdentity

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from glot.store.columns import ColumnFile, ColumnReader, write_columns
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import ColumnFile, write_columns
 from glot.store.places import Place
 
 PIECE = 2**16  # hashes copied at a time

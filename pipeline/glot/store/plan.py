@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from glot.store.columns import CHUNK_BYTES, STRINGS, ColumnFile, ColumnReader, ColumnWriter, strings_columns
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import CHUNK_BYTES, STRINGS, ColumnFile, ColumnWriter, strings_columns
 from glot.store.files import nameless_file, write_error
 from glot.store.layout import PlanEntry, StatesIdentity
 from glot.store.places import Place

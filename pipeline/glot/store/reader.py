@@ -15,7 +15,8 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import CHUNK_BYTES, DamageError
+from glot.store.column_reader import DamageError
+from glot.store.columns import CHUNK_BYTES
 from glot.store.example_set import ExampleSet
 from glot.store.layout import MANIFEST_FILE, STORED_AS, ExamplesEntry
 from glot.store.places import Place, RemoteFolder, place_of

@@ -11,7 +11,8 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import CHUNK_BYTES, ColumnReader, ColumnWriter, describe_file
+from glot.store.column_reader import ColumnReader, describe_file
+from glot.store.columns import CHUNK_BYTES, ColumnWriter
 from glot.store.files import find_unfinished, read_json, write_json
 from glot.store.layout import STORED_AS, TORCH, Manifest, ShardEntry, StatesIdentity, shard_file, sidecar_file
 from glot.store.places import Place, RemoteFolder

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import HEAD_LINE, ColumnFile, ColumnReader, DamageError
+from glot.store.column_reader import ColumnReader, DamageError
+from glot.store.columns import HEAD_LINE, ColumnFile
 from glot.store.files import atomic_path, make_folder, read_json
 from glot.store.layout import EXAMPLES_FOLDER, MANIFEST_FILE, Manifest
 from glot.store.places import Place, RemoteFolder, load_json, local_folder, place_of

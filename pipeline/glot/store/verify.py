@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from glot.errors import FaultError
-from glot.store.columns import ColumnFile, ColumnReader
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import ColumnFile
 from glot.store.places import Place, RemoteFolder
 from glot.store.reader import Cache
 from glot.store.shards import ShardReader
