@@ -12,8 +12,9 @@ from glot.registry.backbones import hub_id
 from glot.store.column_reader import ColumnReader
 from glot.store.files import make_folder, read_json, write_text
 from glot.store.layout import EXAMPLES_FOLDER, MANIFEST_FILE, ExamplesEntry, Manifest
+from glot.store.places import place_of
 from glot.store.reader import Cache
-from glot.store.transfer import UNTOUCHED, Parcel, Transfer, manifest_json, parcel
+from glot.store.transfer import REPAIR, UNTOUCHED, Parcel, Transfer, manifest_json, parcel
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -40,21 +41,26 @@ def push_cache_to_hub(cache: Cache, url: str, keep_texts: bool = True, licence: 
     from huggingface_hub import HfApi
 
     match = HUB_URL.fullmatch(url)
+    place_of(url)  # refuses what names no place
     if match is None:
         raise UsageError(f"{url} is no place on the Hub for a cache: write it as in hf://datasets/user/name")
     repo, inside = match[1], match[2].strip("/")
     check_push(repo, "hf://datasets/")
     api = HfApi()
-    with parcel(cache, keep_texts) as given, one_line_of_hub(repo):
-        api.create_repo(repo, exist_ok=True, private=True, repo_type=DATASET)
-        is_there = _holds_this(api, repo, inside, given, url)
+    with parcel(cache, keep_texts) as given:
+        with one_line_of_hub(repo):
+            api.create_repo(repo, exist_ok=True, private=True, repo_type=DATASET)
+            is_there = _holds_this(api, repo, inside, given, url)
+            has_card = api.file_exists(repo, _path(inside, CARD_FILE), repo_type=DATASET)
         last = [MANIFEST_FILE]
-        if not api.file_exists(repo, _path(inside, CARD_FILE), repo_type=DATASET):  # one that somebody wrote stays
+        if not has_card:  # one that somebody wrote stays
             has_texts = cache.plan.has_texts and keep_texts
             write_text(given.made / CARD_FILE, cache_card(given.manifest, url, has_texts, licence))
             last.append(CARD_FILE)
-        _upload(api, repo, inside, _stage(given), "Files of a GLOT cache")
-        _upload(api, repo, inside, given.made, "A GLOT cache: its manifest and card", last)
+        staged = _stage(given)
+        with one_line_of_hub(repo):
+            _upload(api, repo, inside, staged, "Files of a GLOT cache")
+            _upload(api, repo, inside, given.made, "A GLOT cache: its manifest and card", last)
     files = given.manifest.files
     sent = [] if is_there else files
     return Transfer(url, given.manifest, len(sent), len(files) - len(sent), sum(data.size for data in sent))
@@ -90,7 +96,7 @@ def _stage(given: Parcel) -> Path:
     folder = make_folder(given.made / "staged" / EXAMPLES_FOLDER).parent
     for data in given.manifest.files:
         source = given.folders[data.file]
-        ColumnReader(source, data, "repair it with `glot inspect --repair`").check_file()
+        ColumnReader(source, data, REPAIR).check_file()
         (folder / data.file).symlink_to((source / data.file).absolute())
     return folder
 
@@ -99,56 +105,72 @@ def cache_card(manifest: Manifest, url: str, has_texts: bool, licence: str | Non
     """The card of a cache as Markdown, with the metadata that the Hub reads: what it holds, and how it is read."""
     from huggingface_hub import DatasetCardData
 
-    states, plan = manifest.states, manifest.plan
-    base = hub_id(states.source)
-    whose = f"[{base}](https://huggingface.co/{base})" if base else f"`{states.backbone}`"
-    revision = f", revision `{states.revision}`" if states.revision else ""
-    layers = ", ".join(map(str, states.layers))
+    states = manifest.states
     data = DatasetCardData(
         license=licence, tags=["glot", "token-states"], pretty_name=f"Token states of {states.backbone}"
     )
-    kept = (
-        "The texts themselves lie in `plan.h5`."
-        if has_texts
-        else "The texts themselves are left out; the tokens are not, and texts can be guessed from them. Messages "
-        "name a text by its hash, and baselines that read words do not run."
-    )
-    sets = [
-        f"| `{name}` | {entry.task.name} | {entry.examples:,} | {_labels(entry)} |"
+    rows = [
+        f"| `{name}` | {_word(entry.task.name)} | {entry.examples:,} | {_labels(entry)} |"
         for name, entry in manifest.examples.items()
     ]
-    licences = f"`{licence}`, as its owner says" if licence else "not stated"
-    return "\n".join(
-        [
-            f"---\n{data.to_yaml()}\n---\n",
-            f"# Token states of {states.backbone}\n",
-            f"A cache of GLOT: the hidden states of every token of {plan.texts:,} texts ({plan.tokens:,} tokens) under "
-            f"the frozen {states.kind} {whose}{revision}. {kept}\n",
-            f"- layers {layers} of 0 to {states.num_layers}, width {states.width}, stored as {states.dtype}, "
-            f"computed in {states.compute_dtype}",
-            f"- at most {states.max_tokens} tokens a text ({plan.truncated:,} were cut); template `{states.template}`",
-            f"- {len(manifest.shards):,} shards, {sum(file.size for file in manifest.files):,} bytes",
-            f"- licence of the data: {licences}; that of the backbone and of the texts' owner hold beside it\n",
-            "| example set | task | examples | labels |\n|---|---|---|---|",
-            *sets,
-            "\n## Train a head on it\n",
-            f"```sh\npip install 'glot-pipeline[remote]'\nglot fit --cache {url}\n```\n",
-            "## Read it without GLOT\n",
-            "`manifest.json` names every file's columns with their offset, shape, dtype (bfloat16 lies as uint16) and "
-            "checksum: row t of a column lies at offset + t x bytes of a row, and a text's states are consecutive rows "
-            "of `hidden/LAYER`.\n",
-            "```python",
-            _READING,
-            "```\n",
-        ]
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# Token states of {_word(states.backbone)}",
+        _about(manifest, has_texts),
+        _facts(manifest, licence),
+        "\n".join(["| example set | task | examples | labels |", "|---|---|---|---|", *rows]),
+        "## Train a head on it",
+        f"```sh\npip install 'glot-pipeline[remote]'\nglot fit --cache {url}\n```",
+        "## Read it without GLOT",
+        "`manifest.json` names every file's columns with their offset, shape, dtype (bfloat16 lies as uint16) and "
+        "checksum: row t of a column lies at offset + t x bytes of a row, and a text's states are consecutive rows of "
+        "`hidden/LAYER`.",
+        f"```python\n{_READING}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _about(manifest: Manifest, has_texts: bool) -> str:
+    states, plan, base = manifest.states, manifest.plan, hub_id(manifest.states.source)
+    whose = f"[{base}](https://huggingface.co/{base})" if base else f"`{_word(states.backbone)}`"
+    revision = f", revision `{states.revision}`" if states.revision else ""
+    kept = "The texts themselves lie in `plan.h5`."
+    if not has_texts:
+        kept = (
+            "The texts themselves are left out; the tokens are not, and texts can be guessed from them. Messages name "
+            "a text by its hash, and baselines that read words do not run."
+        )
+    return (
+        f"A cache of GLOT: the hidden states of every token of {plan.texts:,} texts ({plan.tokens:,} tokens) under the "
+        f"frozen {states.kind} {whose}{revision}. {kept}"
     )
+
+
+def _facts(manifest: Manifest, licence: str | None) -> str:
+    states, size = manifest.states, sum(data.size for data in manifest.files)
+    layers = ", ".join(map(str, states.layers))
+    stored = f"stored as {states.dtype}, computed in {states.compute_dtype}"
+    licences = f"`{licence}`, as its owner says" if licence else "not stated"
+    facts = [
+        f"layers {layers} of 0 to {states.num_layers}, width {states.width}, {stored}",
+        f"at most {states.max_tokens} tokens a text ({manifest.plan.truncated:,} were cut)",
+        f"template `{_word(states.template)}`",
+        f"{len(manifest.shards):,} shards, {size:,} bytes",
+        f"licence of the data: {licences}; that of the backbone and of the texts' owner hold beside it",
+    ]
+    return "\n".join(f"- {fact}" for fact in facts)
 
 
 def _labels(entry: ExamplesEntry) -> str:
     if not entry.labelled:
         return "none"
-    shown = ", ".join(f"`{name}`" for name in entry.task.classes[:CLASSES_SHOWN])
+    shown = ", ".join(f"`{_word(name)}`" for name in entry.task.classes[:CLASSES_SHOWN])
     return shown + (", …" if len(entry.task.classes) > CLASSES_SHOWN else "") or "scores"
+
+
+def _word(text: str) -> str:
+    """A text as it can stand in a cell of a table, in one line."""
+    return " ".join(text.replace("|", "\\|").replace("`", "'").split())
 
 
 _READING = """import json

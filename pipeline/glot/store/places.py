@@ -177,6 +177,7 @@ def told(url: str, doing: str = "read") -> Iterator[None]:
 def explain(url: str, error: Exception, doing: str) -> GlotError:
     """What to raise for an error of a file system."""
     words, kind = one_line(error)[:300] or type(error).__name__, type(error).__name__
+    tries = ", tried several times" if url.startswith("s3:") else ""  # other clients have their own rules
     if isinstance(error, FileNotFoundError):
         return UsageError(f"there is no {url} ({missing_words(url, error)})")
     if isinstance(error, PermissionError) or kind in NO_CREDENTIALS or _status(error) in (401, 403):
@@ -184,13 +185,9 @@ def explain(url: str, error: Exception, doing: str) -> GlotError:
     if kind in NO_NAME:
         return UsageError(f"{url} is no name that the store takes: {words}")
     if isinstance(error, ConnectionError | TimeoutError) or kind in NO_CONNECTION:
-        return FaultError(
-            f"cannot reach {url} ({words}), tried several times: check address and network, and run again"
-        )
+        return FaultError(f"cannot reach {url} ({words}){tries}: check address and network, and run again")
     if getattr(error, "errno", None) == errno.EBUSY or _status(error) in (429, 503):
-        return FaultError(
-            f"cannot {doing} {url}: the store is too busy ({words}), tried several times: run again later"
-        )
+        return FaultError(f"cannot {doing} {url}: the store is too busy ({words}){tries}: run again later")
     return FaultError(f"cannot {doing} {url} ({kind}: {words}): run again")
 
 

@@ -20,6 +20,7 @@ from glot.store.reader import Cache
 from glot.store.remote import at_once, fetch_all
 
 Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+REPAIR = "repair it with `glot inspect --repair`"
 UNTOUCHED = "nothing was changed: choose another place"
 
 
@@ -141,12 +142,11 @@ def _is_there(target: RemoteFolder, folder: Path, data: ColumnFile) -> bool:
 
     A store shows no object before it is whole. Raises UsageError where another one has its name.
     """
-    place = target / data.file
+    place, first = target / data.file, bytearray(HEAD_LINE)
+    ColumnReader(folder, data, REPAIR).read_into(memoryview(first), 0)
     size = place.size()
     if size is None:
         return False
-    with open(folder / data.file, "rb") as file:
-        first = file.read(HEAD_LINE)
     if size != data.size or place.read(0, HEAD_LINE) != first:
         raise UsageError(f"{place} is there and is another file: {UNTOUCHED}")
     return True
@@ -159,7 +159,7 @@ def send_file(target: RemoteFolder, folder: Path, data: ColumnFile) -> None:
 
 
 def _send(target: RemoteFolder, folder: Path, data: ColumnFile) -> None:
-    ColumnReader(folder, data, "repair it with `glot inspect --repair`").check_file()
+    ColumnReader(folder, data, REPAIR).check_file()
     _put(target / data.file, folder / data.file, lambda: _is_there(target, folder, data))
 
 
