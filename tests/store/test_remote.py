@@ -202,6 +202,7 @@ def test_places_that_cannot_be_read(s3: S3Server, make_cache: Callable, monkeypa
         Cache(URL)
 
 
+@pytest.mark.slow
 def test_a_server_that_dies(remote_settings: Callable, make_cache: Callable) -> None:
     made = make_cache()
     server = S3Server()
