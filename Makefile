@@ -67,6 +67,7 @@ bench-long: setup
 	$(BIN)/python -m benchmarks.density
 	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.int8
+	$(BIN)/python -m benchmarks.remote
 	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
 
 # What only a GPU can show, in at most eight minutes, as Markdown; OUT=file writes it there too. With a PYTHON that has

@@ -58,7 +58,7 @@ def measure(folder: Path, blocks: Path, streamed: bool, repeats: int) -> dict[st
 def main() -> None:
     """Print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--mb", type=int, default=128, help="size of the cache, MiB")
+    parser.add_argument("--mb", type=int, default=64, help="size of the cache, MiB")
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
     tokens = given.mb * 2**20 // (2 * WIDTH)

@@ -51,6 +51,17 @@ def test_a_head_trained_from_a_store_is_the_same(glot: Glot, s3: S3Server, cache
     assert (code, scores(found)) == (0, scores(here)), err
 
 
+def test_where_blocks_are_kept(glot: Glot, s3: S3Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(cache, URL)
+    for name in ("GLOT_CACHE_DIR", "GLOT_CACHE_GB"):  # what options set goes when the test ends
+        monkeypatch.setenv(name, "")
+    code, _, err = glot("cache", "subset", URL, "small", "--limit", 3, "--cache-dir", "kept", "--cache-gb", 0.5)
+    assert code == 0, err
+    assert [path for path in Path("kept").rglob("*") if path.is_file()]
+    code, _, err = glot("inspect", URL, "--cache-gb", "much")
+    assert (code, "--cache-gb, or GLOT_CACHE_GB, is the size of the local block cache in GiB" in err) == (2, True), err
+
+
 @pytest.mark.slow
 def test_a_look_at_a_cache_in_a_store(glot: Glot, s3: S3Server, cache: Path) -> None:
     upload(cache, URL)

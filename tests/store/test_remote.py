@@ -250,7 +250,7 @@ def test_a_block_cache_that_cannot_be(make_cache: Callable, monkeypatch: pytest.
         _ = Cache("memory://blocks/cache").plan
     monkeypatch.setenv(blocks.FOLDER, str(tmp_path / "blocks"))
     monkeypatch.setenv(blocks.SIZE, "much")
-    with pytest.raises(UsageError, match=r"GLOT_CACHE_GB is the size .* got 'much'"):
+    with pytest.raises(UsageError, match=r"GLOT_CACHE_GB, is the size .* got 'much'"):
         _ = Cache("memory://blocks/cache").plan
 
 

@@ -19,7 +19,7 @@ import xxhash
 from glot.errors import AccessError, UsageError
 from glot.store.files import UNFINISHED, open_plain, temporary_name, write_error
 
-FOLDER, SIZE = "GLOT_CACHE_DIR", "GLOT_CACHE_GB"  # environment variables: where it lies, and its size
+FOLDER, SIZE = "GLOT_CACHE_DIR", "GLOT_CACHE_GB"  # environment variables, or --cache-dir and --cache-gb
 DEFAULT_GB = 32.0
 TOUCH_SECONDS = 60.0  # how exactly the time of the last use is kept
 ABANDONED_SECONDS = 3600.0  # after which an unfinished file is taken for a killed process'
@@ -38,9 +38,11 @@ class BlockCache:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot make the folder {folder}: {error.strerror}; name another with {FOLDER}") from None
+            raise UsageError(
+                f"cannot make the folder {folder}: {error.strerror}; name another with --cache-dir or {FOLDER}"
+            ) from None
         if not os.access(folder, os.W_OK):
-            raise UsageError(f"cannot write to the folder {folder}: name another with {FOLDER}")
+            raise UsageError(f"cannot write to the folder {folder}: name another with --cache-dir or {FOLDER}")
 
     def holds(self, key: str) -> bool:
         """Whether a piece is there, perhaps."""
@@ -151,5 +153,5 @@ def blocks() -> BlockCache:
     except (ValueError, OverflowError):
         most = 0
     if most <= 0:
-        raise UsageError(f"{SIZE} is the size of the local block cache in GiB, as in 32; got {given!r}")
+        raise UsageError(f"--cache-gb, or {SIZE}, is the size of the local block cache in GiB, as in 32; got {given!r}")
     return open_blocks(folder.absolute(), most)
