@@ -51,7 +51,7 @@ def _same_or_refused(expected: dict[int, bytes]) -> None:
     assert all(found[layer] == expected[layer] for layer in found if layer in expected)
 
 
-@counts(30, 600)
+@counts(30, 300)
 def test_edits_of_the_manifest(count: int, files: Files, tried: Callable) -> None:
     def check(edits: list) -> None:
         manifest = copy.deepcopy(files.manifest)
@@ -62,7 +62,7 @@ def test_edits_of_the_manifest(count: int, files: Files, tried: Callable) -> Non
     fuzz(check, manifest_edits(files), count)
 
 
-@counts(30, 600)
+@counts(30, 300)
 def test_changed_bytes(count: int, files: Files, tried: Callable) -> None:
     """One byte of any file is another, or a file is cut: the states are those that were written, or there is a line."""
     places = st.sampled_from(sorted(files.whole)).flatmap(
