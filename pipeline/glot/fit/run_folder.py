@@ -29,6 +29,7 @@ from glot.store.files import (
     write_json,
 )
 from glot.store.layout import StatesIdentity
+from glot.store.places import is_there
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
 from glot.store.template import takes_pair
@@ -329,7 +330,7 @@ def check_resumable(folder: Path, cache: Cache | None) -> None:
 
 def find_run_cache(config: RunConfig, cache: Cache | None, run: Path) -> Cache:
     """The cache given, or the one that a run's config names; UsageError where that is not there."""
-    if cache is None and not Path(config.cache).exists():
+    if cache is None and not is_there(config.cache):
         raise UsageError(f"{run} was trained on {config.cache}, which is not there: name its cache with --cache")
     return cache or Cache(config.cache)
 

@@ -27,6 +27,7 @@ from glot.store.positions import BINARY
 
 def make_folder(path: Path) -> Path:
     """Make a folder and its parents; raises UsageError where that is not possible."""
+    refuse_url(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -36,6 +37,14 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def refuse_url(path: Path) -> None:
+    """Raise UsageError where what is to be written is named by a URL."""
+    match = URL.fullmatch(str(path))
+    if match is not None:
+        url = f"{match[1]}://{match[2]}"
+        raise UsageError(f"cannot write to {url}: write to a folder; `glot cache push FOLDER {url}` then sends a cache")
+
+
 def nearest_there(folder: Path) -> Path:
     """The folder, or the nearest of its parents that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -43,6 +52,7 @@ def nearest_there(folder: Path) -> Path:
 
 def check_parent(path: Path, option: str = "--out") -> None:
     """Raise UsageError where a file or folder cannot be made at `path`: before anything slow, and without making it."""
+    refuse_url(path)
     parent = nearest_there(path.absolute().parent)
     if not parent.is_dir():
         raise UsageError(f"cannot make {path}: {parent} is a file; choose another with {option}")
@@ -71,6 +81,8 @@ def worker_name() -> str:
     return f"{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())}-{os.getpid()}"
 
 
+# scheme and rest; one slash where a Path has made it of two
+URL = re.compile(r"([a-z][a-z0-9+]+):/+(.*)", re.DOTALL)
 UNFINISHED = ".tmp-"  # in the names of files that are not finished
 KEPT = ".part"  # ends the names of files that were left unfinished, for whoever goes on
 READ_PLAIN = os.O_RDONLY | BINARY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -145,6 +157,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
     Raises UsageError where the target cannot be made or holds something, FaultError where writing fails.
     """
+    refuse_url(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is there already: choose another place")
     make_folder(target.parent)
@@ -336,6 +349,14 @@ def read_json(path: Path) -> Any:
         raise FaultError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise FaultError(f"{path} is damaged: {error}") from None
+
+
+def parse_json(name: str, data: bytes) -> Any:
+    """The values in the bytes of a JSON file; raises FaultError, by its name, where it is damaged."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FaultError(f"{name} is damaged: {one_line(error)}") from None
 
 
 def checked(kind: type[Entry], values: dict[str, Any]) -> Entry:

@@ -18,7 +18,8 @@ import numpy as np
 from glot.errors import FaultError, UsageError
 from glot.store.columns import NO_FILE, ColumnFile
 from glot.store.example_set import ExampleSet
-from glot.store.files import checked, no_collection, read_json, write_json
+from glot.store.files import checked, no_collection, write_json
+from glot.store.places import Place, load_json
 from glot.store.task_spec import TARGETS, TaskSpec
 
 FORMAT = "glot-cache"
@@ -265,6 +266,12 @@ class Manifest:
     shards: dict[int, ShardEntry] = field(default_factory=dict)
 
     @property
+    def files(self) -> list[ColumnFile]:
+        """All files of the cache but the manifest."""
+        sets = [entry.data for entry in self.examples.values()]
+        return [self.plan.data, *sets, *(entry.data for entry in self.shards.values())]
+
+    @property
     def complete(self) -> bool:
         """Whether every planned shard is there."""
         return len(self.shards) == self.plan.shards
@@ -279,10 +286,10 @@ class Manifest:
 
     @classmethod
     @no_collection()
-    def load(cls, folder: Path) -> Manifest:
+    def load(cls, folder: Place) -> Manifest:
         """Read `manifest.json`; raises UsageError (missing, other version) or FaultError (damaged)."""
         path = folder / MANIFEST_FILE
-        data = read_json(path)
+        data = load_json(path)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise UsageError(f"{path} is not the manifest of a glot cache")
         if data.get("version") != VERSION:
