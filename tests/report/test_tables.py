@@ -15,6 +15,7 @@ from glot.report.write import write_section
 from glot.reproduce.published import comparison_note
 from glot.reproduce.stress import parse_task, stress_cells, stress_section
 from glot.reproduce.table1 import table1_cells, table1_section
+from glot.store.files import read_json, write_json
 
 Make = Callable[..., Path]
 
@@ -34,6 +35,23 @@ def test_a_cell_is_mean_and_sample_deviation_beside_the_paper(tmp_path: Path, ma
     assert (cell.best_published, cell.last, cell.difference) == pytest.approx((43.0, 42.0, -3.49))
     assert str(entry_of(cell, with_paper=True)) == "44.0 ± 4.0 [47.5, −3.5]"
     assert str(entry_of(cell)) == "44.0 ± 4.0"
+
+
+def test_runs_on_a_part_of_the_rows_stand_beside_no_paper(tmp_path: Path, make_run: Make) -> None:
+    for method, examples in (("glot", 600), ("mean", 8551), ("max", 7696)):  # the last but for what was kept aside
+        run = make_run("cola", "bert", method, {"validation": {"mcc": 0.4, "accuracy": 0.9}})
+        write_json(run / "metrics.json", {**read_json(run / "metrics.json"), "examples": examples})
+    part, whole, most = (
+        next(cell for cell in table1_cells(collect(tmp_path / "runs")) if cell.method == method)
+        for method in ("glot", "mean", "max")
+    )
+    assert (part.paper, part.examples, part.of_examples) == (None, 600, 8551)
+    assert whole.paper is not None
+    assert most.paper is not None
+    write_section(table1_section([part, whole, most]), tmp_path)
+    told = (tmp_path / "table1.md").read_text(encoding="utf-8")
+    assert "**Trained on a part:** cola on 600 of 8,551 training rows. The paper's numbers are left out there." in told
+    assert "| 40.0 |" in told
 
 
 def test_one_seed_has_no_deviation_and_some_methods_no_paper(tmp_path: Path, make_run: Make) -> None:
@@ -118,6 +136,8 @@ def test_csv_holds_each_cell_once_and_leaves_gaps_empty(tmp_path: Path, make_run
         "paper": "59.21",
         "set_name": "validation",
         "difference": "0.79",
+        "examples": "",
+        "of_examples": "",
     }
     assert rows[1]["paper"] == rows[1]["difference"] == ""
 

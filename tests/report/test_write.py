@@ -37,9 +37,9 @@ def test_report(tmp_path: Path, make_run: Make, make_baseline: Make) -> None:
     for expected in (
         "Machine: two cores",
         "- **mistral-7b**: no GPU",
-        "| converged | 2 | 1 | minilm | 0 | 9 | 0.03 |",
-        "| published | 4 | 2 | minilm | 0 | 3 | 0.07 |",
-        "| yardstick | 1 | 1 | minilm | 0 | – | 0.00 |",
+        "| converged | 2 | 1 | minilm | 0 | 9 | – | 0.03 |",
+        "| published | 4 | 2 | minilm | 0 | 3 | – | 0.07 |",
+        "| yardstick | 1 | 1 | minilm | 0 | – | – | 0.00 |",
         "\n## Table 1: GLUE\n",
         "\n### minilm, converged (9 epochs)\n",
         "![Table 1: GLUE](table1.png)",

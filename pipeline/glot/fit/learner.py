@@ -249,6 +249,7 @@ class Learner:
             heads=heads,
             products=products,
             start=self.start,
+            examples=len(self.data.train),
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -53,6 +53,7 @@ class FitResult:
         own_seconds: what of them falls to this head; in files of before there is none, and all heads count alike.
         products: which library multiplied on the CPU, see `glot.products`.
         start: the scores before the first epoch, where training began at a regression; then `best_epoch` may be 0.
+        examples: that were trained on; 0 in files of before.
     """
 
     select: str
@@ -70,6 +71,7 @@ class FitResult:
     own_seconds: float | None = None
     products: str = "torch"
     start: Epoch | None = None
+    examples: int = 0
 
     def __post_init__(self) -> None:
         if self.own_seconds is None:

@@ -71,6 +71,7 @@ class Task:
         file_columns: the column names in its files' header lines.
         labels_as_names: the files write "entailment", not "0".
         splits: split name -> where it is read.
+        train_rows: how many training rows the source has; None where nobody has said.
         sorted_by_label: the source lists one class after the other, so "the first N" must be a random N.
         head: the settings of stage two that differ from their general defaults, by the names that `glot fit` has.
         symmetric: whether its pairs know no first and second text.
@@ -87,6 +88,7 @@ class Task:
     file_columns: Columns = NO_COLUMNS
     labels_as_names: bool = False
     splits: dict[str, SplitSource] = field(default_factory=dict)
+    train_rows: int | None = None
     sorted_by_label: bool = False
     head: dict[str, Any] = field(default_factory=dict)
     symmetric: bool = False
@@ -96,6 +98,11 @@ class Task:
     def name(self) -> str:
         """Its name, by which `find_task` has it."""
         return self.spec.name
+
+    @property
+    def usual_rows(self) -> int | None:
+        """How many training rows are read unless fewer are asked for; None where nobody has said."""
+        return self.train_rows if self.train_limit is None else self.train_limit
 
     @property
     def default_splits(self) -> list[str]:
@@ -141,13 +148,15 @@ _ROWS = [
         TaskSpec("cola", 1, "classes", ("unacceptable", "acceptable"), metrics=("mcc", "accuracy")),
         "CoLA",
         _SENTENCE,
+        train_rows=8551,
     ),
-    _glue(TaskSpec("sst2", 1, "classes", ("negative", "positive")), "SST-2", _SENTENCE),
+    _glue(TaskSpec("sst2", 1, "classes", ("negative", "positive")), "SST-2", _SENTENCE, train_rows=67_349),
     _glue(
         TaskSpec("stsb", 2, "score", score_range=(0.0, 5.0), metrics=("spearman", "pearson")),
         "STS-B",
         _SENTENCES,
         Columns("sentence1", "sentence2", "score"),
+        train_rows=5749,
         symmetric=True,
     ),
     _glue(
@@ -155,6 +164,7 @@ _ROWS = [
         "MRPC",
         _SENTENCES,
         Columns("#1 String", "#2 String", "Quality"),
+        train_rows=3668,
         symmetric=True,
     ),
     _glue(
@@ -181,14 +191,15 @@ _ROWS = [
         train_limit=_LARGE,
         labels_as_names=True,
     ),
-    _glue(TaskSpec("rte", 2, "classes", _ENTAILMENT), "RTE", _SENTENCES, labels_as_names=True),
-    _glue(TaskSpec("wnli", 2, "classes", ("not_entailment", "entailment")), "WNLI", _SENTENCES),
+    _glue(TaskSpec("rte", 2, "classes", _ENTAILMENT), "RTE", _SENTENCES, labels_as_names=True, train_rows=2490),
+    _glue(TaskSpec("wnli", 2, "classes", ("not_entailment", "entailment")), "WNLI", _SENTENCES, train_rows=635),
     Task(
         TaskSpec("imdb", 1, "classes", ("neg", "pos")),
         max_tokens=512,
         hub="stanfordnlp/imdb",
         hub_columns=Columns("text", None, "label"),
         splits={"train": SplitSource("train"), "validation": SplitSource("test")},
+        train_rows=25_000,
         sorted_by_label=True,
     ),
     Task(

@@ -25,6 +25,8 @@ class Cell:
         paper_model: the paper's backbone beside it. paper: the paper's number. None where the paper has none.
         set_name: the example set that was scored. kind: of the backbone, "encoder" or "decoder"; None: not known.
         runs: the folders of the runs that are averaged, or the file of a baseline.
+        examples: the fewest that a run was trained on; None where that was not recorded.
+        of_examples: how many there are, where they are but a part.
     """
 
     model: str
@@ -43,6 +45,8 @@ class Cell:
     set_name: str = "validation"
     runs: tuple[Path, ...] = ()
     kind: str | None = None
+    examples: int | None = None
+    of_examples: int | None = None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -112,6 +116,7 @@ def make_cells(
                 set_name=set_name,
                 runs=tuple(run.path for run in runs),
                 kind=runs[0].kind,
+                examples=min(run.examples for run in runs) or None,
             )
         )
     return sorted(cells, key=lambda cell: (cell.model, cell.setting, cell.task, method_order(cell.method)))

@@ -44,6 +44,7 @@ class Result:
         seconds: training time; of heads that trained side by side, each its share.
         path: the run's folder, or the baseline's file.
         kind: of the backbone, "encoder" or "decoder", as its states were recorded; None where it was not.
+        examples: that it was trained on; 0 where that was not recorded.
     """
 
     task: str
@@ -59,6 +60,7 @@ class Result:
     seconds: float
     path: Path
     kind: str | None = None
+    examples: int = 0
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class _Run:
             seconds=metrics.own_seconds or 0.0,
             path=self.folder,
             kind=states.kind,
+            examples=metrics.examples,
         )
 
     def placed_result(self) -> Result:

@@ -202,12 +202,18 @@ def _runs_table(results: Sequence[Result], is_counted: bool) -> Table:
             str(len(tasks)) if is_counted else ", ".join(tasks),
             ", ".join(sorted({result.model for result in found})),
             ", ".join(map(str, sorted({result.seed for result in found}))),
-            "–".join(map(str, dict.fromkeys([epochs[0], epochs[-1]]))) if epochs[-1] else NOTHING,
+            _span(epochs) if epochs[-1] else NOTHING,
+            _span([result.examples for result in found if result.examples]),
             f"{sum(result.seconds for result in found) / 3600:.2f}",
         ]
         rows.append((setting, words(texts)))
-    header = ["setting", "results", "tasks", "models", "seeds", "epochs", "hours of training"]
+    header = ["setting", "results", "tasks", "models", "seeds", "epochs", "training rows", "hours of training"]
     return Table("Results by setting", header, rows, is_words=True)
+
+
+def _span(counts: Sequence[int]) -> str:
+    """The smallest and the largest of some counts, or the one that they are."""
+    return "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)})) if counts else NOTHING
 
 
 def environment_facts(found: Environment) -> list[tuple[str, str]]:

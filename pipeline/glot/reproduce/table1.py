@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from glot.registry.tasks import TASKS
 from glot.report.cells import Cell, Group, group_cells, make_cells
 from glot.report.figures import Picture
 from glot.report.results import Result
@@ -36,6 +37,7 @@ COLUMNS = (
     GlueColumn("wnli", "wnli", "WNLI (acc.)"),
     GlueColumn("imdb", "imdb", "IMDB (acc.)"),
 )
+WHOLE = 0.8  # of the usual training rows: what is kept aside of them still compares with the paper
 EXPLANATION = """\
 A cell is ours ± the sample standard deviation over seeds (where there are several) [the paper's number, ours less \
 the paper's], in percent; “–” means that there is no such number. Ours is the best epoch by the metric in the heading \
@@ -55,7 +57,12 @@ def table1_cells(results: Sequence[Result]) -> list[Cell]:
 
         ours = [result for result in results if result.task == column.task]
         found = make_cells(ours, column.set_name, column.metric, published)
-        cells += [replace(cell, task=column.name) for cell in found]
+        usual = TASKS[column.task].usual_rows
+        for cell in found:
+            cell = replace(cell, task=column.name)
+            if usual is not None and cell.examples is not None and cell.examples < WHOLE * usual:
+                cell = replace(cell, paper=None, of_examples=usual)
+            cells.append(cell)
     return cells
 
 
@@ -73,8 +80,12 @@ def _group_blocks(group: Group) -> list[Block]:
     panels = [panel for title, cells in columns.items() for panel in dots_panel(title, cells, group.methods)]
     paper_model = next((cell.paper_model for cell in group.cells if cell.paper is not None), None)
     beside = f" ◇ the paper's {PAPER_NAMES[paper_model]}." if paper_model else ""
+    parts = {cell.task: (cell.examples, cell.of_examples) for cell in group.cells if cell.of_examples}
+    said = ", ".join(f"{name} on {part:,} of {whole:,} training rows" for name, (part, whole) in parts.items())
+    partly = [Prose(f"**Trained on a part:** {said}. The paper's numbers are left out there.")] if said else []
     blocks: list[Block] = [
         Heading(group.title),
+        *partly,
         Prose(comparison_note(group.model, group.setting)),
         method_table(group, columns, with_paper=True),
     ]
