@@ -14,6 +14,7 @@ from glot.extract.engine import take_engine
 from glot.extract.forward import token_budget
 from glot.extract.options import ExtractOptions, check_folder, check_options
 from glot.extract.prepare import Preparation, Progress, Say, hold_plan, remove_killed, states_identity
+from glot.extract.share import FolderShare
 from glot.extract.source import ModelSource
 from glot.extract.worker import Busy, Worker
 from glot.store.claims import Claims
@@ -96,10 +97,8 @@ def extract_states(
             folder=folder,
             manifest=manifest,
             plan=plan,
-            claims=claims,
+            share=FolderShare(claims, options.part, turn),
             budget=options.token_budget or token_budget(backbone, manifest.states),
-            part=options.part,
-            turn=turn,
             on_overflow=options.on_overflow,
             progress=progress,
             say=say,
