@@ -31,7 +31,6 @@ def main() -> None:
     import glot.extract.run
     import glot.store.combine  # noqa: F401
     from glot.commands import app as cli  # noqa: F401
-
     from glot.extract import assign
 
     torch.set_num_threads(1)
