@@ -148,9 +148,10 @@ def _assign(
 ) -> None:
     from glot.extract.ray_worker import Work
 
-    placement = place(list(living_nodes().values()), cluster)
+    nodes = living_nodes()
+    placement = place(list(nodes.values()), cluster)
     each = f"{placement.gpus:g} GPU" if placement.gpus else f"{placement.cpus} CPU"
-    say(f"{placement.workers} workers of {each} each, by Ray on {len(living_nodes())} nodes")
+    say(f"workers by Ray: {placement.workers}, of {each} each; nodes: {len(nodes)}")
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     pool = RayPool(Work(source, folder, options, assigner.lease, environment), placement)
     try:
