@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from glot.errors import FaultError
-from glot.extract.assign import ATTEMPTS, DEATHS, Assigner, Doing, Event, Failed, Finished, LeftOut, Lost, Ready
+from glot.extract.assign import ATTEMPTS, DEATHS, Assigner, Board, Doing, Event, Failed, Finished, LeftOut, Lost, Ready
 from glot.extract.launch import RayOptions
 from glot.extract.ray_pool import Placement, place
 
@@ -124,6 +125,18 @@ def test_a_shard_that_takes_every_worker_with_it_ends_the_run() -> None:
     pool = FakePool(2, lambda worker, number: Lost(worker) if number == 1 else Finished(worker, 1, 1))
     with pytest.raises(FaultError, match=f"{DEATHS} workers died with shard 1 in hand"):
         run(pool, 5)
+
+
+def test_a_worker_that_comes_back_frees_only_what_itself_had() -> None:
+    """Its shard was assigned again after the lease, and is in the hands of another that was lost meanwhile."""
+    board = Board(deque([0]))
+    board.assign(1, 0.0)
+    board.lose(1, until=30.0)
+    assert board.assign(2, 31.0) == 0
+    board.lose(2, until=61.0)
+    board.release(1)
+    assert board.assign(3, 32.0) is None
+    assert board.assign(3, 61.0) == 0
 
 
 def test_workers_that_cannot_begin_are_left_out_but_not_all() -> None:

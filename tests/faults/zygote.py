@@ -31,10 +31,10 @@ def main() -> None:
     import glot.extract.run
     import glot.store.combine  # noqa: F401
     from glot.commands import app as cli  # noqa: F401
-    from glot.extract import assign
+    from glot.extract import assign, ray_map
 
     torch.set_num_threads(1)
-    assign.LEASE_SECONDS = LEASE_SECONDS
+    assign.LEASE_SECONDS, ray_map.FEW = LEASE_SECONDS, 1
     print(json.dumps({"ready": True}), flush=True)
     children: set[int] = set()
     while True:

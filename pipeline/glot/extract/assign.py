@@ -158,6 +158,8 @@ class Board:
 
     def _free(self, number: int) -> None:
         del self.resting[number]
+        # Who lost it says nothing of who may have it in hand next.
+        self.lost = {worker: lost for worker, lost in self.lost.items() if lost != number}
         self.free.appendleft(number)
 
 
@@ -169,6 +171,8 @@ class Assigner:
         tokens: of every shard to be made. suspects: those that a worker of an earlier run may still have in hand.
         done, total: tokens that were there before, and in all; for `progress`.
         workers: told how many workers are at work. say: told what people should know.
+        lease: seconds that a lost worker may go on. clock: seconds from some moment on.
+        forwarded_texts, forwarded_tokens: of this run. began: when the first worker was ready.
     """
 
     tokens: dict[int, int]
@@ -182,6 +186,7 @@ class Assigner:
     clock: Callable[[], float] = time.monotonic
     forwarded_texts: int = 0
     forwarded_tokens: int = 0
+    began: float | None = None
     _ready: set[int] = field(default_factory=set)
     _idle: set[int] = field(default_factory=set)
     _left_out: int = 0
@@ -232,6 +237,7 @@ class Assigner:
             return
         self._doing.pop(worker, None)
         if isinstance(event, Ready):
+            self.began = self.began or self.clock()
             self._ready.add(worker)
             self._idle.add(worker)
             if event.is_sole:
@@ -252,6 +258,9 @@ class Assigner:
         else:
             self._ready.discard(worker)
             self._idle.discard(worker)
+            if self._stopping:
+                board.held.pop(worker, None)
+                return
             board.lose(worker, self.clock() + self.lease)
             if isinstance(event, LeftOut):
                 self._leave_out(event)

@@ -19,6 +19,7 @@ from glot.extract.backbone import Backbone
 from glot.extract.launch import RayOptions, check_address
 from glot.extract.options import ExtractOptions, check_folder, check_options
 from glot.extract.prepare import Preparation, Progress, Say, states_identity
+from glot.extract.ray_map import map_over_ray
 from glot.extract.ray_pool import RayPool, connected, living_nodes, place
 from glot.extract.run import (
     ExtractSummary,
@@ -78,16 +79,15 @@ def extract_over_ray(
         missing = {number: plan.shard_tokens(number) for number in numbers}
         there = plan.tokens - sum(missing.values())
         assigner = Assigner(missing, _suspects(folder, missing), there, plan.tokens, progress, workers, say)
-        started = time.monotonic()
         if missing:
             tell_of_layers(manifest.states, plan, say)
             _assign(assigner, source, folder, options, cluster, say)
-        manifest, seconds = _finish(folder), time.monotonic() - started
+        manifest, now = _finish(folder), time.monotonic()
     return replace(
         summarize(folder, manifest, corpus, options.group),
         forwarded=assigner.forwarded_texts,
         forwarded_tokens=assigner.forwarded_tokens,
-        seconds=seconds,
+        seconds=now - (assigner.began or now),  # with the backbones loaded, as of one process
     )
 
 
@@ -120,11 +120,13 @@ def _alone(claims: Claims) -> Iterator[None]:
 def _prepare(
     corpus: Corpus, source: ModelSource, folder: Path, options: ExtractOptions, planning: Progress, say: Say
 ) -> Manifest:
-    """Make or extend the plan, with a backbone of this process."""
+    """Make or extend the plan, with a backbone of this process; many texts are tokenized all over the cluster."""
     backbone = load_source(source, options)
     identity = states_identity(backbone, options)
     tell_of_backbone(backbone, identity, options, say)
-    return Preparation(folder, backbone, identity, options, planning, say).run(corpus)
+    # A tokenizer of code that its folder brings along is not known elsewhere.
+    spread = map if options.trust_remote_code else map_over_ray
+    return Preparation(folder, backbone, identity, options, planning, say, spread).run(corpus)
 
 
 def _make_room() -> None:
