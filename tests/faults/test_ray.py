@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +27,17 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": F
 
 @dataclass
 class RayRuns:
-    """Command lines on a cluster, and what an unbroken process leaves."""
+    """Command lines on a cluster; `unbroken` is what one process leaves."""
 
     zygote: Zygote
     cluster: Any
     words: list[object]
-    files: dict[str, bytes] = field(default_factory=dict)
+    unbroken: Path
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        """What an unbroken process leaves."""
+        return runs.contents(self.unbroken)
 
     def start(self, out: Path) -> int:
         """Start the command; gives its process id."""
@@ -68,7 +77,7 @@ def on_ray(zygote: Zygote, bert: Path, tmp_path_factory: pytest.TempPathFactory)
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     cluster.add_node(**NODE)
     cluster.wait_for_nodes()
-    yield RayRuns(zygote, cluster, words, runs.contents(folder / "unbroken"))
+    yield RayRuns(zygote, cluster, words, folder / "unbroken")
     cluster.shutdown()
 
 
@@ -90,14 +99,17 @@ def test_workers_and_a_node_die(on_ray: RayRuns, tmp_path: Path) -> None:
     assert_unbroken(on_ray, out, before)
 
 
-def test_the_command_is_killed(on_ray: RayRuns, tmp_path: Path) -> None:
-    """Once while the workers load, once while they work: the same command goes on."""
+def test_the_command_is_stopped_and_killed(on_ray: RayRuns, tmp_path: Path) -> None:
+    """Once by Ctrl-C, once by force: the same command goes on."""
     out, random = tmp_path / "out", np.random.default_rng(1)
     pid = on_ray.start(out)
-    on_ray.wait_for((out / "manifest.json").exists, pid)
-    assert on_ray.zygote.kill_after(pid, random.uniform(0, 4))
+    on_ray.wait_for_shards(2, out, pid)
+    os.kill(pid, signal.SIGINT)
+    code, printed = on_ray.zygote.wait(pid), on_ray.zygote.output(pid)
+    assert (code, "kept of this run: " in printed) == (130, True), printed
+    assert [path.name for path in out.glob("*.tmp-*")] == []
     pid = on_ray.start(out)
-    on_ray.wait_for_shards(4, out, pid)
+    on_ray.wait_for_shards(6, out, pid)
     assert on_ray.zygote.kill_after(pid, random.uniform(0, 0.3)), "the command ended before it was killed"
     before = runs.published(out)
     on_ray.finish(on_ray.start(out))
@@ -114,9 +126,10 @@ def assert_unbroken(on_ray: RayRuns, out: Path, before: dict[str, tuple[int, int
 def test_a_shard_that_fails_ends_the_command_with_its_line(on_ray: RayRuns, tmp_path: Path) -> None:
     """Here the disk refuses one shard, to every worker: a folder has its place."""
     out = tmp_path / "out"
-    pid = on_ray.start(out)
-    on_ray.wait_for((out / "manifest.json").exists, pid)
+    shutil.copytree(on_ray.unbroken, out)
+    (out / "shard-00002.h5").unlink()
     (out / "shard-00002.h5").mkdir()
+    pid = on_ray.start(out)
     code, printed = on_ray.zygote.wait(pid), on_ray.zygote.output(pid)
     assert (code, "Traceback" in printed) == (1, False), printed
     assert printed.splitlines()[-1].startswith("glot: ")
