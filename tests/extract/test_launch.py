@@ -46,7 +46,11 @@ def answering() -> Iterator[str]:
 def test_an_address_where_nobody_answers(glot: Callable, words: list, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server((HERE, 0)) as server:
         port = server.getsockname()[1]
-    for given, variable in ((f"{HERE}:{port}", ""), ("auto", f"{HERE}:{port}")):
+    folder = Path("tmp/ray")
+    folder.mkdir(parents=True)
+    (folder / "ray_current_cluster").write_text(f"{HERE}:{port}")  # of a cluster that was not stopped, but is gone
+    monkeypatch.setenv("RAY_TMPDIR", "tmp")
+    for given, variable in ((f"{HERE}:{port}", ""), ("auto", f"{HERE}:{port}"), ("auto", "")):
         monkeypatch.setenv("RAY_ADDRESS", variable)
         code, out, err = glot(*words, "--ray-address", given)
         assert (code, out) == (1, "")

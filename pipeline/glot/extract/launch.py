@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from glot.errors import FaultError, UsageError
 from glot.extract.options import ExtractOptions
@@ -78,13 +80,23 @@ def _address(given: str | None) -> str:
 
 def check_address(ray: RayOptions) -> None:
     """Raise FaultError where nobody answers at the address: Ray itself would try for minutes."""
-    host, _, port = ray.address.rpartition(":")
-    if not host:
+    address = _last_started() if ray.address == "auto" else ray.address
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         raise FaultError(
-            f"no Ray answers at {ray.address} ({error.strerror or error}): start it there with `ray start --head`, or "
-            "pass another --ray-address"
+            f"no Ray answers at {address} ({error.strerror or error}): start it there with `ray start --head`, or pass "
+            "another --ray-address"
         ) from None
+
+
+def _last_started() -> str:
+    """The address of the cluster that this machine belonged to last, as Ray notes it; empty where it was stopped."""
+    try:
+        folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+        return (folder / "ray" / "ray_current_cluster").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""

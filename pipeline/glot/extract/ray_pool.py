@@ -77,6 +77,11 @@ def connected(asked: RayOptions) -> Iterator[None]:
     try:
         ray.init(**options)
     except (Exception, SystemExit) as error:  # Ray raises what its parts raise, and exits where nobody answers for long
+        if asked.address == "auto" and isinstance(error, ConnectionError):
+            raise FaultError(
+                "no Ray runs on this machine: start it with `ray start`, or leave --ray-address out for one of this "
+                "command's own"
+            ) from error
         raise FaultError(
             f"Ray cannot be {'started here' if asked.address == 'local' else 'reached at ' + asked.address} "
             f"({_line(error)}): this machine must be a node of the cluster, of the same versions of Ray and Python"

@@ -38,7 +38,8 @@ from glot.store.layout import Manifest, shard_file
 from glot.store.plan import Plan
 from glot.store.shards import finished_shard
 
-PASSED_ON = ("GLOT_", "HF_", "TRANSFORMERS_", "TOKENIZERS_")  # variables that workers take from this process
+# Variables that workers take from this process, but for secrets: each node has its own.
+PASSED_ON = ("GLOT_", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM")
 LISTING_SECONDS = 60.0  # until all nodes see what one has written, where the file system keeps its listings for a while
 
 
@@ -61,8 +62,7 @@ def extract_over_ray(
         cluster: where Ray is, and how many workers. workers: told how many of them are at work.
 
     Raises what `extract_states` raises, UsageError for a backbone in memory, FaultError where Ray cannot be reached or
-    another process is at this cache, KeyboardInterrupt once the workers have kept what they had
-    after Ctrl-C or SIGTERM.
+    another process is at this cache, KeyboardInterrupt after Ctrl-C or SIGTERM, once the workers kept what they had.
     """
     if isinstance(source, Backbone):
         raise UsageError("Ray's workers cannot have a backbone that is in memory here: save it, and pass its folder")

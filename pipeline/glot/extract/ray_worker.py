@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,7 @@ class ShardMaker:
         self.stopping = threading.Event()
         self.loaded: tuple[Backbone, Manifest, Plan] | None = None
         self.tokens = 0
-        self.said: list[str] = []
+        self.said: deque[str] = deque()
 
     def begin(self) -> Begun:
         """Load the backbone, unless it is there, and see that it is the one whose states the cache holds."""
@@ -143,8 +144,7 @@ class ShardMaker:
     def progress(self) -> tuple[int, tuple[str, ...]]:
         """Tokens done of the shard in hand, and what is to be said."""
         self.lease.renew()
-        said, self.said[:] = tuple(self.said), []
-        return self.tokens, said
+        return self.tokens, tuple(self.said.popleft() for _ in range(len(self.said)))
 
     @ray.method(concurrency_group=TALK)
     def stop(self) -> None:
