@@ -114,6 +114,7 @@ class RayPool:
         actor = remote(concurrency_groups={TALK: 1})(ShardMaker).options(
             num_cpus=placement.cpus,
             num_gpus=placement.gpus,
+            max_concurrency=1,  # of `begin` and `make`: who answers that it has begun has nothing in hand
             max_restarts=-1,
             max_task_retries=0,  # whoever is lost is asked again by us, who know what it had in hand
             scheduling_strategy="SPREAD",
@@ -143,11 +144,12 @@ class RayPool:
         import ray
 
         self._ask()
-        some, _ = ray.wait(list(self._calls), num_returns=1, timeout=seconds) if self._calls else ([], [])
+        if not self._calls:
+            time.sleep(seconds)
+            return []
+        some, _ = ray.wait(list(self._calls), num_returns=1, timeout=seconds)
         if some:
             some, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
-        else:
-            time.sleep(0 if self._calls else seconds)
         found = [self._answer(reference) for reference in some]
         return [event for event in found if event is not None]
 
