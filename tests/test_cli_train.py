@@ -52,6 +52,8 @@ def test_from_a_table_to_a_decision(
     )
     right = np.mean([row["kind"] == row["label"] for row in answers])
     assert f"{100 * right:.1f} % accuracy [" in out
+    assert [row["is_right"] for row in answers] == [str(int(row["kind"] == row["label"])) for row in answers]
+    assert "Warning" not in err
     assert "on 48 untouched rows; majority 50.0; logistic regression on the mean " in out
     for row in answers:
         assert float(row["probability"]) == float(row[f"probability_{row['label']}"])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import extraction, int8, made, memory, ratios, reading, streaming
+from benchmarks import extraction, int8, made, memory, ratios, reading, remote, streaming
 from glot.corpus.examples import Corpus, Example, Split
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
@@ -156,6 +156,16 @@ def test_an_epoch_of_each_way(backbone: Backbone, tmp_path: Path) -> None:
     for way in ("obvious", "fair"):
         epoch.train_peer(way, tmp_path / "padded", 70, width)
     assert epoch.train_ours(cache) > 0
+
+
+@pytest.mark.slow
+def test_remote(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, remote_settings: object) -> None:
+    pytest.importorskip("moto", reason="moto is not installed")
+    for name in ("AWS_ENDPOINT_URL", "GLOT_CACHE_DIR"):  # what it sets goes when the test ends
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("sys.argv", ["remote", "--mb", "1", "--repeats", "1"])
+    remote.main()
+    assert len(re.findall(r"(memory|streamed), (first|again): \d", capsys.readouterr().out)) == 4
 
 
 def test_streaming(tmp_path: Path) -> None:

@@ -243,8 +243,14 @@ def test_a_sample_is_that_of_a_plain_list(count: int, limit: int | None) -> None
 
 
 def test_a_table_too_small_to_hold_out(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="mine validation has no rows"):
+    with pytest.raises(UsageError, match="each of its 2 labels stands in one row only, and none can be held out"):
         load_table(write_rows(tmp_path / "mine.jsonl", ["a", "b"]))
+
+
+def test_a_spreadsheet_is_to_be_saved_as_csv(tmp_path: Path) -> None:
+    (tmp_path / "mine.xlsx").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"mine\.xlsx is a spreadsheet: save it as CSV"):
+        load_table(tmp_path / "mine.xlsx")
 
 
 def test_a_table_is_sampled_under_a_limit(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from glot.extract import repair, run, worker
 from glot.extract.backbone import Backbone
 from glot.extract.run import ExtractOptions
 from glot.extract.source import ModelSource
-from glot.store import columns
+from glot.store import column_reader, columns
 from glot.store.claims import Owner
 from glot.store.example_set import ExampleSet
 from glot.store.layout import Manifest, shard_file
@@ -216,7 +216,7 @@ def test_a_text_kept_damaged_is_forwarded_again(
     extract(make_corpus(), bert, tmp_path / "unbroken", token_budget=SMALL_BATCH, **options)
     stop_in_shard(4, **options)
     (part,) = out.glob("shard-*")
-    entry, _ = columns.describe_file(out, part.name, finished=False)
+    entry, _ = column_reader.describe_file(out, part.name, finished=False)
     data = bytearray(part.read_bytes())
     column = entry.columns["hidden/0"]
     first = next(place for place in range(column.offset, column.offset + column.nbytes) if data[place])

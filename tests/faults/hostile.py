@@ -222,7 +222,7 @@ def prepare_fit(folder: Path) -> None:
     make_configs(Cache(folder), FitOptions(device="cpu", backend="dense"))
 
 
-Use = Callable[[Path], Any]
+Use = Callable[[Any], Any]  # of a folder, or of a URL
 USES: list[Use] = [read_plan, read_examples, read_states, verify, prepare_fit]
 SLOW_USES: list[Use] = [copy, subset, recover, summarize, merge]
 
@@ -240,7 +240,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(target, ignore_errors=True)
 
 
-def use(folder: Path, uses: list[Use]) -> None:
+def use(folder: Path | str, uses: list[Use]) -> None:
     """Do all that a user could do; anything but a result or one line is an AssertionError that says what and where."""
     for action in uses:
         try:

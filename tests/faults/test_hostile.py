@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from glot.store.columns import STORED_DTYPES
 from glot.store.layout import Manifest
+from glot.store.places import file_system
 from glot.store.plan import Plan
 from glot.store.recover import recover_manifest
 from glot.store.shards import adopt_shard
@@ -58,10 +59,28 @@ def guarded(tmp_path: Path) -> Iterator[Guarded]:
     watch.close()
 
 
+URL = "memory://hostile/cache"
+
+
+def put_at_url(folder: Path, url: str) -> None:
+    """Make what is plain files in a folder all that lies at a URL."""
+    system = file_system("memory")
+    if system.exists(url):
+        system.rm(url, recursive=True)
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            system.pipe_file(f"{url}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+
+
 @pytest.fixture
-def tried(files: Files) -> Iterator[Callable[..., None]]:
-    """`tried(change)` makes a change and does what a user could do: what is quick always, one slow thing in turn."""
+def tried(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """`tried(change)` makes a change and does what a user could do: what is quick always, one slow thing in turn.
+
+    Every fourth input is tried as a cache at a URL too.
+    """
     turn = itertools.count()
+    blocks = files.folder.with_name("copied-blocks")
+    monkeypatch.setenv("GLOT_CACHE_DIR", str(blocks))
 
     def attempt(change: Callable[[], None], *more: Use) -> None:
         number = next(turn)
@@ -70,6 +89,10 @@ def tried(files: Files) -> Iterator[Callable[..., None]]:
             change()
             with limits(), confined(files.folder, files.folder.with_name("copied")):
                 use(files.folder, [*USES, *slow_use, *more])
+            if number % 4 == 1:
+                put_at_url(files.folder, URL)
+                with limits(), confined(blocks):
+                    use(URL, USES)
         finally:
             files.restore()
 

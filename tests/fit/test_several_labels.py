@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_curve
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
@@ -43,9 +44,10 @@ def test_the_regression_is_one_versus_the_rest(monkeypatch: pytest.MonkeyPatch) 
     x = rng.normal(size=(200, 6)).astype(np.float32)
     y = (x @ rng.normal(size=(6, 3)) + rng.normal(size=(200, 3)) > 0.5).astype(int)
     monkeypatch.setattr(regression, "STRENGTHS", (0.1,))
-    weight, bias = map(torch.from_numpy, regression.fit_one_vs_rest(x, to_codes(y), 3).line)
+    found = regression.fit_one_vs_rest(x, to_codes(y), 3)
+    weight, bias = map(torch.from_numpy, found.line)
     head = LabelsHead(6, 1, 3)
-    head.load_state_dict({"linear.weight": weight, "linear.bias": bias})
+    head.load_state_dict({"linear.weight": weight, "linear.bias": bias, "thresholds": torch.full((3,), 0.5)})
     scaler = StandardScaler().fit(x)
     theirs = OneVsRestClassifier(LogisticRegression(C=0.1, max_iter=200)).fit(scaler.transform(x), y)
     shares = head.estimate(head(torch.from_numpy(x))).numpy()
@@ -53,3 +55,37 @@ def test_the_regression_is_one_versus_the_rest(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(
         to_indicator(head.predict(head(torch.from_numpy(x))), 3), theirs.predict(scaler.transform(x))
     )
+    folds, order = StratifiedKFold(4, shuffle=True, random_state=0), np.random.default_rng(0).permutation(200)
+    for has, threshold in zip(y.T, found.thresholds, strict=True):
+        one = LogisticRegression(C=0.1, max_iter=200)
+        held = cross_val_predict(one, scaler.transform(x[order]), has[order], cv=folds, method="predict_proba")[:, 1]
+        assert threshold == pytest.approx(regression.best_threshold(held, has[order]), abs=1e-3)
+
+
+def test_a_threshold_lies_between_the_best_on_held_out_texts_and_half_its_f1() -> None:
+    rng = np.random.default_rng(0)
+    has = rng.random(400) < 0.15
+    shares = np.round(np.clip(rng.beta(1.2, 8, 400) + 0.3 * has * rng.random(400), 0, 1), 2)  # many are equal
+    precision, recall, above = precision_recall_curve(has, shares)
+    f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-9))[:-1]
+    best = int(f1.argmax())  # gives the label from `above[best]` on
+    below = shares[shares < above[best]].max()
+    expected = ((above[best] + below) / 2 + f1[best] / 2) / 2
+    assert regression.best_threshold(shares, has) == pytest.approx(expected)
+    assert f1_score(has, shares > expected) > f1_score(has, shares > 0.5)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.1, 0.4])
+def test_a_label_that_is_chance_is_given_above_a_half(share: float) -> None:
+    rng = np.random.default_rng(1)
+    has = np.arange(1000) < 1000 * share
+    assert regression.best_threshold(share + 0.1 * rng.random(1000), has) == 0.5
+
+
+def test_thresholds_count_texts_by_their_weight() -> None:
+    rng = np.random.default_rng(2)
+    has = rng.random(60) < 0.4
+    shares = np.clip(0.2 + 0.3 * has + 0.3 * rng.random(60), 0, 1)
+    weights = rng.integers(1, 4, 60)
+    each = regression.best_threshold(np.repeat(shares, weights), np.repeat(has, weights))
+    assert regression.best_threshold(shares, has, weights.astype(float)) == pytest.approx(each)

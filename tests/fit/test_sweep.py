@@ -193,7 +193,8 @@ def test_the_report(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     lines = (out / "sweep.csv").read_text().splitlines()
     assert len(lines) == 11
     first = FitResult.load(out / "pooler=mean/seed-0")
-    assert any(line.endswith(f",{first.best_epoch},,{first.seconds:.2f}") for line in lines)
+    end = f",{first.best_epoch},,{first.seconds:.2f},0,{(out / 'pooler=mean/seed-0').as_posix()}"
+    assert any(line.endswith(end) for line in lines)
     assert "| mean |" in (out / "sweep.md").read_text()
     pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     assert written >= {"tau.png", "layers.png", "pooler.png"}

@@ -97,7 +97,7 @@ def test_the_head_reads_the_mean_as_the_regression_does(make_fit_cache: MakeCach
     opened = Opened(make_fit_cache(num_texts=2), pair_features="full", **pooler)
     known: dict = {}
     start_at_regression(opened.model, opened.source, opened.data.train, "none", known)
-    ((weight, bias),) = known.values()
+    ((weight, bias),) = (fitted.line for fitted in known.values())
     a, b = opened.means()
     features = np.concatenate([a, b, abs(a - b), a * b], axis=1)
     np.testing.assert_allclose(opened.outputs(), features @ weight.T + bias, atol=1e-4)

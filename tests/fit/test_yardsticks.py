@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable
@@ -171,6 +172,10 @@ def test_the_verdict_is_as_clear_as_the_paired_interval(wrong: int, theirs: int,
     assert found.verdict is not None
     assert found.verdict.startswith(words)
     assert ("chosen on these very examples" in found.verdict) == words.startswith("clearly better")
+    assert " has " not in found.verdict
+    other = replace(found, yardsticks={**found.yardsticks, "majority": 0.999})  # ahead of the head and of its rival
+    assert other.verdict is not None
+    assert other.verdict.endswith("; the majority has 99.9") == words.startswith("not clearly")
 
 
 def test_a_fit_ends_with_its_score_beside_the_yardsticks(glot: Callable[..., tuple], extracted: Path) -> None:
@@ -258,11 +263,18 @@ def test_a_sweep_names_its_best_run_and_how_sure_its_score_is(glot: Callable[...
     options = ("--tau", "0.3,0.6", "--seeds", "0..1", "--epochs", 1, "--hidden", 4, "--out", "swept")
     code, out, err = glot("sweep", "--cache", extracted, *options)
     assert code == 0, err
-    (line,) = [line for line in out.splitlines() if line.startswith("best: ")]
-    assert Path(line.split()[1].rstrip(";"), "head.safetensors").exists()
-    assert " on the 40 examples of validation, the mean of its settings' 2 seeds" in line
+    (line,) = [line for line in out.splitlines() if line.startswith("best: tau 0.")]
+    assert " on the 40 examples of validation, the mean of 2 seeds" in line
+    (line,) = [line for line in out.splitlines() if line.startswith("its best seed: ")]
+    run = line.removeprefix("its best seed: ").partition(";")[0]
+    assert Path(run, "head.safetensors").exists()
+    with open("swept/sweep.csv", newline="") as file:
+        rows = {row["run"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 4
+    assert rows[run]["seed"] == run.rpartition("-")[2]
+    assert line.endswith(f" {float(rows[run]['best']):.1f}")
     assert "it is the best of 4 heads by this score, which flatters it" in out
     code, out, _ = glot("--json", "sweep", "--resume", "swept")
     best = json.loads(out)["best"]
-    assert best["run"] == line.split()[1].rstrip(";")
+    assert best["run"] == run
     assert best["score"]["low"] < best["score"]["value"] < best["score"]["high"]

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from glot.errors import UsageError
+from glot.fit.calibration import fit_temperature
 from glot.fit.doubts import texts_of
+from glot.fit.ensemble_run import estimate_heads
 from glot.fit.options import FitOptions
 from glot.fit.run import finish_runs, make_configs, prepare_runs
+from glot.fit.training_data import read_train
 from glot.fit.yardsticks import judge_runs
 from glot.inference.evaluation import evaluate_cache
 from glot.inference.labelled import EvaluateOptions
@@ -51,6 +54,24 @@ def test_scores_and_yardsticks_are_those_of_the_fit(trained: tuple[Path, Cache])
     assert found.scaling.source == "validation_other"  # never the scored examples
     assert not evaluate_cache(run, cache, "validation_other").judgements[0].chose
     assert not evaluate_cache(run, cache, "validation", EvaluateOptions(yardsticks=False)).judgements[0].yardsticks
+
+
+def test_without_another_set_the_temperature_is_that_of_what_was_kept_aside(
+    make_fit_cache: MakeCache, tmp_path: Path
+) -> None:
+    cache = Cache(make_fit_cache(train=240, validation=30))
+    options = FitOptions(epochs=1, hidden=4, device="cpu", select="holdout")
+    prepare_runs(make_configs(cache, options), tmp_path / "run")
+    finish_runs(tmp_path / "run")
+    found = evaluate_cache(tmp_path / "run", cache, "validation")
+    assert found.scaling is not None
+    assert (found.scaling.source, found.scaling.examples) == ("train that chose the epoch", 24)
+    answers, labels = (np.load(tmp_path / "run" / f"{name}-holdout.npy") for name in ("predictions", "labels"))
+    aside = read_train(cache, "train", make_configs(cache, options)[0].train, None)[1]
+    assert aside is not None
+    estimates, _ = estimate_heads([tmp_path / "run"], cache, aside, "cpu", "dense")
+    np.testing.assert_array_equal(estimates.argmax(axis=1), answers)
+    assert found.scaling.temperature == fit_temperature(estimates, labels)
 
 
 def test_errors_have_their_texts_and_words(trained: tuple[Path, Cache]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import cross_val_score
@@ -41,8 +42,9 @@ def test_an_indicator_in_an_indicator_out(classifier: GlotClassifier, data: tupl
     answers, shares = fitted.predict(texts), fitted.predict_proba(texts)
     assert answers.shape == shares.shape == y.shape
     assert fitted.classes_.tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(answers, shares > 0.5)
-    np.testing.assert_array_equal(answers, fitted.decision_function(texts) > 0)
+    assert len(set(fitted.thresholds_.tolist())) == 3  # each its own
+    np.testing.assert_array_equal(answers, shares > fitted.thresholds_)
+    np.testing.assert_allclose(shares, expit(fitted.decision_function(texts)), rtol=1e-5)
     assert fitted.score(texts, y) == accuracy_score(y, answers)
     again = classifier.fit(texts, csr_matrix(y))
     np.testing.assert_array_equal(again.predict_proba(texts), shares)

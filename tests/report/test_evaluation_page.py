@@ -71,7 +71,7 @@ def test_doubts_and_duplicates(tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", Page(page.evaluation, duplicates=doubled, doubts=doubts))
     text = Parsed(tmp_path / "page.html").text
     assert "3 of 40 training labels are in doubt" in text
-    assert "the others say yes 90.0 % training row 7 an odd text" in text
+    assert "the regression says yes 90.0 % training row 7 an odd text" in text
     assert "one of which stands in the training data too" in text
     assert "row 1, training row 2 a doubled text" in text
 

@@ -16,15 +16,14 @@ import pytest
 from xxhash import xxh3_64_hexdigest
 
 from glot.errors import FaultError
+from glot.store.column_reader import ColumnReader, describe_file
 from glot.store.columns import (
     ALIGNMENT,
     CHUNK_BYTES,
     STORED_DTYPES,
     Column,
     ColumnFile,
-    ColumnReader,
     ColumnWriter,
-    describe_file,
     strings_columns,
     write_columns,
 )

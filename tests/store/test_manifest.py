@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from glot.errors import FaultError, GlotError, UsageError
-from glot.store.columns import STORED_DTYPES, ColumnReader
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import STORED_DTYPES
 from glot.store.layout import STORED_AS, Manifest, StatesIdentity, next_name
 from glot.store.reader import Cache, find_cache
 from glot.store.task_spec import TaskSpec

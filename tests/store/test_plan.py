@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glot.errors import FaultError
-from glot.store.columns import ColumnFile, ColumnReader, strings_columns, write_columns
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import ColumnFile, strings_columns, write_columns
 from glot.store.example_set import ExampleSet
 from glot.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, text_hash
 

@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 
-from glot.store.columns import ColumnFile, describe_file, write_columns
+from glot.store.column_reader import describe_file
+from glot.store.columns import ColumnFile, write_columns
 from glot.store.example_set import ExampleSet
 from glot.store.layout import Manifest, PlanEntry
 from glot.store.plan import Plan, PlanWriter

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from glot.errors import FaultError, UsageError
 from glot.store import reader as store_reader
-from glot.store.columns import ALIGNMENT, describe_file
+from glot.store.column_reader import describe_file
+from glot.store.columns import ALIGNMENT
 from glot.store.layout import STORED_AS, Manifest, StatesIdentity
 from glot.store.plan import Plan
 from glot.store.reader import Cache

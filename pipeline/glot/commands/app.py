@@ -68,6 +68,9 @@ app.add_typer(bench.app, name="bench")
 HELP = ["-h", "--help"]
 OUT = ("--out", "--output")
 SHARED = ("quiet", "verbose", "as_json")  # parameters of `root` that every command takes too
+OF_CACHES = ("cache_dir", "cache_gb")  # those that commands take which read a cache, perhaps at a URL
+READ_CACHES = {"fit", "sweep", "tune", "evaluate", "predict", "explain", "inspect", "extract"}
+READ_CACHES |= {"copy", "subset", "merge", "push", "pull"}
 
 
 def command_tree() -> TyperGroup:
@@ -75,6 +78,7 @@ def command_tree() -> TyperGroup:
     tree = typer.main.get_command(app)
     assert isinstance(tree, TyperGroup)  # an app of several commands is one
     shared = [parameter for parameter in tree.params if parameter.name in SHARED]
+    of_caches = [parameter for parameter in tree.params if parameter.name in OF_CACHES]
     groups = [tree]
     tree.context_settings["help_option_names"] = HELP
     for group in groups:
@@ -82,7 +86,7 @@ def command_tree() -> TyperGroup:
         for name, command in group.commands.items():
             command.epilog = command.epilog or (examples_of(name) if group is tree else None)
             command.context_settings["help_option_names"] = HELP
-            command.params += shared
+            command.params += [*(of_caches if name in READ_CACHES else []), *shared]
             for parameter in command.params:
                 _take_both(parameter)
     return tree
@@ -165,6 +169,18 @@ def _shared(name: str, option: str, text: str) -> typer.models.OptionInfo:
     return typer.Option(option, callback=switch, is_eager=True, expose_value=False, help=text)
 
 
+def _block_cache(option: str, variable: str, text: str) -> typer.models.OptionInfo:
+    """An option that sets a variable of the environment, named by a constant of `glot.store.blocks`."""
+
+    def note(value: str | None) -> None:
+        if value is not None:
+            from glot.store import blocks
+
+            os.environ[getattr(blocks, variable)] = value
+
+    return typer.Option(option, callback=note, is_eager=True, expose_value=False, show_default=False, help=text)
+
+
 @app.callback()
 def root(
     version: Annotated[
@@ -175,5 +191,11 @@ def root(
         bool, _shared("verbose", "--verbose", "Also the libraries' logs, the time taken, tracebacks of faults.")
     ] = False,
     as_json: Annotated[bool, _shared("as_json", "--json", "Print what was found as one JSON object.")] = False,
+    cache_dir: Annotated[
+        str | None, _block_cache("--cache-dir", "FOLDER", "Of a cache at a URL: where blocks of it are kept.")
+    ] = None,
+    cache_gb: Annotated[
+        str | None, _block_cache("--cache-gb", "SIZE", "How many GiB of them are kept; default: 32.")
+    ] = None,
 ) -> None:
     """The shared options act where they are read (`_shared`): every command takes them, before its name or after."""

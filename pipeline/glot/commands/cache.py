@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from glot.report.cache_summary import CacheSummary
     from glot.store.layout import Manifest
     from glot.store.reader import Cache
+    from glot.store.transfer import Transfer
     from glot.store.verify import Damage
 
-app = typer.Typer(help="Copy, cut and join caches.", no_args_is_help=True)
+app = typer.Typer(help="Copy, cut, join, push and pull caches.", no_args_is_help=True)
 NAMED_TEXTS = 20  # damaged texts that are named one by one
 
-CacheArgument = Annotated[Path, typer.Argument(help="A cache, or a folder with one cache below it.")]
+CacheArgument = Annotated[Path, typer.Argument(help="A cache, a folder with one cache below it, or a URL.")]
 TargetArgument = Annotated[Path, typer.Argument(help="The new cache's folder.")]
 VerifyOption = Annotated[bool, typer.Option("--verify", help="Read the result back and compare every checksum.")]
 
@@ -62,9 +63,12 @@ def inspect(
     device: DeviceOption = None,
 ) -> None:
     """Show what a cache holds; verify and repair it."""
+    from glot.store.places import local_folder
     from glot.store.reader import Cache
 
     opened = Cache(cache, allow_unfinished=True)
+    if repair:
+        local_folder(opened.folder, "pull it with `glot cache pull` and repair the copy")
     if verify or repair:
         _verify(opened, repair, model, device, trust_remote_code)
     elif list_texts:
@@ -217,7 +221,55 @@ def merge(
     _print_made(sources[-1], merge_caches(sources[:-1], sources[-1], shard_mb * 2**20, verify))
 
 
-def _print_made(folder: Path, manifest: Manifest) -> None:
+@app.command()
+def push(
+    cache: CacheArgument,
+    url: Annotated[str, typer.Argument(help="Where to: s3://bucket/folder, gs://…, az://…, hf://datasets/user/name.")],
+    no_texts: Annotated[
+        bool, typer.Option("--no-texts", help="Leave the texts out; from the tokens, which stay, they can be guessed.")
+    ] = False,
+    licence: Annotated[
+        str | None, typer.Option("--license", help="For the card on the Hub: the data's licence, as in cc-by-4.0.")
+    ] = None,
+    verify: VerifyOption = False,
+) -> None:
+    """Send a finished cache to a store; what is there already is not sent again, and nothing there is replaced."""
+    from glot.store.reader import Cache
+    from glot.store.transfer import push_cache
+
+    if url.startswith("hf:"):
+        from glot.export.cache_hub import push_cache_to_hub
+
+        found = push_cache_to_hub(Cache(cache), url, not no_texts, licence)  # its client draws bars of its own
+    elif licence is not None:
+        raise UsageError("--license is for the card of a repository on the Hub, hf://datasets/user/name: leave it out")
+    else:
+        with byte_bar(notes, f"push to {url}") as report:
+            found = push_cache(Cache(cache), url, not no_texts, report)
+    if verify:
+        _verify(Cache(url), False, None, None, False)
+    _print_transfer(found)
+
+
+@app.command()
+def pull(
+    url: Annotated[str, typer.Argument(help="Where it lies: s3://bucket/folder, gs://…, az://…, hf://datasets/…")],
+    folder: TargetArgument,
+) -> None:
+    """Fetch a finished cache from a store; what came before is not fetched again. Every checksum is compared."""
+    from glot.store.transfer import pull_cache
+
+    with byte_bar(notes, f"pull {url}") as report:
+        found = pull_cache(url, folder, report)
+    _print_transfer(found)
+
+
+def _print_transfer(found: Transfer) -> None:
+    tell(f"{found.place}: {found.sent:,} files sent ({found.bytes:,} bytes), {found.there:,} were there")
+    _print_made(found.place, found.manifest)
+
+
+def _print_made(folder: Path | str, manifest: Manifest) -> None:
     counts = ", ".join(f"{name} {entry.examples:,}" for name, entry in manifest.examples.items())
     plan = manifest.plan
     tell(

@@ -78,7 +78,10 @@ RunOption = Annotated[Path, typer.Option("--run", help="A run's folder.")]
 BackboneOption = Annotated[
     str | None, typer.Option("--model", help="The run's backbone, where it no longer lies where the run found it.")
 ]
-CacheOption = Annotated[Path | None, typer.Option("--cache", help="A cache, or a folder with one cache below it.")]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache", help="A cache, a folder with one cache below it, or a URL as s3://bucket/folder."),
+]
 ShardOption = Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a shard, MiB.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.")

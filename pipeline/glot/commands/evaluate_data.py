@@ -87,11 +87,12 @@ def class_table(classes: Sequence[ClassScore | ByClass], task: TaskSpec, counted
     kind = "label" if task.target == "labels" else "class"
     table = Table(title=f"by {kind}, percent", title_justify="left")
     table.add_column(kind)
-    for heading in ("precision", "recall", "F1", counted):
+    for heading in ("precision", "recall", "F1", counted, *(["threshold"] if kind == "label" else [])):
         table.add_column(heading, justify="right")
     for one in classes:
         shares = [f"{100 * value:.1f}" for value in (one.precision, one.recall, one.f1)]
-        table.add_row(printable(one.name), *shares, f"{one.support:,}")
+        above = [] if one.threshold is None else [f"{100 * one.threshold:.1f}"]
+        table.add_row(printable(one.name), *shares, f"{one.support:,}", *above)
     return table
 
 

@@ -41,6 +41,7 @@ def explain(
     tau: Annotated[
         float | None, typer.Option(help="Draw with this threshold first; default: the run's, or 0.6.")
     ] = None,
+    of: Annotated[str | None, typer.Option("--of", help="Explain this class or label; default: the likeliest.")] = None,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("explain.html"),
     png: Annotated[bool, typer.Option("--png", help="Also a picture beside the page, with matplotlib.")] = False,
     device: DeviceOption = None,
@@ -65,6 +66,7 @@ def explain(
         index=tuple(index or ()),
         split=split,
         tau=tau,
+        of=of,
     )
     check_explainable(run, options)
     from glot.inference.explain import explain_runs
@@ -81,9 +83,7 @@ def explain(
 
 
 def _tell(explanation: Explanation, out: Path) -> None:
-    prediction = explanation.predictions[0]
-    share = f" ({100 * prediction.shares[prediction.answer]:.0f} %)" if prediction.shares else ""
-    tell(f"{out}: {explanation.example.source}, prediction {prediction.answer}{share}")
+    tell(f"{out}: {explanation.example.source}, prediction {explanation.predictions[0].in_words}")
     if explanation.example.label:
         tell(f"label: {explanation.example.label}")
     for picture in explanation.pictures:

@@ -69,8 +69,6 @@ def _check(run: Path, out: Path, to: str, head_only: bool, model: str | None) ->
     from glot.store.files import check_output, check_parent
 
     trained = trained_run(run)
-    if trained.config.task.target == "labels":
-        raise UsageError(f"{run} gives several labels a text, which no export holds yet: use `glot predict`")
     if head_only:
         check_output(out, (".onnx",), "the file")
     elif to == "onnx" and out.suffix.lower() == ".onnx":

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from glot.extract.options import ExtractOptions
     from glot.extract.run import ExtractSummary
     from glot.extract.source import ModelSource
+    from glot.store.places import RemoteFolder
 
 
 def extract(
@@ -81,7 +82,7 @@ def extract(
         str | None, typer.Option(help="Stress test: published, balanced or paired; default: published.")
     ] = None,
     ratio: Annotated[float | None, typer.Option(help="Stress test: share of distractor words; default: 0.9.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The cache's folder; default: cache/TASK/MODEL.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The cache's folder, or a URL; default: cache/TASK/MODEL.")] = None,
     prompt: Annotated[
         str | None,
         typer.Option(
@@ -163,8 +164,13 @@ def extract(
     from glot.extract.launch import check_address, parse_launcher
     from glot.extract.options import ExtractOptions, check_folder, check_options
     from glot.extract.source import resolve_model
+    from glot.store.places import RemoteFolder, place_of
+    from glot.store.sending import scratch_folder, sending
     from glot.store.template import TEXT
 
+    place = None if out is None else place_of(out)
+    if isinstance(place, RemoteFolder):
+        _check_url(place, {"--part": part, "--plan": plan, "--examples": examples, "--launcher": launcher})
     source = resolve_model(model)
     check_source(source, trust_remote_code)
     request = CorpusRequest(
@@ -211,7 +217,7 @@ def extract(
         plan_only=plan,
         request=request_digest(request),
     )
-    folder = out or Path("cache") / name / source.name
+    folder = scratch_folder(place) if isinstance(place, RemoteFolder) else place or Path("cache") / name / source.name
     if examples is not None:
         folder, options = _for_examples(out, task, source.name, prompt, replace(options, group=name))
     check_options(options)
@@ -226,12 +232,32 @@ def extract(
         _print_estimate(_estimate(corpus, source, folder, options), name, source.name)
     elif cluster is not None:
         _extract_over_ray(request, source, folder, options, cluster, f"{name}, {source.name}")
+    elif isinstance(place, RemoteFolder):
+        with sending(place, note) as finish:
+            _extract(request, source, folder, options, f"{name}, {source.name}", str(place))
+            finish()
+        tell(f"{place}: every file is there")
     else:
-        _extract(request, source, folder, options, f"{name}, {source.name}")
+        _extract(request, source, folder, options, f"{name}, {source.name}", str(folder))
 
 
-def _extract(request: CorpusRequest, source: ModelSource, folder: Path, options: ExtractOptions, title: str) -> None:
-    """Extract what is asked for, one of several processes perhaps; `title` names it beside the bars."""
+def _check_url(place: RemoteFolder, beside: dict[str, object]) -> None:
+    """Raise UsageError where a cache cannot be made at a URL: by several processes, or from a part."""
+    from glot.extract.processes import this_process
+
+    given = [option for option, value in beside.items() if value]
+    if given or this_process()[1] > 1 or place.scheme == "hf":
+        why = f"{', '.join(given)} needs a folder" if given else "the Hub, and several processes, need a folder"
+        raise UsageError(f"cannot make {place}: {why}: name one with --out, then `glot cache push` it")
+
+
+def _extract(
+    request: CorpusRequest, source: ModelSource, folder: Path, options: ExtractOptions, title: str, place: str
+) -> None:
+    """Extract what is asked for, one of several processes perhaps.
+
+    `title` names it beside the bars, `place` says where the cache will lie in the end.
+    """
     from glot.corpus.load import load_corpus
     from glot.extract.options import is_planned
     from glot.extract.processes import leave, this_process
@@ -249,7 +275,7 @@ def _extract(request: CorpusRequest, source: ModelSource, folder: Path, options:
         summary = extract_states(corpus, source, folder, options, tokens, texts, remark, turn)
     leave()
     if is_main:
-        _print_summary(summary, corpus, options)
+        _print_summary(summary, corpus, options, place)
 
 
 def _extract_over_ray(
@@ -273,7 +299,7 @@ def _extract_over_ray(
             tokens.rename(f"{title}, {workers} workers")
 
         summary = extract_over_ray(corpus, source, folder, options, cluster, tokens, texts, note, count)
-    _print_summary(summary, corpus, options)
+    _print_summary(summary, corpus, options, str(folder))
 
 
 def _tell_understood(corpus: Corpus) -> None:
@@ -310,6 +336,7 @@ def _for_examples(
 ) -> tuple[Path, ExtractOptions]:
     """The cache that examples are added to, and options that repeat its own settings."""
     from glot.registry.tasks import known_name
+    from glot.store.places import local_folder
     from glot.store.reader import Cache
 
     if out is None:
@@ -327,7 +354,7 @@ def _for_examples(
         keep_texts=cache.plan.has_texts,
         template=states.template if prompt is None else prompt,
     )
-    return cache.folder, settings
+    return local_folder(cache.folder, "pull it with `glot cache pull`, and add to the copy"), settings
 
 
 def _estimate(corpus: Corpus, source: ModelSource, folder: Path, options: ExtractOptions) -> Estimate:
@@ -353,9 +380,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h" if seconds >= 3600 else f"{seconds / 60:,.1f} min"
 
 
-def _print_summary(summary: ExtractSummary, corpus: Corpus | None, options: ExtractOptions) -> None:
-    answer({**vars(summary), "understood": corpus.understood() if corpus else []})
-    tell(f"{summary.folder}: " + ", ".join(f"{name} {count:,}" for name, count in summary.examples.items()))
+def _print_summary(summary: ExtractSummary, corpus: Corpus | None, options: ExtractOptions, place: str) -> None:
+    answer({**vars(summary), "folder": place, "understood": corpus.understood() if corpus else []})
+    tell(f"{place}: " + ", ".join(f"{name} {count:,}" for name, count in summary.examples.items()))
     skipped = f"{summary.skipped:,} rows skipped, " if summary.skipped else ""
     tell(
         f"{summary.texts:,} texts, {summary.distinct:,} distinct, {summary.tokens:,} tokens, {skipped}"

@@ -110,8 +110,12 @@ def _print_best(trials: list[Trial]) -> Interval | None:
     else:
         score = score_interval(*predicted, metric)
         shown, count = describe_interval(score), f"the {score.examples:,} examples of "
-    seeds = f", the mean of its settings' {len(best.runs)} seeds" if len(best.runs) > 1 else ""
-    tell(f"best: {best.best_run}; {metric} {shown} on {count}{chosen_on}{seeds}")
+    if len(best.runs) == 1:
+        tell(f"best: {best.best_run}; {metric} {shown} on {count}{chosen_on}")
+    else:
+        settings = ", ".join(f"{name} {value}" for name, value in best.settings.items()) or "these settings"
+        tell(f"best: {settings}; {metric} {shown} on {count}{chosen_on}, the mean of {len(best.runs)} seeds")
+        tell(f"its best seed: {best.best_run}; {metric} {max(best.scores):.1f}")
     if heads > 1:
         tell(f"it is the best of {heads} heads by this score, which flatters it: score it on data that chose nothing")
     return score

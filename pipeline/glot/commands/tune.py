@@ -44,15 +44,16 @@ def tune(
     from glot.fit.run_folder import check_new_folder
     from glot.fit.study import StudyFile, check_tunable
     from glot.store.files import make_folder
+    from glot.store.places import is_there
     from glot.store.reader import Cache
 
     if resume is not None:
         beside = ("--cache", "--minutes", "--trials", "--ensemble", "--device")
         refuse_beside("--resume", context, beside, "which has its folder")
         begun = StudyFile.load(resume)
-        if cache is None and not Path(begun.cache).exists():
+        if cache is None and not is_there(begun.cache):
             raise UsageError(f"{resume} is a study on {begun.cache}, which is not there: name its cache with --cache")
-        folder, opened = resume, Cache(cache or Path(begun.cache))
+        folder, opened = resume, Cache(cache or begun.cache)
         begun.check(folder, opened)
     elif cache is None:
         raise UsageError("pass --cache (made by `glot extract`), or --resume with a study's folder")

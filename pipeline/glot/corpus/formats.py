@@ -17,6 +17,7 @@ from glot.registry.tasks import Columns
 
 JSON_LINES = {".jsonl", ".json", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
+_SPREADSHEETS = {".xlsx", ".xls", ".ods"}
 _PARQUET_BUFFER = 1 << 20  # without one, pyarrow reads a row group's columns whole
 _PARQUET_ROWS = 4096  # turned into Python objects at a time
 
@@ -32,6 +33,8 @@ def check_table(path: Path, form: TableFormat) -> None:
         raise UsageError(f"no file {path}: pass a CSV, TSV, JSON lines or Parquet file")
     suffix = path.suffix.lower()
     if not is_table(path, form):
+        if suffix in _SPREADSHEETS:
+            raise UsageError(f"{path} is a spreadsheet: save it as CSV, and pass that")
         known = ", ".join([*DELIMITERS, *sorted(JSON_LINES), *sorted(_PARQUET)])
         raise UsageError(
             f"{path}: unknown kind of table {path.suffix!r}: the suffix must be one of {known}; --delimiter makes any "

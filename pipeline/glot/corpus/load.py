@@ -404,6 +404,12 @@ def _check_limit(limit: int | None) -> None:
 def _checked(spec: TaskSpec, splits: list[Split]) -> Corpus:
     for split in splits:
         if not split.examples:
+            train = next((other for other in splits if other.name == "train" and other.examples), None)
+            if train is not None and len(np.unique(labels_of(train.examples))) == len(train.examples):
+                raise UsageError(
+                    f"{train.source.partition(',')[0]}: each of its {len(train.examples):,} labels stands in one row "
+                    "only, and none can be held out: is that the column of the label?"
+                )
             left_out = f"all {split.skipped:,} left out, the first: {split.first_skipped}" if split.skipped else ""
             raise UsageError(
                 f"{spec.name} {split.name} has no rows ({left_out or split.source}): pass data that has some"

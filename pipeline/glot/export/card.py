@@ -73,7 +73,7 @@ def write_card(
 
 
 def _metadata(config: RunConfig, result: FitResult, licence: str | None) -> ModelCardData:
-    is_classifier = config.task.target == "classes" and config.task.num_texts == 1
+    is_classifier = bool(config.task.classes) and config.task.num_texts == 1
     kind = "text-classification" if is_classifier else "sentence-similarity"
     scores = [
         EvalResult(

@@ -78,18 +78,23 @@ def export_onnx(run: Path, out: Path) -> ExportedOnnx:
         raise UsageError(f"{out} is there already: choose another place")
     check_packages()
     config = RunConfig.load(run)
-    head = OnnxHead(load_pooling(run, config)).eval()
+    pooling = load_pooling(run, config)
+    head = OnnxHead(pooling).eval()
+    facts = _facts(config, pooling.config.thresholds)
     make_folder(out.parent)
     with atomic_path(out) as temporary:
-        save_graph(make_graph(head, _example(2, 5, head.width), INPUTS, head.outputs, _facts(config)), temporary)
+        graph = make_graph(head, _example(2, 5, head.width), INPUTS, head.outputs, facts)
+        save_graph(graph, temporary)
         difference = _compare(head, temporary)
     return ExportedOnnx(out, out.stat().st_size, head.outputs, difference)
 
 
-def _facts(config: RunConfig) -> dict[str, str]:
+def _facts(config: RunConfig, thresholds: list[float] | None) -> dict[str, str]:
     """What a user of the file must know of its inputs and outputs, for its metadata."""
     states, task = config.states, config.task
+    several = {} if thresholds is None else {"thresholds": json.dumps(thresholds)}  # of sigmoids, not of a softmax
     return {
+        **several,
         "backbone": states.backbone,
         "backbone_weights_sha256": states.weights_sha256,
         "layer": ", ".join(map(str, config.layers)),

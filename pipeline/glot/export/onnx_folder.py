@@ -182,6 +182,7 @@ def _facts(
         "pair_outputs": list(pair_outputs),
         "width": glot.width,
         "classes": list(task.classes),
+        "thresholds": None if glot.thresholds is None else glot.thresholds.tolist(),
         "score_range": None if task.score_range is None else list(task.score_range),
         "scores": result.best,
         "computed_in": states.compute_dtype,
@@ -222,7 +223,7 @@ def _compare(
     filled = [
         fill(template, join_pair(*given) if takes_pair(template) else given[0]) for given in zip(*texts, strict=True)
     ]
-    predict = glot.predict_proba if task.target == "classes" else glot.predict
+    predict = glot.predict_proba if task.classes else glot.predict
     expected = {"vectors": glot.encode(*texts)}
     expected |= {name: predict(*texts) for name in facts["outputs"] if name != "vectors"}
     user = _User(folder, runtime, facts["outputs"])

@@ -17,7 +17,7 @@ INPUTS, PAIR_INPUTS = ("input_ids", "attention_mask"), ("vectors_a", "vectors_b"
 
 
 def answer_name(pooling: GlotPooling) -> str | None:
-    """What its head gives: "probabilities" of classes, "scores" in the task's units, None without a head."""
+    """What its head gives: "probabilities" of classes or labels, "scores" in the task's units, None without a head."""
     if pooling.head is None:
         return None
     return "probabilities" if pooling.config.classes else "scores"
@@ -27,7 +27,7 @@ def answer(pooling: GlotPooling, vectors: Tensor, vectors_b: Tensor | None = Non
     """(B, C) probabilities or (B,) scores of vectors (B, D), for pairs with those of the second texts."""
     raw = pooling.raw(vectors, vectors_b)
     if pooling.config.classes:
-        return raw.softmax(dim=1)
+        return pooling.probabilities(raw)
     assert pooling.config.score_range is not None  # as of every head without classes
     low, high = pooling.config.score_range
     return low + raw * (high - low)

@@ -37,6 +37,7 @@ def run({parameters}):
 found = run({example})
 print(found["vectors"].shape)  # (2, {width})
 '''
+_LABELS = 'print([[name for name, has in zip(facts["classes"], row) if has] for row in above])\n'
 _EMPTY = """\
     if not ids.shape[1]:  # texts without a token: the model puts in an end of text
         ids = mask = np.zeros((len(filled), 1), dtype=np.int64)
@@ -105,13 +106,16 @@ def _code(facts: dict[str, Any], runtime: Runtime, is_prompt: bool) -> str:
         answers = f'found["{name}"]'
     if name == "scores":
         return code + f"print({answers})  # (2,)\n"
+    if facts["thresholds"]:
+        return code + f'above = {answers} > facts["thresholds"]\n' + _LABELS
     return code + f'print([facts["classes"][best] for best in {answers}.argmax(axis=1)])\n'
 
 
 def _files(facts: dict[str, Any], runtime: Runtime) -> list[str]:
     shapes = {
         "vectors": f"`vectors` (B, {facts['width']})",
-        "probabilities": f"`probabilities` (B, {len(facts['classes'])}), in the order of `classes`",
+        "probabilities": f"`probabilities` (B, {len(facts['classes'])}), in the order of `classes`"
+        + (", each by itself: a text has those above their `thresholds`" if facts["thresholds"] else ""),
         "scores": "`scores` (B,)",
     }
     outputs = " and ".join(shapes[name] for name in facts["outputs"])
@@ -119,7 +123,7 @@ def _files(facts: dict[str, Any], runtime: Runtime) -> list[str]:
     lines = [
         f"- `model{runtime.suffix}`: {inputs}, to {outputs}, float32.",
         "- `tokenizer.json`: for the package tokenizers.",
-        "- `glot.json`: classes, prompt, lengths, the run's scores, versions.",
+        "- `glot.json`: classes, thresholds, prompt, lengths, the run's scores, versions.",
     ]
     if facts["pair_outputs"]:
         (name,) = facts["pair_outputs"]

@@ -41,7 +41,7 @@ def load_pooling(run: Path, config: RunConfig, added: tuple[int, int] = (0, 0)) 
     _check(config)
     tensors, _ = load_tensors(run / HEAD_FILE)
     renamed = {_rename(name): value for name, value in tensors.items()}
-    projection = renamed.get("projection.weight")
+    projection, thresholds = renamed.get("projection.weight"), renamed.pop("head.thresholds", None)
     pooler, task = config.pooler, config.task
     hidden_before, hidden_behind = added if pooler.tokens == "content" else (0, 0)
     score_range = list(task.score_range) if task.score_range else None
@@ -58,6 +58,7 @@ def load_pooling(run: Path, config: RunConfig, added: tuple[int, int] = (0, 0)) 
             num_texts=task.num_texts,
             classes=list(task.classes),
             score_range=score_range,
+            thresholds=None if thresholds is None else thresholds.tolist(),
             projection=None if projection is None else len(projection),
             pair_features=pooler.pair_features,
             mixed_layers=list(config.layers) if pooler.mixed_layers else [],

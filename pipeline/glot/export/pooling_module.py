@@ -198,6 +198,8 @@ class PoolingConfig:
             shown, unless a text has no others.
         num_texts: texts of an example of the head's task.
         classes: that the head tells apart. score_range: or the lowest and the highest score it was trained on.
+        thresholds: of several labels a text the probability above which each of `classes` is given; None: a text has
+            one of them.
         projection: the width of a linear map over the pooled vector; None: there is none.
         pair_features: what the head reads of a pair's vectors a and b: concat [a, b] (of scores: the cosine of both),
             full [a, b, |a - b|, ab], symmetric [a + b, |a - b|, ab].
@@ -220,6 +222,7 @@ class PoolingConfig:
     num_texts: int = 1
     classes: list[str] = field(default_factory=list)
     score_range: list[float] | None = None
+    thresholds: list[float] | None = None
     projection: int | None = None
     pair_features: str = "concat"
     mixed_layers: list[int] = field(default_factory=list)
@@ -327,9 +330,15 @@ class GlotPooling(Module):
         return torch.cat(sides if kind == "concat" else [*sides, (a - b).abs(), a * b], dim=1)
 
     @torch.inference_mode()
-    def predict(self, vectors: Any, vectors_b: Any = None) -> list[str] | list[float]:
-        """The class names, or the scores, of vectors (B, D) from `encode`, with those of a pair's second texts."""
+    def predict(self, vectors: Any, vectors_b: Any = None) -> list[str] | list[list[str]] | list[float]:
+        """The class names, or the scores, of vectors (B, D) from `encode`, with those of a pair's second texts.
+
+        Where a text may have several labels, a list of their names for each.
+        """
         raw = self._raw_of(vectors, vectors_b)
+        if self.config.thresholds:
+            above = self.probabilities(raw) > torch.tensor(self.config.thresholds, device=raw.device)
+            return [[name for name, has in zip(self.config.classes, row) if has] for row in above.tolist()]  # noqa: B905
         if self.config.classes:
             return [self.config.classes[number] for number in raw.argmax(dim=1).tolist()]
         assert self.config.score_range is not None  # as of every head without classes
@@ -341,7 +350,11 @@ class GlotPooling(Module):
         """(B, C) float32, NumPy: each class' probability, in the order of `config.classes`, of what `predict` takes."""
         if not self.config.classes:
             raise ValueError("this head has no classes to give probabilities of: predict gives scores")
-        return self._raw_of(vectors, vectors_b).float().softmax(dim=1).cpu().numpy()
+        return self.probabilities(self._raw_of(vectors, vectors_b)).cpu().numpy()
+
+    def probabilities(self, raw: Tensor) -> Tensor:
+        """(B, C) float32 of logits (B, C): of classes 1 in all, of several labels each its own."""
+        return raw.float().sigmoid() if self.config.thresholds else raw.float().softmax(dim=1)
 
     def _raw_of(self, *vectors: Any) -> Tensor:
         if self.head is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from glot.errors import FaultError
@@ -10,6 +12,7 @@ from glot.extract.engine import take_engine
 from glot.extract.forward import ShardTexts, forward_batch, length_batches, token_budget
 from glot.store.claims import Claims
 from glot.store.layout import TORCH, ShardEntry
+from glot.store.places import local_folder
 from glot.store.reader import Cache
 from glot.store.shards import ShardReader, ShardWriter, list_shards, load_manifest, write_sidecar
 from glot.store.verify import Damage
@@ -26,28 +29,29 @@ def repair_cache(
 
     `model` is the backbone, where it no longer lies where the cache says; see `load_backbone` for the others.
 
-    Raises UsageError where the backbone is not the one that made the cache, FaultError where plan or example sets
-    are damaged (an extraction makes those again) or another process works in the folder.
+    Raises UsageError for a URL, and where the backbone is not the one that made the cache, FaultError where plan or
+    example sets are damaged (an extraction makes those again) or another process works in the folder.
     """
+    folder = local_folder(cache.folder, "pull it with `glot cache pull` and repair the copy")
     small = [damage.file for damage in damages if damage.shard is None]
     if small:
-        raise FaultError(f"{cache.folder / small[0]} is damaged: run the same `glot extract` again, it makes it anew")
+        raise FaultError(f"{folder / small[0]} is damaged: run the same `glot extract` again, it makes it anew")
     backbone = None
     if any(damage.texts for damage in damages):
         made_it = f"that made {cache.folder}"
         backbone = load_backbone_of(cache.manifest.states, made_it, model, device, trust_remote_code)
     forwarded = 0
-    with Claims(cache.folder) as claims:
+    with Claims(folder) as claims:
         _claim(claims, "plan")
         for damage in damages:
             number = damage.shard
             assert number is not None  # such were refused above
             _claim(claims, f"shard-{number:05d}")
-            write_sidecar(cache.folder, number, _repair_shard(cache, number, damage, backbone))
+            write_sidecar(folder, number, _repair_shard(folder, cache, number, damage, backbone))
             forwarded += len(damage.texts)
-        manifest = load_manifest(cache.folder)
+        manifest = load_manifest(folder)
         if manifest.complete:
-            list_shards(cache.folder, manifest)
+            list_shards(folder, manifest)
     return forwarded
 
 
@@ -56,12 +60,12 @@ def _claim(claims: Claims, name: str) -> None:
         raise FaultError(f"{claims.owner(name)} is working in {claims.folder}: repair it afterwards")
 
 
-def _repair_shard(cache: Cache, number: int, damage: Damage, backbone: Backbone | None) -> ShardEntry:
+def _repair_shard(folder: Path, cache: Cache, number: int, damage: Damage, backbone: Backbone | None) -> ShardEntry:
     """Write a shard anew: good texts from the old file, damaged ones from the backbone."""
     entry, identity = cache.manifest.shards[number], cache.manifest.states
-    with ShardWriter(cache.folder, number, cache.plan, identity, entry.dtype, entry.engine, replaces=True) as writer:
+    with ShardWriter(folder, number, cache.plan, identity, entry.dtype, entry.engine, replaces=True) as writer:
         if damage.whole:
-            reader = ShardReader(cache.folder, entry, cache.plan, number, identity)
+            reader = ShardReader(folder, entry, cache.plan, number, identity)
             _copy_good(reader, writer, set(damage.texts))
             reader.close()
         if damage.texts and backbone is not None:  # it was loaded where any text is damaged

@@ -231,7 +231,7 @@ class Worker:
             raise
         for other in unfinished:
             other.close()
-            other.path.unlink(missing_ok=True)
+            (self.folder / other.entry.file).unlink(missing_ok=True)
         return shard
 
     def _collect(self, pending: deque[Future]) -> None:

@@ -19,7 +19,7 @@ FOLDS = 5
 FEWEST = 40  # examples; of fewer the folds know next to nothing
 FAR = 3.0  # robust deviations of a score from what the others say of it
 MAD = 1.4826  # a normal deviation over the median absolute one
-MOST_DOUBTS = 20
+MOST_DOUBTS = 100
 BLOCK = 4096  # texts that are read at once
 
 

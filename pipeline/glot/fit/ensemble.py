@@ -121,11 +121,18 @@ def mean_estimate(estimates: Sequence[np.ndarray]) -> np.ndarray:
     return np.mean(np.stack(estimates), axis=0)
 
 
-def answers_of(task: TaskSpec, estimate: np.ndarray) -> np.ndarray:
+def mean_thresholds(each: Sequence[np.ndarray | None]) -> np.ndarray | None:
+    """(C,) the mean of K heads' thresholds; None where they have none."""
+    there = [some for some in each if some is not None]
+    return np.mean(np.stack(there), axis=0) if there else None
+
+
+def answers_of(task: TaskSpec, estimate: np.ndarray, thresholds: np.ndarray | None = None) -> np.ndarray:
     """(n,) class indices of the largest probabilities (n, C), the first of equals; or the scores (n,) as they are.
 
-    Of several labels a text the codes of those whose probability is above a half.
+    Of several labels a text the codes of those whose probability is above their threshold (C,).
     """
     if task.target == "labels":
-        return to_codes(estimate > 0.5)
+        assert thresholds is not None  # every head of several labels has them
+        return to_codes(estimate > thresholds)
     return estimate.argmax(axis=1) if task.target == "classes" else estimate

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glot.fit.ensemble import Ensemble, answers_of, mean_estimate
+from glot.fit.ensemble import Ensemble, answers_of, mean_estimate, mean_thresholds
 from glot.fit.head_model import estimate, load_head
 from glot.fit.learner import Job
 from glot.fit.metrics import compute_metrics
@@ -72,20 +72,23 @@ def predict_heads(
 
     Raises FaultError for damaged files.
     """
-    estimates, examples = estimate_heads(runs, cache, split, device, backend)
-    return answers_of(RunConfig.load(runs[0]).task, estimates), examples
+    examples = cache.examples(split)
+    estimates, thresholds = estimate_heads(runs, cache, examples, device, backend)
+    return answers_of(RunConfig.load(runs[0]).task, estimates, thresholds), examples
 
 
 def estimate_heads(
-    runs: list[Path], cache: Cache, split: str, device: str, backend: str
-) -> tuple[np.ndarray, ExampleSet]:
-    """As `predict_heads` the (m, C) probabilities of the classes, or the (m,) scores."""
-    examples, place = cache.examples(split), torch.device(device)
-    configs, estimates = [RunConfig.load(run) for run in runs], []
+    runs: list[Path], cache: Cache, examples: ExampleSet, device: str, backend: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The (m, C) probabilities of the classes, or the (m,) scores, by the mean of some runs; and their thresholds."""
+    place, configs = torch.device(device), [RunConfig.load(run) for run in runs]
+    estimates, thresholds = [], []
     for run, config in zip(runs, configs, strict=True):
         states = StreamedStates(cache, config.layers, place, config.pooler.tokens)
-        estimates.append(estimate(load_head(run, config, backend, place), states, examples, states.lengths))
-    return mean_estimate(estimates), examples
+        model = load_head(run, config, backend, place)
+        estimates.append(estimate(model, states, examples, states.lengths))
+        thresholds.append(model.thresholds)
+    return mean_estimate(estimates), mean_thresholds(thresholds)
 
 
 def score_ensemble(folder: Path) -> Scores:

@@ -22,7 +22,8 @@ MOST_MISTAKES = 20  # of a page and of `--json`; whoever wants all has `glot pre
 class ClassScore:
     """One class against all others, as fractions.
 
-    `support` is how many examples have the label, `answers` how many got it for an answer.
+    `support` is how many examples have the label, `answers` how many got it for an answer; `threshold` is the
+    probability above which a text gets it, where one may have several.
     """
 
     name: str
@@ -31,6 +32,7 @@ class ClassScore:
     f1: float
     support: int
     answers: int
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Scored:
         estimates: (m, C) probabilities of the classes or labels, or (m,) scores.
         rows: (m,) each example's row in the source; None: they are counted.
         texts: of each example, as in `Mistake`; None where nobody knows them.
+        thresholds: (C,) of several labels a text, see `answers_of`; None of all else.
     """
 
     source: str
@@ -94,11 +97,12 @@ class Scored:
     estimates: np.ndarray
     rows: np.ndarray | None = None
     texts: Sequence[tuple[str, ...]] | None = None
+    thresholds: np.ndarray | None = None
 
     @property
     def answers(self) -> np.ndarray:
         """(m,) class indices, or scores."""
-        return answers_of(self.task, self.estimates)
+        return answers_of(self.task, self.estimates, self.thresholds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,9 +206,11 @@ def _label_scores(scored: Scored) -> tuple[ClassScore, ...]:
     names = scored.task.classes
     real, answered = (to_indicator(codes, len(names)) for codes in (scored.labels, scored.answers))
     found = precision_recall_fscore_support(real, answered, average=None, zero_division=0)
+    assert scored.thresholds is not None
+    columns = zip(names, *found, answered.sum(axis=0), scored.thresholds, strict=True)
     return tuple(
-        ClassScore(name, float(precision), float(recall), float(f1), int(support), int(count))
-        for name, precision, recall, f1, support, count in zip(names, *found, answered.sum(axis=0), strict=True)
+        ClassScore(name, float(precision), float(recall), float(f1), int(support), int(count), float(threshold))
+        for name, precision, recall, f1, support, count, threshold in columns
     )
 
 

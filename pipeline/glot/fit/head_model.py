@@ -17,7 +17,7 @@ from glot.fit.states import HostBatch, States, Texts
 from glot.nn.config import ContrastiveConfig, PoolerConfig
 from glot.nn.contrastive import ContrastiveHead, Pairs, backward_in_chunks
 from glot.nn.dropout import Dropout
-from glot.nn.heads import make_head
+from glot.nn.heads import LabelsHead, make_head
 from glot.nn.poolers import Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
 from glot.process import kept_randomness
@@ -63,6 +63,11 @@ class HeadModel(nn.Module):
         Of a pooler without weights all count, whatever they are: they never change.
         """
         return self.pooler.in_width if self.pooler.config.has_weights else self.pooler.out_width
+
+    @property
+    def thresholds(self) -> np.ndarray | None:
+        """(C,) float32 of several labels a text the probability above which each is given; None of all else."""
+        return self.head.thresholds.cpu().numpy() if isinstance(self.head, LabelsHead) else None
 
     def vectors(self, batch: TokenBatch) -> Tensor:
         """(B, D): the vector of each text; where pairs trained a projection, what that makes of it."""

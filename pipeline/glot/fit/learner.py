@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from glot.errors import FaultError
 from glot.fit.head_model import HeadModel, Source, predict
 from glot.fit.metrics import compute_metrics
-from glot.fit.regression import Line
+from glot.fit.regression import Regression
 from glot.fit.result import Epoch, FitResult, Scores, argmax, best_published
 from glot.fit.retrieval import score_pairs
 from glot.fit.run_folder import HEAD_FILE, RunConfig, load_weights, save_tensors
@@ -99,7 +99,7 @@ class Learner:
         self.loss_sum = 0.0
         self.lost = torch.zeros((), dtype=torch.float64, device=self.device)
 
-    def begin(self, source: Source, known: dict[tuple, Line]) -> None:
+    def begin(self, source: Source, known: dict[tuple, Regression]) -> None:
         """Set the weights that training begins with, score and save them; see `start_at_regression`."""
         train = self.config.train
         if train.start == "random":

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from glot.store.label_sets import to_indicator
+from glot.store.label_sets import HALF, to_indicator
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # of the penalty, as scikit-learn's C: small is strong
 PENALTIES = tuple(10.0**power for power in range(-1, 7))  # of ridge
 FOLDS, MOST_ROWS, FEW = 4, 3000, 500  # of the examples that choose the strength; all of them fit the regression
+LEAST_GAIN = 0.15  # of the way from the F1 of a label given to all to 1; labels that are chance stay below it
 
 Line = tuple[np.ndarray, np.ndarray]  # (C, f) weights of features and (C,) biases; one row where scores are estimated
 
@@ -26,11 +27,13 @@ class Regression:
         line: its map of features as they are.
         strength: of the penalty, C of the logistic regression, alpha of ridge; chosen by cross-validation.
         error: there, an example: log loss, or squared error; NaN where there are too few examples for it.
+        thresholds: (C,) of several labels a text the probability above which each is given; None of all else.
     """
 
     line: Line
     strength: float
     error: float
+    thresholds: np.ndarray | None = None
 
     def raw(self, features: np.ndarray) -> np.ndarray:
         """(m, C) logits of features (m, f), or (m, 1) estimates."""
@@ -53,13 +56,13 @@ def fit_logistic(
     """
     x, centre, scale = _standardised(features)
     chosen, (weight, bias) = _logistic(x, labels, classes, class_weights, strength, weights)
-    return Regression(_as_they_are(weight, bias, centre, scale), *chosen)
+    return Regression(_as_they_are(weight, bias, centre, scale), chosen.strength, chosen.error)
 
 
 def fit_one_vs_rest(
     features: np.ndarray, codes: np.ndarray, count: int, weights: np.ndarray | None = None
 ) -> Regression:
-    """A logistic regression of each of `count` labels against its absence, the strength of each its own.
+    """A logistic regression of each of `count` labels against its absence, the strength and threshold each its own.
 
     `codes` (m,) are the labels of each example, see `glot.store.label_sets`. The strength told is the geometric mean.
     """
@@ -67,9 +70,34 @@ def fit_one_vs_rest(
     fitted = [_logistic(x, has, 2, "none", None, weights) for has in to_indicator(codes, count).T]
     weight = np.stack([line[0][1] - line[0][0] for _, line in fitted])
     bias = np.stack([line[1][1] - line[1][0] for _, line in fitted])
-    strengths, errors = zip(*(chosen for chosen, _ in fitted), strict=True)
-    strength = float(np.exp(np.log(strengths).mean()))
-    return Regression(_as_they_are(weight, bias, centre, scale), strength, float(np.mean(errors)))
+    strength = float(np.exp(np.mean([math.log(chosen.strength) for chosen, _ in fitted])))
+    error = float(np.mean([chosen.error for chosen, _ in fitted]))
+    thresholds = np.asarray([chosen.threshold() for chosen, _ in fitted], dtype=np.float32)
+    return Regression(_as_they_are(weight, bias, centre, scale), strength, error, thresholds)
+
+
+def best_threshold(shares: np.ndarray, has: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """The probability above which a label should be given, for the F1 of texts like these, by held-out ones.
+
+    It lies midway between two estimates: the threshold with the best F1 on these texts, and half that F1, which is the
+    best threshold of true probabilities (Lipton et al. 2014). A half where the probabilities tell little: where the
+    best F1 is hardly above that of giving the label to all.
+
+    Args:
+        shares: (m,) probabilities of the label by a model that has not seen the text. has: (m,) whether it has it.
+        weights: (m,) of the texts; None: all alike.
+    """
+    order = np.argsort(-shares, kind="stable")
+    counts = np.ones(len(shares)) if weights is None else weights[order]
+    shares, real = shares[order], counts * has[order]
+    f1 = 2 * real.cumsum() / (counts.cumsum() + real.sum())  # of giving it to the first, the first two, ...
+    ends = np.flatnonzero(np.append(np.diff(shares) < 0, True))  # a threshold tells equals not apart
+    last = ends[f1[ends].argmax()]
+    best, to_all = f1[last], f1[-1]
+    if best - to_all < LEAST_GAIN * (1 - to_all):
+        return HALF
+    below = shares[last + 1] if last + 1 < len(shares) else 0.0
+    return float(((shares[last] + below) / 2 + best / 2) / 2)
 
 
 def fit_ridge(features: np.ndarray, values: np.ndarray, weights: np.ndarray | None = None) -> Regression:
@@ -102,8 +130,8 @@ def _logistic(
     class_weights: str,
     strength: float | None,
     weights: np.ndarray | None,
-) -> tuple[tuple[float, float], Line]:
-    """The strength and its error, and the map; a class that does not occur gets no weight and the rarest's bias."""
+) -> tuple[_Chosen, Line]:
+    """The strength, and the map; a class that does not occur gets no weight and the rarest's bias."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
@@ -111,12 +139,12 @@ def _logistic(
     weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, np.log(counts.min() / len(y)))
     if len(there) < 2:
         bias[:], bias[there] = -np.log(1 + len(y)), 0.0
-        return (STRENGTHS[0], math.nan), (weight, bias)
+        return _Chosen(STRENGTHS[0]), (weight, bias)
     options = {"class_weight": None if class_weights == "none" else class_weights, "max_iter": 200}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a strength that needs longer is not the one sought
-        chosen = _choose_strength(x, y, options, weights) if strength is None else (strength, math.nan)
-        fitted = LogisticRegression(C=chosen[0], **options).fit(x, y, weights)
+        chosen = _choose_strength(x, y, options, weights) if strength is None else _Chosen(strength)
+        fitted = LogisticRegression(C=chosen.strength, **options).fit(x, y, weights)
     if len(there) == 2:  # scikit-learn has one row then: what speaks for the second class
         weight[there] = np.concatenate([-fitted.coef_, fitted.coef_]) / 2
         bias[there] = np.concatenate([-fitted.intercept_, fitted.intercept_]) / 2
@@ -125,13 +153,29 @@ def _logistic(
     return chosen, (weight, bias)
 
 
-def _choose_strength(
-    x: np.ndarray, y: np.ndarray, options: dict[str, Any], weights: np.ndarray | None
-) -> tuple[float, float]:
-    """The strength with the least log loss in cross-validation, and that loss.
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """A strength, and of cross-validation the log loss an example and what was said of the texts held out.
 
-    Where a class has one example only, it is the middle one, and NaN.
+    Attributes:
+        labels: (m,) of those texts. shares: (m, classes) their probabilities. weights: (m,) of the texts, or None.
     """
+
+    strength: float
+    error: float = math.nan
+    labels: np.ndarray | None = None
+    shares: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+    def threshold(self) -> float:
+        """Where a text has a label (1) or not (0): above which probability; a half without cross-validation."""
+        if self.labels is None or self.shares is None:
+            return HALF
+        return best_threshold(self.shares[:, 1], self.labels == 1, self.weights)
+
+
+def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any], weights: np.ndarray | None) -> _Chosen:
+    """The strength with the least log loss in cross-validation; where a class has one example only, the middle one."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedKFold
@@ -140,20 +184,23 @@ def _choose_strength(
     x, y, w = x[sample], y[sample], None if weights is None else weights[sample]
     folds = min(FOLDS, np.unique(y, return_counts=True)[1].min())
     if folds < 2:
-        return STRENGTHS[len(STRENGTHS) // 2], math.nan
+        return _Chosen(STRENGTHS[len(STRENGTHS) // 2])
     parts = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y))
     paths = [LogisticRegression(warm_start=True, **options) for _ in parts]
     losses: list[float] = []
+    best = _Chosen(STRENGTHS[0], math.inf)
     for strength in STRENGTHS:  # from strong to weak: each begins where the last ended
-        loss = 0.0
+        loss, said = 0.0, np.zeros((len(y), len(np.unique(y))))
         for path, (fit, held) in zip(paths, parts, strict=True):
             fit_w, held_w = (None, None) if w is None else (w[fit], w[held])
             path.set_params(C=strength).fit(x[fit], y[fit], fit_w)
             shares = path.predict_proba(x[held])
             loss += log_loss(y[held], shares, labels=path.classes_, normalize=False, sample_weight=held_w)
+            said[held] = shares
         losses.append(loss)
+        if loss / len(y) < best.error:
+            best = _Chosen(strength, loss / len(y), y, said, w)
         # Of many examples the loss has one minimum, and what is weaker still takes longest; of few there may be two.
         if len(y) > FEW and len(losses) > 1 and losses[-1] > losses[-2]:
             break
-    best = int(np.argmin(losses))
-    return STRENGTHS[best], losses[best] / len(y)
+    return best

@@ -29,6 +29,7 @@ from glot.store.files import (
     write_json,
 )
 from glot.store.layout import StatesIdentity
+from glot.store.places import is_there
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
 from glot.store.template import takes_pair
@@ -128,7 +129,7 @@ class RunConfig:
                 layer=data["layer"],
                 data=data["data"],
                 task=TaskSpec.from_json(data["task"]),
-                pooler=PoolerConfig.from_json(data["pooler"]),
+                pooler=_pooler(path, data["pooler"]),
                 train=TrainConfig.from_json(data["train"]),
                 created_by=data["created_by"],
                 contrastive=ContrastiveConfig.from_json(data.get("contrastive")),
@@ -166,6 +167,14 @@ class RunConfig:
                 f"this head was trained on states of {ours.backbone}, {where} holds states of "
                 f"{theirs.backbone}: {name} {getattr(ours, name)} there, {getattr(theirs, name)} here"
             )
+
+
+def _pooler(path: Path, values: dict[str, Any]) -> PoolerConfig:
+    """Raises UsageError where it names a pooler, a layer or a graph that nobody here knows."""
+    try:
+        return PoolerConfig.from_json(values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; where a module of your own adds it, name that in GLOT_PLUGINS") from None
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict | None = None) -> None:
@@ -250,7 +259,7 @@ def find_runs(folder: Path) -> list[Path]:
         deeper = _find_deeper(folder)
         if deeper:
             raise UsageError(_name_one(folder, deeper))
-        raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot fit`")
+        raise UsageError(f"{folder} holds no run (no {CONFIG_FILE}): make one with `glot train` or `glot fit`")
     return runs
 
 
@@ -321,7 +330,7 @@ def check_resumable(folder: Path, cache: Cache | None) -> None:
 
 def find_run_cache(config: RunConfig, cache: Cache | None, run: Path) -> Cache:
     """The cache given, or the one that a run's config names; UsageError where that is not there."""
-    if cache is None and not Path(config.cache).exists():
+    if cache is None and not is_there(config.cache):
         raise UsageError(f"{run} was trained on {config.cache}, which is not there: name its cache with --cache")
     return cache or Cache(config.cache)
 

@@ -174,8 +174,6 @@ def check_tunable(cache: Cache) -> None:
     config = draft_configs(cache, FitOptions(select="holdout"))[0]
     if config.contrastive is not None:
         raise UsageError(f"{cache.folder} holds pairs without labels: glot tune needs labels to score candidates by")
-    if config.task.target == "labels":
-        raise UsageError(f"{cache.folder} holds several labels a text: glot tune searches for one: use `glot fit`")
     count = cache.examples_entry(TRAIN).examples
     if count < FEWEST:
         raise UsageError(f"{cache.folder} has {count} training examples: glot tune needs {FEWEST} or more")

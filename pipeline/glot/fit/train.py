@@ -17,7 +17,7 @@ from torch import Tensor
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.head_model import each_batch
 from glot.fit.learner import Job, Learner, Position
-from glot.fit.regression import Line
+from glot.fit.regression import Regression
 from glot.fit.result import Epoch, FitResult
 from glot.fit.run_folder import (
     CHECKPOINT_FILE,
@@ -111,7 +111,7 @@ def fit_heads(
     should_stop: Callable[[], bool] = lambda: False,
     states: States | None = None,
     data: TrainingData | None = None,
-    known: dict[tuple, Line] | None = None,
+    known: dict[tuple, Regression] | None = None,
 ) -> list[FitResult]:
     """Train heads side by side over the same batches, each gathered once; see `fit_head`, which is this for one.
 
@@ -302,7 +302,7 @@ class Training:
             self.density[rule] = graph_density(self.states, texts, rule)
         return self.density[rule]
 
-    def begin(self, known: dict[tuple, Line]) -> None:
+    def begin(self, known: dict[tuple, Regression]) -> None:
         """Set the weights that the heads begin with; see `fit_heads` for what is `known`."""
         for learner in self.learners:
             learner.begin(self.source, known)

@@ -28,7 +28,7 @@ from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.config import FitOptions
 from glot.fit.ensemble_run import make_ensemble
 from glot.fit.learner import Job, LossError
-from glot.fit.regression import Line
+from glot.fit.regression import Regression
 from glot.fit.result import Epoch
 from glot.fit.run import make_configs
 from glot.fit.run_folder import RunConfig
@@ -111,7 +111,7 @@ class Tuner:
         self.examples = every.subset(np.sort(sample))
         self.fold_of = folds_of(labels_of(self.examples))
         self.states: dict[tuple, States] = {}
-        self.known: dict[tuple, dict[tuple, Line]] = {}  # by layers and fold
+        self.known: dict[tuple, dict[tuple, Regression]] = {}  # by layers and fold
         self.deadline = 0.0
         self.study = _open_study(folder / JOURNAL_FILE)
 

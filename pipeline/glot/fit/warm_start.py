@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
-from glot.fit.regression import Line, fit_logistic, fit_one_vs_rest, fit_ridge
+from glot.fit.regression import Regression, fit_logistic, fit_one_vs_rest, fit_ridge
 from glot.fit.training_data import labels_of, loss_labels, sample_of
 from glot.nn.heads import ClassHead, LabelsHead, RegressionHead, ScoreHead, SimilarityHead, features_of
 from glot.nn.poolers import MixedPooler
@@ -27,7 +27,7 @@ FEW_SCORED = 500  # examples that choose it
 
 @torch.no_grad()
 def start_at_regression(
-    model: HeadModel, source: Source, train: ExampleSet, class_weights: str, known: dict[tuple, Line]
+    model: HeadModel, source: Source, train: ExampleSet, class_weights: str, known: dict[tuple, Regression]
 ) -> float:
     """Set the weights of a new model so that its outputs are the regression's; returns the mean loss on `train`.
 
@@ -55,12 +55,15 @@ def start_at_regression(
             given = [vectors[some, :columns] for some in rows]
             features = features_of(head.features, *given).cpu().numpy()
             known[key] = regress(features, labels, head, class_weights, train.weight)
-        weight, bias = map(torch.from_numpy, known[key])
+        regression = known[key]
+        weight, bias = map(torch.from_numpy, regression.line)
         by_part = weight.view(len(weight), -1, columns)  # one part of the features after the other
         spread = torch.zeros(*by_part.shape[:2], model.width)
         spread[:, :, :columns] = by_part
         head.linear.weight.copy_(spread.flatten(1))
         head.linear.bias.copy_(bias)
+        if isinstance(head, LabelsHead):
+            head.thresholds.copy_(torch.from_numpy(regression.thresholds))
     raw = head(*(vectors[some] for some in rows))
     several = head.linear.out_features if isinstance(head, LabelsHead) else None
     return float(head.loss(raw, loss_labels(train, several).to(raw.device)))
@@ -103,13 +106,13 @@ def regress(
     head: ScoreHead | ClassHead | LabelsHead,
     class_weights: str,
     weights: np.ndarray | None = None,
-) -> Line:
+) -> Regression:
     """Of labels (m,) on features (m, f): logistic of classes and of each label, ridge of scores as the head has them.
 
     `weights` (m,) are what the examples count; None: all alike.
     """
     if isinstance(head, ClassHead):
-        return fit_logistic(features, labels, head.linear.out_features, class_weights, weights=weights).line
+        return fit_logistic(features, labels, head.linear.out_features, class_weights, weights=weights)
     if isinstance(head, LabelsHead):
-        return fit_one_vs_rest(features, labels, head.linear.out_features, weights).line
-    return fit_ridge(features, (labels - head.low) / (head.high - head.low), weights).line
+        return fit_one_vs_rest(features, labels, head.linear.out_features, weights)
+    return fit_ridge(features, (labels - head.low) / (head.high - head.low), weights)

@@ -98,7 +98,14 @@ class Judgement:
         clear = "clearly better" if found.low > 0 else "clearly worse" if found.high < 0 else "not clearly better"
         value, low, high = (f"{round(100 * some, 1) + 0.0:+.1f}" for some in (found.value, found.low, found.high))
         flattered = "; its epoch was chosen on these very examples, which flatters it" if self.chose else ""
-        return f"{clear} than the {self.rival}: {value} [{low}, {high}]" + (flattered if found.low > 0 else "")
+        said = f"{clear} than the {self.rival}: {value} [{low}, {high}]"
+        if found.low > 0:
+            return said + flattered
+        # The rival was chosen by cross-validation on train: another may have come out better here.
+        name, score = max(self.yardsticks.items(), key=lambda item: item[1])
+        return said + (
+            f"; the {name} has {100 * score:.1f}" if score > max(self.score.value, self.yardsticks[self.rival]) else ""
+        )
 
 
 def describe_interval(score: Interval) -> str:
@@ -323,5 +330,8 @@ class Means:
         """(m,) in the labels' own units."""
         raw = regression.raw(self.features(examples, layer))
         if self.task.target == "labels":
-            return to_codes(raw > 0)
+            from scipy.special import expit
+
+            assert regression.thresholds is not None  # of one of several labels
+            return to_codes(expit(raw) > regression.thresholds)
         return raw[:, 0] if self.task.target == "score" else raw.argmax(axis=1)

@@ -16,10 +16,10 @@ from glot.fit.states import HostBatch, as_tensors
 from glot.inference.run_checks import Run
 from glot.nn.config import PoolerConfig
 from glot.nn.edges import EdgeRule, cosines
-from glot.nn.heads import ClassHead
 from glot.nn.poolers import LastLayerPooler, LayersPooler, Pooler, make_pooler, token_weights
 from glot.nn.registry import EDGE_RULES
 from glot.nn.tokens import TokenBatch
+from glot.store.label_sets import in_words
 from glot.store.plan import CONTENT, SPECIAL
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
@@ -88,15 +88,25 @@ class Prediction:
 
     Attributes:
         answer: in words.
-        shares: for classes the probability of each (softmax), else empty.
-        effects: (n,) float64 for each text: what the answer loses where the head does not get a token's state, in the
-            probability of the predicted class, or else in the score. The other states stay as the backbone made them
-            of the whole text. 0 for a token that the run does not see; empty where a text is longer than 512 tokens.
+        of: the class or label that is explained; "" of scores.
+        shares: for classes or labels the probability of each, else empty.
+        effects: (n,) float64 for each text: what `of` loses in probability, or the score loses, where the head does not
+            get a token's state. The other states stay as the backbone made them of the whole text. 0 for a token that
+            the run does not see; empty where a text is longer than 512 tokens.
     """
 
     answer: str
+    of: str
     shares: dict[str, float]
     effects: list[np.ndarray]
+
+    @property
+    def in_words(self) -> str:
+        """The answer, with the probability of what is explained."""
+        if not self.of:
+            return self.answer
+        share = f"{100 * self.shares[self.of]:.0f} %"
+        return f"{self.answer} ({share})" if self.of == self.answer else f"{self.answer} ({self.of}: {share})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,11 +204,12 @@ def _other_texts(run: Run, rest: str) -> str:
     return f"{run.folder} was trained on {run.config.texts_each} text(s) an example: {rest}"
 
 
-def explain(example: Example, runs: list[Run], tau: float | None = None) -> Explanation:
+def explain(example: Example, runs: list[Run], tau: float | None = None, of: str | None = None) -> Explanation:
     """Compute all that is shown of an example; every head runs on the CPU.
 
     Args:
         tau: the threshold to draw with first; None takes the drawn run's own, or 0.6 where it has none.
+        of: the class or label to explain; None takes the likeliest.
 
     Raises UsageError for a threshold that is no cosine, or a text too long to be drawn.
     """
@@ -217,7 +228,7 @@ def explain(example: Example, runs: list[Run], tau: float | None = None) -> Expl
         model = load_head(run.folder, run.config, "dense", torch.device("cpu"))
         poolers.append(model.pooler)
         weighings.append(weigh(model.pooler, example.texts, str(run.folder)))
-        predictions.append(_predict(model, run.config, example.texts))
+        predictions.append(_predict(model, run.config, example.texts, of))
     there = {run.config.pooler.pooler for run in runs}
     states = runs[0].config.states
     plain = [PoolerConfig(pooler=name, token_position=states.token_position) for name in COMPARED if name not in there]
@@ -255,23 +266,29 @@ def weigh(pooler: Pooler, texts: Sequence[TextStates], run: str = "") -> Weighin
 
 
 @torch.no_grad()
-def _predict(model: HeadModel, config: RunConfig, texts: Sequence[TextStates]) -> Prediction:
-    z = model.pooler(_batch(texts, config.pooler))  # (texts, D)
+def _predict(model: HeadModel, config: RunConfig, texts: Sequence[TextStates], of: str | None) -> Prediction:
+    z, names = model.pooler(_batch(texts, config.pooler)), config.task.classes  # (texts, D)
     raw = model.head(*z[:, None])
     predicted = model.head.predict(raw).item()
+    shares = model.head.estimate(raw)[0].tolist() if names else []
+    place = None
+    if names:
+        place = int(np.argmax(shares)) if of is None else names.index(of)
     is_short = max(len(text.tokens) for text in texts) <= MAX_LEFT_OUT
-    effects = [_effects(model, z, side, text, predicted) for side, text in enumerate(texts)] if is_short else []
-    shares = raw.softmax(dim=1)[0].tolist() if isinstance(model.head, ClassHead) else []
-    names = config.task.classes if shares else ()
-    return Prediction(answer_text(config.task, predicted), dict(zip(names, shares, strict=True)), effects)
+    effects = [_effects(model, z, side, text, place) for side, text in enumerate(texts)] if is_short else []
+    shown = "" if place is None else names[place]
+    return Prediction(answer_text(config.task, predicted), shown, dict(zip(names, shares, strict=True)), effects)
 
 
-def _effects(model: HeadModel, z: Tensor, side: int, text: TextStates, predicted: float) -> np.ndarray:
-    """(n,) of `Prediction.effects` for the text whose vector is z[side] among those of the example, (texts, D)."""
+def _effects(model: HeadModel, z: Tensor, side: int, text: TextStates, place: int | None) -> np.ndarray:
+    """(n,) of `Prediction.effects` for the text whose vector is z[side] among those of the example, (texts, D).
+
+    `place` is that of the class or label which is explained; None: the score is.
+    """
 
     def measure(*sides: Tensor) -> Tensor:  # (B,) of vectors (B, D)
         estimate = model.head.estimate(model.head(*sides))
-        return estimate[:, int(predicted)] if isinstance(model.head, ClassHead) else estimate
+        return estimate if place is None else estimate[:, place]
 
     whole = measure(*z[:, None])
     parts = []
@@ -296,7 +313,9 @@ def _pool_without_each(pooler: Pooler, text: TextStates) -> Iterator[Tensor]:
 
 
 def answer_text(task: TaskSpec, value: float) -> str:
-    """A label or a prediction in words: the class's name, or the score."""
+    """A label or a prediction in words: the class's name, the names of several labels, or the score."""
+    if task.target == "labels":
+        return in_words(int(value), task.classes)
     return task.classes[int(value)] if task.target == "classes" else f"{value:.4g}"
 
 

@@ -35,6 +35,7 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
 
     Attributes:
         classes_: (C,) the labels, sorted; where a sample may have several, the columns of y by their numbers.
+        thresholds_: (C,) float32 probabilities above which `predict` gives each of several labels.
 
     Raises UsageError for settings out of range, or a backbone that is not there or not the one of the fit; ValueError
     and TypeError for texts and labels that are none; NotFittedError before `fit`.
@@ -60,6 +61,7 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
             task = TaskSpec("texts", samples.num_texts, "labels", names, metrics=LABELS_METRICS)
             self._train(samples.take(rows), to_codes(_check_indicator(labels[rows])), task, weight)
             self.classes_ = np.arange(len(names))
+            self.thresholds_ = self.weights_["head.thresholds"]
             return self
         encoder = LabelEncoder().fit(labels[rows])
         classes = encoder.classes_

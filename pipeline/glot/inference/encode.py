@@ -21,7 +21,6 @@ from glot.errors import UsageError
 from glot.inference.run_checks import answer_columns, check_vector_texts
 from glot.registry.tasks import Columns
 from glot.store.files import atomic_path, check_output, make_folder
-from glot.store.label_sets import to_codes
 from glot.store.rows import JSON_LINES, PARQUET, Row, check_parquet, json_line, rows_file
 from glot.store.task_spec import label_text
 
@@ -198,8 +197,8 @@ def predict_rows(
     for window, seconds, cells in texts.pieces(whole=bool(kept)):
         found = (model.predict_proba if task.classes else model.predict)(window, seconds)
         yield [
-            {"index": done + number, **{name: row.get(name) for name in kept}, **answer_of(task, value, names)}
-            for number, (row, value) in enumerate(zip(cells, found, strict=True))
+            {"index": done + number, **{name: row.get(name) for name in kept}, **answer_of(task, answer, value, names)}
+            for number, (row, answer, value) in enumerate(zip(cells, model.answers(found), found, strict=True))
         ]
         done += len(window)
         report(done)
@@ -216,18 +215,18 @@ def answer_names(task: TaskSpec, kept: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def answer_of(task: TaskSpec, estimate: np.ndarray, names: Mapping[str, str]) -> Row:
-    """What a head says of an example: of its (C,) probabilities the label and each of them, or of a () score that.
+def answer_of(task: TaskSpec, answer: float, estimate: np.ndarray, names: Mapping[str, str]) -> Row:
+    """What a head says of an example: its answer in words, and its (C,) probabilities; or the score.
 
     Of several labels those that the text has are joined.
     """
     if not task.classes:
-        return {names["score"]: round(float(estimate), 6)}
-    best, shown = int(estimate.argmax()), [round(float(value), 6) for value in estimate]
+        return {names["score"]: round(float(answer), 6)}
+    shown = [round(float(value), 6) for value in estimate]
     each = {names[f"probability_{name}"]: value for name, value in zip(task.classes, shown, strict=True)}
-    if task.target == "labels":
-        return {names["label"]: label_text(task, int(to_codes(estimate[None] > 0.5)[0])), **each}
-    return {names["label"]: task.classes[best], names["probability"]: shown[best], **each}
+    if task.target == "classes":
+        each = {names["probability"]: shown[int(answer)], **each}
+    return {names["label"]: label_text(task, int(answer)), **each}
 
 
 Write = Callable[[np.ndarray], None]

@@ -13,13 +13,13 @@ from glot.corpus.examples import Example, Split
 from glot.errors import FaultError, UsageError
 from glot.fit.curve import SHARES, fit_samples, make_curve
 from glot.fit.doubts import texts_of
-from glot.fit.ensemble import answers_of, find_heads, mean_estimate
+from glot.fit.ensemble import answers_of, find_heads, mean_estimate, mean_thresholds
 from glot.fit.ensemble_run import estimate_heads
 from glot.fit.evaluation import Evaluation, Scored, evaluate
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run import check_device, open_cache
 from glot.fit.run_folder import RunConfig
-from glot.fit.training_data import labels_of, training_set
+from glot.fit.training_data import labels_of, read_train, training_set
 from glot.fit.yardsticks import (
     VALIDATION,
     FittedRegression,
@@ -65,12 +65,13 @@ def evaluate_cache(
     """
     config, place = check_scorable(run, cache, split), check_device(options.device)
     backend, heads = resolve_backend(options.backend, place), find_heads(run)
-    estimates, examples = estimate_heads(heads, cache, split, str(place), backend)
+    examples = cache.examples(split)
+    estimates, thresholds = estimate_heads(heads, cache, examples, str(place), backend)
     name = source or split
     known = texts_of(cache, examples) if texts is None else [texts.get(row, ()) for row in examples.index.tolist()]
     order = np.argsort(examples.index, kind="stable")
     rows, labels, texts_each = examples.index[order], labels_of(examples)[order], [known[place] for place in order]
-    scored = Scored(name, config.task, labels, estimates[order], rows, texts_each)
+    scored = Scored(name, config.task, labels, estimates[order], rows, texts_each, thresholds)
     yardsticks: list[Yardstick] = []
     if options.yardsticks:
         train, settings = cache.examples(training_set(config)), (config.layer, config.pooler.tokens)
@@ -123,7 +124,9 @@ def evaluate_split(
     if first.task.target != "score":
         labels = labels.astype(np.int64)
     yardsticks = _majority(own, first, split.name, len(labels)) if fitted else []
-    answers = [answers_of(first.task, estimate) for estimate in estimates[len(heads) :]]
+    thresholds = model.thresholds_each
+    fits = [*zip(estimates, thresholds, strict=True)][len(heads) :]
+    answers = [answers_of(first.task, *fit) for fit in fits]
     for some, its in zip(fitted, answers, strict=False):
         yardsticks.append(some.yardstick({split.name: its}))
     sized = [(some.name, some.rows, its) for some, its in zip(by_size, answers[len(fitted) :], strict=True)]
@@ -131,10 +134,11 @@ def evaluate_split(
     found, start = [], 0
     backend = resolve_backend(options.backend, place)
     for group in groups:
-        mean = mean_estimate(estimates[start : start + len(group)])
-        start += len(group)
+        stop = start + len(group)
+        mean, above = mean_estimate(estimates[start:stop]), mean_thresholds(thresholds[start:stop])
+        start = stop
         held_out = None if own is None else _held_out(group, first, own, "", str(place), backend)
-        scored = Scored(split.name, first.task, labels, mean, rows, texts)
+        scored = Scored(split.name, first.task, labels, mean, rows, texts, above)
         evaluation = replace(evaluate(scored, yardsticks, held_out), curve=curve)
         found.append(weigh_texts(evaluation, group[0], model.backbone) if for_page else evaluation)
     if own is not None:
@@ -161,14 +165,24 @@ def _chooses(config: RunConfig) -> str | None:
 def _held_out(
     heads: list[Path], config: RunConfig, cache: Cache, scored: str, device: str, backend: str
 ) -> Scored | None:
-    """The answers to a validation set that is not the scored one; None where there is none, or no classes."""
+    """The answers to a validation set that is not the scored one, or to what of train chose the epoch.
+
+    None where there is neither, or no classes.
+    """
     if config.task.target != "classes":
         return None
     names = [name for name in config.data if split_of(name).startswith(VALIDATION) and name != scored]
-    if not names:
+    if names:
+        name, examples = names[0], cache.examples(names[0])
+    elif config.train.select == "holdout" and len({RunConfig.load(head).train.order_seed for head in heads}) == 1:
+        name = "train that chose the epoch"
+        _, kept_aside = read_train(cache, training_set(config), config.train, None)
+        assert kept_aside is not None
+        examples = kept_aside
+    else:
         return None
-    estimates, examples = estimate_heads(heads, cache, names[0], device, backend)
-    return Scored(names[0], config.task, labels_of(examples), estimates)
+    estimates, _ = estimate_heads(heads, cache, examples, device, backend)
+    return Scored(name, config.task, labels_of(examples), estimates)
 
 
 def _majority(cache: Cache | None, config: RunConfig, name: str, count: int) -> list[Yardstick]:
@@ -188,7 +202,10 @@ def regression_head(fitted: FittedRegression, config: RunConfig) -> tuple[RunCon
     if config.task.score_range is not None:  # the head estimates (score - low) / (high - low)
         low, high = config.task.score_range
         weight, bias = weight / (high - low), (bias - low) / (high - low)
-    model.load_state_dict({"head.linear.weight": weight, "head.linear.bias": bias})
+    weights = {"head.linear.weight": weight, "head.linear.bias": bias}
+    if fitted.regression.thresholds is not None:
+        weights["head.thresholds"] = torch.from_numpy(fitted.regression.thresholds)
+    model.load_state_dict(weights)
     return replace(config, layer=fitted.layer, pooler=pooler), model
 
 

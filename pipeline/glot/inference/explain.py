@@ -42,6 +42,7 @@ class ExplainOptions:
     index: Sequence[int] = ()
     split: str | None = None
     tau: float | None = None
+    of: str | None = None
 
 
 def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> list[Explanation]:
@@ -58,7 +59,7 @@ def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> list[Expla
     else:
         check_texts(runs, 2 if options.input_text_b else 1)
         examples = _new_examples(runs, options)
-    return [explain(example, runs, options.tau) for example in examples]
+    return [explain(example, runs, options.tau, options.of) for example in examples]
 
 
 def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> list[Run]:
@@ -69,8 +70,10 @@ def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> list[
     _check_options(options)
     runs = open_runs(folders)
     for run in runs:
-        if run.config.task.target == "labels":
-            raise UsageError(f"{run.folder} gives several labels a text: glot explain shows heads of one label")
+        classes = run.config.task.classes
+        if options.of is not None and options.of not in classes:
+            there = f"has {', '.join(classes)}" if classes else "gives a score: leave --of out"
+            raise UsageError(f"--of {options.of}: {run.folder} {there}")
         check_trained(run.folder)
         if options.cache is None:
             check_backbone(run, options.model)

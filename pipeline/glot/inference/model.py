@@ -17,7 +17,7 @@ from glot.extract.engine import take_engine
 from glot.extract.forward import Backbone
 from glot.extract.held import BackboneLike
 from glot.extract.planning import clean
-from glot.fit.ensemble import answers_of, find_heads, mean_estimate
+from glot.fit.ensemble import answers_of, find_heads, mean_estimate, mean_thresholds
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.run_folder import BEST_MEMBER, RunConfig
 from glot.inference.bars import progress_bar
@@ -170,6 +170,20 @@ class GlotModel:
             raise AttributeError(f"{self.config.task.name} has no classes: its head gives a score")
         return np.asarray(self.config.task.classes)
 
+    @property
+    def thresholds(self) -> np.ndarray | None:
+        """(C,) of several labels a text the probability above which `predict` gives each; None of all else."""
+        return mean_thresholds(self.thresholds_each)
+
+    @property
+    def thresholds_each(self) -> list[np.ndarray | None]:
+        """The thresholds of each head by itself."""
+        return [model.thresholds for _, model in self._heads]
+
+    def answers(self, estimate: np.ndarray) -> np.ndarray:
+        """(n,) what `predict_proba` (n, C), or scores (n,), come to: class indices, codes of labels, or scores."""
+        return answers_of(self.config.task, estimate, self.thresholds)
+
     @overload
     def encode(
         self,
@@ -279,7 +293,7 @@ class GlotModel:
         `texts_b` are the second texts of pairs.
         """
         task = self.config.task
-        values = answers_of(task, self._estimate(texts, texts_b))
+        values = self.answers(self._estimate(texts, texts_b))
         answers = np.asarray(task.classes)[values] if task.target == "classes" else values
         if task.target == "labels":
             answers = to_indicator(values, len(task.classes))

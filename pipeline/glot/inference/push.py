@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from glot.errors import FaultError, UsageError
+from glot.errors import FaultError, GlotError, UsageError
 
 RUN_PATTERNS = ("*.json", "*.safetensors", "README.md")  # of a run, or in the folders of an ensemble's heads
 LOGIN = "run `hf auth login` with a token that may write (or set HF_TOKEN)"
 
 
-def check_push(repo: str) -> None:
+def check_push(repo: str, option: str = "--push") -> None:
     """Ask the Hub who we are, before any long work.
 
     Raises UsageError for a name that is none, and without a token; FaultError where the Hub cannot be reached.
@@ -26,8 +26,8 @@ def check_push(repo: str) -> None:
     except HFValidationError:
         repo = ""
     if repo.count("/") != 1:
-        raise UsageError("--push takes the name of a repository on the Hub, as in user/name")
-    with _one_line(repo):
+        raise UsageError(f"{option} takes the name of a repository on the Hub, as in user/name")
+    with one_line_of_hub(repo):
         HfApi().whoami()
 
 
@@ -39,18 +39,21 @@ def push_folder(folder: Path, repo: str) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    with _one_line(repo):
+    with one_line_of_hub(repo):
         address = api.create_repo(repo, exist_ok=True)
         api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Upload a GLOT model")
     return str(address)
 
 
 @contextmanager
-def _one_line(repo: str) -> Iterator[None]:
+def one_line_of_hub(repo: str) -> Iterator[None]:
+    """Make one line of what the Hub's client raises about a repository, see `check_push`."""
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     try:
         yield
+    except GlotError:
+        raise
     except LocalTokenNotFoundError:
         raise UsageError(f"pushing to {repo} needs a token of the Hub: {LOGIN}") from None
     except HfHubHTTPError as error:

@@ -124,7 +124,7 @@ def fit_cache(cache: Cache | Path | str, *, out: Path | str, verbose: int = 1, *
     """Stage two: train a head over a cache, and leave its run in the folder `out`.
 
     Args:
-        cache: what `extract_texts` gave, or its folder.
+        cache: what `extract_texts` gave, or its folder, or the URL of one.
         verbose: 1 draws a bar for what takes more than two seconds, in a terminal or a notebook; 0 draws none.
         settings: those of `glot fit`, by their names there: `tau=0.5`, `epochs=4`, `preset="published"`, `mix=True`,
             `seeds=(1,)`. What is not given is the task's default.
@@ -136,7 +136,7 @@ def fit_cache(cache: Cache | Path | str, *, out: Path | str, verbose: int = 1, *
     if len(options["seeds"]) != 1:
         raise UsageError(f"fit_cache trains one head: pass one seed, as in seeds=(0,), not {options['seeds']}")
     check_new_folder(folder)
-    opened = cache if isinstance(cache, Cache) else Cache(Path(cache))
+    opened = cache if isinstance(cache, Cache) else Cache(cache)
     (config,) = make_configs(opened, options)
     prepare_runs([config], folder)
     with progress_bar("training", bool(verbose) and somebody_looks(), DELAY) as show:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glot.nn.config import PairFeatures
-from glot.store.label_sets import to_codes
+from glot.store.label_sets import HALF, to_codes
 from glot.store.task_spec import TaskSpec
 
 
@@ -102,12 +102,19 @@ class ClassHead(Head):
 
 
 class LabelsHead(Head):
-    """As `ClassHead`, but a text has each of C labels or not: a sigmoid each, binary cross-entropy. Logits (B, C)."""
+    """As `ClassHead`, but a text has each of C labels or not: a sigmoid each, binary cross-entropy. Logits (B, C).
+
+    Attributes:
+        thresholds: (C,) float32 probabilities above which each label is given; a half unless training sets them.
+    """
+
+    thresholds: Tensor
 
     def __init__(self, width: int, num_texts: int, num_labels: int, features: PairFeatures = "concat") -> None:
         super().__init__()
         self.features = features
         self.linear = nn.Linear(features_width(features, width, num_texts), num_labels)
+        self.register_buffer("thresholds", torch.full((num_labels,), HALF))
 
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
         """(B, C) logits."""
@@ -120,8 +127,8 @@ class LabelsHead(Head):
         return each.mean() if labels.shape[1] == count else (each * labels[:, count]).mean()
 
     def predict(self, raw: Tensor) -> Tensor:
-        """(B,) int64 codes of the labels whose probability is above a half, see `glot.store.label_sets`."""
-        return torch.from_numpy(to_codes(raw.detach().cpu().numpy() > 0))
+        """(B,) int64 codes of the labels whose probability is above their threshold, see `glot.store.label_sets`."""
+        return torch.from_numpy(to_codes((self.estimate(raw) > self.thresholds.cpu()).numpy()))
 
     def estimate(self, raw: Tensor) -> Tensor:
         """(B, C) float32 probabilities of the labels; they need not sum to 1."""

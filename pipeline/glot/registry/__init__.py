@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Generic, Protocol, TypeVar
 
@@ -67,14 +69,29 @@ class Registry(Generic[E]):
         return tuple(entry.name for entry in self)
 
 
+@contextmanager
+def _current_folder_last() -> Iterator[None]:
+    """The current folder as the last place where modules are found, as `python -m` has it first and a command not."""
+    here = os.getcwd()
+    sys.path.append(here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
 def load_plugins() -> None:
-    """Import the modules that GLOT_PLUGINS names, each once; raises UsageError for one that cannot be imported."""
+    """Import the modules that GLOT_PLUGINS names, each once, from the Python path or the current folder.
+
+    Raises UsageError for one that cannot be imported.
+    """
     for name in filter(None, (part.strip() for part in os.environ.get("GLOT_PLUGINS", "").split(","))):
         if name in _loaded:
             continue
         _loaded.add(name)  # before the import: a plugin may read a table itself
         try:
-            import_module(name)
+            with _current_folder_last():
+                import_module(name)
         except Exception as error:  # whatever its code raises, a name that is taken included
             _loaded.discard(name)  # who asks again is told again
             reason = " ".join(f"{type(error).__name__}: {error}".split())

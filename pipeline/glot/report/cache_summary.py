@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from glot.store.claims import read_owner
+from glot.store.claims import Owner, read_owner
 from glot.store.files import folder_bytes
+from glot.store.places import RemoteFolder
 from glot.store.reader import Cache
 from glot.store.task_spec import describe_labels
 
@@ -66,9 +67,7 @@ def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
     layer = cache.resolve_layer(layer)
     manifest = cache.manifest
     states, plan = manifest.states, manifest.plan
-    size = folder_bytes(cache.folder)
-    claims = sorted(cache.folder.glob("*.claim"))
-    owners = [(path.stem, read_owner(path)) for path in claims]
+    size, owners = _bytes_and_owners(cache)
     return CacheSummary(
         folder=str(cache.folder),
         backbone=states.backbone,
@@ -98,6 +97,14 @@ def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
         density_layer=layer,
         workers=[f"{name}: {owner}" for name, owner in owners if owner],
     )
+
+
+def _bytes_and_owners(cache: Cache) -> tuple[int, list[tuple[str, Owner | None]]]:
+    """Bytes of all files, and who works in the folder; of a URL what the manifest says, and nobody."""
+    if isinstance(cache.folder, RemoteFolder):
+        return sum(data.size for data in cache.manifest.files), []
+    claims = sorted(cache.folder.glob("*.claim"))
+    return folder_bytes(cache.folder), [(path.stem, read_owner(path)) for path in claims]
 
 
 def _describe_set(cache: Cache, name: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class Page:
         counts: name of a set -> its examples by class, in the classes' order; of scores the number alone.
         settings: (name, value) of the run.
         environment: what the page was made with.
+        answers_file: the name of the file beside the page that has every answer; "" where there is none.
     """
 
     evaluation: Evaluation
@@ -55,6 +56,7 @@ class Page:
     counts: Mapping[str, Sequence[int]] | None = None
     settings: Sequence[tuple[str, str]] | None = None
     environment: Environment | None = None
+    answers_file: str = ""
 
 
 def write_page(path: Path, page: Page) -> None:

@@ -98,8 +98,13 @@ def _example(explanation: Explanation) -> dict[str, Any]:
         "label": explanation.example.label,
         "line": one_line(explanation),
         "answers": [
-            {"answer": one.answer, "shares": {name: round(share, 4) for name, share in one.shares.items()}}
-            for one in explanation.predictions
+            {
+                "answer": one.answer,
+                "of": one.of,
+                "shares": {name: round(share, 4) for name, share in one.shares.items()},
+                "each_by_itself": run.config.task.target == "labels",
+            }
+            for run, one in zip(explanation.runs, explanation.predictions, strict=True)
         ],
         "texts": [_text(explanation, place) for place in range(len(explanation.pictures))],
     }
@@ -117,6 +122,7 @@ def summary(explanation: Explanation) -> dict[str, Any]:
             {
                 "run": str(run.folder),
                 "prediction": one.answer,
+                "of": one.of or None,
                 "probabilities": one.shares,
                 "weights": [weighing.by_text[place].tolist() for place in range(count)],
                 "effects": [lost.tolist() for lost in one.effects],
@@ -241,10 +247,10 @@ def draw_explanation(explanation: Explanation, out: Path) -> None:
 
 
 def _subtitle(explanation: Explanation) -> str:
-    answer, label = explanation.predictions[0], explanation.example.label
-    share = f" ({100 * answer.shares[answer.answer]:.0f} %)" if answer.shares else ""
+    label = explanation.example.label
     labelled = f", label {label}" if label else ""
-    return f"{explanation.example.source}: prediction {answer.answer}{share}{labelled}\n{_pushes(explanation)}"
+    said = f"prediction {explanation.predictions[0].in_words}"
+    return f"{explanation.example.source}: {said}{labelled}\n{_pushes(explanation)}"
 
 
 def _pushes(explanation: Explanation) -> str:

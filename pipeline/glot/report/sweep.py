@@ -11,6 +11,7 @@ from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from glot.fit.result import FitResult
+from glot.fit.run_folder import RunConfig
 from glot.report.cells import markdown_table
 from glot.report.figures import save_picture
 from glot.store.files import write_text
@@ -95,14 +96,13 @@ def write_sweep(folder: Path, trials: list[Trial]) -> list[Path]:
 def _csv(trials: list[Trial], names: list[str]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, "metric", "best", "best_epoch", "density", "seconds"])
+    writer.writerow([*names, "metric", "best", "best_epoch", "density", "seconds", "seed", "run"])
     for trial in trials:
-        for score, result in zip(trial.scores, trial.results, strict=True):
+        for score, result, run in zip(trial.scores, trial.results, trial.runs, strict=True):
             settings = [trial.settings.get(name, "") for name in names]
             density = "" if result.density is None else f"{result.density:.6f}"
-            writer.writerow(
-                [*settings, result.metric, f"{score:.4f}", result.best_epoch, density, f"{result.own_seconds:.2f}"]
-            )
+            found = [result.metric, f"{score:.4f}", result.best_epoch, density, f"{result.own_seconds:.2f}"]
+            writer.writerow([*settings, *found, RunConfig.load(run).train.init_seed, run.as_posix()])
     return out.getvalue()
 
 

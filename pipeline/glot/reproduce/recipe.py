@@ -4,8 +4,8 @@ A file has a `title` and blocks, each with the profiles that run it, models, tas
 that are not the task's own:
 
     [[block]]
-    setting = "ablation-tau"            # the name of this group of runs; default: "published";
-                                        # "cost" trains nothing, but measures `glot bench cost`
+    setting = "ablation-tau"            # the name of this group of runs; default: "published", with options or a grid
+                                        # "own"; "cost" trains nothing, but measures `glot bench cost`
     profiles = ["cpu", "paper"]
     models = ["minilm"]
     tasks = ["cola", "stress-paired-0.9"]
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from glot.errors import UsageError
+from glot.report.results import OWN
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -137,4 +138,6 @@ def _block(data: dict[str, Any]) -> Block:
     if unknown:
         raise UsageError(f"a block has no {', '.join(sorted(unknown))}")
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    if values.keys() & {"options", "grid"}:  # such runs are not the published ones, unless the recipe names them so
+        values.setdefault("setting", OWN)
     return Block(**values)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from glot.errors import UsageError
 from glot.serve.batcher import Call, Row
+from glot.store.label_sets import to_names
 from glot.store.template import takes_pair
 from glot.version import __version__
 
@@ -95,10 +96,10 @@ class Service:
         if not task.classes:
             return [{"score": round(float(score), 6)} for score in self.model.predict(*columns)]
         answers: list[Answer] = []
-        for shares in self.model.predict_proba(*columns):
-            said: Answer = {"label": task.classes[int(shares.argmax())]}
-            if task.target == "labels":
-                said = {"labels": [name for name, share in zip(task.classes, shares, strict=True) if share > 0.5]}
+        found = self.model.predict_proba(*columns)
+        for shares, answer in zip(found, self.model.answers(found).tolist(), strict=True):
+            several = task.target == "labels"
+            said = {"labels": list(to_names(answer, task.classes))} if several else {"label": task.classes[answer]}
             each = {name: round(float(share), 6) for name, share in zip(task.classes, shares, strict=True)}
             answers.append({**said, "probabilities": each})
         return answers

@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,8 +19,8 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, GlotError
-from glot.store.files import KEPT, checked, fsync_folder, one_line, open_inside, publish, temporary_name, write_error
-from glot.store.positions import BINARY, read_at, read_into_at, write_at
+from glot.store.files import KEPT, checked, fsync_folder, one_line, publish, temporary_name, write_error
+from glot.store.positions import BINARY, read_into_at, write_at
 
 ALIGNMENT = 4096  # columns start on a page, so that they can be read directly
 CHUNK_BYTES = 8 * 2**20  # what is read and checked at a time: small enough for memory, large enough for a disk
@@ -153,7 +151,7 @@ class ColumnWriter:
             for name, column in sorted(self.columns.items())
         }
         try:
-            digest = _rest_xxh3(self.descriptor, len(_head(columns, self.about, NO_CHECKSUM)))
+            digest = rest_xxh3(self.descriptor, len(_head(columns, self.about, NO_CHECKSUM)))
             _write_all(self.descriptor, memoryview(_head(columns, self.about, digest)), 0)
             os.fsync(self.descriptor)
             size = os.fstat(self.descriptor).st_size
@@ -235,150 +233,6 @@ def _preallocate(
     return made
 
 
-class ColumnReader:
-    """Reads byte ranges of a column file with `pread`: what is short, moved or damaged is an error, never a crash.
-
-    Raises FaultError where the file is missing, has another size, or a column lies outside it.
-    """
-
-    def __init__(self, folder: Path, entry: ColumnFile, remedy: str) -> None:
-        self.path, self.entry, self.remedy = folder / entry.file, entry, remedy
-        self.descriptor = -1  # closed
-        try:
-            self.descriptor = open_inside(folder, entry.file)
-            size = os.fstat(self.descriptor).st_size
-        except OSError as error:
-            raise self.damage(f"cannot be read ({one_line(error)})") from None
-        if size != entry.size:
-            self.close()
-            raise self.damage(f"has {size} bytes, the manifest says {entry.size}")
-        for name, column in entry.columns.items():
-            if column.offset + column.nbytes > size:
-                self.close()
-                raise self.damage(f"ends before its column {name} does")
-
-    def damage(self, what: str) -> FaultError:
-        """An error that names the file, what is wrong with it, and what to do."""
-        return FaultError(f"{self.path} {what}: {self.remedy}")
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a column."""
-        return self._column(name).shape
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.entry.columns
-
-    def _column(self, name: str) -> Column:
-        if name not in self.entry.columns:
-            raise self.damage(f"has no column {name}")
-        return self.entry.columns[name]
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows of a column as a new array; a whole column is compared with its checksum."""
-        out = self.read_unchecked(name, start, stop)
-        column = self._column(name)
-        if len(out) == column.shape[0] and column.xxh3:
-            self._compare(name, xxhash.xxh3_64_hexdigest(out.data if out.size else b""))
-        return out
-
-    def read_unchecked(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Rows of a column as a new array, whatever they hold."""
-        column = self._column(name)
-        stop = column.shape[0] if stop is None else stop
-        if not 0 <= start <= stop <= column.shape[0]:
-            raise self.damage(f"has no rows {start} to {stop} in its column {name}")
-        out = np.empty((stop - start, *column.shape[1:]), column.dtype)
-        if out.size:
-            self.read_into(out.data.cast("B"), column.offset + start * column.row_bytes)
-        return out
-
-    def chunks(self, name: str) -> Iterator[np.ndarray]:
-        """A column in pieces of a few MiB, its checksum compared after the last."""
-        column = self._column(name)
-        digest, rows = xxhash.xxh3_64(), max(1, CHUNK_BYTES // max(1, column.row_bytes))
-        for start in range(0, column.shape[0], rows):
-            out = self.read_unchecked(name, start, min(start + rows, column.shape[0]))
-            digest.update(out.data)
-            yield out
-        if column.xxh3:
-            self._compare(name, digest.hexdigest())
-
-    def check(self, name: str) -> None:
-        """Read a column once and compare its checksum; raises FaultError where it differs."""
-        for _ in self.chunks(name):
-            pass
-
-    def check_file(self) -> None:
-        """Compare every byte with its checksum; raises FaultError where one differs."""
-        try:
-            found, _ = _describe(self.descriptor, self.entry.file)
-        except OSError as error:
-            raise self.damage(f"cannot be read ({one_line(error)})") from None
-        except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
-            raise self.damage(f"is damaged ({one_line(error)})") from None
-        if found != self.entry:
-            raise self.damage("is damaged (it is not what the manifest says)")
-
-    def _compare(self, name: str, digest: str) -> None:
-        if digest != self.entry.columns[name].xxh3:
-            raise self.damage(f"is damaged in its column {name}")
-
-    def read_into(self, view: memoryview, offset: int) -> None:
-        """Fill `view` with the bytes from `offset` on."""
-        while view:
-            try:
-                count = read_into_at(self.descriptor, view, offset)
-            except OSError as error:
-                raise self.damage(f"cannot be read ({one_line(error)})") from None
-            if count == 0:
-                raise self.damage("ends too soon")
-            view, offset = view[count:], offset + count
-
-    def close(self) -> None:
-        """Close the file."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def describe_file(folder: Path, file: str, finished: bool = True) -> tuple[ColumnFile, dict[str, Any]]:
-    """What a manifest would say of a column file that lies there, and what the file is about, from its own head.
-
-    For a cache whose manifest is lost. Every byte is compared with the checksums in the head; raises ValueError where
-    it is no whole column file. Of one that need not be `finished` the head alone is compared.
-    """
-    try:
-        descriptor = open_inside(folder, file)
-        try:
-            return _describe(descriptor, file, finished)
-        finally:
-            os.close(descriptor)
-    except (OSError, KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
-        raise ValueError(f"{folder / file} does not describe itself: {one_line(error)}") from None
-
-
-def _describe(descriptor: int, file: str, finished: bool = True) -> tuple[ColumnFile, dict[str, Any]]:
-    first = read_at(descriptor, HEAD_LINE, 0).partition(b"\n")[0]
-    match = re.fullmatch(rf"{HEAD} (\d{{1,9}}) ([0-9a-f]{{16}}) ([0-9a-f]{{16}})".encode(), first)
-    if match is None:
-        raise ValueError("it does not begin as a column file of this version")
-    size, start, stop = os.fstat(descriptor).st_size, len(first) + 1, len(first) + 1 + int(match[1])
-    if stop > size:
-        raise ValueError("it ends too soon")
-    text = read_at(descriptor, stop - start, start)
-    if xxhash.xxh3_64_hexdigest(text) != match[2].decode():
-        raise ValueError("its head is damaged")
-    head = json.loads(text)
-    rest = match[3].decode()
-    if finished and rest != _rest_xxh3(descriptor, stop):
-        raise ValueError("it is damaged")
-    data = ColumnFile.from_json({"file": file, "size": size, "xxh3": rest, "columns": head["columns"]})
-    return data, dict(head["about"])
-
-
 def _head_json(columns: dict[str, Column], about: dict[str, Any]) -> bytes:
     values = {"about": about, "columns": {name: asdict(column) for name, column in sorted(columns.items())}}
     return json.dumps(values, sort_keys=True, allow_nan=False).encode()
@@ -402,7 +256,7 @@ def _head_room(columns: dict[str, tuple[tuple[int, ...], str]], about: dict[str,
     return max(ALIGNMENT, 1 << (HEAD_LINE + len(_head_json(longest, about)) - 1).bit_length())
 
 
-def _rest_xxh3(descriptor: int, start: int) -> str:
+def rest_xxh3(descriptor: int, start: int) -> str:
     """XXH3-64 over the bytes of a file from `start` on, as hex."""
     digest, buffer = xxhash.xxh3_64(), bytearray(CHUNK_BYTES)
     while count := read_into_at(descriptor, buffer, start):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import CHUNK_BYTES, ColumnFile, ColumnReader
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import CHUNK_BYTES, ColumnFile
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import atomic_folder, make_folder
 from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, StatesIdentity
+from glot.store.places import RemoteFolder
 from glot.store.plan import Plan, PlanWriter, number_by_first_use
 from glot.store.reader import Cache
 from glot.store.shards import ShardWriter
@@ -37,7 +39,7 @@ class _Part:
     text_ids: np.ndarray
 
 
-def copy_cache(source: Path, target: Path, verify: bool = False) -> Manifest:
+def copy_cache(source: Path | str, target: Path, verify: bool = False) -> Manifest:
     """Copy a cache file by file, an unfinished one too; returns its manifest.
 
     Raises UsageError where the target is taken, FaultError where there is no room, or with `verify` where a file of
@@ -51,7 +53,7 @@ def copy_cache(source: Path, target: Path, verify: bool = False) -> Manifest:
 
 
 def subset_cache(
-    source: Path,
+    source: Path | str,
     target: Path,
     splits: list[str] | None = None,
     limit: int | None = None,
@@ -84,7 +86,9 @@ def subset_cache(
     return manifest
 
 
-def merge_caches(sources: list[Path], target: Path, shard_bytes: int = 2**30, verify: bool = False) -> Manifest:
+def merge_caches(
+    sources: Sequence[Path | str], target: Path, shard_bytes: int = 2**30, verify: bool = False
+) -> Manifest:
     """Join caches of the same backbone and settings; returns the result's manifest.
 
     Copies of one plan (made by workers without a common file system, each with some of its shards, finished or not)
@@ -262,8 +266,9 @@ def _new_folder(target: Path, verify: bool) -> Iterator[Path]:
 
 def _copy_files(cache: Cache, folder: Path, shards: list[ColumnFile]) -> None:
     manifest = cache.manifest
+    place = cache.folder.fresh() if isinstance(cache.folder, RemoteFolder) else cache.folder
     for data in [manifest.plan.data, *(entry.data for entry in manifest.examples.values()), *shards]:
-        reader = ColumnReader(cache.folder, data, "repair or extract it first")
+        reader = ColumnReader(place, data, "repair or extract it first")
         with open(reader.descriptor, "rb", closefd=False) as source, open(folder / data.file, "wb") as copy:
             shutil.copyfileobj(source, copy, CHUNK_BYTES)
             copy.flush()

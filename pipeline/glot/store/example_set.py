@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from glot.store.columns import ColumnFile, ColumnReader, write_columns
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import ColumnFile, write_columns
+from glot.store.places import Place
 
 PIECE = 2**16  # hashes copied at a time
 # The columns of a set, and the dtypes that each may have.
@@ -109,7 +111,7 @@ class ExampleSet:
         return replace(entry, file=f"{path.parent.name}/{path.name}")
 
     @classmethod
-    def load(cls, folder: Path, entry: ColumnFile, num_texts: int) -> ExampleSet:
+    def load(cls, folder: Place, entry: ColumnFile, num_texts: int) -> ExampleSet:
         """Read a set; raises FaultError where it is damaged or names texts that the plan lacks."""
         file = ColumnReader(folder, entry, "run the same `glot extract` again")
         columns = entry.columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import hashlib
 import itertools
 import json
@@ -26,6 +27,7 @@ from glot.store.positions import BINARY
 
 def make_folder(path: Path) -> Path:
     """Make a folder and its parents; raises UsageError where that is not possible."""
+    refuse_url(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -35,6 +37,14 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def refuse_url(path: Path) -> None:
+    """Raise UsageError where what is to be written is named by a URL."""
+    match = URL.fullmatch(str(path))
+    if match is not None:
+        url = f"{match[1]}://{match[2]}"
+        raise UsageError(f"cannot write to {url}: write to a folder; `glot cache push FOLDER {url}` then sends a cache")
+
+
 def nearest_there(folder: Path) -> Path:
     """The folder, or the nearest of its parents that exists."""
     return next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -42,6 +52,7 @@ def nearest_there(folder: Path) -> Path:
 
 def check_parent(path: Path, option: str = "--out") -> None:
     """Raise UsageError where a file or folder cannot be made at `path`: before anything slow, and without making it."""
+    refuse_url(path)
     parent = nearest_there(path.absolute().parent)
     if not parent.is_dir():
         raise UsageError(f"cannot make {path}: {parent} is a file; choose another with {option}")
@@ -70,13 +81,14 @@ def worker_name() -> str:
     return f"{re.sub(r'[^A-Za-z0-9-]', '-', socket.gethostname())}-{os.getpid()}"
 
 
+# scheme and rest; one slash where a Path has made it of two
+URL = re.compile(r"([a-z][a-z0-9+]+):/+(.*)", re.DOTALL)
 UNFINISHED = ".tmp-"  # in the names of files that are not finished
 KEPT = ".part"  # ends the names of files that were left unfinished, for whoever goes on
 READ_PLAIN = os.O_RDONLY | BINARY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 MAX_TEXT = 2**30  # bytes of a text file that is read whole
 _names = itertools.count()
 Entry = TypeVar("Entry")
-_hints = cache(get_type_hints)
 
 
 class Digest(Protocol):
@@ -145,6 +157,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
     Raises UsageError where the target cannot be made or holds something, FaultError where writing fails.
     """
+    refuse_url(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"{target} is there already: choose another place")
     make_folder(target.parent)
@@ -338,20 +351,51 @@ def read_json(path: Path) -> Any:
         raise FaultError(f"{path} is damaged: {error}") from None
 
 
+def parse_json(name: str, data: bytes) -> Any:
+    """The values in the bytes of a JSON file; raises FaultError, by its name, where it is damaged."""
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FaultError(f"{name} is damaged: {one_line(error)}") from None
+
+
 def checked(kind: type[Entry], values: dict[str, Any]) -> Entry:
     """A dataclass rebuilt from JSON that somebody else may have made: its words, flags and counts must be such.
 
     Raises ValueError, or TypeError where fields are missing or unknown.
     """
     dataclass: Any = kind  # for mypy a type variable is not sure to be hashable
-    hints = _hints(dataclass)
-    for name, value in values.items():
-        wanted = get_origin(hints.get(name)) or hints.get(name)
-        counts = value if wanted in (tuple, list) else [value] if wanted is int else []
-        is_sort = isinstance(value, wanted) if wanted in (str, bool, tuple, list) else True
-        if not is_sort or not all(type(count) is int and count >= 0 for count in counts):
+    sorts = _sorts(dataclass)
+    for name, value in values.items():  # for each shard of a manifest: no generator, no call that is not needed
+        wanted = sorts.get(name)
+        if wanted is None:
+            continue
+        is_sort = (type(value) is int and value >= 0) if wanted is int else isinstance(value, wanted)
+        if is_sort and (wanted is tuple or wanted is list):
+            for count in value:
+                is_sort = is_sort and type(count) is int and count >= 0
+        if not is_sort:
             raise ValueError(f"{name} is {value!r}")
     return kind(**values)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Build many objects without looking for cycles among them again and again, which takes longer than they do."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@cache
+def _sorts(kind: type) -> dict[str, type]:
+    """The types that `checked` looks at of a dataclass' fields."""
+    hints = {name: get_origin(hint) or hint for name, hint in get_type_hints(kind).items()}
+    return {name: hint for name, hint in hints.items() if hint in (int, str, bool, tuple, list)}
 
 
 def check_version(path: Path, data: dict[str, Any], newest: int) -> None:

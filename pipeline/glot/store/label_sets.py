@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 LABELS_JOINT = ";"  # between the labels of a text where they are written
+HALF = 0.5  # the probability above which a label is given, where nothing says otherwise
 MOST_LABELS = 53  # a table of examples keeps labels as float64, which is exact to so many bits
 
 

@@ -18,7 +18,8 @@ import numpy as np
 from glot.errors import FaultError, UsageError
 from glot.store.columns import NO_FILE, ColumnFile
 from glot.store.example_set import ExampleSet
-from glot.store.files import checked, read_json, write_json
+from glot.store.files import checked, no_collection, write_json
+from glot.store.places import Place, load_json
 from glot.store.task_spec import TARGETS, TaskSpec
 
 FORMAT = "glot-cache"
@@ -178,7 +179,8 @@ class ShardEntry:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict, as the manifest and a sidecar have it; the usual engine goes without saying."""
-        values = asdict(self)
+        columns = {name: dict(vars(column)) for name, column in self.data.columns.items()}
+        values = {**vars(self), "data": {**vars(self.data), "columns": columns}}  # `asdict` takes ten times as long
         if self.engine == TORCH:
             del values["engine"]
         return values
@@ -186,7 +188,10 @@ class ShardEntry:
     @classmethod
     def from_json(cls, number: int, values: dict[str, Any]) -> ShardEntry:
         """Rebuild an entry, its names and counts checked; raises KeyError, TypeError or ValueError."""
-        entry = checked(cls, {**values, "data": _column_file(values["data"], re.escape(shard_file(number)))})
+        data = ColumnFile.from_json(values["data"])
+        if data.file != shard_file(number):
+            raise ValueError(f"it names the file {data.file!r}")
+        entry = checked(cls, {**values, "data": data})
         if entry.dtype not in STORED_AS:
             raise ValueError(f"unknown dtype {entry.dtype}")
         return entry
@@ -261,23 +266,30 @@ class Manifest:
     shards: dict[int, ShardEntry] = field(default_factory=dict)
 
     @property
+    def files(self) -> list[ColumnFile]:
+        """All files of the cache but the manifest."""
+        sets = [entry.data for entry in self.examples.values()]
+        return [self.plan.data, *sets, *(entry.data for entry in self.shards.values())]
+
+    @property
     def complete(self) -> bool:
         """Whether every planned shard is there."""
         return len(self.shards) == self.plan.shards
 
     def save(self, folder: Path) -> None:
         """Write `manifest.json` atomically."""
-        data = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        data = {"format": FORMAT, "version": VERSION, **asdict(replace(self, shards={}))}
         for name, entry in self.examples.items():
             data["examples"][name]["task"] = entry.task.to_json()
         data["shards"] = [{"number": number, **entry.to_json()} for number, entry in sorted(self.shards.items())]
         write_json(folder / MANIFEST_FILE, data)
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
+    @no_collection()
+    def load(cls, folder: Place) -> Manifest:
         """Read `manifest.json`; raises UsageError (missing, other version) or FaultError (damaged)."""
         path = folder / MANIFEST_FILE
-        data = read_json(path)
+        data = load_json(path)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise UsageError(f"{path} is not the manifest of a glot cache")
         if data.get("version") != VERSION:

@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from glot.store.columns import CHUNK_BYTES, STRINGS, ColumnFile, ColumnReader, ColumnWriter, strings_columns
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import CHUNK_BYTES, STRINGS, ColumnFile, ColumnWriter, strings_columns
 from glot.store.files import nameless_file, write_error
 from glot.store.layout import PlanEntry, StatesIdentity
+from glot.store.places import Place
 
 CONTENT, SPECIAL, TEMPLATE = 0, 1, 2  # values of `token_kind`
 PIECE = 2**16  # texts copied at a time
@@ -70,7 +72,7 @@ class Plan:
     Raises FaultError where the file is missing, damaged, or its columns do not fit together.
     """
 
-    def __init__(self, folder: Path, entry: ColumnFile) -> None:
+    def __init__(self, folder: Place, entry: ColumnFile) -> None:
         self.file = ColumnReader(folder, entry, f"run the same `glot extract` into {folder} again")
         for name, column in entry.columns.items():
             if column.dtype not in KINDS.get(name, ()) or len(column.shape) != (2 if name == "hash" else 1):

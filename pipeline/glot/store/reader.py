@@ -15,10 +15,13 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
+from glot.store.column_reader import DamageError
 from glot.store.columns import CHUNK_BYTES
 from glot.store.example_set import ExampleSet
 from glot.store.layout import MANIFEST_FILE, STORED_AS, ExamplesEntry
+from glot.store.places import Place, RemoteFolder, place_of
 from glot.store.plan import Plan
+from glot.store.remote import RemoteFile
 from glot.store.shards import ShardReader, load_manifest
 from glot.store.task_spec import TaskSpec
 
@@ -27,8 +30,14 @@ DEPTH = 3  # folders below the one named in which a cache is looked for: cache/<
 NO_WAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux: read what lies in memory, and say so where something does not
 
 
-def find_cache(path: Path) -> Path:
-    """The cache at `path`, or the only one below it; UsageError where there is none or several, naming them."""
+def find_cache(given: Path | str | RemoteFolder) -> Place:
+    """The cache at a path, or the only one below it; UsageError where there is none or several, naming them.
+
+    A URL must be that of the cache itself: nothing is looked for there.
+    """
+    path = place_of(given)
+    if isinstance(path, RemoteFolder):
+        return path
     if (path / MANIFEST_FILE).exists():
         return path
     if not path.is_dir():
@@ -67,22 +76,23 @@ class StoredStates:
 
 
 class Cache:
-    """A cache opened for reading.
+    """A cache opened for reading, in a folder or at a URL (see `glot.store.places`).
 
     `read_texts` compares each text's checksum the first time it is read, so nothing is ever trained on bytes that
     changed since they were written.
 
-    Raises UsageError (missing, ambiguous, unfinished, another format version) or FaultError (damaged).
+    Raises UsageError (missing, ambiguous, unfinished, another format version), FaultError (damaged, or its store is not
+    reached) or AccessError.
     """
 
-    def __init__(self, path: Path | str, allow_unfinished: bool = False) -> None:
-        self.folder = find_cache(Path(path))
+    def __init__(self, path: Path | str | RemoteFolder, allow_unfinished: bool = False) -> None:
+        self.folder = find_cache(path)
+        self.is_remote = isinstance(self.folder, RemoteFolder)
         self.manifest = load_manifest(self.folder)
         if not self.manifest.complete and not allow_unfinished:
             done, planned = len(self.manifest.shards), self.manifest.plan.shards
-            raise UsageError(
-                f"{self.folder} is unfinished ({done} of {planned} shards): run the same `glot extract` again"
-            )
+            remedy = "push it once it is finished" if self.is_remote else "run the same `glot extract` again"
+            raise UsageError(f"{self.folder} is unfinished ({done} of {planned} shards): {remedy}")
         self._open: OrderedDict[int, ShardReader] = OrderedDict()
         self._layers: dict[int, _LayerIndex] = {}
         self._added: dict[str, ExampleSet] = {}
@@ -183,9 +193,45 @@ class Cache:
         ends: np.ndarray,
         out: StoredStates,
     ) -> None:
+        """Fill `out` with some texts' states, see `_fill`; from a store, what is damaged is fetched once again."""
+        if not self.is_remote:
+            self._fill(index, ids, shards, start, ends, out)
+            return
+        wanted = self._ranges(index, shards, start, np.diff(ends, prepend=0))
+        for remote, ranges in wanted.items():
+            remote.prepare(ranges)
+        try:
+            self._fill(index, ids, shards, start, ends, out)
+        except DamageError:
+            for remote, ranges in wanted.items():
+                remote.forget(ranges)
+            self._fill(index, ids, shards, start, ends, out)
+
+    def _ranges(
+        self, index: _LayerIndex, shards: np.ndarray, start: np.ndarray, lengths: np.ndarray
+    ) -> dict[RemoteFile, list[tuple[int, int]]]:
+        """Where some texts' states lie in their objects: (offset, bytes)."""
+        found: dict[RemoteFile, list[tuple[int, int]]] = {}
+        rows = start - self.plan.token_start[self.plan.shard_start[shards]]
+        for number, row, length in zip(shards.tolist(), rows.tolist(), lengths.tolist(), strict=True):
+            shard = self._shard(number)
+            if shard.remote is not None:
+                found.setdefault(shard.remote, []).extend(shard.states_ranges(index.layer, row, row + length))
+        return found
+
+    def _fill(
+        self,
+        index: _LayerIndex,
+        ids: np.ndarray,
+        shards: np.ndarray,
+        start: np.ndarray,
+        ends: np.ndarray,
+        out: StoredStates,
+    ) -> None:
         """Fill `out` with some texts' states; the checksums of those not seen before are compared.
 
-        `start` says where a text's tokens begin in the plan, `ends` where they end in `out`.
+        Of what comes from a store all are, always: it may have been fetched anew. `start` says where a text's tokens
+        begin in the plan, `ends` where they end in `out`.
         """
         numbers = shards.tolist()
         opened = {number: self._shard(number) for number in set(numbers)}
@@ -193,12 +239,13 @@ class Cache:
         if index.is_plain:
             view, cuts = out.values.data.cast("B"), (ends * index.row_bytes).tolist()
             views = [view[first:stop] for first, stop in zip([0, *cuts], cuts, strict=False)]
-            _read_plain(readers, views, (start * index.row_bytes + index.base[shards]).tolist())
+            read = _read_remote if self.is_remote else _read_plain
+            read(readers, views, (start * index.row_bytes + index.base[shards]).tolist())
             hashed: Sequence[memoryview | bytes] = views
         else:
             rows = start - self.plan.token_start[self.plan.shard_start[shards]]
             hashed = list(_read_mixed(readers, index.layer, rows.tolist(), ends.tolist(), out))
-        if not index.checked[ids].all():
+        if self.is_remote or not index.checked[ids].all():
             for number in opened.keys() - index.listed:
                 index.list_checks(opened[number], number)
             self._compare(ids, readers, hashed, index.checks[ids].tolist())
@@ -279,6 +326,12 @@ def _read_mixed(
         if out.scale is not None:
             out.scale[first:stop] = scale
         yield values.tobytes() + (b"" if scale is None else scale.tobytes())
+
+
+def _read_remote(readers: list[ShardReader], views: list[memoryview], offsets: list[int]) -> None:
+    """Fill each view from its reader's object."""
+    for reader, offset, view in zip(readers, offsets, views, strict=True):
+        reader.read_into(view, offset)
 
 
 def _read_plain(readers: list[ShardReader], views: list[memoryview], offsets: list[int]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from glot.errors import FaultError
-from glot.store.columns import describe_file
+from glot.store.column_reader import describe_file
 from glot.store.example_set import ExampleSet
 from glot.store.layout import EXAMPLES_FOLDER, Manifest
 from glot.store.plan import Plan

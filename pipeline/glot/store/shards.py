@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import numpy as np
 import xxhash
 
 from glot.errors import FaultError, UsageError
-from glot.store.columns import CHUNK_BYTES, ColumnReader, ColumnWriter, describe_file
+from glot.store.column_reader import ColumnReader, describe_file
+from glot.store.columns import CHUNK_BYTES, ColumnWriter
 from glot.store.files import find_unfinished, read_json, write_json
 from glot.store.layout import STORED_AS, TORCH, Manifest, ShardEntry, StatesIdentity, shard_file, sidecar_file
+from glot.store.places import Place, RemoteFolder
 from glot.store.plan import Plan
 
 DAMAGED_SHARD = "find its texts with `glot inspect --verify` and make them again with `glot inspect --repair`"
@@ -145,8 +147,8 @@ def text_check(states: np.ndarray, scale: np.ndarray | None) -> int:
 class ShardReader(ColumnReader):
     """One shard opened for reading; raises FaultError where its entry does not fit the plan or the file."""
 
-    def __init__(self, folder: Path, entry: ShardEntry, plan: Plan, number: int, identity: StatesIdentity) -> None:
-        super().__init__(folder, entry.data, DAMAGED_SHARD)
+    def __init__(self, folder: Place, entry: ShardEntry, plan: Plan, number: int, identity: StatesIdentity) -> None:
+        super().__init__(folder, entry.data, DAMAGED_SHARD, streamed=True)
         self.shard, self.plan, self.number = entry, plan, number
         self.dtype, self.engine, self.layers = entry.dtype, entry.engine, identity.layers
         first, stop = plan.shard_range(number)
@@ -184,6 +186,11 @@ class ShardReader(ColumnReader):
                 if [text_check(*some) for some in states.values()] == checks[:, row].tolist():
                     yield row, states
             first = stop
+
+    def states_ranges(self, layer: int, start: int, stop: int) -> list[tuple[int, int]]:
+        """Where rows of a layer's states, and their scales, lie in the file: (offset, bytes)."""
+        columns = [self.entry.columns.get(f"{kind}/{layer}") for kind in ("hidden", "scale")]
+        return [(one.offset + start * one.row_bytes, (stop - start) * one.row_bytes) for one in columns if one]
 
     def read_states(self, layer: int, start: int, stop: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Rows of a layer's states in this shard's stored dtype, and for int8 their scales; unchecked."""
@@ -251,16 +258,25 @@ def write_sidecar(folder: Path, number: int, entry: ShardEntry) -> None:
     write_json(folder / sidecar_file(number), entry.to_json())
 
 
-def load_manifest(folder: Path) -> Manifest:
-    """The manifest with all finished shards, also those that only their sidecars list so far.
+def load_manifest(folder: Place) -> Manifest:
+    """The manifest with all finished shards, also those that only their sidecars list so far (in a folder alone).
 
     Raises UsageError (missing, other version) or FaultError (damaged).
     """
-    names = (re.fullmatch(r"shard-(\d{5,})\.json", path.name) for path in folder.glob("shard-*.json"))
-    found = {number: read_sidecar(folder, number) for number in (int(name[1]) for name in names if name)}
+    if isinstance(folder, RemoteFolder):
+        return Manifest.load(folder)
+    found = finished_shards(folder)
     manifest = Manifest.load(folder)  # after the sidecars, which are removed only when it lists their shards
-    manifest.shards |= {number: entry for number, entry in found.items() if entry and number < manifest.plan.shards}
+    manifest.shards |= {number: entry for number, entry in found.items() if number < manifest.plan.shards}
     return manifest
+
+
+def finished_shards(folder: Path, but: Collection[int] = ()) -> dict[int, ShardEntry]:
+    """The shards that have a sidecar, but for some: those that are finished and that no manifest lists yet."""
+    names = (re.fullmatch(r"shard-(\d{5,})\.json", path.name) for path in folder.glob("shard-*.json"))
+    numbers = [int(name[1]) for name in names if name]
+    found = {number: read_sidecar(folder, number) for number in numbers if number not in but}
+    return {number: entry for number, entry in found.items() if entry}
 
 
 def list_shards(folder: Path, manifest: Manifest) -> None:

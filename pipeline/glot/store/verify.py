@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from glot.errors import FaultError
-from glot.store.columns import ColumnFile, ColumnReader
+from glot.store.column_reader import ColumnReader
+from glot.store.columns import ColumnFile
+from glot.store.places import Place, RemoteFolder
 from glot.store.reader import Cache
 from glot.store.shards import ShardReader
 
@@ -34,8 +35,11 @@ class Damage:
 def verify_cache(cache: Cache, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Damage]:
     """Read all of a cache and list what is damaged; an unfinished cache is verified as far as it goes.
 
-    `progress` is told of (bytes read, bytes in all), of shards.
+    Of a URL all is fetched anew, one file at a time, and kept nowhere. `progress` is told of (bytes read, bytes in
+    all), of shards.
     """
+    if isinstance(cache.folder, RemoteFolder):
+        cache = Cache(cache.folder.fresh(), allow_unfinished=True)
     manifest = cache.manifest
     done, total = 0, sum(entry.data.size for entry in manifest.shards.values())
     found = list(_damaged_small_files(cache))
@@ -72,7 +76,7 @@ def _damage(data: ColumnFile, check: Callable[[], object]) -> Damage | None:
     return None
 
 
-def verify_file(folder: Path, data: ColumnFile) -> Damage | None:
+def verify_file(folder: Place, data: ColumnFile) -> Damage | None:
     """What is wrong with a file, every byte compared with its checksum; None where nothing is."""
     return _damage(data, lambda: ColumnReader(folder, data, "run the same `glot extract` again").check_file())
 
@@ -81,10 +85,12 @@ def _verify_shard(cache: Cache, number: int) -> Damage | None:
     entry = cache.manifest.shards[number]
     first, stop = cache.plan.shard_range(number)
     try:
-        rows = ShardReader(cache.folder, entry, cache.plan, number, cache.manifest.states).damaged_rows()
+        reader = ShardReader(cache.folder, entry, cache.plan, number, cache.manifest.states)
+        rows = reader.damaged_rows()
     except FaultError as error:
         return Damage(entry.data.file, str(error), number, tuple(range(first, stop)), whole=False)
     if len(rows):
         return Damage(entry.data.file, f"{len(rows)} damaged texts", number, tuple((first + rows).tolist()))
-    damage = verify_file(cache.folder, entry.data)
-    return damage and Damage(damage.file, "damaged beside the states, which are whole", number)
+    if _damage(entry.data, reader.check_file) is None:
+        return None
+    return Damage(entry.data.file, "damaged beside the states, which are whole", number)

@@ -74,8 +74,7 @@ def _lines(done: Trained) -> list[str]:
         lines += [f"- {score.line}"] + ([f"- {score.verdict}"] if score.verdict else [])
     lines += ["", f"Scored on {done.untouched}. The interval is of 95 %.", ""]
     if done.classes:
-        lines += ["| class | precision | recall | F1 | rows |", "|---|---:|---:|---:|---:|"]
-        lines += [f"| {_cell(one.name)} | {' | '.join(shares(one))} | {one.support:,} |" for one in done.classes]
+        lines += _by_class(done)
     lines += ["", "## Data", ""]
     lines += ["| set | rows | labels |", "|---|---:|---|"]
     lines += [f"| {name} | {count:,} | {_cell(done.labels[name])} |" for name, count in done.rows.items()]
@@ -86,6 +85,16 @@ def _lines(done: Trained) -> list[str]:
     if PAGE_FILE in done.files:
         lines += [f"`{PAGE_FILE}` shows which rows it fails on."]
     return lines
+
+
+def _by_class(done: Trained) -> list[str]:
+    several = done.task.target == "labels"
+    heading = ["label" if several else "class", "precision", "recall", "F1", "rows"] + ["threshold"] * several
+    rows = [
+        [_cell(one.name), *shares(one), f"{one.support:,}"] + [f"{100 * (one.threshold or 0):.1f}"] * several
+        for one in done.classes
+    ]
+    return [f"| {' | '.join(row)} |" for row in [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]]
 
 
 def _search(done: Trained) -> str:

@@ -37,13 +37,17 @@ class Score:
 
 @dataclass(frozen=True)
 class ByClass:
-    """One class of the untouched rows: how good its answers are, as fractions, and how many rows have it."""
+    """One class, or label, of the untouched rows: how good its answers are, as fractions, and how many rows have it.
+
+    `threshold` is the probability above which a row gets it, where one may have several.
+    """
 
     name: str
     precision: float
     recall: float
     f1: float
     support: int
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from glot.fit.evaluation import Evaluation
 
 LITTLE = 100_000  # tokens: fewer are forwarded before a measurement of the pace would say how long they take
+FEW_SCORED = 20  # rows, whose score says next to nothing
 PACE_SECONDS = 2.0  # of forwards, to tell the time of more
 MOST_OF_DISK = 0.5  # of what is free: where all layers take more, the last one alone is kept
 SPENT_FILE = "spent.json"  # in the study's folder: the seconds of search so far
@@ -191,7 +192,10 @@ def _take_run(run: Path, folder: Path) -> None:
 
 def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watch: Watch) -> Trained:
     """Score the untouched rows, and leave the predictions, the page, the card and the result."""
-    watch.say(f"scoring {len(job.split(TEST).examples):,} untouched rows")
+    count = len(job.split(TEST).examples)
+    watch.say(f"scoring {count:,} untouched rows")
+    if count < FEW_SCORED:
+        watch.note(f"{count} rows are too few to tell how good it is: the interval says how little is known")
     config = RunConfig.load(job.folder)
     with _timed(clock, "scores"):
         found = evaluate_untouched(job.folder, cache, job.scored_file, job.request.device)
@@ -231,7 +235,7 @@ def _write_page(job: Job, cache: Cache, config: RunConfig, found: Evaluation, wa
         return False
     watch.say("the page: doubtful labels, duplicates, the learning curve")
     found = replace(found, curve=learning_curve(cache, config, TEST))
-    page = gather_page(job.folder, found, cache)
+    page = replace(gather_page(job.folder, found, cache), answers_file=PREDICTIONS_FILE)
     write_page(job.folder / PAGE_FILE, page)
     if page.duplicates:
         watch.note(

@@ -19,6 +19,7 @@ from glot.train.job import TEST
 from glot.train.result import ByClass, Score
 
 PIECE = 4096  # rows written at a time
+RIGHT = "is_right"  # the column that says with 1 or 0 whether the answer is the label
 
 
 def evaluate_untouched(run: Path, cache: Cache, source: str, device: str | None) -> Evaluation:
@@ -39,7 +40,9 @@ def scores_of(found: Evaluation) -> tuple[Score, ...]:
 
 def classes_of(found: Evaluation) -> tuple[ByClass, ...]:
     """The scores of each class, as they are kept."""
-    return tuple(ByClass(one.name, one.precision, one.recall, one.f1, one.support) for one in found.classes)
+    return tuple(
+        ByClass(one.name, one.precision, one.recall, one.f1, one.support, one.threshold) for one in found.classes
+    )
 
 
 def write_untouched(path: Path, scored: Scored, columns: Columns) -> None:
@@ -53,7 +56,9 @@ def write_untouched(path: Path, scored: Scored, columns: Columns) -> None:
     kept = {"index": int, **dict.fromkeys(texts, str), label: str if task.classes else float}
     names, types = answer_names(task, kept), answer_columns(task, with_probabilities=True)
     rows = _rows(scored, texts, label, names)
-    with rows_file(path, {**kept, **{names[name]: kind for name, kind in types.items() if name != "index"}}) as write:
+    told = {names[name]: kind for name, kind in types.items() if name != "index"}
+    right = {} if task.target == "score" else {RIGHT: int}
+    with rows_file(path, {**kept, **told, **right}) as write:
         while piece := list(islice(rows, PIECE)):
             write(piece)
 
@@ -61,8 +66,11 @@ def write_untouched(path: Path, scored: Scored, columns: Columns) -> None:
 def _rows(scored: Scored, texts: list[str], label: str, names: dict[str, str]) -> Iterator[Row]:
     assert scored.rows is not None  # as of every set of a cache
     assert scored.texts is not None  # which keeps its texts
+    answers = scored.answers
     for place, row in enumerate(scored.rows.tolist()):
         value = scored.labels[place].item()
         told = label_text(scored.task, value) if scored.task.classes else value
         cells = dict(zip(texts, scored.texts[place], strict=True))
-        yield {"index": row, **cells, label: told, **answer_of(scored.task, scored.estimates[place], names)}
+        said = answer_of(scored.task, answers[place], scored.estimates[place], names)
+        right = {} if scored.task.target == "score" else {RIGHT: int(answers[place] == value)}
+        yield {"index": row, **cells, label: told, **said, **right}

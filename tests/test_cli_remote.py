@@ -1,0 +1,230 @@
+"""`glot` on caches at URLs: fit, inspect, push and pull, over a real S3 server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from glot.store.claims import Owner
+from glot.store.places import file_system
+from glot.store.reader import Cache
+from tests.s3 import S3Server, upload
+
+URL = "s3://made/a/cache"
+FIT = ["--epochs", 1, "--hidden", 8, "--device", "cpu", "--no-yardsticks", "--json"]
+Glot = Callable[..., tuple[int, str, str]]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def there(url: str = URL) -> dict[str, bytes]:
+    system = file_system("s3")
+    root = url.removeprefix("s3://")
+    return {path.removeprefix(f"{root}/"): system.cat_file(path) for path in system.find(root)}
+
+
+@pytest.fixture
+def cache(make_fit_cache: Callable[..., Path]) -> Path:
+    return make_fit_cache(train=64, validation=32, shards=4)
+
+
+def scores(out: str) -> object:
+    return [(run["best"], run["last"], run["best_epoch"]) for run in json.loads(out)["runs"]]
+
+
+def test_a_head_trained_from_a_store_is_the_same(glot: Glot, s3: S3Server, cache: Path) -> None:
+    upload(cache, URL)
+    code, here, err = glot("fit", "--cache", cache, *FIT, "--out", "here")
+    assert code == 0, err
+    code, found, err = glot("fit", "--cache", URL, *FIT, "--out", "there")
+    assert code == 0, err
+    assert scores(found) == scores(here)
+    assert Path("there/head.safetensors").read_bytes() == Path("here/head.safetensors").read_bytes()
+    Path("there/metrics.json").unlink()
+    code, found, err = glot("fit", "--resume", "there", "--json", "--no-yardsticks")  # finds the URL in the config
+    assert (code, scores(found)) == (0, scores(here)), err
+
+
+def test_where_blocks_are_kept(glot: Glot, s3: S3Server, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload(cache, URL)
+    for name in ("GLOT_CACHE_DIR", "GLOT_CACHE_GB"):  # what options set goes when the test ends
+        monkeypatch.setenv(name, "")
+    code, _, err = glot("cache", "subset", URL, "small", "--limit", 3, "--cache-dir", "kept", "--cache-gb", 0.5)
+    assert code == 0, err
+    assert [path for path in Path("kept").rglob("*") if path.is_file()]
+    code, _, err = glot("inspect", URL, "--cache-gb", "much")
+    assert (code, "--cache-gb, or GLOT_CACHE_GB, is the size of the local block cache in GiB" in err) == (2, True), err
+
+
+@pytest.mark.slow
+def test_a_look_at_a_cache_in_a_store(glot: Glot, s3: S3Server, cache: Path) -> None:
+    upload(cache, URL)
+    code, out, err = glot("inspect", URL, "--verify")
+    assert (code, "every checksum fits" in out) == (0, True), err
+    code, here, err = glot("inspect", cache, "--json")
+    code, found, err = glot("inspect", URL, "--json")
+    assert code == 0, err
+    expected = json.loads(here) | {"folder": URL}
+    left_out = ("bytes", "bytes_per_token")  # of a folder with the manifest
+    assert {k: v for k, v in json.loads(found).items() if k not in left_out} == {
+        k: v for k, v in expected.items() if k not in left_out
+    }
+
+
+def test_what_is_pushed_comes_back(glot: Glot, s3: S3Server, cache: Path) -> None:
+    code, out, err = glot("cache", "push", cache, URL, "--verify")
+    assert code == 0, err
+    assert there() == files_of(cache)
+    puts = [line.split()[1] for line in s3.misbehave() if line.startswith("PUT")]
+    assert puts[0].startswith("/made/a/cache/shard-")
+    assert puts[-1] == "/made/a/cache/manifest.json"
+    code, out, err = glot("cache", "push", cache, URL)
+    assert (code, "0 files sent (0 bytes), 7 were there" in out) == (0, True), out + err
+    code, out, err = glot("cache", "pull", URL, "back")
+    assert code == 0, err
+    assert files_of(Path("back")) == files_of(cache)
+    code, out, err = glot("cache", "pull", URL, "back")
+    assert (code, "0 files sent (0 bytes), 7 were there" in out) == (0, True), out + err
+
+
+@pytest.mark.slow
+def test_nothing_is_replaced(glot: Glot, s3: S3Server, cache: Path, make_fit_cache: Callable[..., Path]) -> None:
+    other = make_fit_cache("other", train=32, validation=16, shards=2)
+    assert glot("cache", "push", other, URL)[0] == 0
+    before = there()
+    code, _, err = glot("cache", "push", cache, URL)
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"{URL} holds another cache: nothing was changed: choose another place" in err
+    file_system("s3").rm_file(f"{URL}/manifest.json")  # an interrupted push of the other one
+    code, _, err = glot("cache", "push", cache, URL)
+    assert (code, "is there and is another file: nothing was changed" in err) == (2, True), err
+    before.pop("manifest.json")
+    assert there() == before
+    assert glot("cache", "push", cache, "s3://made/b")[0] == 0
+    code, _, err = glot("cache", "pull", "s3://made/b", other)
+    assert (code, "holds another cache" in err) == (2, True), err
+
+
+@pytest.mark.slow
+def test_a_push_goes_on_where_it_was(glot: Glot, s3: S3Server, cache: Path) -> None:
+    """The store refuses a shard; what was sent before is kept, and there is no manifest yet."""
+    s3.misbehave(denied=True, part="shard-00001")
+    code, _, err = glot("cache", "push", cache, URL)
+    assert (code, "check your credentials" in err, err.count("\n")) == (1, True, 1), err
+    s3.misbehave(busy=10**6, part="shard-00002")
+    code, _, err = glot("cache", "push", cache, URL)
+    assert (code, f"{URL}/shard-00002.h5: the store is too busy" in err) == (1, True), err
+    assert "manifest.json" not in there()
+    s3.misbehave()
+    code, _, err = glot("cache", "push", cache, URL)
+    assert code == 0, err
+    assert there() == files_of(cache)
+
+
+@pytest.mark.slow
+def test_a_pull_goes_on_where_it_was(glot: Glot, s3: S3Server, cache: Path) -> None:
+    upload(cache, URL)
+    data = (cache / "shard-00002.h5").read_bytes()
+    file_system("s3").pipe_file(f"{URL}/shard-00002.h5", data[:-1] + bytes([data[-1] ^ 1]))
+    code, _, err = glot("cache", "pull", URL, "back")
+    assert (code, f"{URL}/shard-00002.h5 is damaged" in err, err.count("\n")) == (1, True, 1), err
+    assert not {"shard-00002.h5", "manifest.json"} & set(files_of(Path("back")))
+    file_system("s3").pipe_file(f"{URL}/shard-00002.h5", data)
+    s3.misbehave()
+    code, _, err = glot("cache", "pull", URL, "back")
+    assert code == 0, err
+    assert files_of(Path("back")) == files_of(cache)
+    assert not any("shard-00000" in line for line in s3.misbehave())
+
+
+@pytest.mark.slow
+def test_texts_that_are_left_out(glot: Glot, s3: S3Server, cache: Path) -> None:
+    code, out, err = glot("cache", "push", cache, URL, "--no-texts", "--verify")
+    assert code == 0, err
+    assert not any(b"word1 " in data or b"word-1 " in data for data in there().values())
+    assert not Cache(URL).plan.has_texts
+    code, out, err = glot("cache", "push", cache, URL, "--no-texts")
+    assert (code, "7 were there" in out) == (0, True), err
+    code, _, err = glot("fit", "--cache", URL, *FIT, "--out", "there")
+    assert code == 0, err
+
+
+@pytest.fixture
+def extraction(table: Path, backbone_folders: dict[str, Path]) -> list[object]:
+    columns = ["--text", "sentence", "--label", "kind", "--max-tokens", 24]
+    return ["extract", "--model", backbone_folders["bert"], "--data", table, *columns]
+
+
+def test_a_cache_is_made_at_a_url(
+    glot: Glot, s3: S3Server, extraction: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is that of a folder; while the store fails, shards are made all the same, and the command goes on."""
+    monkeypatch.setattr("glot.store.sending.SECONDS", 0.01)
+    assert glot(*extraction, "--out", "here")[0] == 0
+    s3.misbehave(busy=10**6, part=".h5")
+    code, _, err = glot(*extraction, "--out", URL)
+    assert (code, "the store is too busy" in err) == (1, True), err
+    assert there() == {}
+    s3.misbehave()
+    code, out, err = glot(*extraction, "--out", URL)
+    assert (code, f"{URL}: every file is there" in out, "forwarded 0 texts" in out) == (0, True, True), out + err
+    assert there() == files_of(Path("here"))
+    puts = [line.split()[1] for line in s3.misbehave() if line.startswith("PUT")]
+    assert puts[-1] == "/made/a/cache/manifest.json"
+    assert not list(Path("blocks/made").iterdir())
+    code, _, err = glot(*extraction, "--out", URL)
+    assert (code, err.count("\n"), f"{URL} holds a cache already" in err) == (2, 1, True), err
+
+
+@pytest.mark.slow
+def test_two_that_make_one_cache(glot: Glot, s3: S3Server, extraction: list[object]) -> None:
+    elsewhere = {**asdict(Owner.me()), "host": "elsewhere", "machine": "another"}
+    file_system("s3").pipe_file(f"{URL}/extract.claim", json.dumps(elsewhere).encode())
+    code, _, err = glot(*extraction, "--out", URL)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert f"on elsewhere since {elsewhere['since']} is making {URL}: wait, or remove {URL}/extract.claim" in err
+    gone = {**asdict(Owner.me()), "started": 1}  # this process id, of a process that has ended
+    file_system("s3").pipe_file(f"{URL}/extract.claim", json.dumps(gone).encode())
+    code, _, err = glot(*extraction, "--out", URL)
+    assert code == 0, err
+    assert "extract.claim" not in there()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["fit", "--cache", "gs://bucket/x"], "gs:// needs gcsfs, which is not installed"),
+        (["inspect", "ftp://host/x"], "ftp:// is none of the places"),
+        (["cache", "push", "{cache}", "there"], "there is a folder: use `glot cache copy`"),
+        (["cache", "push", "{cache}", "gs://bucket/x"], "gs:// needs gcsfs"),
+        (["cache", "push", "memory://a/b", "memory://a/c"], "there is no memory://a/b/manifest.json"),
+        (["cache", "pull", "{cache}", "there"], "is a folder: use `glot cache copy`"),
+        (["cache", "pull", "memory://a/b", "there"], "there is no memory://a/b/manifest.json"),
+        (["cache", "copy", "{cache}", "s3://made/x"], "cannot write to s3://made/x: write to a folder"),
+        (["cache", "merge", "{cache}", "{cache}", "s3://made/x"], "cannot write to s3://made/x"),
+        (["extract", "--model", "m", "--data", "d.csv", "--out", "s3://made/x", "--plan"], "--plan needs a folder"),
+        (
+            ["extract", "--model", "m", "--data", "d.csv", "--out", "s3://made/x", "--launcher", "ray"],
+            "--launcher needs a folder",
+        ),
+        (["extract", "--model", "m", "--data", "d.csv", "--out", "hf://datasets/a/b"], "the Hub, and several"),
+        (["fit", "--cache", "{cache}", "--out", "s3://made/x"], "cannot write to s3://made/x"),
+    ],
+)
+def test_wrong_use_is_a_line(glot: Glot, cache: Path, words: list[str], line: str) -> None:
+    code, _, err = glot(*(word.format(cache=cache) for word in words))
+    assert (code, err.count("\n")) == (2, 1), err
+    assert line in err
+    assert not Path("s3:").exists()
+
+
+def test_nothing_is_repaired_or_added_at_a_url(glot: Glot, s3: S3Server, cache: Path) -> None:
+    upload(cache, URL)
+    code, _, err = glot("inspect", URL, "--repair")
+    assert (code, "is no folder of this machine: pull it" in err) == (2, True), err
