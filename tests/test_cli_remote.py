@@ -209,6 +209,10 @@ def test_two_that_make_one_cache(glot: Glot, s3: S3Server, extraction: list[obje
         (["cache", "copy", "{cache}", "s3://made/x"], "cannot write to s3://made/x: write to a folder"),
         (["cache", "merge", "{cache}", "{cache}", "s3://made/x"], "cannot write to s3://made/x"),
         (["extract", "--model", "m", "--data", "d.csv", "--out", "s3://made/x", "--plan"], "--plan needs a folder"),
+        (
+            ["extract", "--model", "m", "--data", "d.csv", "--out", "s3://made/x", "--launcher", "ray"],
+            "--launcher needs a folder",
+        ),
         (["extract", "--model", "m", "--data", "d.csv", "--out", "hf://datasets/a/b"], "the Hub, and several"),
         (["fit", "--cache", "{cache}", "--out", "s3://made/x"], "cannot write to s3://made/x"),
     ],

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 POLL_SECONDS = 0.005
+LEASE_SECONDS = 6.0  # that a worker of Ray goes on without its command: half a minute would be a long test
 
 
 def main() -> None:
@@ -30,8 +31,10 @@ def main() -> None:
     import glot.extract.run
     import glot.store.combine  # noqa: F401
     from glot.commands import app as cli  # noqa: F401
+    from glot.extract import assign, ray_map
 
     torch.set_num_threads(1)
+    assign.LEASE_SECONDS, ray_map.FEW = LEASE_SECONDS, 1
     print(json.dumps({"ready": True}), flush=True)
     children: set[int] = set()
     while True:

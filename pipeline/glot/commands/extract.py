@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from glot.corpus.examples import Corpus
     from glot.corpus.request import CorpusRequest, HubDataset
     from glot.extract.estimate import Estimate
+    from glot.extract.launch import RayOptions
     from glot.extract.options import ExtractOptions
     from glot.extract.run import ExtractSummary
     from glot.extract.source import ModelSource
@@ -117,6 +118,24 @@ def extract(
     part: Annotated[
         str | None, typer.Option(help="One job of an array, as in 3/8: makes its share of the shards and ends.")
     ] = None,
+    launcher: Annotated[
+        str | None,
+        typer.Option(help="ray: have a Ray cluster start, watch and restart the workers; default: this process works."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --launcher ray: the head's host:port, or auto for the cluster of this machine; default: "
+            "RAY_ADDRESS, else a Ray of this machine alone."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --launcher ray: how many; default: one a GPU, else one a node.")
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --launcher ray: GPUs of each worker; default: 1 if there are any, else 0."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Make the plan and the example sets, and no states.")] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Print bytes and hours for this model and data, and stop.")
@@ -142,6 +161,7 @@ def extract(
     from glot.corpus.load import load_corpus
     from glot.corpus.request import CorpusRequest, check_template, corpus_name, default_max_tokens, request_digest
     from glot.extract.folders import check_source
+    from glot.extract.launch import check_address, parse_launcher
     from glot.extract.options import ExtractOptions, check_folder, check_options
     from glot.extract.source import resolve_model
     from glot.store.places import RemoteFolder, place_of
@@ -150,7 +170,7 @@ def extract(
 
     place = None if out is None else place_of(out)
     if isinstance(place, RemoteFolder):
-        _check_url(place, {"--part": part, "--plan": plan, "--examples": examples})
+        _check_url(place, {"--part": part, "--plan": plan, "--examples": examples, "--launcher": launcher})
     source = resolve_model(model)
     check_source(source, trust_remote_code)
     request = CorpusRequest(
@@ -201,12 +221,17 @@ def extract(
     if examples is not None:
         folder, options = _for_examples(out, task, source.name, prompt, replace(options, group=name))
     check_options(options)
+    cluster = parse_launcher(launcher, ray_address, workers, gpus_per_worker, options)
     check_template(request, options.template)
     check_folder(folder)
+    if cluster is not None:
+        check_address(cluster)
     if estimate:
         corpus = load_corpus(request)
         _tell_understood(corpus)
         _print_estimate(_estimate(corpus, source, folder, options), name, source.name)
+    elif cluster is not None:
+        _extract_over_ray(request, source, folder, options, cluster, f"{name}, {source.name}")
     elif isinstance(place, RemoteFolder):
         with sending(place, note) as finish:
             _extract(request, source, folder, options, f"{name}, {source.name}", str(place))
@@ -251,6 +276,30 @@ def _extract(
     leave()
     if is_main:
         _print_summary(summary, corpus, options, place)
+
+
+def _extract_over_ray(
+    request: CorpusRequest,
+    source: ModelSource,
+    folder: Path,
+    options: ExtractOptions,
+    cluster: RayOptions,
+    title: str,
+) -> None:
+    """Have the workers of a Ray cluster extract what is asked for."""
+    from glot.corpus.load import load_corpus
+
+    corpus = load_corpus(request)
+    _tell_understood(corpus)
+    from glot.extract.ray_run import extract_over_ray  # with torch, after all that is wrong is told
+
+    with extract_bars(notes, title) as (tokens, texts):
+
+        def count(workers: int) -> None:
+            tokens.rename(f"{title}, {workers} workers")
+
+        summary = extract_over_ray(corpus, source, folder, options, cluster, tokens, texts, note, count)
+    _print_summary(summary, corpus, options, str(folder))
 
 
 def _tell_understood(corpus: Corpus) -> None:

@@ -25,26 +25,29 @@ class _Rate(ProgressColumn):
         return f"{task.speed or 0:,.0f} {task.fields['unit']}/s"
 
 
-Report = Callable[[int, int], None]  # (done, in all)
-
-
 @contextmanager
-def extract_bars(console: Console, title: str, shown: bool = True) -> Iterator[tuple[Report, Report]]:
+def extract_bars(console: Console, title: str, shown: bool = True) -> Iterator[tuple[Bar, Bar]]:
     """Bars with rate and time left; gives `tokens(done, total)` and `texts(done, total)`. Shown on terminals only."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), _Rate(), TimeRemainingColumn())
     shown = shown and console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
-        yield _bar(progress, title, "tokens"), _bar(progress, f"{title}: tokenize", "texts")
+        yield Bar(progress, title, "tokens"), Bar(progress, f"{title}: tokenize", "texts")
 
 
-def _bar(progress: Progress, title: str, unit: str) -> Report:
-    """A bar that appears when it is first told of something."""
-    bar = progress.add_task(title, total=None, visible=False, unit=unit)
+class Bar:
+    """A bar that appears when it is first told of something, as `bar(done, total)`."""
 
-    def report(done: int, total: int) -> None:
-        progress.update(bar, completed=done, total=total, visible=done < total)
+    def __init__(self, progress: Progress, title: str, unit: str) -> None:
+        self.progress = progress
+        self.task = progress.add_task(title, total=None, visible=False, unit=unit)
 
-    return report
+    def __call__(self, done: int, total: int) -> None:
+        """Tell how much is done."""
+        self.progress.update(self.task, completed=done, total=total, visible=done < total)
+
+    def rename(self, title: str) -> None:
+        """Change what stands before it."""
+        self.progress.update(self.task, description=title)
 
 
 @contextmanager

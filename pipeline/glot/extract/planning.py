@@ -5,11 +5,13 @@ Nothing here grows with the texts' bytes: they go from the corpus to the plan's 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -140,44 +142,91 @@ def check_template(template: str, backbone: Backbone) -> str:
     return clean(template)
 
 
+@dataclass(frozen=True)
+class PlannedTexts:
+    """What a plan holds of k texts with n tokens.
+
+    Attributes:
+        length: (k,) uint32. ids: (n,) uint32. kinds: (n,) uint8, see `Tokens`. truncated: (k,) uint8.
+        hashes: 16 bytes a text. empty: how many texts have no token of their own.
+    """
+
+    length: np.ndarray
+    ids: np.ndarray
+    kinds: np.ndarray
+    truncated: np.ndarray
+    hashes: bytes
+    empty: int
+
+
+Spread = Callable[[Callable[[list[str]], PlannedTexts], Iterator[list[str]]], Iterator[PlannedTexts]]  # as `map`
+
+
+def plan_texts(texts: list[str], template: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PlannedTexts:
+    """Tokenize some texts, at least one, in their template, and hash them."""
+    tokens = tokenize_filled(texts, template, TokenizerAlone(tokenizer), max_tokens)
+    length = np.asarray([len(item) for item in tokens.ids], dtype=np.uint32)
+    ids = np.fromiter(chain.from_iterable(tokens.ids), dtype=np.uint32, count=int(length.sum()))
+    kinds = np.concatenate(tokens.kinds)
+    starts = np.cumsum(length, dtype=np.int64) - length
+    empty = int((np.add.reduceat((kinds == CONTENT).astype(np.int64), starts) == 0).sum())
+    return PlannedTexts(length, ids, kinds, tokens.truncated, b"".join(map(text_hash, texts)), empty)
+
+
 def tokenize_into(
     writer: PlanWriter,
     texts: NumberedTexts,
     backbone: Backbone,
     identity: StatesIdentity,
     progress: Callable[[int, int], None],
+    spread: Spread = map,
 ) -> int:
     """Tokenize the new texts, in their template, into a plan; returns how many have no token of their own.
 
+    `spread` calls a function with batch after batch, here or elsewhere, and gives the results in their order.
+
     Raises UsageError where the tokenizer has tokens that the backbone does not know.
     """
-    empty, batch, stream = 0, 0, texts.texts()
-    while strings := [text for _, text in zip(range(TOKENIZE_BATCH), stream, strict=False)]:
-        tokens = tokenize_filled(strings, identity.template, backbone, identity.max_tokens)
-        length = np.asarray([len(item) for item in tokens.ids], dtype=np.uint32)
-        flat = np.fromiter(chain.from_iterable(tokens.ids), dtype=np.int64, count=int(length.sum()))
-        if len(flat) and flat.max() >= backbone.vocabulary_size:
+    empty, done, stream, waiting = 0, 0, texts.texts(), deque[list[str]]()
+
+    def batches() -> Iterator[list[str]]:
+        while strings := list(islice(stream, TOKENIZE_BATCH)):
+            waiting.append(strings)
+            yield strings
+
+    plan = partial(plan_texts, template=identity.template, tokenizer=backbone.tokenizer, max_tokens=identity.max_tokens)
+    for batch in spread(plan, batches()):
+        strings = waiting.popleft()
+        if len(batch.ids) and batch.ids.max() >= backbone.vocabulary_size:
             raise UsageError(
-                f"the tokenizer of {backbone.name} gives token {flat.max()}, its embeddings end at "
+                f"the tokenizer of {backbone.name} gives token {batch.ids.max()}, its embeddings end at "
                 f"{backbone.vocabulary_size - 1}: pass the tokenizer and the model of one checkpoint"
             )
-        kinds = np.concatenate(tokens.kinds)
-        starts = np.cumsum(length, dtype=np.int64) - length
-        empty += int((np.add.reduceat((kinds == CONTENT).astype(np.int64), starts) == 0).sum())
-        writer.add(
-            length,
-            b"".join(map(text_hash, strings)),
-            flat,
-            kinds,
-            tokens.truncated,
-            [text.encode("utf-8") for text in strings],
-        )
-        batch += len(strings)
-        progress(batch, len(texts.new))
+        encoded = [text.encode("utf-8") for text in strings]
+        writer.add(batch.length, batch.hashes, batch.ids, batch.kinds, batch.truncated, encoded)
+        empty += batch.empty
+        done += len(strings)
+        progress(done, len(texts.new))
     missing = writer.missing_vocabulary()
     names = backbone.tokenizer.convert_ids_to_tokens(missing)
     writer.vocabulary.update(zip(missing, (name or "" for name in names), strict=True))
     return empty
+
+
+class HasTokenizer(Protocol):
+    """A backbone, as far as its texts' tokens go."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenizerAlone:
+    """A backbone's tokenizer, where the backbone is not."""
+
+    tokenizer: PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -195,7 +244,7 @@ class Tokens:
     truncated: np.ndarray
 
 
-def tokenize_filled(texts: list[str], template: str, backbone: Backbone, max_tokens: int) -> Tokens:
+def tokenize_filled(texts: list[str], template: str, backbone: HasTokenizer, max_tokens: int) -> Tokens:
     """The tokens of each text in its template, cut where they are more than `max_tokens`.
 
     A token that spans the border of text and template is the text's. A text without any token becomes one EOS.
@@ -280,7 +329,7 @@ def _touches(spans: list[tuple[int, int]], start: int, stop: int) -> np.ndarray:
 
 
 def _encode(
-    texts: list[str], backbone: Backbone, max_tokens: int, with_spans: bool, cut: bool
+    texts: list[str], backbone: HasTokenizer, max_tokens: int, with_spans: bool, cut: bool
 ) -> tuple[list[list[int]], np.ndarray, list[list[tuple[int, int]]]]:
     """Token ids of each text, maybe none, whether it is too long, and where its tokens' characters are if asked for.
 

@@ -15,7 +15,7 @@ from glot.errors import FaultError, UsageError
 from glot.extract.backbone import Backbone
 from glot.extract.old_caches import check_old_loader, check_old_tokens
 from glot.extract.options import ExtractOptions
-from glot.extract.planning import NumberedTexts, check_template, length_limit, number_texts, tokenize_into
+from glot.extract.planning import NumberedTexts, Spread, check_template, length_limit, number_texts, tokenize_into
 from glot.extract.probe import describe
 from glot.store.claims import Claims
 from glot.store.example_set import ExampleSet, group_of, set_name, split_of
@@ -115,7 +115,8 @@ def hold_plan(claims: Claims, say: Say) -> None:
 class Preparation:
     """Makes or extends plan, example sets and manifest, in this order, so that the manifest never promises too much.
 
-    To be used while the plan's claim is held. `progress` is told of (texts tokenized, texts in all).
+    To be used while the plan's claim is held. `progress` is told of (texts tokenized, texts in all); `spread` is where
+    they are tokenized, see `tokenize_into`.
     """
 
     folder: Path
@@ -124,6 +125,7 @@ class Preparation:
     options: ExtractOptions
     progress: Progress
     say: Say
+    spread: Spread = map
 
     def run(self, corpus: Corpus | None) -> Manifest:
         """The manifest of a cache that holds the corpus; None takes the plan that is there for `options.request`.
@@ -255,7 +257,7 @@ class Preparation:
         try:
             if old is not None:
                 writer.copy(old)
-            empty = tokenize_into(writer, texts, self.backbone, self.identity, self.progress)
+            empty = tokenize_into(writer, texts, self.backbone, self.identity, self.progress, self.spread)
             if manifest is not None and old is not None:
                 empty += manifest.plan.empty
             if manifest is None or old is not None:  # the states of a plan made again are there

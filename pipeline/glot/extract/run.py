@@ -14,6 +14,7 @@ from glot.extract.engine import take_engine
 from glot.extract.forward import token_budget
 from glot.extract.options import ExtractOptions, check_folder, check_options
 from glot.extract.prepare import Preparation, Progress, Say, hold_plan, remove_killed, states_identity
+from glot.extract.share import FolderShare
 from glot.extract.source import ModelSource
 from glot.extract.worker import Busy, Worker
 from glot.store.claims import Claims
@@ -78,16 +79,16 @@ def extract_states(
     backbone = source if isinstance(source, Backbone) else load_source(source, options)
     identity = states_identity(backbone, options)
     check_folder(folder)
-    _tell_of_backbone(backbone, identity, options, say)
-    with _made_folder(folder), Claims(folder) as claims:
+    tell_of_backbone(backbone, identity, options, say)
+    with made_folder(folder), Claims(folder) as claims:
         hold_plan(claims, say)
         manifest = Preparation(folder, backbone, identity, options, planning, say).run(corpus)
         claims.release("plan")
         if options.plan_only:
-            return _summary(folder, load_manifest(folder), corpus, options.group)
+            return summarize(folder, load_manifest(folder), corpus, options.group)
         plan = Plan(folder, manifest.plan.data)
         if not all(finished_shard(folder, number, manifest) for number in range(plan.num_shards)):
-            _tell_of_layers(manifest.states, plan, say)
+            tell_of_layers(manifest.states, plan, say)
             # By all of the plan's tokens: a run that goes on takes what the unbroken one would have taken.
             take_engine(backbone, manifest.states.layers, options.engine, plan.tokens, say)
         started = time.monotonic()
@@ -96,10 +97,8 @@ def extract_states(
             folder=folder,
             manifest=manifest,
             plan=plan,
-            claims=claims,
+            share=FolderShare(claims, options.part, turn),
             budget=options.token_budget or token_budget(backbone, manifest.states),
-            part=options.part,
-            turn=turn,
             on_overflow=options.on_overflow,
             progress=progress,
             say=say,
@@ -108,7 +107,7 @@ def extract_states(
         manifest = _finish(folder, claims, say)
         seconds = time.monotonic() - started
     return replace(
-        _summary(folder, manifest, corpus, options.group),
+        summarize(folder, manifest, corpus, options.group),
         forwarded=worker.forwarded_texts,
         forwarded_tokens=worker.forwarded_tokens,
         seconds=seconds,
@@ -121,7 +120,7 @@ def load_source(source: ModelSource, options: ExtractOptions) -> Backbone:
     return load_backbone(source, options.compute_dtype, options.device, options.device_map, options.trust_remote_code)
 
 
-def _tell_of_layers(states: StatesIdentity, plan: Plan, say: Say) -> None:
+def tell_of_layers(states: StatesIdentity, plan: Plan, say: Say) -> None:
     """What several layers come to, before they are made."""
     if len(states.layers) > 1:
         size = plan.tokens * states.bytes_per_token
@@ -131,7 +130,7 @@ def _tell_of_layers(states: StatesIdentity, plan: Plan, say: Say) -> None:
         )
 
 
-def _tell_of_backbone(backbone: Backbone, identity: StatesIdentity, options: ExtractOptions, say: Say) -> None:
+def tell_of_backbone(backbone: Backbone, identity: StatesIdentity, options: ExtractOptions, say: Say) -> None:
     """Say what this backbone makes other than usual."""
     if options.max_tokens is None and identity.max_tokens < options.usual_tokens:
         say(
@@ -146,7 +145,7 @@ def _tell_of_backbone(backbone: Backbone, identity: StatesIdentity, options: Ext
 
 
 @contextmanager
-def _made_folder(folder: Path) -> Iterator[None]:
+def made_folder(folder: Path) -> Iterator[None]:
     """The cache's folder; where nothing came to lie in it, it goes again."""
     make_folder(folder / EXAMPLES_FOLDER)
     try:
@@ -158,22 +157,29 @@ def _made_folder(folder: Path) -> Iterator[None]:
 
 
 def _finish(folder: Path, claims: Claims, say: Say) -> Manifest:
-    """List all shards in the manifest once the last is there, and remove what is then of no use."""
     hold_plan(claims, say)
     try:
-        manifest = load_manifest(folder)
-        if manifest.complete:
-            list_shards(folder, manifest)
-            remove_leftovers(folder, ("shard-*.h5", "shard-*.json"))
-            for path in folder.glob("shard-*.claim*"):
-                path.unlink(missing_ok=True)
-            remove_killed(folder, manifest)
-        return manifest
+        return finish_cache(folder)
     finally:
         claims.release("plan")
 
 
-def _summary(folder: Path, manifest: Manifest, corpus: Corpus | None, group: str) -> ExtractSummary:
+def finish_cache(folder: Path) -> Manifest:
+    """List all shards in the manifest once the last is there, and remove what is then of no use.
+
+    For the holder of the plan's claim.
+    """
+    manifest = load_manifest(folder)
+    if manifest.complete:
+        list_shards(folder, manifest)
+        remove_leftovers(folder, ("shard-*.h5", "shard-*.json"))
+        for path in folder.glob("shard-*.claim*"):
+            path.unlink(missing_ok=True)
+        remove_killed(folder, manifest)
+    return manifest
+
+
+def summarize(folder: Path, manifest: Manifest, corpus: Corpus | None, group: str) -> ExtractSummary:
     """What is there after a run, before what the run did is added."""
     # A run without a corpus took a plan that was there: all of its sets are its own.
     entries = {

@@ -1,6 +1,6 @@
-"""One worker of an extraction: claims shards that nobody has, forwards their texts, publishes them.
+"""One worker of an extraction: takes the shards of its share, forwards their texts, publishes them.
 
-Any number of workers may share a folder; what one has claimed the others leave alone, what it finished they skip.
+Any number of workers may share a folder; what one has taken the others leave alone, what it finished they skip.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from glot.errors import FaultError
 from glot.extract.backbone import Backbone
 from glot.extract.forward import BatchStates, Overflow, ShardTexts, forward_batch, length_batches
 from glot.extract.prepare import Progress, Say
-from glot.store.claims import Claims
+from glot.extract.share import Share
 from glot.store.files import remove_leftovers
 from glot.store.layout import Manifest, shard_file, sidecar_file
 from glot.store.plan import Plan
@@ -49,8 +49,7 @@ class Worker:
     """A worker's share and what it did.
 
     Attributes:
-        part: (i, n): only the shards s with s % n == i, or None for any.
-        turn: (i, n): begin i n-ths down the list of shards, so that n workers do not race for the same ones.
+        share: which shards are this worker's.
         budget: padded tokens a forward. on_overflow: "stop" or "float32-shard".
         progress: called with (tokens done, tokens in all). say: told what people should know.
     """
@@ -59,10 +58,8 @@ class Worker:
     folder: Path
     manifest: Manifest
     plan: Plan
-    claims: Claims
+    share: Share
     budget: int
-    part: tuple[int, int] | None = None
-    turn: tuple[int, int] = (0, 1)
     on_overflow: str = "stop"
     progress: Progress = lambda done, total: None
     say: Say = lambda line: None
@@ -76,12 +73,10 @@ class Worker:
     _noted: float = 0.0
 
     def run(self) -> None:
-        """Make every missing shard of this worker's share; without `part` also wait for those that others make."""
-        numbers = [number for number in range(self.plan.num_shards) if self._is_mine(number)]
-        first = len(numbers) * self.turn[0] // self.turn[1]
-        left = numbers[first:] + numbers[:first]
-        self._total = sum(self.plan.shard_tokens(number) for number in numbers)
-        for number in numbers:
+        """Make every missing shard of this worker's share; where it waits, until those that others hold are made."""
+        left = self.share.numbers(self.plan.num_shards)
+        self._total = sum(self.plan.shard_tokens(number) for number in left)
+        for number in left:
             if self._finished(number):
                 self._count(number)
         self.progress(self._done, self._total)
@@ -90,8 +85,8 @@ class Worker:
             with ThreadPoolExecutor(1, "glot-writer") as writer, ThreadPoolExecutor(1, "glot-publisher") as publisher:
                 while left:
                     left = self._make_those_free(left, writer, publisher)
-                    if self.part is not None:
-                        return  # a job array does not wait: whoever holds a shard finishes it
+                    if not self.share.waits:
+                        return
                     if left:
                         self._wait_for(left[0])
         except KeyboardInterrupt:
@@ -101,14 +96,14 @@ class Worker:
     def _make_those_free(
         self, numbers: list[int], writer: ThreadPoolExecutor, publisher: ThreadPoolExecutor
     ) -> list[int]:
-        """Make the shards that nobody has claimed; returns those that others hold."""
+        """Make the shards that nobody has; returns those that others hold."""
         held_by_others: list[int] = []
         publishing: Future | None = None
         for number in numbers:
             if self._finished(number):
                 self._count(number)
                 continue
-            if not self.claims.acquire(f"shard-{number:05d}"):
+            if not self.share.take(number):
                 held_by_others.append(number)
                 continue
             previous, publishing = publishing, self._make(number, writer, publisher)
@@ -117,9 +112,6 @@ class Worker:
         if publishing is not None:
             publishing.result()
         return held_by_others
-
-    def _is_mine(self, number: int) -> bool:
-        return self.part is None or number % self.part[1] == self.part[0]
 
     def _finished(self, number: int) -> bool:
         return finished_shard(self.folder, number, self.manifest) is not None
@@ -132,8 +124,8 @@ class Worker:
             self.progress(self._done, self._total)
 
     def _wait_for(self, number: int) -> None:
-        owner = self.claims.owner(f"shard-{number:05d}")
-        line = f"waiting for shard {number}, which {owner} is making" if owner else ""
+        holder = self.share.holder(number)
+        line = f"waiting for shard {number}, which {holder} is making" if holder else ""
         if line and line != self._waited_for:
             self.say(line)
             self._waited_for = line
@@ -141,11 +133,11 @@ class Worker:
         self.manifest = Manifest.load(self.folder)  # who finishes the last shard lists them all and drops the sidecars
 
     def _make(self, number: int, writer: ThreadPoolExecutor, publisher: ThreadPoolExecutor) -> Future | None:
-        """Make a claimed shard; what is left of it when this returns runs in the publishing thread."""
+        """Make a shard that was taken; what is left of it when this returns runs in the publishing thread."""
         self.manifest = Manifest.load(self.folder)
         if self._finished(number) or self._tidy(number):
             self._count(number)
-            self.claims.release(f"shard-{number:05d}")
+            self.share.give_back(number)
             return None
         self._counted.add(number)
         dtype = self.manifest.states.dtype
@@ -166,7 +158,7 @@ class Worker:
         return publisher.submit(self._publish, number, shard)
 
     def _tidy(self, number: int) -> bool:
-        """Remove what a killed worker left of a claimed shard; True where its file was whole and is now listed."""
+        """Remove what a killed worker left of a shard; True where its file was whole and is now listed."""
         remove_leftovers(self.folder, [sidecar_file(number)])
         path = self.folder / shard_file(number)
         if not path.exists() and not path.is_symlink():
@@ -223,7 +215,7 @@ class Worker:
 
         Those that another engine forwarded are forwarded again: a shard is of one engine, to the last bit.
 
-        Nobody goes on in such a file itself: its worker may be alive though its claim was thought stale.
+        Nobody goes on in such a file itself: its worker may be alive though it was thought dead.
         """
         engine = self.backbone.engine_name
         shard = ShardWriter(self.folder, number, self.plan, self.manifest.states, dtype, engine)
@@ -257,14 +249,14 @@ class Worker:
         self.busy.write += time.perf_counter() - started
 
     def _publish(self, number: int, shard: ShardWriter) -> None:
-        """Fsync and name a shard, say so in its sidecar, give the claim back."""
+        """Fsync and name a shard, say so in its sidecar, give it back."""
         started = time.perf_counter()
         try:
             write_sidecar(self.folder, number, shard.finish())
-        except FileExistsError:  # the claim was thought stale and another worker has finished the shard
+        except FileExistsError:  # this worker was thought dead, and another has finished the shard
             pass
         except BaseException:
             shard.keep()
             raise
-        self.claims.release(f"shard-{number:05d}")
+        self.share.give_back(number)
         self.busy.publish += time.perf_counter() - started

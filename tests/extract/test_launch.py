@@ -1,0 +1,127 @@
+"""What speaks against workers by Ray, told in one line before anything slow."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from glot.errors import UsageError
+from glot.extract import launch
+from glot.extract.launch import RayOptions, parse_launcher
+from glot.extract.options import ExtractOptions
+from glot.store.claims import Claims
+
+HERE = "127.0.0.1"
+
+
+@pytest.fixture
+def words(backbone_folders: dict[str, Path], table: Path) -> list[object]:
+    columns = ["--text", "sentence", "--label", "kind"]
+    return [
+        "extract",
+        "--model",
+        backbone_folders["bert"],
+        "--data",
+        table,
+        *columns,
+        "--out",
+        "out",
+        "--launcher",
+        "ray",
+    ]
+
+
+@pytest.fixture
+def answering() -> Iterator[str]:
+    """The address of somebody who answers."""
+    with socket.create_server((HERE, 0)) as server:
+        yield f"{HERE}:{server.getsockname()[1]}"
+
+
+def test_an_address_where_nobody_answers(glot: Callable, words: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server((HERE, 0)) as server:
+        port = server.getsockname()[1]
+    folder = Path("tmp/ray")
+    folder.mkdir(parents=True)
+    (folder / "ray_current_cluster").write_text(f"{HERE}:{port}")  # of a cluster that was not stopped, but is gone
+    monkeypatch.setenv("RAY_TMPDIR", "tmp")
+    for given, variable in ((f"{HERE}:{port}", ""), ("auto", f"{HERE}:{port}"), ("auto", "")):
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+        code, out, err = glot(*words, "--ray-address", given)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"glot: no Ray answers at {HERE}:{port} (Connection refused): start it there with")
+        assert not Path("out").exists()
+
+
+def test_ray_is_not_installed(glot: Callable, words: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None)
+    code, _, err = glot(*words)
+    assert (code, err.strip().endswith("pip install 'glot-pipeline[ray]'")) == (2, True), err
+
+
+@pytest.mark.parametrize("claim", ["plan", "shard-00000"])
+def test_another_process_works_on_the_cache(glot: Callable, words: list, answering: str, claim: str) -> None:
+    """A command of the same kind, or a worker that shares the folder by claims; Ray is not even asked."""
+    assert glot(*words[:-2])[0] == 0
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    with Claims(Path("out")) as claims:
+        assert claims.acquire(claim)
+        code, _, err = glot(*words, "--ray-address", answering)
+        assert (code, "wait until it ends" in err) == (1, True), err
+        assert str(claims.owner(claim)) in err
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+def test_under_another_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UsageError, match="run the command alone"):
+        parse_launcher("ray", None, None, None, ExtractOptions())
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "expected"),
+    [
+        (None, "", "local"),
+        (None, "head:6379", "head:6379"),
+        ("auto", "", "auto"),
+        ("auto", "head:6379", "head:6379"),
+        ("other:6379", "head:6379", "other:6379"),
+        ("local", "head:6379", "local"),
+    ],
+)
+def test_where_ray_is(given: str | None, variable: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    assert parse_launcher("ray", given, None, None, ExtractOptions()) == RayOptions(expected)
+
+
+def test_a_backbone_in_memory(make_corpus: Callable, backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    from glot.extract.backbone import load_backbone
+    from glot.extract.ray_run import extract_over_ray
+    from glot.extract.source import ModelSource
+
+    backbone = load_backbone(ModelSource("bert", str(backbone_folders["bert"])), device="cpu")
+    with pytest.raises(UsageError, match="save it, and pass its folder"):
+        extract_over_ray(make_corpus(), backbone, tmp_path / "out", ExtractOptions(), RayOptions())
+
+
+def test_a_worker_that_nobody_asks_ends_itself() -> None:
+    """While it works, and only then: its driver may be gone, or thinks that it is and has its shard made elsewhere."""
+    from glot.extract.ray_worker import Lease
+
+    ended = threading.Event()
+    lease = Lease(0.2, end=lambda code: ended.set())
+    assert not ended.wait(0.5)  # it has nothing in hand
+    lease.begin()
+    lease.finish()
+    assert not ended.wait(0.5)
+    lease.begin()
+    assert ended.wait(30)
+    ended.clear()
+    time.sleep(0.3)
+    lease.renew()  # too late
+    assert ended.is_set()
