@@ -68,12 +68,12 @@ class ColumnFile:
         """Rebuild an entry, its offsets and shapes checked; raises KeyError, TypeError, ValueError, AttributeError."""
         columns = {}
         for name, column in values["columns"].items():
-            columns[name] = checked(Column, {**column, "shape": tuple(column["shape"])})
-            shape, dtype = columns[name].shape, columns[name].dtype
+            shape = tuple(column["shape"])
+            columns[name] = checked(Column, {**column, "shape": shape})
             # No dimension after the first is 0, so that a file's size bounds the number of rows.
-            is_sane = len(shape) in (1, 2) and 0 not in shape[1:] and max(shape[1:], default=1) < MAX_WIDTH
-            if dtype not in STORED_DTYPES or not is_sane:
-                raise ValueError(f"column {name} has the shape {shape} and the dtype {dtype}")
+            is_sane = len(shape) == 1 or (len(shape) == 2 and 0 < shape[1] < MAX_WIDTH)
+            if column["dtype"] not in STORED_DTYPES or not is_sane:
+                raise ValueError(f"column {name} has the shape {shape} and the dtype {column['dtype']}")
         entry = checked(cls, {**values, "columns": columns})
         for name, column in columns.items():
             if column.offset + column.nbytes > entry.size:
