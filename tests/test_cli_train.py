@@ -157,6 +157,7 @@ def test_a_file_of_other_rows_is_what_is_scored(train: Glot, table: Path) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_pairs_with_scores(train: Glot) -> None:
     rng = np.random.default_rng(0)
     words = ["rain", "town", "old", "dog", "river", "books"]

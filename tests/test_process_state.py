@@ -266,7 +266,10 @@ def test_dgl_leaves_the_environment_alone() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+@pytest.mark.parametrize(
+    ("given", "policy"),
+    [({}, "PASSIVE"), pytest.param({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", marks=pytest.mark.slow)],
+)
 def test_threads_of_a_command_sleep_while_they_wait(given: dict[str, str], policy: str) -> None:
     """As OpenMP itself tells when torch is loaded; what the user has set stays."""
     code = (

@@ -23,6 +23,7 @@ def run(glot: Callable[..., tuple], extracted: Path) -> Path:
     return Path("run")
 
 
+@pytest.mark.slow  # imports mteb
 def test_names_are_tasks_or_benchmarks() -> None:
     assert split_names("STSBenchmark, MTEB(eng, v2),SciFact,") == ["STSBenchmark", "MTEB(eng, v2)", "SciFact"]
     tasks = find_tasks("SciFact,MTEB(eng, v2)", [])
@@ -126,7 +127,7 @@ def test_a_task_of_the_hub_is_loaded_once_and_let_go(
         (["--cache", "CACHE", "--mteb", "STSBenchmark"], "or --cache, or tasks"),
         (["--cache", "CACHE", "--max-tokens", "4"], "--max-tokens does not go with --cache"),
         (["--mteb", "STSBenchmark", "--split", "train"], "--split does not go with --mteb"),
-        (["--mteb", "STSBenchmrk"], "did you mean STSBenchmark"),
+        pytest.param(["--mteb", "STSBenchmrk"], "did you mean STSBenchmark", marks=pytest.mark.slow),  # imports mteb
         (["--mteb", ","], "--mteb names no task"),
         (["--mteb-local", "sts"], "write sts:FILE"),
         (["--mteb-local", "clustering:dev.tsv"], "write sts:FILE"),

@@ -71,6 +71,7 @@ def test_one_way_after_the_other_costs_no_copy_of_the_model(backbone_folders: di
     assert [item.before > 0 for item in alone] == [False] * (len(alone) - 1) + [True]
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_left_out(backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

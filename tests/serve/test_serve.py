@@ -316,7 +316,8 @@ def test_a_client_that_never_finishes_its_request_does_not_keep_the_server(
         assert ask(address, "/health").status == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_says_where_it_listens_and_ends_at_a_signal(
     number: int, make_run: Callable[..., Path], backbone_folders: dict[str, Path]
 ) -> None:
