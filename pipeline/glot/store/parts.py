@@ -1,0 +1,56 @@
+"""Linked caches: they list the shards of other caches, their parts, and read them where they lie."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from glot.store.files import checked
+
+LINK_AGAIN = "link its parts again with `glot cache link`"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A cache whose shards another one lists.
+
+    Attributes:
+        folder: where it lies, seen from the linked cache; or an absolute path.
+        shards: how many of the linked cache's shards are its shards 0, 1, ...
+    """
+
+    folder: str
+    shards: int
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Part:
+        """Rebuild a part; raises TypeError, ValueError or AttributeError for what names no folder, or no shards."""
+        part = checked(cls, dict(values.items()))
+        if not part.folder.isprintable() or not part.folder or not part.shards:
+            raise ValueError(f"it has the part {part.folder!r} with {part.shards} shards")
+        return part
+
+
+def part_of(parts: Sequence[Part], number: int) -> tuple[Part, int]:
+    """The part that a linked cache's shard comes from, and the shard's number there."""
+    starts = [0, *accumulate(part.shards for part in parts)]
+    index = bisect_right(starts, number) - 1
+    return parts[index], number - starts[index]
+
+
+def name_from(linked: Path, folder: Path) -> str:
+    """How a linked cache that will lie at `linked` names a folder.
+
+    From its own place, so that both may be moved together, unless they have nothing but the root in common.
+    """
+    here, there = linked.parent.resolve() / linked.name, folder.resolve()
+    try:
+        is_near = Path(os.path.commonpath([here, there])) != Path(there.anchor)
+    except ValueError:  # on Windows: two drives
+        is_near = False
+    return Path(os.path.relpath(there, here)).as_posix() if is_near else there.as_posix()
