@@ -100,7 +100,7 @@ def test_a_cache_made_of_it_is_one_made_of_the_parts(
 def test_a_link_of_links_names_the_parts_themselves(
     linked: Path, make_cache: Callable[..., MadeCache], tmp_path: Path
 ) -> None:
-    more = make_cache("more", lengths=(3, 2), shards=(0, 0))
+    more = make_cache("more", lengths=(3, 2, 4), shards=(0, 0, 0))
     manifest = link_caches([linked, more.folder], tmp_path / "larger", verify=True)
     assert [(part.folder, part.shards) for part in manifest.parts] == [
         ("../parts/a", 3),
@@ -141,7 +141,7 @@ def test_damage_in_a_part_is_found_and_its_file_named(linked: Path) -> None:
         file.write(b"\xff\xff")
     [damage] = verify_cache(cache)
     assert (Path(damage.file), damage.shard, damage.texts) == (path.resolve(), 4, (11,))
-    with pytest.raises(FaultError, match=rf"b/shard-00001\.h5 is damaged in text 11 .*`glot inspect --repair \S*/b`"):
+    with pytest.raises(FaultError, match=r"b/shard-00001\.h5 is damaged in text 11 .*`glot inspect --repair \S*/b`"):
         cache.read_texts(3, np.asarray([11]))
 
 

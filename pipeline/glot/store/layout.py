@@ -19,7 +19,7 @@ from glot.errors import FaultError, UsageError
 from glot.store.columns import NO_FILE, ColumnFile
 from glot.store.example_set import ExampleSet
 from glot.store.files import checked, no_collection, write_json
-from glot.store.parts import LINK_AGAIN, Part, part_of
+from glot.store.parts import LINK_AGAIN, Part, first_shards, part_of
 from glot.store.places import Place, load_json
 from glot.store.task_spec import TARGETS, TaskSpec
 
@@ -353,13 +353,13 @@ class Manifest:
             raise ValueError(f"it names the example sets {', '.join(map(repr, examples))}")
         plan = checked(PlanEntry, {**data["plan"], "data": _column_file(data["plan"]["data"], r"plan(-\d+)?\.h5")})
         parts, repeated = _parts(data, plan) if is_linked else ((), 0)
-        shards = {}
+        firsts, shards = first_shards(parts), {}
         for entry in data["shards"]:
             values = {key: value for key, value in entry.items() if key != "number"}
             number = entry["number"]
             if type(number) is not int or number not in range(plan.shards):
                 raise ValueError(f"it lists a shard {number!r} that is not planned")
-            shards[number] = ShardEntry.from_json(part_of(parts, number)[1] if parts else number, values)
+            shards[number] = ShardEntry.from_json(number - firsts[part_of(firsts, number)] if parts else number, values)
         return cls(data["created_by"], states, plan, examples, shards, parts, repeated)
 
 

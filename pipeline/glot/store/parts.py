@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -36,11 +36,14 @@ class Part:
         return part
 
 
-def part_of(parts: Sequence[Part], number: int) -> tuple[Part, int]:
-    """The part that a linked cache's shard comes from, and the shard's number there."""
-    starts = [0, *accumulate(part.shards for part in parts)]
-    index = bisect_right(starts, number) - 1
-    return parts[index], number - starts[index]
+def first_shards(parts: Iterable[Part]) -> list[int]:
+    """The number that each part's first shard has in the linked cache."""
+    return list(accumulate((part.shards for part in parts), initial=0))[:-1]
+
+
+def part_of(firsts: list[int], number: int) -> int:
+    """Which part a linked cache's shard comes from; `firsts` are from `first_shards`."""
+    return bisect_right(firsts, number) - 1
 
 
 def name_from(linked: Path, folder: Path) -> str:

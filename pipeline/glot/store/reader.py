@@ -18,9 +18,10 @@ from glot.errors import FaultError, UsageError
 from glot.store.column_reader import DamageError
 from glot.store.columns import CHUNK_BYTES
 from glot.store.example_set import EXTRACT_AGAIN, ExampleSet
+from glot.store.files import no_access
 from glot.store.layout import MANIFEST_FILE, STORED_AS, ExamplesEntry
-from glot.store.parts import LINK_AGAIN, Part, part_of
-from glot.store.places import Place, RemoteFolder, local_folder, place_of
+from glot.store.parts import LINK_AGAIN, Part, first_shards, part_of
+from glot.store.places import Place, RemoteFolder, place_of
 from glot.store.plan import Plan
 from glot.store.remote import RemoteFile
 from glot.store.shards import DAMAGED_SHARD, ShardReader, load_manifest
@@ -94,7 +95,8 @@ class Cache:
             done, planned = len(self.manifest.shards), self.manifest.plan.shards
             remedy = "push it once it is finished" if self.is_remote else self.remedy
             raise UsageError(f"{self.folder} is unfinished ({done} of {planned} shards): {remedy}")
-        self._check_parts()
+        self._part_folders = [self._part_folder(part) for part in self.manifest.parts]
+        self._first_shards = first_shards(self.manifest.parts)
         self._open: OrderedDict[int, ShardReader] = OrderedDict()
         self._layers: dict[int, _LayerIndex] = {}
         self._added: dict[str, ExampleSet] = {}
@@ -104,20 +106,23 @@ class Cache:
         """What to do where a file of the cache's own folder is missing or damaged."""
         return LINK_AGAIN if self.manifest.parts else EXTRACT_AGAIN
 
-    def _check_parts(self) -> None:
-        """Raise UsageError where a part of a linked cache has gone; what has changed in it is found as it is read."""
-        for part in self.manifest.parts:
-            there = self._part_folder(part)
-            if not os.path.isfile(there / MANIFEST_FILE):
-                raise UsageError(f"{self.folder} is linked to the cache {there}, which is not there: {LINK_AGAIN}")
-
     def _part_folder(self, part: Part) -> Path:
-        return Path(os.path.realpath(local_folder(self.folder, "pull it") / part.folder))
+        """Where a part of a linked cache lies; raises UsageError where it has gone. What changed is found when read."""
+        assert isinstance(self.folder, Path)  # a linked cache at a URL was refused
+        folder = Path(os.path.realpath(self.folder / part.folder))
+        try:
+            (folder / MANIFEST_FILE).stat()
+        except PermissionError as error:
+            raise no_access(error) from None
+        except OSError:
+            line = f"{self.folder} is linked to the cache {folder}, which is not there: {LINK_AGAIN}"
+            raise UsageError(line) from None
+        return folder
 
     def shard_folder(self, number: int) -> Place:
         """Where a shard lies: in the cache's folder, or in that of the part that it comes from."""
-        parts = self.manifest.parts
-        return self._part_folder(part_of(parts, number)[0]) if parts else self.folder
+        is_linked = self.manifest.parts
+        return self._part_folders[part_of(self._first_shards, number)] if is_linked else self.folder
 
     def open_shard(self, number: int) -> ShardReader:
         """A shard, opened anew; raises FaultError where it is missing, or does not fit the plan."""
