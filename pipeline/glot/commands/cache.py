@@ -107,7 +107,7 @@ def _facts(summary: CacheSummary) -> Table:
     if summary.template != TEXT:
         rows["prompt"] = summary.template
     if summary.parts:
-        again = f"; {summary.repeated:,} texts are in several" if summary.repeated else ""
+        again = f"; {summary.repeated:,} of their texts are in an earlier one too" if summary.repeated else ""
         rows["linked to"] = f"{len(summary.parts)} caches: {', '.join(summary.parts)}{again}"
     if summary.workers:
         rows["working"] = "; ".join(summary.workers)

@@ -28,8 +28,8 @@ class CacheSummary:
         density: τ -> share of token pairs joined in the token graphs of a sample, self-loops apart; empty while the
             cache is unfinished. density_layer: the layer whose states they join.
         workers: who is working in the folder.
-        parts: of a linked cache, the folders of the caches whose shards it lists, as it names them. repeated: texts of
-            theirs that are in an earlier part; `tokens` and all after it but `texts` count them again.
+        parts: of a linked cache, the folders of its parts, as it names them. repeated: texts that an earlier part has
+            too: `texts` leaves them out, all other numbers count them again.
     """
 
     folder: str

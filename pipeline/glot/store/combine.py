@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -103,8 +104,8 @@ def merge_caches(
     first = caches[0].manifest
     _refuse_other_settings(caches)
     with _new_folder(target, verify) as folder:
-        is_one_plan = all(cache.manifest.plan.data.xxh3 == first.plan.data.xxh3 for cache in caches)
-        if is_one_plan and not first.parts:
+        is_linked = any(cache.manifest.parts for cache in caches)
+        if not is_linked and all(cache.manifest.plan.data.xxh3 == first.plan.data.xxh3 for cache in caches):
             manifest = _merge_shards(caches, folder)
         else:
             manifest = _merge_texts([Cache(source) for source in sources], folder, shard_bytes)
@@ -120,17 +121,13 @@ def link_caches(sources: Sequence[Path | str], target: Path, verify: bool = Fals
     Raises UsageError where settings or tasks differ (naming the difference), a source is unfinished, at a URL or there
     twice, and whatever `copy_cache` raises.
     """
-    folders = [
-        local_folder(place_of(source), "pull it with `glot cache pull`, and link the copy") for source in sources
-    ]
-    caches = [Cache(folder) for folder in folders]
+    remedy = "pull it with `glot cache pull`, and link the copy"
+    caches = [Cache(local_folder(place_of(source), remedy)) for source in sources]
     _refuse_other_settings(caches)
     parts = [part for cache in caches for part in _parts_of(cache, target)]
-    seen: set[str] = set()
-    for part in parts:
-        if part.folder in seen:
-            raise UsageError(f"the cache {part.folder} would be a part twice: name it once")
-        seen.add(part.folder)
+    twice = [name for name, count in Counter(part.folder for part in parts).items() if count > 1]
+    if twice:
+        raise UsageError(f"the cache {twice[0]} would be a part twice: name it once")
     with _new_folder(target, verify) as folder:
         manifest = _link(caches, parts, folder)
     return manifest

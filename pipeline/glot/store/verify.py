@@ -45,11 +45,10 @@ def verify_cache(cache: Cache, progress: Callable[[int, int], None] = lambda don
     found = list(_damaged_small_files(cache))
     plan_is_whole = all(item.file != manifest.plan.data.file for item in found)
     for number, entry in sorted(manifest.shards.items()):
-        damage = (
-            _verify_shard(cache, number)
-            if plan_is_whole
-            else verify_file(cache.shard_folder(number), entry.data, cache.remedy)
-        )
+        if plan_is_whole:
+            damage = _verify_shard(cache, number)
+        else:
+            damage = verify_file(cache.shard_folder(number), entry.data, cache.remedy)
         if damage is not None:
             found.append(damage)
         done += entry.data.size
@@ -60,13 +59,12 @@ def verify_cache(cache: Cache, progress: Callable[[int, int], None] = lambda don
 def _damaged_small_files(cache: Cache) -> Iterator[Damage]:
     manifest = cache.manifest
     # Opening the plan compares its columns with the manifest.
-    plan = verify_file(cache.folder, manifest.plan.data, cache.remedy) or _damage(
-        manifest.plan.data, lambda: cache.plan
-    )
+    verify = partial(verify_file, cache.folder, remedy=cache.remedy)
+    plan = verify(manifest.plan.data) or _damage(manifest.plan.data, lambda: cache.plan)
     if plan is not None:
         yield plan
     for name, entry in manifest.examples.items():
-        damage = verify_file(cache.folder, entry.data, cache.remedy)
+        damage = verify(entry.data)
         if damage is None and plan is None:  # a set is opened by the plan
             damage = _damage(entry.data, partial(cache.examples, name))
         if damage is not None:
