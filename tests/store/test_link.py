@@ -185,6 +185,18 @@ def test_what_cannot_be_linked_is_a_line(
         assert not (tmp_path / "all").exists()
 
 
+def test_a_folder_of_any_name(parts: list[MadeCache], tmp_path: Path) -> None:
+    """What could not be read back from a manifest is not written into one."""
+    folders = [part.folder for part in parts]
+    odd = folders[0].rename(tmp_path / "ein Ordner\u3000文")
+    link_caches([odd, folders[1]], tmp_path / "all", verify=True)
+    odd = odd.rename(tmp_path / "two\nlines")
+    with pytest.raises(UsageError, match=r"two\\nlines' cannot be named in a manifest") as caught:
+        link_caches([odd, folders[1]], tmp_path / "more")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "more").exists()
+
+
 def test_other_caches_keep_their_version(linked: Path, parts: list[MadeCache], tmp_path: Path) -> None:
     """A program that knows version 3 alone refuses a linked cache by its version, and reads all others."""
     values = json.loads((linked / "manifest.json").read_text())

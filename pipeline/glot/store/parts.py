@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from glot.errors import UsageError
 from glot.store.files import checked
 
+_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control characters, and bytes that are no UTF-8
 LINK_AGAIN = "link its parts again with `glot cache link`"
 
 
@@ -31,7 +34,7 @@ class Part:
     def from_json(cls, values: dict[str, Any]) -> Part:
         """Rebuild a part; raises TypeError, ValueError or AttributeError for what names no folder, or no shards."""
         part = checked(cls, dict(values.items()))
-        if not part.folder.isprintable() or not part.folder or not part.shards:
+        if not part.folder or _UNFIT.search(part.folder) or not part.shards:
             raise ValueError(f"it has the part {part.folder!r} with {part.shards} shards")
         return part
 
@@ -49,11 +52,15 @@ def part_of(firsts: list[int], number: int) -> int:
 def name_from(linked: Path, folder: Path) -> str:
     """How a linked cache that will lie at `linked` names a folder.
 
-    From its own place, so that both may be moved together, unless they have nothing but the root in common.
+    From its own place, so that both may be moved together, unless they have nothing but the root in common. Raises
+    UsageError for a name that no manifest may hold.
     """
     here, there = linked.parent.resolve() / linked.name, folder.resolve()
     try:
         is_near = Path(os.path.commonpath([here, there])) != Path(there.anchor)
     except ValueError:  # on Windows: two drives
         is_near = False
-    return Path(os.path.relpath(there, here)).as_posix() if is_near else there.as_posix()
+    name = (Path(os.path.relpath(there, here)) if is_near else there).as_posix()
+    if _UNFIT.search(name):
+        raise UsageError(f"the folder {name!r} cannot be named in a manifest: give it a name of plain characters")
+    return name
