@@ -22,7 +22,7 @@ def parts(glot: Glot, table: Path, backbone_folders: dict[str, Path]) -> list[st
     head, *rows = table.read_text().splitlines()
     for name, some in (("a", rows[:140]), ("b", rows[100:])):
         Path(f"{name}.csv").write_text("\n".join([head, *some]) + "\n")
-        model = ["--model", backbone_folders["bert"], "--max-tokens", 24, "--text", "sentence", "--label", "kind"]
+        model = ["--model", backbone_folders["bert"], "--max-tokens", 5, "--text", "sentence", "--label", "kind"]
         data = ["--data", f"{name}.csv", "--eval-data", table.with_name("dev.csv")]
         code, _, err = glot("extract", *model, *data, "--out", f"made-{name}")
         assert code == 0, err
@@ -54,7 +54,9 @@ def test_heads_over_a_link_are_those_over_a_merge(glot: Glot, parts: list[str]) 
     assert (code, "all: train 280, validation 40; " in out) == (0, True), err
     assert glot("cache", "merge", *parts, "joined")[0] == 0
     shown = {cache: answer(glot, "inspect", cache) for cache in ("all", "joined")}
-    assert shown["all"]["texts"] == shown["joined"]["texts"]
+    assert shown["all"]["truncated"] > 0 < shown["all"]["repeated"]
+    counts = ("texts", "truncated", "empty", "examples")
+    assert [shown["all"][name] for name in counts] == [shown["joined"][name] for name in counts]
     assert (shown["all"]["parts"], shown["joined"]["parts"]) == (["../parts/a", "../parts/b"], [])
     for cache in shown:
         code, _, err = glot("sweep", "--cache", cache, *FIT, "--out", f"runs-{cache}")

@@ -29,7 +29,7 @@ class CacheSummary:
             cache is unfinished. density_layer: the layer whose states they join.
         workers: who is working in the folder.
         parts: of a linked cache, the folders of its parts, as it names them. repeated: texts that an earlier part has
-            too: `texts` leaves them out, all other numbers count them again.
+            too: `texts`, `truncated` and `empty` leave them out, all other numbers count them again.
     """
 
     folder: str

@@ -143,7 +143,7 @@ def _parts_of(cache: Cache, target: Path) -> Iterator[Part]:
 def _link(caches: list[Cache], parts: list[Part], folder: Path) -> Manifest:
     is_new, number = number_by_first_use(np.concatenate([cache.plan.hashes() for cache in caches]))
     sets, entries = _joined_sets(caches, np.flatnonzero(is_new)[number])  # a text of several caches is the first's
-    plan = _linked_plan(caches, folder)
+    plan = _linked_plan(caches, is_new, folder)
     shards = [entry for cache in caches for _, entry in sorted(cache.manifest.shards.items())]
     manifest = Manifest(
         f"glot {__version__}",
@@ -158,21 +158,22 @@ def _link(caches: list[Cache], parts: list[Part], folder: Path) -> Manifest:
     return manifest
 
 
-def _linked_plan(caches: list[Cache], folder: Path) -> PlanEntry:
-    """Write the plans of the parts as one.
+def _linked_plan(caches: list[Cache], is_new: np.ndarray, folder: Path) -> PlanEntry:
+    """Write the plans of the parts as one; its entry counts the `truncated` and `empty` of the texts that are new.
 
-    It does not say of what states it is: without the manifest nobody would find them.
+    The file does not say of what states it is: without the manifest nobody would find them.
     """
-    first = caches[0].manifest.plan
     writer = PlanWriter(folder, all(cache.plan.has_texts for cache in caches))
     try:
         for cache in caches:
             writer.copy(cache.plan)
         data = writer.finish(folder / PLAN_FILE, 1)  # every text has its shard
-        shards, empty = len(writer.shard_start) - 1, sum(cache.manifest.plan.empty for cache in caches)
-        return PlanEntry(len(writer), writer.tokens, sum(writer.truncated), empty, shards, first.order_seed, "", data)
+        truncated = int(np.frombuffer(writer.truncated, dtype=np.uint8)[is_new].sum())
     finally:
         writer.close()
+    plan, order_seed = Plan(folder, data), caches[0].manifest.plan.order_seed
+    empty = sum(_count_empty(plan, first, stop) for first, stop in _runs(np.flatnonzero(is_new)))
+    return PlanEntry(len(plan), plan.tokens, truncated, empty, plan.num_shards, order_seed, "", data)
 
 
 def _refuse_other_settings(caches: list[Cache]) -> None:
