@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import xxhash
 from glot.errors import GlotError
 from glot.fit.run import FitOptions, make_configs
 from glot.report.cache_summary import summarize_cache
-from glot.store.combine import copy_cache, merge_caches, subset_cache
+from glot.store.combine import copy_cache, link_caches, merge_caches, subset_cache
 from glot.store.example_set import ExampleSet
 from glot.store.layout import EXAMPLES_FOLDER, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
 from glot.store.plan import CONTENT, SPECIAL, Plan, PlanWriter, text_hash
@@ -77,6 +77,19 @@ def make_cache(folder: Path, dtype: str = "float16") -> Path:
                     scale = np.ones(LENGTHS[text], np.float32) if dtype == "int8" else None
                     shard.write(layer, text, values.astype(shard_dtype(dtype)), scale)
             manifest.shards[number] = shard.finish()
+    manifest.save(folder)
+    return folder
+
+
+def make_linked(folder: Path) -> Path:
+    """Write a cache that is linked to two, which lie in its own folder."""
+    parts = [make_cache(folder / "parts" / name) for name in ("a", "b")]
+    link_caches(parts, folder / "made")
+    for path in (folder / "made").iterdir():
+        path.rename(folder / path.name)
+    (folder / "made").rmdir()
+    manifest = Manifest.load(folder)
+    manifest.parts = tuple(replace(part, folder=part.folder.removeprefix("../")) for part in manifest.parts)
     manifest.save(folder)
     return folder
 
@@ -208,6 +221,11 @@ def merge(folder: Path) -> None:
         merge_caches([folder, folder], target)
 
 
+def link(folder: Path) -> None:
+    with new_folder(folder) as target:
+        link_caches([folder], target, verify=True)
+
+
 def recover(folder: Path) -> None:
     """What an extraction does that finds no manifest."""
     found = recover_manifest(folder, "test")
@@ -224,7 +242,7 @@ def prepare_fit(folder: Path) -> None:
 
 Use = Callable[[Any], Any]  # of a folder, or of a URL
 USES: list[Use] = [read_plan, read_examples, read_states, verify, prepare_fit]
-SLOW_USES: list[Use] = [copy, subset, recover, summarize, merge]
+SLOW_USES: list[Use] = [copy, subset, recover, summarize, merge, link]
 
 
 @contextmanager

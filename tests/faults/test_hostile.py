@@ -51,6 +51,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(hostile.make_cache(tmp_path_factory.mktemp("hostile") / "cache"))
 
 
+@pytest.fixture(scope="module")
+def linked_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(hostile.make_linked(tmp_path_factory.mktemp("linked") / "cache"))
+
+
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Guarded]:
     watch = Guarded(tmp_path / "outside")
@@ -74,6 +79,15 @@ def put_at_url(folder: Path, url: str) -> None:
 
 @pytest.fixture
 def tried(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    yield from trying(files, monkeypatch)
+
+
+@pytest.fixture
+def tried_linked(linked_files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    yield from trying(linked_files, monkeypatch)
+
+
+def trying(files: Files, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """`tried(change)` makes a change and does what a user could do: what is quick always, one slow thing in turn.
 
     Every fourth input is tried as a cache at a URL too.
@@ -163,6 +177,30 @@ def test_edits_of_the_manifest(count: int, files: Files, tried: Callable, guarde
         tried(lambda: files.write(files_now), same_states)
 
     fuzz(check, manifest_edits(files), count)
+
+
+@counts(60, 1500)
+def test_edits_of_the_manifest_of_a_link(
+    count: int, linked_files: Files, tried_linked: Callable, guarded: Guarded
+) -> None:
+    """Whatever it calls a part: only a folder that holds a cache is looked into, for shards that fit."""
+    expected, manifest = hostile.read_states(linked_files.folder), linked_files.manifest
+    folders = st.sampled_from(["parts/a", "parts/b", ".", "parts", "parts/a/../b", str(guarded.folder), "/proc/self"])
+    places = [("parts",), ("repeated",), ("version",), *(("parts", *path) for path in paths_of(manifest["parts"]))]
+    edit = st.tuples(st.sampled_from(places), st.one_of(folders, odd_values()))
+    edits = st.one_of(manifest_edits(linked_files), st.lists(edit, min_size=1, max_size=3))
+
+    def same_states(folder: Path) -> None:
+        found = hostile.read_states(folder)
+        assert all(found[layer] == expected[layer] for layer in found if layer in expected)
+
+    def check(edits: list) -> None:
+        now = copy.deepcopy(manifest)
+        for path, value in edits:
+            put(now, path, copy.deepcopy(value))
+        tried_linked(lambda: linked_files.write({"manifest.json": json.dumps(now).encode()}), same_states)
+
+    fuzz(check, edits, count)
 
 
 VALUES = [None, -1, 2**40, "x", [], "removed", "../x", "\ud800", float("nan"), *STORED_DTYPES]
@@ -363,6 +401,18 @@ def test_what_is_no_file(place: str, kind: str, files: Files, tmp_path: Path) ->
     folder, outside = tmp_path / "cache", Guarded(tmp_path / "outside")
     shutil.copytree(files.folder, folder)
     hide(folder / place, kind, outside.folder)
+    outside.touched()
+    with limits(), confined(folder, tmp_path / "copied"):
+        use(folder, [*USES, *SLOW_USES])
+    assert not outside.touched()
+    outside.close()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder", "loop", "nowhere", "device", "socket"])
+def test_what_is_no_file_in_a_part(kind: str, linked_files: Files, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "cache", Guarded(tmp_path / "outside")
+    shutil.copytree(linked_files.folder, folder)
+    hide(folder / "parts" / "b" / "shard-00001.h5", kind, outside.folder)
     outside.touched()
     with limits(), confined(folder, tmp_path / "copied"):
         use(folder, [*USES, *SLOW_USES])

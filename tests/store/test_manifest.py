@@ -106,11 +106,11 @@ def test_names_of_next_versions() -> None:
     ]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 4, "3", None])
+@pytest.mark.parametrize("version", [0, 1, 2, 5, "3", None])
 def test_another_version_of_the_format_is_no_damage(made: MadeCache, version: object) -> None:
     edit(made.folder, lambda data: data.update(version=version))
     with pytest.raises(
-        UsageError, match=rf"manifest\.json has format version {version!r}, this program reads version 3"
+        UsageError, match=rf"manifest\.json has format version {version!r}, this program reads versions 3 and 4"
     ):
         Cache(made.folder)
 

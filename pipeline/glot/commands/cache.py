@@ -1,4 +1,4 @@
-"""`glot inspect` and `glot cache`: looking at caches, verifying, repairing, moving, cutting and joining them."""
+"""`glot inspect` and `glot cache`: looking at caches, verifying, repairing, moving, cutting, joining, linking them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from glot.store.transfer import Transfer
     from glot.store.verify import Damage
 
-app = typer.Typer(help="Copy, cut, join, push and pull caches.", no_args_is_help=True)
+app = typer.Typer(help="Copy, cut, join, link, push and pull caches.", no_args_is_help=True)
 NAMED_TEXTS = 20  # damaged texts that are named one by one
 
 CacheArgument = Annotated[Path, typer.Argument(help="A cache, a folder with one cache below it, or a URL.")]
@@ -69,6 +69,7 @@ def inspect(
     opened = Cache(cache, allow_unfinished=True)
     if repair:
         local_folder(opened.folder, "pull it with `glot cache pull` and repair the copy")
+        opened.manifest.refuse_linked(opened.folder, "--verify names the damaged files: repair the caches of these")
     if verify or repair:
         _verify(opened, repair, model, device, trust_remote_code)
     elif list_texts:
@@ -105,6 +106,9 @@ def _facts(summary: CacheSummary) -> Table:
     }
     if summary.template != TEXT:
         rows["prompt"] = summary.template
+    if summary.parts:
+        again = f"; {summary.repeated:,} of their texts are in an earlier one too" if summary.repeated else ""
+        rows["linked to"] = f"{len(summary.parts)} caches: {', '.join(summary.parts)}{again}"
     if summary.workers:
         rows["working"] = "; ".join(summary.workers)
     for name, value in rows.items():
@@ -164,9 +168,8 @@ def _verify(cache: Cache, repair: bool, model: str | None, device: str | None, t
         return
     texts = sum(len(damage.texts) for damage in damages)
     if not repair:
-        raise FaultError(
-            f"{cache.folder}: {len(damages)} damaged files, {texts} damaged texts: run `glot inspect --repair`"
-        )
+        remedy = "run `glot inspect --repair`" + (" on the caches where they lie" if cache.manifest.parts else "")
+        raise FaultError(f"{cache.folder}: {len(damages)} damaged files, {texts} damaged texts: {remedy}")
     from glot.extract.repair import repair_cache
 
     forwarded = repair_cache(cache, damages, model, device, trust_remote_code)
@@ -222,6 +225,20 @@ def merge(
 
 
 @app.command()
+def link(
+    parts: Annotated[list[Path], typer.Argument(help="Two finished caches or more.")],
+    out: Annotated[Path, typer.Option(help="The new cache's folder.")],
+    verify: VerifyOption = False,
+) -> None:
+    """Make one cache of several without copying their states: the parts stay where they are, and are read there."""
+    from glot.store.combine import link_caches
+
+    if len(parts) < 2:
+        raise UsageError("link takes two caches or more, and --out for the new cache's folder")
+    _print_made(out, link_caches(parts, out, verify))
+
+
+@app.command()
 def push(
     cache: CacheArgument,
     url: Annotated[str, typer.Argument(help="Where to: s3://bucket/folder, gs://…, az://…, hf://datasets/user/name.")],
@@ -273,7 +290,7 @@ def _print_made(folder: Path | str, manifest: Manifest) -> None:
     counts = ", ".join(f"{name} {entry.examples:,}" for name, entry in manifest.examples.items())
     plan = manifest.plan
     tell(
-        f"{folder}: {counts}; {plan.texts:,} texts, {plan.tokens:,} tokens, "
+        f"{folder}: {counts}; {manifest.texts:,} texts, {plan.tokens:,} tokens, "
         f"{len(manifest.shards):,} of {plan.shards:,} shards"
     )
-    answer({"folder": folder, "texts": plan.texts, "tokens": plan.tokens, "shards": len(manifest.shards)})
+    answer({"folder": folder, "texts": manifest.texts, "tokens": plan.tokens, "shards": len(manifest.shards)})

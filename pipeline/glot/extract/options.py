@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +106,16 @@ def check_loading(compute_dtype: str, device: object, device_map: object) -> Non
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds anything but a cache: what killed runs left is cleaned up in it."""
+    """Refuse a folder that holds anything but a cache of its own: what killed runs left is cleaned up in it."""
     there = nearest_there(folder)
     if not there.is_dir():
         raise UsageError(f"cannot make the folder {folder}: {there} is a file; choose another with --out")
-    if there != folder or (folder / MANIFEST_FILE).exists():
+    if there != folder:
+        return
+    if (folder / MANIFEST_FILE).exists():
+        with suppress(FaultError):  # one that is damaged is made again
+            manifest = Manifest.load(folder)
+            manifest.refuse_linked(folder, "extract into another folder, and link that with `glot cache link`")
         return
     strange = [path.name for path in folder.iterdir() if not OURS.fullmatch(path.name)]
     if strange:

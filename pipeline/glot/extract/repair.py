@@ -29,10 +29,11 @@ def repair_cache(
 
     `model` is the backbone, where it no longer lies where the cache says; see `load_backbone` for the others.
 
-    Raises UsageError for a URL, and where the backbone is not the one that made the cache, FaultError where plan or
-    example sets are damaged (an extraction makes those again) or another process works in the folder.
+    Raises UsageError for a URL or a linked cache, and where the backbone is not the one that made the cache, FaultError
+    where plan or example sets are damaged (an extraction makes those again) or another process works in the folder.
     """
     folder = local_folder(cache.folder, "pull it with `glot cache pull` and repair the copy")
+    cache.manifest.refuse_linked(folder, "repair the caches of these")
     small = [damage.file for damage in damages if damage.shard is None]
     if small:
         raise FaultError(f"{folder / small[0]} is damaged: run the same `glot extract` again, it makes it anew")

@@ -28,6 +28,8 @@ class CacheSummary:
         density: τ -> share of token pairs joined in the token graphs of a sample, self-loops apart; empty while the
             cache is unfinished. density_layer: the layer whose states they join.
         workers: who is working in the folder.
+        parts: of a linked cache, the folders of its parts, as it names them. repeated: texts that an earlier part has
+            too: `texts`, `truncated` and `empty` leave them out, all other numbers count them again.
     """
 
     folder: str
@@ -57,6 +59,8 @@ class CacheSummary:
     density: dict[str, float]
     density_layer: int
     workers: list[str]
+    parts: list[str]
+    repeated: int
 
 
 def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
@@ -85,7 +89,7 @@ def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
         shards_planned=plan.shards,
         float32_shards=sum(entry.dtype != states.dtype for entry in manifest.shards.values()),
         examples={name: _describe_set(cache, name) for name in manifest.examples},
-        texts=plan.texts,
+        texts=manifest.texts,
         tokens=plan.tokens,
         truncated=plan.truncated,
         empty=plan.empty,
@@ -96,12 +100,14 @@ def summarize_cache(cache: Cache, layer: int | None = None) -> CacheSummary:
         density=_density(cache, layer) if manifest.complete and plan.texts else {},
         density_layer=layer,
         workers=[f"{name}: {owner}" for name, owner in owners if owner],
+        parts=[part.folder for part in manifest.parts],
+        repeated=manifest.repeated,
     )
 
 
 def _bytes_and_owners(cache: Cache) -> tuple[int, list[tuple[str, Owner | None]]]:
-    """Bytes of all files, and who works in the folder; of a URL what the manifest says, and nobody."""
-    if isinstance(cache.folder, RemoteFolder):
+    """Bytes of all files, and who works in the folder; at a URL and in parts what the manifest says, and nobody."""
+    if isinstance(cache.folder, RemoteFolder) or cache.manifest.parts:
         return sum(data.size for data in cache.manifest.files), []
     claims = sorted(cache.folder.glob("*.claim"))
     return folder_bytes(cache.folder), [(path.stem, read_owner(path)) for path in claims]

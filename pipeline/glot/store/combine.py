@@ -1,4 +1,4 @@
-"""Moving, cutting and joining caches: copy, subset, merge. No backbone is needed.
+"""Moving, cutting and joining caches: copy, subset, merge, link. No backbone is needed.
 
 The result is written beside its place and renamed there when it is whole.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,8 +21,9 @@ from glot.store.column_reader import ColumnReader
 from glot.store.columns import CHUNK_BYTES, ColumnFile
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import atomic_folder, make_folder
-from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, StatesIdentity
-from glot.store.places import RemoteFolder
+from glot.store.layout import EXAMPLES_FOLDER, PLAN_FILE, ExamplesEntry, Manifest, PlanEntry, StatesIdentity
+from glot.store.parts import Part, name_from
+from glot.store.places import RemoteFolder, local_folder, place_of
 from glot.store.plan import Plan, PlanWriter, number_by_first_use
 from glot.store.reader import Cache
 from glot.store.shards import ShardWriter
@@ -46,6 +48,7 @@ def copy_cache(source: Path | str, target: Path, verify: bool = False) -> Manife
     the source is damaged.
     """
     cache = Cache(source, allow_unfinished=True)
+    cache.manifest.refuse_linked(cache.folder, "copy it with `glot cache subset`, or copy those and link the copies")
     with _new_folder(target, verify) as folder:
         _copy_files(cache, folder, [entry.data for entry in cache.manifest.shards.values()])
         cache.manifest.save(folder)
@@ -99,16 +102,92 @@ def merge_caches(
     """
     caches = [Cache(source, allow_unfinished=True) for source in sources]
     first = caches[0].manifest
-    for cache in caches[1:]:
-        difference = first.states.difference(cache.manifest.states)
-        if difference:
-            raise UsageError(f"{cache.folder} has other settings than {caches[0].folder} ({difference})")
+    _refuse_other_settings(caches)
     with _new_folder(target, verify) as folder:
-        if all(cache.manifest.plan.data.xxh3 == first.plan.data.xxh3 for cache in caches):
+        is_linked = any(cache.manifest.parts for cache in caches)
+        if not is_linked and all(cache.manifest.plan.data.xxh3 == first.plan.data.xxh3 for cache in caches):
             manifest = _merge_shards(caches, folder)
         else:
             manifest = _merge_texts([Cache(source) for source in sources], folder, shard_bytes)
     return manifest
+
+
+def link_caches(sources: Sequence[Path | str], target: Path, verify: bool = False) -> Manifest:
+    """Write a cache that lists the shards of finished caches, of the same backbone and settings, where they lie.
+
+    Nothing is written into those. The result holds what their merge would hold: each text counts once, and example sets
+    of one name and task are joined. The parts of one that is linked itself become parts of the result.
+
+    Raises UsageError where settings or tasks differ (naming the difference), a source is unfinished, at a URL or there
+    twice, and whatever `copy_cache` raises.
+    """
+    remedy = "pull it with `glot cache pull`, and link the copy"
+    caches = [Cache(local_folder(place_of(source), remedy)) for source in sources]
+    _refuse_other_settings(caches)
+    parts = [part for cache in caches for part in _parts_of(cache, target)]
+    twice = [name for name, count in Counter(part.folder for part in parts).items() if count > 1]
+    if twice:
+        raise UsageError(f"the cache {twice[0]} would be a part twice: name it once")
+    with _new_folder(target, verify) as folder:
+        manifest = _link(caches, parts, folder)
+    return manifest
+
+
+def _parts_of(cache: Cache, target: Path) -> Iterator[Part]:
+    """A cache as a part of a linked one, or its parts."""
+    assert isinstance(cache.folder, Path)  # no URL is linked to
+    for part in cache.manifest.parts or [Part(".", cache.manifest.plan.shards)]:
+        yield replace(part, folder=name_from(target, cache.folder / part.folder))
+
+
+def _link(caches: list[Cache], parts: list[Part], folder: Path) -> Manifest:
+    is_new, number = number_by_first_use(np.concatenate([cache.plan.hashes() for cache in caches]))
+    sets, entries = _joined_sets(caches, np.flatnonzero(is_new)[number])  # a text of several caches is the first's
+    plan = _linked_plan(caches, is_new, folder)
+    shards = [entry for cache in caches for _, entry in sorted(cache.manifest.shards.items())]
+    manifest = Manifest(
+        f"glot {__version__}",
+        _joined_identity(caches),
+        plan,
+        shards=dict(enumerate(shards)),
+        parts=tuple(parts),
+        repeated=int((~is_new).sum()),
+    )
+    _save_sets(folder, manifest, sets, entries)
+    manifest.save(folder)
+    return manifest
+
+
+def _linked_plan(caches: list[Cache], is_new: np.ndarray, folder: Path) -> PlanEntry:
+    """Write the plans of the parts as one; its entry counts the `truncated` and `empty` of the texts that are new.
+
+    The file does not say of what states it is: without the manifest nobody would find them.
+    """
+    writer = PlanWriter(folder, all(cache.plan.has_texts for cache in caches))
+    try:
+        for cache in caches:
+            writer.copy(cache.plan)
+        data = writer.finish(folder / PLAN_FILE, 1)  # every text has its shard
+        truncated = int(np.frombuffer(writer.truncated, dtype=np.uint8)[is_new].sum())
+    finally:
+        writer.close()
+    plan, order_seed = Plan(folder, data), caches[0].manifest.plan.order_seed
+    empty = sum(_count_empty(plan, first, stop) for first, stop in _runs(np.flatnonzero(is_new)))
+    return PlanEntry(len(plan), plan.tokens, truncated, empty, plan.num_shards, order_seed, "", data)
+
+
+def _refuse_other_settings(caches: list[Cache]) -> None:
+    for cache in caches[1:]:
+        difference = caches[0].manifest.states.difference(cache.manifest.states)
+        if difference:
+            raise UsageError(f"{cache.folder} has other settings than {caches[0].folder} ({difference})")
+
+
+def _joined_identity(caches: list[Cache]) -> StatesIdentity:
+    identity = caches[0].manifest.states
+    if not all(cache.manifest.states.loader_sha256 for cache in caches):
+        identity = replace(identity, loader_sha256="")  # unknown of some texts is unknown
+    return identity
 
 
 def _merge_shards(caches: list[Cache], folder: Path) -> Manifest:
@@ -129,10 +208,20 @@ def _merge_shards(caches: list[Cache], folder: Path) -> Manifest:
 def _merge_texts(caches: list[Cache], folder: Path, shard_bytes: int) -> Manifest:
     # Of each source's texts, one source after the other: whether they are new, and their numbers in the result.
     is_new, number = number_by_first_use(np.concatenate([cache.plan.hashes() for cache in caches]))
-    parts, sets, entries, start = [], {}, {}, 0
+    sets, entries = _joined_sets(caches, number)
+    starts = np.cumsum([len(cache.plan) for cache in caches])[:-1]
+    added = zip(caches, np.split(is_new, starts), strict=True)
+    parts = [_Part(cache, np.flatnonzero(some)) for cache, some in added]
+    return _build(folder, _joined_identity(caches), parts, sets, entries, shard_bytes)
+
+
+def _joined_sets(caches: list[Cache], number: np.ndarray) -> tuple[dict[str, ExampleSet], dict[str, ExamplesEntry]]:
+    """The example sets of several caches; `number` is the new one of each text, of one cache after the other."""
+    sets: dict[str, ExampleSet] = {}
+    entries: dict[str, ExamplesEntry] = {}
+    start = 0
     for cache in caches:
         stop = start + len(cache.plan)
-        parts.append(_Part(cache, np.flatnonzero(is_new[start:stop])))
         for name, entry in cache.manifest.examples.items():
             examples = cache.examples(name).renumbered(number[start:stop].astype(np.int64))
             if name not in sets:
@@ -145,10 +234,7 @@ def _merge_texts(caches: list[Cache], folder: Path, shard_bytes: int) -> Manifes
                     skipped=entries[name].skipped + entry.skipped,
                 )
         start = stop
-    identity = caches[0].manifest.states
-    if not all(cache.manifest.states.loader_sha256 for cache in caches):
-        identity = replace(identity, loader_sha256="")  # unknown of some texts is unknown
-    return _build(folder, identity, parts, sets, entries, shard_bytes)
+    return sets, entries
 
 
 def _join(one: ExampleSet, other: ExampleSet, name: str, entry: ExamplesEntry, added: ExamplesEntry) -> ExampleSet:
@@ -194,14 +280,21 @@ def _build(
         writer.close()
     plan = Plan(folder, entry.data)
     manifest = Manifest(f"glot {__version__}", identity, entry)
-    for name, examples in sets.items():
-        fingerprint = examples.fingerprint(plan.hashes())
-        new = replace(entries[name], fingerprint=fingerprint, examples=len(examples))
-        manifest.examples[name] = new.save(examples, folder / EXAMPLES_FOLDER / f"{name}.h5", name)
+    _save_sets(folder, manifest, sets, entries)
     for number in range(plan.num_shards):
         _write_shard(folder, number, plan, identity, parts, manifest)
     manifest.save(folder)
     return manifest
+
+
+def _save_sets(
+    folder: Path, manifest: Manifest, sets: dict[str, ExampleSet], entries: dict[str, ExamplesEntry]
+) -> None:
+    """Write example sets over the plan that the manifest names, and list them there."""
+    hashes = Plan(folder, manifest.plan.data).hashes()
+    for name, examples in sets.items():
+        new = replace(entries[name], fingerprint=examples.fingerprint(hashes), examples=len(examples))
+        manifest.examples[name] = new.save(examples, folder / EXAMPLES_FOLDER / f"{name}.h5", name)
 
 
 def _write_shard(

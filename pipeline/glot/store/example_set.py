@@ -14,6 +14,7 @@ from glot.store.columns import ColumnFile, write_columns
 from glot.store.places import Place
 
 PIECE = 2**16  # hashes copied at a time
+EXTRACT_AGAIN = "run the same `glot extract` again"
 # The columns of a set, and the dtypes that each may have.
 IDS = ("text_id", "text_id_b", "negatives")
 KINDS = {"index": ("<i8",), **dict.fromkeys(IDS, ("<i8",)), "label": ("<i8", "<f8")}
@@ -111,9 +112,9 @@ class ExampleSet:
         return replace(entry, file=f"{path.parent.name}/{path.name}")
 
     @classmethod
-    def load(cls, folder: Place, entry: ColumnFile, num_texts: int) -> ExampleSet:
-        """Read a set; raises FaultError where it is damaged or names texts that the plan lacks."""
-        file = ColumnReader(folder, entry, "run the same `glot extract` again")
+    def load(cls, folder: Place, entry: ColumnFile, num_texts: int, remedy: str = EXTRACT_AGAIN) -> ExampleSet:
+        """Read a set; raises FaultError, with a remedy, where it is damaged or names texts that the plan lacks."""
+        file = ColumnReader(folder, entry, remedy)
         columns = entry.columns
         required, there = {"index", "text_id"}, set(columns)
         shape = file.shape("index")

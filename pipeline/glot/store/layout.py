@@ -1,4 +1,4 @@
-"""The cache's format, version 3: names, and the dataclasses that `manifest.json` holds.
+"""The cache's format, versions 3 and 4: names, and the dataclasses that `manifest.json` holds.
 
 `docs/cache-format.md` says the same in prose, for readers in other languages.
 """
@@ -19,11 +19,13 @@ from glot.errors import FaultError, UsageError
 from glot.store.columns import NO_FILE, ColumnFile
 from glot.store.example_set import ExampleSet
 from glot.store.files import checked, no_collection, write_json
+from glot.store.parts import LINK_AGAIN, Part, first_shards, part_of
 from glot.store.places import Place, load_json
 from glot.store.task_spec import TARGETS, TaskSpec
 
 FORMAT = "glot-cache"
 VERSION = 3
+LINKED_VERSION = 4  # of caches whose shards are those of other caches
 MANIFEST_FILE = "manifest.json"
 PLAN_FILE = "plan.h5"
 EXAMPLES_FOLDER = "examples"
@@ -187,7 +189,10 @@ class ShardEntry:
 
     @classmethod
     def from_json(cls, number: int, values: dict[str, Any]) -> ShardEntry:
-        """Rebuild an entry, its names and counts checked; raises KeyError, TypeError or ValueError."""
+        """Rebuild an entry, its names and counts checked; raises KeyError, TypeError or ValueError.
+
+        `number` is the shard's in the folder where it lies.
+        """
         data = ColumnFile.from_json(values["data"])
         if data.file != shard_file(number):
             raise ValueError(f"it names the file {data.file!r}")
@@ -257,17 +262,23 @@ class ExamplesEntry:
 
 @dataclass
 class Manifest:
-    """`manifest.json`: the one page that says what a cache holds. Written last, so that it never promises too much."""
+    """`manifest.json`: the one page that says what a cache holds. Written last, so that it never promises too much.
+
+    A linked cache has `parts`, whose shards are its own, one part after the other; `repeated` of its plan's texts are
+    texts of an earlier part once more, which no example uses.
+    """
 
     created_by: str
     states: StatesIdentity
     plan: PlanEntry
     examples: dict[str, ExamplesEntry] = field(default_factory=dict)
     shards: dict[int, ShardEntry] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    repeated: int = 0
 
     @property
     def files(self) -> list[ColumnFile]:
-        """All files of the cache but the manifest."""
+        """All files of the cache but the manifest; of a linked one also those of its parts."""
         sets = [entry.data for entry in self.examples.values()]
         return [self.plan.data, *sets, *(entry.data for entry in self.shards.values())]
 
@@ -276,9 +287,23 @@ class Manifest:
         """Whether every planned shard is there."""
         return len(self.shards) == self.plan.shards
 
+    @property
+    def texts(self) -> int:
+        """How many distinct texts the cache holds."""
+        return self.plan.texts - self.repeated
+
+    def refuse_linked(self, folder: Place, remedy: str) -> None:
+        """Raise UsageError, with what to do instead, for what cannot be done with a linked cache."""
+        if self.parts:
+            names = ", ".join(part.folder for part in self.parts[:3]) + (", ..." if len(self.parts) > 3 else "")
+            raise UsageError(f"{folder} is linked to other caches ({names}) and holds no states: {remedy}")
+
     def save(self, folder: Path) -> None:
         """Write `manifest.json` atomically."""
-        data = {"format": FORMAT, "version": VERSION, **asdict(replace(self, shards={}))}
+        version = LINKED_VERSION if self.parts else VERSION
+        data = {"format": FORMAT, "version": version, **asdict(replace(self, shards={}))}
+        if not self.parts:
+            del data["parts"], data["repeated"]
         for name, entry in self.examples.items():
             data["examples"][name]["task"] = entry.task.to_json()
         data["shards"] = [{"number": number, **entry.to_json()} for number, entry in sorted(self.shards.items())]
@@ -292,18 +317,20 @@ class Manifest:
         data = load_json(path)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise UsageError(f"{path} is not the manifest of a glot cache")
-        if data.get("version") != VERSION:
+        if data.get("version") not in (VERSION, LINKED_VERSION):
             raise UsageError(
-                f"{path} has format version {data.get('version')!r:.20}, this program reads version {VERSION}; "
-                "extract again, or use the version of glot that wrote it"
+                f"{path} has format version {data.get('version')!r:.20}, this program reads versions {VERSION} and "
+                f"{LINKED_VERSION}; extract again, or use the version of glot that wrote it"
             )
+        is_linked = data["version"] == LINKED_VERSION
         try:
-            return cls.from_values(data)
+            return cls.from_values(data, is_linked)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FaultError(f"{path} is damaged ({error!r}): run the same `glot extract` again") from None
+            remedy = LINK_AGAIN if is_linked else "run the same `glot extract` again"
+            raise FaultError(f"{path} is damaged ({error!r}): {remedy}") from None
 
     @classmethod
-    def from_values(cls, data: dict[str, Any]) -> Manifest:
+    def from_values(cls, data: dict[str, Any], is_linked: bool = False) -> Manifest:
         """Rebuild a manifest from JSON's values, checked; raises KeyError, TypeError, ValueError, AttributeError."""
         states = checked(StatesIdentity, {**data["states"], "layers": tuple(data["states"]["layers"])})
         if states.dtype not in STORED_AS or states.width < 1:
@@ -325,14 +352,24 @@ class Manifest:
         if not all(re.fullmatch(r"\w[\w.-]*", name) for name in examples):  # they name files
             raise ValueError(f"it names the example sets {', '.join(map(repr, examples))}")
         plan = checked(PlanEntry, {**data["plan"], "data": _column_file(data["plan"]["data"], r"plan(-\d+)?\.h5")})
-        shards = {}
+        parts, repeated = _parts(data, plan) if is_linked else ((), 0)
+        firsts, shards = first_shards(parts), {}
         for entry in data["shards"]:
             values = {key: value for key, value in entry.items() if key != "number"}
             number = entry["number"]
             if type(number) is not int or number not in range(plan.shards):
                 raise ValueError(f"it lists a shard {number!r} that is not planned")
-            shards[number] = ShardEntry.from_json(number, values)
-        return cls(data["created_by"], states, plan, examples, shards)
+            shards[number] = ShardEntry.from_json(number - firsts[part_of(firsts, number)] if parts else number, values)
+        return cls(data["created_by"], states, plan, examples, shards, parts, repeated)
+
+
+def _parts(data: dict[str, Any], plan: PlanEntry) -> tuple[tuple[Part, ...], int]:
+    parts, repeated = tuple(map(Part.from_json, data["parts"])), data["repeated"]
+    if not parts or sum(part.shards for part in parts) != plan.shards:
+        raise ValueError("its parts have not the shards of its plan")
+    if type(repeated) is not int or repeated not in range(plan.texts + 1):
+        raise ValueError(f"of {plan.texts} texts it repeats {repeated!r:.20}")
+    return parts, repeated
 
 
 def _task(values: dict[str, Any]) -> TaskSpec:

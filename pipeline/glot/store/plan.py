@@ -69,11 +69,11 @@ class Plan:
         length: (n,) uint32, tokens of each text, at least 1.
         shard_start: (shards + 1,) int64, shard s holds the texts [shard_start[s], shard_start[s + 1]).
 
-    Raises FaultError where the file is missing, damaged, or its columns do not fit together.
+    Raises FaultError where the file is missing, damaged, or its columns do not fit together; `remedy` says what to do.
     """
 
-    def __init__(self, folder: Place, entry: ColumnFile) -> None:
-        self.file = ColumnReader(folder, entry, f"run the same `glot extract` into {folder} again")
+    def __init__(self, folder: Place, entry: ColumnFile, remedy: str = "") -> None:
+        self.file = ColumnReader(folder, entry, remedy or f"run the same `glot extract` into {folder} again")
         for name, column in entry.columns.items():
             if column.dtype not in KINDS.get(name, ()) or len(column.shape) != (2 if name == "hash" else 1):
                 raise self.file.damage(f"is damaged: its column {name} is none of a plan's")
@@ -228,11 +228,12 @@ class PlanWriter:
         return int(np.frombuffer(self.length, dtype=np.uint32).sum(dtype=np.int64))
 
     def copy(self, plan: Plan) -> None:
-        """Take over a whole plan, with its shards: the first thing that is added."""
+        """Take over a whole plan, with its shards; nothing but such may have been added before."""
+        start = len(self)
         for first in range(0, len(plan), PIECE):
             self.copy_texts(plan, first, min(first + PIECE, len(plan)))
         self.take_vocabulary(plan)
-        self.shard_start = plan.shard_start.tolist()
+        self.shard_start += (start + plan.shard_start[1:]).tolist()
 
     def copy_texts(self, plan: Plan, first: int, stop: int) -> None:
         """Take over the texts [first, stop) of another plan."""

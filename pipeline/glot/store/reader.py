@@ -17,12 +17,14 @@ import xxhash
 from glot.errors import FaultError, UsageError
 from glot.store.column_reader import DamageError
 from glot.store.columns import CHUNK_BYTES
-from glot.store.example_set import ExampleSet
+from glot.store.example_set import EXTRACT_AGAIN, ExampleSet
+from glot.store.files import no_access
 from glot.store.layout import MANIFEST_FILE, STORED_AS, ExamplesEntry
+from glot.store.parts import LINK_AGAIN, Part, first_shards, part_of
 from glot.store.places import Place, RemoteFolder, place_of
 from glot.store.plan import Plan
 from glot.store.remote import RemoteFile
-from glot.store.shards import ShardReader, load_manifest
+from glot.store.shards import DAMAGED_SHARD, ShardReader, load_manifest
 from glot.store.task_spec import TaskSpec
 
 MAX_OPEN_FILES = 256  # shards kept open; the limit of a process is often 1,024
@@ -91,17 +93,48 @@ class Cache:
         self.manifest = load_manifest(self.folder)
         if not self.manifest.complete and not allow_unfinished:
             done, planned = len(self.manifest.shards), self.manifest.plan.shards
-            remedy = "push it once it is finished" if self.is_remote else "run the same `glot extract` again"
+            remedy = "push it once it is finished" if self.is_remote else self.remedy
             raise UsageError(f"{self.folder} is unfinished ({done} of {planned} shards): {remedy}")
+        self._part_folders = [self._part_folder(part) for part in self.manifest.parts]
+        self._first_shards = first_shards(self.manifest.parts)
         self._open: OrderedDict[int, ShardReader] = OrderedDict()
         self._layers: dict[int, _LayerIndex] = {}
         self._added: dict[str, ExampleSet] = {}
+
+    @property
+    def remedy(self) -> str:
+        """What to do where a file of the cache's own folder is missing or damaged."""
+        return LINK_AGAIN if self.manifest.parts else EXTRACT_AGAIN
+
+    def _part_folder(self, part: Part) -> Path:
+        """Where a part of a linked cache lies; raises UsageError where it has gone. What changed is found when read."""
+        assert isinstance(self.folder, Path)  # a linked cache at a URL was refused
+        folder = Path(os.path.realpath(self.folder / part.folder))
+        try:
+            (folder / MANIFEST_FILE).stat()
+        except PermissionError as error:
+            raise no_access(error) from None
+        except OSError:
+            line = f"{self.folder} is linked to the cache {folder}, which is not there: {LINK_AGAIN}"
+            raise UsageError(line) from None
+        return folder
+
+    def shard_folder(self, number: int) -> Place:
+        """Where a shard lies: in the cache's folder, or in that of the part that it comes from."""
+        is_linked = self.manifest.parts
+        return self._part_folders[part_of(self._first_shards, number)] if is_linked else self.folder
+
+    def open_shard(self, number: int) -> ShardReader:
+        """A shard, opened anew; raises FaultError where it is missing, or does not fit the plan."""
+        entry, folder, states = self.manifest.shards[number], self.shard_folder(number), self.manifest.states
+        remedy = f"repair that cache with `glot inspect --repair {folder}`; where it was made anew, {LINK_AGAIN}"
+        return ShardReader(folder, entry, self.plan, number, states, remedy if self.manifest.parts else DAMAGED_SHARD)
 
     @cached_property
     def plan(self) -> Plan:
         """The plan, opened."""
         entry = self.manifest.plan
-        plan = Plan(self.folder, entry.data)
+        plan = Plan(self.folder, entry.data, LINK_AGAIN if self.manifest.parts else "")
         if (len(plan), plan.tokens, plan.num_shards) != (entry.texts, entry.tokens, entry.shards):
             raise plan.file.damage("does not fit the manifest beside it")
         return plan
@@ -111,10 +144,10 @@ class Cache:
         if name in self._added:
             return self._added[name]
         entry = self.examples_entry(name)
-        examples = ExampleSet.load(self.folder, entry.data, len(self.plan))
+        examples = ExampleSet.load(self.folder, entry.data, len(self.plan), self.remedy)
         wrong = _wrong_labels(examples.label, entry)
         if wrong:
-            raise FaultError(f"{self.folder / entry.data.file} is damaged: {wrong}: run the same `glot extract` again")
+            raise FaultError(f"{self.folder / entry.data.file} is damaged: {wrong}: {self.remedy}")
         return examples
 
     def add_examples(self, name: str, examples: ExampleSet, task: TaskSpec) -> None:
@@ -265,8 +298,8 @@ class Cache:
             self._open.move_to_end(number)
             return self._open[number]
         if number not in self.manifest.shards:
-            raise FaultError(f"{self.folder} lacks shard {number}: run the same `glot extract` again")
-        reader = ShardReader(self.folder, self.manifest.shards[number], self.plan, number, self.manifest.states)
+            raise FaultError(f"{self.folder} lacks shard {number}: {self.remedy}")
+        reader = self.open_shard(number)
         while len(self._open) >= MAX_OPEN_FILES:
             self._open.popitem(last=False)[1].close()
         self._open[number] = reader

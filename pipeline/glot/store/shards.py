@@ -145,10 +145,21 @@ def text_check(states: np.ndarray, scale: np.ndarray | None) -> int:
 
 
 class ShardReader(ColumnReader):
-    """One shard opened for reading; raises FaultError where its entry does not fit the plan or the file."""
+    """One shard opened for reading; raises FaultError where its entry does not fit the plan or the file.
 
-    def __init__(self, folder: Place, entry: ShardEntry, plan: Plan, number: int, identity: StatesIdentity) -> None:
-        super().__init__(folder, entry.data, DAMAGED_SHARD, streamed=True)
+    `folder` is where it lies, `number` its place in the plan, `remedy` what is said where it is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Place,
+        entry: ShardEntry,
+        plan: Plan,
+        number: int,
+        identity: StatesIdentity,
+        remedy: str = DAMAGED_SHARD,
+    ) -> None:
+        super().__init__(folder, entry.data, remedy, streamed=True)
         self.shard, self.plan, self.number = entry, plan, number
         self.dtype, self.engine, self.layers = entry.dtype, entry.engine, identity.layers
         first, stop = plan.shard_range(number)
@@ -261,13 +272,16 @@ def write_sidecar(folder: Path, number: int, entry: ShardEntry) -> None:
 def load_manifest(folder: Place) -> Manifest:
     """The manifest with all finished shards, also those that only their sidecars list so far (in a folder alone).
 
-    Raises UsageError (missing, other version) or FaultError (damaged).
+    Raises UsageError (missing, other version; linked, at a URL) or FaultError (damaged).
     """
     if isinstance(folder, RemoteFolder):
-        return Manifest.load(folder)
+        manifest = Manifest.load(folder)
+        manifest.refuse_linked(folder, "push one made of it with `glot cache subset`")
+        return manifest
     found = finished_shards(folder)
     manifest = Manifest.load(folder)  # after the sidecars, which are removed only when it lists their shards
-    manifest.shards |= {number: entry for number, entry in found.items() if number < manifest.plan.shards}
+    if not manifest.parts:  # else all its shards are finished, and lie elsewhere
+        manifest.shards |= {number: entry for number, entry in found.items() if number < manifest.plan.shards}
     return manifest
 
 

@@ -57,6 +57,7 @@ def parcel(cache: Cache, keep_texts: bool = True) -> Iterator[Parcel]:
     """
     folder = local_folder(cache.folder, "pull it with `glot cache pull`, and push the copy")
     manifest, plan = cache.manifest, cache.manifest.plan
+    manifest.refuse_linked(folder, "make one of its own of it with `glot cache subset`, and push that")
     with tempfile.TemporaryDirectory(prefix="glot-push-") as name:
         folders = {data.file: folder for data in manifest.files}
         if cache.plan.has_texts and not keep_texts:

@@ -9,9 +9,9 @@ from functools import partial
 from glot.errors import FaultError
 from glot.store.column_reader import ColumnReader
 from glot.store.columns import ColumnFile
+from glot.store.example_set import EXTRACT_AGAIN
 from glot.store.places import Place, RemoteFolder
 from glot.store.reader import Cache
-from glot.store.shards import ShardReader
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Damage:
     """A damaged file.
 
     Attributes:
-        file: its name in the cache. what: what is wrong, in words.
+        file: its name in the cache, or its path where it lies in a part of a linked one. what: what is wrong, in words.
         shard: its number, None for the plan and example sets.
         texts: ids of the texts whose states are damaged; all of the shard's where the file as a whole is unusable.
         whole: whether the rest of the shard can still be read.
@@ -45,7 +45,10 @@ def verify_cache(cache: Cache, progress: Callable[[int, int], None] = lambda don
     found = list(_damaged_small_files(cache))
     plan_is_whole = all(item.file != manifest.plan.data.file for item in found)
     for number, entry in sorted(manifest.shards.items()):
-        damage = _verify_shard(cache, number) if plan_is_whole else verify_file(cache.folder, entry.data)
+        if plan_is_whole:
+            damage = _verify_shard(cache, number)
+        else:
+            damage = verify_file(cache.shard_folder(number), entry.data, cache.remedy)
         if damage is not None:
             found.append(damage)
         done += entry.data.size
@@ -56,11 +59,12 @@ def verify_cache(cache: Cache, progress: Callable[[int, int], None] = lambda don
 def _damaged_small_files(cache: Cache) -> Iterator[Damage]:
     manifest = cache.manifest
     # Opening the plan compares its columns with the manifest.
-    plan = verify_file(cache.folder, manifest.plan.data) or _damage(manifest.plan.data, lambda: cache.plan)
+    verify = partial(verify_file, cache.folder, remedy=cache.remedy)
+    plan = verify(manifest.plan.data) or _damage(manifest.plan.data, lambda: cache.plan)
     if plan is not None:
         yield plan
     for name, entry in manifest.examples.items():
-        damage = verify_file(cache.folder, entry.data)
+        damage = verify(entry.data)
         if damage is None and plan is None:  # a set is opened by the plan
             damage = _damage(entry.data, partial(cache.examples, name))
         if damage is not None:
@@ -76,21 +80,22 @@ def _damage(data: ColumnFile, check: Callable[[], object]) -> Damage | None:
     return None
 
 
-def verify_file(folder: Place, data: ColumnFile) -> Damage | None:
-    """What is wrong with a file, every byte compared with its checksum; None where nothing is."""
-    return _damage(data, lambda: ColumnReader(folder, data, "run the same `glot extract` again").check_file())
+def verify_file(folder: Place, data: ColumnFile, remedy: str = EXTRACT_AGAIN) -> Damage | None:
+    """What is wrong with a file, every byte compared with its checksum, and the remedy; None where nothing is."""
+    return _damage(data, lambda: ColumnReader(folder, data, remedy).check_file())
 
 
 def _verify_shard(cache: Cache, number: int) -> Damage | None:
-    entry = cache.manifest.shards[number]
+    data = cache.manifest.shards[number].data
+    file = str(cache.shard_folder(number) / data.file) if cache.manifest.parts else data.file
     first, stop = cache.plan.shard_range(number)
     try:
-        reader = ShardReader(cache.folder, entry, cache.plan, number, cache.manifest.states)
+        reader = cache.open_shard(number)
         rows = reader.damaged_rows()
     except FaultError as error:
-        return Damage(entry.data.file, str(error), number, tuple(range(first, stop)), whole=False)
+        return Damage(file, str(error), number, tuple(range(first, stop)), whole=False)
     if len(rows):
-        return Damage(entry.data.file, f"{len(rows)} damaged texts", number, tuple((first + rows).tolist()))
-    if _damage(entry.data, reader.check_file) is None:
+        return Damage(file, f"{len(rows)} damaged texts", number, tuple((first + rows).tolist()))
+    if _damage(data, reader.check_file) is None:
         return None
-    return Damage(entry.data.file, "damaged beside the states, which are whole", number)
+    return Damage(file, "damaged beside the states, which are whole", number)
