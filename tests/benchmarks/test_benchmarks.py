@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import extraction, int8, made, memory, ratios, reading, remote, streaming
+from benchmarks import extraction, int8, made, memory, ratios, reading, remote, scale, streaming
 from glot.corpus.examples import Corpus, Example, Split
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
@@ -166,6 +166,17 @@ def test_remote(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, 
     monkeypatch.setattr("sys.argv", ["remote", "--mb", "1", "--repeats", "1"])
     remote.main()
     assert len(re.findall(r"(memory|streamed), (first|again): \d", capsys.readouterr().out)) == 4
+
+
+def test_scale(tmp_path: Path) -> None:
+    saving, opening, size = scale.measure_manifest(30, tmp_path)
+    assert min(saving, opening) > 0
+    assert size == (tmp_path / "manifest.json").stat().st_size
+    overhead, shards = scale.measure_assignment(40, 4, 0.005, 0.2)
+    assert shards == 40  # those whose worker was lost too
+    assert overhead > -0.5
+    lines = list(scale.describe_hours(scale.BACKBONES[:1]))
+    assert lines[1].startswith("minilm (2 cores, 5,000 tokens/s), 1e+08 texts: 2.07 TB, 1,931 shards; 150.0 h on 1, ")
 
 
 def test_streaming(tmp_path: Path) -> None:
