@@ -19,7 +19,7 @@ from glot.nn.edges import EdgeRule, cosines
 from glot.nn.poolers import LastLayerPooler, LayersPooler, Pooler, make_pooler, token_weights
 from glot.nn.registry import EDGE_RULES
 from glot.nn.tokens import TokenBatch
-from glot.store.label_sets import in_words
+from glot.store.label_sets import in_words, to_names
 from glot.store.plan import CONTENT, SPECIAL
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
@@ -88,7 +88,7 @@ class Prediction:
 
     Attributes:
         answer: in words.
-        of: the class or label that is explained; "" of scores.
+        given: the class, or the labels; none of scores. of: the class or label that is explained; "" of scores.
         shares: for classes or labels the probability of each, else empty.
         effects: (n,) float64 for each text: what `of` loses in probability, or the score loses, where the head does not
             get a token's state. The other states stay as the backbone made them of the whole text. 0 for a token that
@@ -96,6 +96,7 @@ class Prediction:
     """
 
     answer: str
+    given: tuple[str, ...]
     of: str
     shares: dict[str, float]
     effects: list[np.ndarray]
@@ -277,7 +278,9 @@ def _predict(model: HeadModel, config: RunConfig, texts: Sequence[TextStates], o
     is_short = max(len(text.tokens) for text in texts) <= MAX_LEFT_OUT
     effects = [_effects(model, z, side, text, place) for side, text in enumerate(texts)] if is_short else []
     shown = "" if place is None else names[place]
-    return Prediction(answer_text(config.task, predicted), shown, dict(zip(names, shares, strict=True)), effects)
+    said = answer_text(config.task, predicted)
+    given = to_names(int(predicted), names) if config.task.target == "labels" else (said,) if names else ()
+    return Prediction(said, given, shown, dict(zip(names, shares, strict=True)), effects)
 
 
 def _effects(model: HeadModel, z: Tensor, side: int, text: TextStates, place: int | None) -> np.ndarray:

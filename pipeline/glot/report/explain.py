@@ -101,6 +101,7 @@ def _example(explanation: Explanation) -> dict[str, Any]:
             {
                 "answer": one.answer,
                 "of": one.of,
+                "given": list(one.given),
                 "shares": {name: round(share, 4) for name, share in one.shares.items()},
                 "each_by_itself": run.config.task.target == "labels",
             }

@@ -47,11 +47,7 @@ def next_commands(done: Trained) -> list[tuple[str, str]]:
     return [
         ("label new rows", f"glot predict {run} --input new.csv {columns} --output answers.csv"),
         ("answer over HTTP", f"glot serve {run}"),
-        *(
-            []
-            if done.task.target == "labels"
-            else [("give it to others", f"glot export {run} --to sentence-transformers {export}")]
-        ),
+        ("give it to others", f"glot export {run} --to sentence-transformers {export}"),
         (
             "score it on other rows",
             f"glot evaluate {run} --data labelled.csv {columns} --label {quote(done.columns.label)}{separator}",
