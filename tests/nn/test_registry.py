@@ -135,6 +135,7 @@ def test_one_file_from_outside_trains_predicts_and_is_explained(
     gone = glot({}, tmp_path, "-m", "glot", *commands[1])  # without the plugin the run says what it lacks
     assert gone.returncode in (1, 2)
     assert "must be one of" in gone.stderr
+    assert "name that in GLOT_PLUGINS" in gone.stderr
     assert gone.stderr.count("\n") == 1
 
 

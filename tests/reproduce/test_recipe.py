@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from glot.corpus.request import parse_stress_name
 from glot.errors import UsageError
 from glot.fit.config import FitOptions
+from glot.nn.registry import POOLERS
 from glot.registry.tasks import find_task
 from glot.reproduce.plan import BACKBONES, block_steps, make_agenda
 from glot.reproduce.recipe import Block, load_recipe, recipe_names
@@ -97,3 +99,22 @@ def test_recipes_of_before_name_their_baselines_yardsticks(tmp_path: Path) -> No
 def test_an_unknown_recipe_is_told_with_those_there_are() -> None:
     with pytest.raises(UsageError, match=r"no recipe 'table9': take one of ablation-gnn, .*table1"):
         load_recipe("table9")
+
+
+def test_a_pooler_from_outside_is_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(POOLERS, "_entries", {**POOLERS._entries, "loud": replace(POOLERS["mean"], name="loud")})
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        """title = "mine"
+[[block]]
+profiles = ["cpu"]
+models = ["minilm"]
+tasks = ["cola"]
+methods = ["glot", "loud"]
+options = { epochs = 1 }
+""",
+        encoding="utf-8",
+    )
+    (block,) = load_recipe(str(path)).blocks
+    assert block.trials() == {"glot": {"epochs": 1, "layer": -1}, "loud": {"pooler": "loud", "epochs": 1, "layer": -1}}
+    assert block.setting == "own"  # its options are not the published ones

@@ -18,6 +18,7 @@ from glot.errors import FaultError, UsageError
 from glot.fit.config import differing_settings
 from glot.fit.result import FitResult
 from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
+from glot.nn.registry import POOLERS
 from glot.report.methods import METHODS
 from glot.store.files import check_version, read_json
 
@@ -63,6 +64,10 @@ class Result:
     examples: int = 0
 
 
+def _is_method(name: str) -> bool:
+    return name in METHODS or name in POOLERS
+
+
 @dataclass(frozen=True)
 class _Run:
     """A run's two files."""
@@ -76,7 +81,7 @@ class _Run:
         """Whether it lies at `<task>-<model>/<setting>/<method>/seed-<s>`, as its config says."""
         folder, config = self.folder.absolute(), self.config
         has_place = re.fullmatch(r"seed-\d+", folder.name) and len(folder.parents) >= 3
-        if not has_place or folder.parent.name.partition(",")[0] not in METHODS:
+        if not has_place or not _is_method(folder.parent.name.partition(",")[0]):
             return False
         return folder.parents[2].name == f"{config.task.name}-{config.states.backbone}"
 

@@ -9,7 +9,7 @@ that are not the task's own:
     profiles = ["cpu", "paper"]
     models = ["minilm"]
     tasks = ["cola", "stress-paired-0.9"]
-    methods = ["glot"]                  # names of VARIANTS; default: glot
+    methods = ["glot"]                  # names of VARIANTS, or of poolers; default: glot
     baselines = ["mean", "length"]      # regressions on mean and cls; or length and bag-of-words
     seeds = [0, 1, 2]                   # default: 0
     layers = [-1, -2]                   # of the backbone, all forwarded at once; default: the last
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from glot.errors import UsageError
+from glot.nn.registry import POOLERS
 from glot.report.results import OWN
 
 if sys.version_info >= (3, 11):
@@ -75,7 +76,8 @@ class Block:
     grid: dict[str, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (("profiles", PROFILES), ("methods", tuple(VARIANTS)), ("baselines", BASELINES)):
+        methods = tuple(dict.fromkeys([*VARIANTS, *POOLERS.names()]))  # a pooler from outside is a method too
+        for name, known in (("profiles", PROFILES), ("methods", methods), ("baselines", BASELINES)):
             unknown = [value for value in getattr(self, name) if value not in known]
             if unknown:
                 raise UsageError(f"unknown {name} {', '.join(map(str, unknown))}: choose from {', '.join(known)}")
@@ -88,7 +90,7 @@ class Block:
                 given = dict(zip([*self.grid, "layer"], values, strict=True))
                 varied = [name for name in given if name in self.grid or len(self.layers) > 1]
                 name = ",".join([method, *(f"{key}={given[key]}" for key in varied)])
-                made[name] = {**VARIANTS[method], **self.options, **given}
+                made[name] = {**VARIANTS.get(method, {"pooler": method}), **self.options, **given}
         return made
 
 
