@@ -337,8 +337,9 @@ class GlotPooling(Module):
         """
         raw = self._raw_of(vectors, vectors_b)
         if self.config.thresholds:
+            names = self.config.classes
             above = self.probabilities(raw) > torch.tensor(self.config.thresholds, device=raw.device)
-            return [[name for name, has in zip(self.config.classes, row) if has] for row in above.tolist()]  # noqa: B905
+            return [[name for name, has in zip(names, row, strict=True) if has] for row in above.tolist()]
         if self.config.classes:
             return [self.config.classes[number] for number in raw.argmax(dim=1).tolist()]
         assert self.config.score_range is not None  # as of every head without classes

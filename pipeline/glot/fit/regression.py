@@ -182,7 +182,8 @@ def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any], weig
 
     sample = np.random.default_rng(0).permutation(len(y))[:MOST_ROWS]
     x, y, w = x[sample], y[sample], None if weights is None else weights[sample]
-    folds = min(FOLDS, np.unique(y, return_counts=True)[1].min())
+    counts = np.unique(y, return_counts=True)[1]
+    folds = min(FOLDS, counts.min())
     if folds < 2:
         return _Chosen(STRENGTHS[len(STRENGTHS) // 2])
     parts = list(StratifiedKFold(folds, shuffle=True, random_state=0).split(x, y))
@@ -190,7 +191,7 @@ def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any], weig
     losses: list[float] = []
     best = _Chosen(STRENGTHS[0], math.inf)
     for strength in STRENGTHS:  # from strong to weak: each begins where the last ended
-        loss, said = 0.0, np.zeros((len(y), len(np.unique(y))))
+        loss, said = 0.0, np.zeros((len(y), len(counts)))
         for path, (fit, held) in zip(paths, parts, strict=True):
             fit_w, held_w = (None, None) if w is None else (w[fit], w[held])
             path.set_params(C=strength).fit(x[fit], y[fit], fit_w)

@@ -103,9 +103,8 @@ class Judgement:
             return said + flattered
         # The rival was chosen by cross-validation on train: another may have come out better here.
         name, score = max(self.yardsticks.items(), key=lambda item: item[1])
-        return said + (
-            f"; the {name} has {100 * score:.1f}" if score > max(self.score.value, self.yardsticks[self.rival]) else ""
-        )
+        is_ahead = score > max(self.score.value, self.yardsticks[self.rival])
+        return said + (f"; the {name} has {100 * score:.1f}" if is_ahead else "")
 
 
 def describe_interval(score: Interval) -> str:

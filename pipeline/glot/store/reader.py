@@ -272,7 +272,7 @@ class Cache:
         if index.is_plain:
             view, cuts = out.values.data.cast("B"), (ends * index.row_bytes).tolist()
             views = [view[first:stop] for first, stop in zip([0, *cuts], cuts, strict=False)]
-            read = _read_remote if self.is_remote else _read_plain
+            read = _read_each if self.is_remote else _read_plain
             read(readers, views, (start * index.row_bytes + index.base[shards]).tolist())
             hashed: Sequence[memoryview | bytes] = views
         else:
@@ -361,8 +361,8 @@ def _read_mixed(
         yield values.tobytes() + (b"" if scale is None else scale.tobytes())
 
 
-def _read_remote(readers: list[ShardReader], views: list[memoryview], offsets: list[int]) -> None:
-    """Fill each view from its reader's object."""
+def _read_each(readers: list[ShardReader], views: list[memoryview], offsets: list[int]) -> None:
+    """Fill each view from its reader, one after the other."""
     for reader, offset, view in zip(readers, offsets, views, strict=True):
         reader.read_into(view, offset)
 
@@ -383,8 +383,7 @@ def _read_plain(readers: list[ShardReader], views: list[memoryview], offsets: li
     for descriptor, offset, view in zip(descriptors, offsets, views, strict=True):
         with suppress(OSError, AttributeError):
             os.posix_fadvise(descriptor, offset, len(view), os.POSIX_FADV_WILLNEED)
-    for reader, offset, view in zip(readers, offsets, views, strict=True):
-        reader.read_into(view, offset)
+    _read_each(readers, views, offsets)
 
 
 def _pieces(ends: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
