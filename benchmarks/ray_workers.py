@@ -17,8 +17,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch: Ray's workers take it from 
 
 from benchmarks.extraction import MAX_TOKENS, glue_folder, load_pairs
 from benchmarks.ratios import describe_machine, verdict
+from glot.cluster.launch import RayOptions
 from glot.corpus.examples import Corpus
-from glot.extract.launch import RayOptions
 from glot.extract.options import ExtractOptions
 from glot.extract.ray_run import extract_over_ray
 from glot.extract.run import ExtractSummary, extract_states

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.ratios import describe_machine, seconds_of
-from glot.extract.assign import Assigner, Event, Finished, Lost, Ready
+from glot.cluster.assign import Assigner, Event, Finished, Lost, Ready
 from glot.store.columns import Column, ColumnFile
 from glot.store.layout import Manifest, PlanEntry, ShardEntry, StatesIdentity, shard_file
 
@@ -137,7 +137,7 @@ class SleepingPool:
             time.sleep(abs(seconds))
             self.asleep[worker] += abs(seconds)
             if seconds > 0:
-                self._happened.put(Finished(worker, 1, 1))
+                self._happened.put(Finished(worker, (1,)))
                 continue
             self._happened.put(Lost(worker))
             time.sleep(self.restart)
@@ -151,12 +151,12 @@ def measure_assignment(shards: int, workers: int, seconds: float, lost_share: fl
     The ideal is what all workers slept, shared out evenly: lost work and restarts are not the assignment's.
     """
     pool = SleepingPool(workers, seconds, lost_share)
-    assigner = Assigner(dict.fromkeys(range(shards), 1), total=shards)
+    assigner = Assigner(total=shards)
     try:
-        took = seconds_of(lambda: assigner.run(pool))
+        took = seconds_of(lambda: assigner.run(pool, dict.fromkeys(range(shards), 1)))
     finally:
         pool.stop()
-    return took / (sum(pool.asleep) / workers) - 1, assigner.forwarded_texts
+    return took / (sum(pool.asleep) / workers) - 1, sum(assigner.counts)
 
 
 def _rates(given: list[str]) -> tuple[Backbone, ...]:

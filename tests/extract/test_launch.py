@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from glot.cluster import launch
+from glot.cluster.launch import RayOptions, parse_launcher
 from glot.errors import UsageError
-from glot.extract import launch
-from glot.extract.launch import RayOptions, parse_launcher
 from glot.extract.options import ExtractOptions
 from glot.store.claims import Claims
 
@@ -80,7 +80,7 @@ def test_another_process_works_on_the_cache(glot: Callable, words: list, answeri
 def test_under_another_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UsageError, match="run the command alone"):
-        parse_launcher("ray", None, None, None, ExtractOptions())
+        parse_launcher("ray", None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_under_another_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_where_ray_is(given: str | None, variable: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", variable)
-    assert parse_launcher("ray", given, None, None, ExtractOptions()) == RayOptions(expected)
+    assert parse_launcher("ray", given, None, None) == RayOptions(expected)
 
 
 def test_a_backbone_in_memory(make_corpus: Callable, backbone_folders: dict[str, Path], tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_backbone_in_memory(make_corpus: Callable, backbone_folders: dict[str,
 
 def test_a_worker_that_nobody_asks_ends_itself() -> None:
     """While it works, and only then: its driver may be gone, or thinks that it is and has its shard made elsewhere."""
-    from glot.extract.ray_worker import Lease
+    from glot.cluster.actor import Lease
 
     ended = threading.Event()
     lease = Lease(0.2, end=lambda code: ended.set())

@@ -30,8 +30,8 @@ def main() -> None:
     import glot.corpus.load
     import glot.extract.run
     import glot.store.combine  # noqa: F401
+    from glot.cluster import assign, ray_map
     from glot.commands import app as cli  # noqa: F401
-    from glot.extract import assign, ray_map
 
     torch.set_num_threads(1)
     assign.LEASE_SECONDS, ray_map.FEW = LEASE_SECONDS, 1

@@ -21,6 +21,7 @@ from glot.commands.console import (
     say,
     tell,
 )
+from glot.commands.launch_options import GpusOption, LauncherOption, RayAddressOption, WorkersOption
 from glot.commands.progress import extract_bars
 from glot.commands.table_options import (
     BadRowOption,
@@ -33,10 +34,10 @@ from glot.commands.table_options import (
 from glot.errors import UsageError
 
 if TYPE_CHECKING:
+    from glot.cluster.launch import RayOptions
     from glot.corpus.examples import Corpus
     from glot.corpus.request import CorpusRequest, HubDataset
     from glot.extract.estimate import Estimate
-    from glot.extract.launch import RayOptions
     from glot.extract.options import ExtractOptions
     from glot.extract.run import ExtractSummary
     from glot.extract.source import ModelSource
@@ -118,24 +119,10 @@ def extract(
     part: Annotated[
         str | None, typer.Option(help="One job of an array, as in 3/8: makes its share of the shards and ends.")
     ] = None,
-    launcher: Annotated[
-        str | None,
-        typer.Option(help="ray: have a Ray cluster start, watch and restart the workers; default: this process works."),
-    ] = None,
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            help="With --launcher ray: the head's host:port, or auto for the cluster of this machine; default: "
-            "RAY_ADDRESS, else a Ray of this machine alone."
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="With --launcher ray: how many; default: one a GPU, else one a node.")
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None,
-        typer.Option(min=0, help="With --launcher ray: GPUs of each worker; default: 1 if there are any, else 0."),
-    ] = None,
+    launcher: LauncherOption = None,
+    ray_address: RayAddressOption = None,
+    workers: WorkersOption = None,
+    gpus_per_worker: GpusOption = None,
     plan: Annotated[bool, typer.Option("--plan", help="Make the plan and the example sets, and no states.")] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Print bytes and hours for this model and data, and stop.")
@@ -158,10 +145,10 @@ def extract(
     label_separator: LabelSeparatorOption = None,
 ) -> None:
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
+    from glot.cluster.launch import check_address, parse_launcher
     from glot.corpus.load import load_corpus
     from glot.corpus.request import CorpusRequest, check_template, corpus_name, default_max_tokens, request_digest
     from glot.extract.folders import check_source
-    from glot.extract.launch import check_address, parse_launcher
     from glot.extract.options import ExtractOptions, check_folder, check_options
     from glot.extract.source import resolve_model
     from glot.store.places import RemoteFolder, place_of
@@ -221,7 +208,11 @@ def extract(
     if examples is not None:
         folder, options = _for_examples(out, task, source.name, prompt, replace(options, group=name))
     check_options(options)
-    cluster = parse_launcher(launcher, ray_address, workers, gpus_per_worker, options)
+    beside = {
+        "--part shares out by hand what --launcher ray assigns: pass one of them": options.part is not None,
+        "--plan makes no states, so there is nothing for --launcher ray: leave it out": plan,
+    }
+    cluster = parse_launcher(launcher, ray_address, workers, gpus_per_worker, beside)
     check_template(request, options.template)
     check_folder(folder)
     if cluster is not None:

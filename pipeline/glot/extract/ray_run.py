@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,15 +11,15 @@ from pathlib import Path
 
 import torch
 
+from glot.cluster.assign import Assigner
+from glot.cluster.launch import RayOptions, check_address
+from glot.cluster.pool import RayPool, connected, place_workers
+from glot.cluster.ray_map import map_over_ray
 from glot.corpus.examples import Corpus, in_template
 from glot.errors import FaultError, UsageError
-from glot.extract.assign import Assigner
 from glot.extract.backbone import Backbone
-from glot.extract.launch import RayOptions, check_address
 from glot.extract.options import ExtractOptions, check_folder, check_options
 from glot.extract.prepare import Preparation, Progress, Say, states_identity
-from glot.extract.ray_map import map_over_ray
-from glot.extract.ray_pool import RayPool, connected, living_nodes, place
 from glot.extract.run import (
     ExtractSummary,
     finish_cache,
@@ -38,8 +37,7 @@ from glot.store.layout import Manifest, shard_file
 from glot.store.plan import Plan
 from glot.store.shards import finished_shard
 
-# Variables that workers take from this process, but for secrets: each node has its own.
-PASSED_ON = ("GLOT_", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM")
+LIGHTER = "; a smaller --token-budget needs less"  # memory
 LISTING_SECONDS = 60.0  # until all nodes see what one has written, where the file system keeps its listings for a while
 
 
@@ -78,15 +76,16 @@ def extract_over_ray(
         numbers = (number for number in range(plan.num_shards) if not finished_shard(folder, number, manifest))
         missing = {number: plan.shard_tokens(number) for number in numbers}
         there = plan.tokens - sum(missing.values())
-        assigner = Assigner(missing, _suspects(folder, missing), there, plan.tokens, progress, workers, say)
+        assigner = Assigner(there, plan.tokens, progress, workers, say, lighter=LIGHTER)
         if missing:
             tell_of_layers(manifest.states, plan, say)
-            _assign(assigner, source, folder, options, cluster, say)
+            _assign(assigner, missing, source, folder, options, cluster)
         manifest, now = _finish(folder), time.monotonic()
+    texts, tokens = assigner.counts or (0, 0)
     return replace(
         summarize(folder, manifest, corpus, options.group),
-        forwarded=assigner.forwarded_texts,
-        forwarded_tokens=assigner.forwarded_tokens,
+        forwarded=texts,
+        forwarded_tokens=tokens,
         seconds=now - (assigner.began or now),  # with the backbones loaded, as of one process
     )
 
@@ -146,21 +145,24 @@ def _suspects(folder: Path, missing: Iterable[int]) -> list[int]:
 
 
 def _assign(
-    assigner: Assigner, source: ModelSource, folder: Path, options: ExtractOptions, cluster: RayOptions, say: Say
+    assigner: Assigner,
+    missing: dict[int, int],
+    source: ModelSource,
+    folder: Path,
+    options: ExtractOptions,
+    cluster: RayOptions,
 ) -> None:
-    from glot.extract.ray_worker import Work
+    """Have the missing shards made, of so many tokens each."""
+    from glot.extract.ray_worker import ShardMaker
 
-    nodes = living_nodes()
-    placement = place(list(nodes.values()), cluster)
-    each = f"{placement.gpus:g} GPU" if placement.gpus else f"{placement.cpus} CPU"
-    say(f"workers by Ray: {placement.workers}, of {each} each; nodes: {len(nodes)}")
-    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
-    pool = RayPool(Work(source, folder, options, assigner.lease, environment), placement)
+    placement = place_workers(cluster, assigner.say)
     try:
-        with stop_flag() as should_stop:
-            assigner.run(pool, should_stop)
-    finally:
-        pool.close()
+        with RayPool(ShardMaker, (source, folder, options), placement) as pool, stop_flag() as should_stop:
+            assigner.run(pool, missing, _suspects(folder, missing), should_stop)
+    except BaseException:
+        texts, tokens = assigner.counts or (0, 0)
+        assigner.say(f"kept of this run: {texts:,} texts, {tokens:,} tokens")
+        raise
 
 
 def _finish(folder: Path) -> Manifest:

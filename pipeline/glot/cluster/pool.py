@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from glot.cluster.assign import POLL_SECONDS, Doing, Event, Failed, Finished, LeftOut, Lost, Ready
+from glot.cluster.launch import RayOptions
 from glot.errors import FaultError, GlotError
-from glot.extract.assign import POLL_SECONDS, Doing, Event, Failed, Finished, LeftOut, Lost, Ready
-from glot.extract.launch import RayOptions
 
 if TYPE_CHECKING:
-    from glot.extract.ray_worker import Begun, Work
+    from glot.cluster.actor import Actor, Begun
 
 # Ray's own words, on the terminal; `setdefault`, for who sets them wants them.
 QUIET = {
@@ -24,7 +24,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # of a Ray that this command starts: nothing is sent
 }
 STORE_BYTES = 100 * 2**20  # of its object store, which holds no states
-BEGINNINGS = 5  # of one worker that each end while it loads the backbone
+BEGINNINGS = 5  # of one worker that each end while it loads
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Placement:
     workers: int
     cpus: int
     gpus: float
+
+    def __str__(self) -> str:
+        each = f"{self.gpus:g} GPU" if self.gpus else f"{self.cpus} CPU"
+        return f"{self.workers}, of {each} each"
 
 
 def place(nodes: list[dict[str, float]], asked: RayOptions) -> Placement:
@@ -101,17 +105,36 @@ def living_nodes() -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
-class RayPool:
-    """The actors of a run, see `Pool`. Ray starts them, and starts them again, elsewhere where their node is gone."""
+def place_workers(asked: RayOptions, say: Callable[[str], None]) -> Placement:
+    """The workers for the nodes of the cluster that is connected; says how many. Raises what `place` raises."""
+    nodes = list(living_nodes().values())
+    found = place(nodes, asked)
+    say(f"workers by Ray: {found}; nodes: {len(nodes)}")
+    return found
 
-    def __init__(self, work: Work, placement: Placement) -> None:
+
+class RayPool:
+    """The actors of a command, see `Pool`. Ray starts them, and starts them again, elsewhere where their node is gone.
+
+    Args:
+        kind: of actor; made with `own` beside its order.
+        given: what a worker is told of a piece beside its number, at the time when it is handed out.
+    """
+
+    def __init__(
+        self,
+        kind: type[Actor],
+        own: tuple[object, ...],
+        placement: Placement,
+        given: Callable[[int], tuple[object, ...]] = lambda number: (),
+    ) -> None:
         import ray
 
-        from glot.extract.ray_worker import TALK, ShardMaker
+        from glot.cluster.actor import TALK, Order
 
-        self.workers = placement.workers
+        self.workers, self.given = placement.workers, given
         remote: Any = ray.remote  # its types leave out the groups
-        actor = remote(concurrency_groups={TALK: 1})(ShardMaker).options(
+        actor = remote(concurrency_groups={TALK: 1})(kind).options(
             num_cpus=placement.cpus,
             num_gpus=placement.gpus,
             max_concurrency=1,  # of `begin` and `make`: who answers that it has begun has nothing in hand
@@ -119,20 +142,21 @@ class RayPool:
             max_task_retries=0,  # whoever is lost is asked again by us, who know what it had in hand
             scheduling_strategy="SPREAD",
         )
-        self._actors = [actor.remote(work) for _ in range(self.workers)]
+        order = Order.of_this_process()
+        self._actors = [actor.remote(order, *own) for _ in range(self.workers)]
         self._begun: dict[int, Begun] = {}  # what each worker said when it began last
         self._calls: dict[Any, tuple[str, int]] = {}  # Ray's references -> method and worker
         self._again: dict[int, float] = {}  # lost workers -> when to ask them to begin
         self._out: set[int] = set()  # workers that cannot begin
-        self._answering: set[int] = set()  # workers that were heard of while they load the backbone
+        self._answering: set[int] = set()  # workers that were heard of while they load
         self._ended = dict.fromkeys(range(self.workers), 0)  # how often each has ended while it did
         self._asked = 0.0
         for worker in range(self.workers):
             self._call(worker, "begin")
 
     def make(self, worker: int, number: int) -> None:
-        """Have a worker make a shard."""
-        self._call(worker, "make", number)
+        """Have a worker make a piece."""
+        self._call(worker, "make", number, *self.given(number))
 
     def stop(self) -> None:
         """Ask all workers to stop at the next batch."""
@@ -153,7 +177,10 @@ class RayPool:
         found = [self._answer(reference) for reference in some]
         return [event for event in found if event is not None]
 
-    def close(self) -> None:
+    def __enter__(self) -> RayPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End the actors."""
         for worker in range(self.workers):
             self._kill(worker)
@@ -202,7 +229,7 @@ class RayPool:
             self._answering.add(worker)
             return Doing(worker, *answer)
         if method == "make":
-            done = Finished(worker, answer.texts, answer.tokens)
+            done = Finished(worker, answer.counts)
             return done if answer.error is None else Failed(worker, answer.error)
         return None
 
@@ -218,7 +245,7 @@ class RayPool:
         if method == "begin" and worker in self._answering:
             self._ended[worker] += 1
             if self._ended[worker] >= BEGINNINGS:
-                reason = f"its process ended {BEGINNINGS} times while it loaded the backbone (memory?)"
+                reason = f"its process ended {BEGINNINGS} times while it loaded (memory?)"
                 return self._leave_out(worker, FaultError(f"{reason}: look into Ray's logs of its node"))
         self._again[worker] = time.monotonic() + POLL_SECONDS
         return Lost(worker)

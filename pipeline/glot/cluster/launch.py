@@ -1,4 +1,4 @@
-"""Who starts the workers of an extraction, as a user says it: nobody but this command, or Ray."""
+"""Who starts the workers of a command, as a user says it: nobody but this command, or Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glot.errors import FaultError, UsageError
-from glot.extract.options import ExtractOptions
 
 LAUNCHERS = ("ray",)
 ADDRESS_VARIABLE = "RAY_ADDRESS"  # Ray's own, of the environment
@@ -34,9 +33,15 @@ class RayOptions:
 
 
 def parse_launcher(
-    launcher: str | None, address: str | None, workers: int | None, gpus: float | None, options: ExtractOptions
+    launcher: str | None,
+    address: str | None,
+    workers: int | None,
+    gpus: float | None,
+    beside: dict[str, bool] | None = None,
 ) -> RayOptions | None:
     """What `--launcher` and its options say; None where this command works itself.
+
+    `beside`: why something else that was asked for does not go with Ray, and whether it was.
 
     Raises UsageError for an unknown launcher, options that do not go with it, and where Ray is not installed.
     """
@@ -47,10 +52,9 @@ def parse_launcher(
         return None
     if launcher not in LAUNCHERS:
         raise UsageError(f"unknown --launcher {launcher!r}: choose {' or '.join(LAUNCHERS)}")
-    if options.part is not None:
-        raise UsageError("--part shares out by hand what --launcher ray assigns: pass one of them")
-    if options.plan_only:
-        raise UsageError("--plan makes no states, so there is nothing for --launcher ray: leave it out")
+    for why, is_given in (beside or {}).items():
+        if is_given:
+            raise UsageError(why)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError(
             "--launcher ray starts the workers itself: run the command alone, not by accelerate or torchrun"

@@ -1,8 +1,9 @@
-"""Shards assigned to workers that somebody else starts, watches and restarts: which worker makes which, and when.
+"""Pieces of work assigned to workers that somebody else starts and restarts: which worker makes which, and when.
 
-A shard is in one worker's hands at a time. Of a worker that is lost nobody can say whether its process still runs, on
-a machine that cannot be reached: such a worker ends itself once it was not asked for its progress for LEASE_SECONDS
-(`ray_worker.py`), and not before is its shard assigned again. What it had made of it is taken over from its file.
+A piece, as a shard of a cache, is in one worker's hands at a time. Of a worker that is lost nobody can say whether its
+process still runs, on a machine that cannot be reached: such a worker ends itself once it was not asked for its
+progress for LEASE_SECONDS (`actor.py`), and not before is its piece assigned again. What it had made of it is taken
+over from its files.
 """
 
 from __future__ import annotations
@@ -11,22 +12,28 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Protocol
 
-from glot.errors import FaultError, GlotError
+from glot.errors import FaultError, GlotError, UsageError
 
 LEASE_SECONDS = 30.0  # that a worker goes on without being asked for its progress
 POLL_SECONDS = 1.0  # between two questions for progress
 PATIENCE_SECONDS = 30.0  # until it is said that no worker has begun
-ATTEMPTS = 3  # at a shard that fails
-DEATHS = 10  # of workers that have one and the same shard in hand
+ATTEMPTS = 3  # at a piece that fails
+DEATHS = 10  # of workers that have one and the same piece in hand
+
+
+def lease_seconds() -> float:
+    """`LEASE_SECONDS` as it is now: tests make it shorter."""
+    return LEASE_SECONDS
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has loaded the backbone and has nothing in hand.
+    """A worker has loaded what it needs and has nothing in hand.
 
-    `is_sole`: whether its process is surely the only one that may have had this worker's shard in hand.
+    `is_sole`: whether its process is surely the only one that may have had this worker's piece in hand.
     """
 
     worker: int
@@ -35,16 +42,18 @@ class Ready:
 
 @dataclass(frozen=True)
 class Finished:
-    """A worker has made a shard, or has kept what it had of it when it was asked to stop."""
+    """A worker has made a piece, or has kept what it had of it when it was asked to stop.
+
+    `counts`: how much of this and that it has done for it.
+    """
 
     worker: int
-    texts: int
-    tokens: int
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A worker lives, and its shard failed for the reason that `error` tells."""
+    """A worker lives, and its piece failed for the reason that `error` tells."""
 
     worker: int
     error: GlotError
@@ -67,10 +76,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Doing:
-    """How many tokens of its shard a worker has done, and what it has to say."""
+    """How much of its piece a worker has done, and what it has to say."""
 
     worker: int
-    tokens: int
+    done: int
     said: tuple[str, ...] = ()
 
 
@@ -83,7 +92,7 @@ class Pool(Protocol):
     workers: int
 
     def make(self, worker: int, number: int) -> None:
-        """Have a worker that is ready make a shard."""
+        """Have a worker that is ready make a piece."""
         ...
 
     def events(self, seconds: float) -> list[Event]:
@@ -91,17 +100,18 @@ class Pool(Protocol):
         ...
 
     def stop(self) -> None:
-        """Ask all workers to keep what they have of their shards."""
+        """Ask all workers to keep what they have of their pieces."""
         ...
 
 
 @dataclass
 class Board:
-    """Which shards are still to be made, and which are in whose hands.
+    """Which pieces are still to be made, and which are in whose hands.
 
     Attributes:
-        free: shards that may be assigned now. resting: shards that may be at some time of the clock.
-        held: the shard of each worker that makes one. lost: the shard that each lost worker had.
+        free: pieces that may be assigned now. resting: pieces that may be at some time of the clock.
+        held: the piece of each worker that makes one. lost: the piece that each lost worker had.
+        piece: what one is called. lighter: what to do where one takes too much memory.
     """
 
     free: deque[int]
@@ -110,14 +120,16 @@ class Board:
     lost: dict[int, int] = field(default_factory=dict)
     failures: Counter[int] = field(default_factory=Counter)
     deaths: Counter[int] = field(default_factory=Counter)
+    piece: str = "shard"
+    lighter: str = ""
 
     @property
     def is_done(self) -> bool:
-        """Whether every shard is made."""
+        """Whether every piece is made."""
         return not (self.free or self.resting or self.held)
 
     def assign(self, worker: int, now: float) -> int | None:
-        """Give a worker the next shard; None where none is free now."""
+        """Give a worker the next piece; None where none is free now."""
         for number in [number for number, when in self.resting.items() if when <= now]:
             self._free(number)
         if not self.free:
@@ -126,32 +138,32 @@ class Board:
         return self.held[worker]
 
     def finish(self, worker: int) -> int:
-        """Take a shard off the board that its worker has made."""
+        """Take a piece off the board that its worker has made."""
         return self.held.pop(worker)
 
     def fail(self, worker: int, error: GlotError) -> None:
-        """Put a shard that failed behind the others; raises its error once it has failed too often."""
+        """Put a piece that failed behind the others; raises its error once it has failed too often, or always would."""
         number = self.held.pop(worker)
         self.failures[number] += 1
-        if self.failures[number] >= ATTEMPTS:
+        if isinstance(error, UsageError) or self.failures[number] >= ATTEMPTS:
             raise error
         self.free.append(number)
 
     def lose(self, worker: int, until: float) -> None:
-        """Let a lost worker's shard rest until a time; raises FaultError where it takes every worker with it."""
+        """Let a lost worker's piece rest until a time; raises FaultError where it takes every worker with it."""
         number = self.held.pop(worker, None)
         if number is None:
             return
         self.deaths[number] += 1
         if self.deaths[number] >= DEATHS:
             raise FaultError(
-                f"{DEATHS} workers died with shard {number} in hand: look for the reason in Ray's logs of its nodes "
-                "(memory?); a smaller --token-budget needs less"
+                f"{DEATHS} workers died with {self.piece} {number} in hand: look for the reason in Ray's logs of its "
+                f"nodes (memory?){self.lighter}"
             )
         self.resting[number], self.lost[worker] = until, number
 
     def release(self, worker: int) -> None:
-        """A lost worker's shard is in nobody's hands for sure: it may be assigned."""
+        """A lost worker's piece is in nobody's hands for sure: it may be assigned."""
         number = self.lost.pop(worker, None)
         if number in self.resting:
             self._free(number)
@@ -165,45 +177,60 @@ class Board:
 
 @dataclass
 class Assigner:
-    """Has a pool's workers make shards, each once.
+    """Has a pool's workers make pieces, each once.
 
     Attributes:
-        tokens: of every shard to be made. suspects: those that a worker of an earlier run may still have in hand.
-        done, total: tokens that were there before, and in all; for `progress`.
+        done, total: how much was there before, and in all; for `progress`.
         workers: told how many workers are at work. say: told what people should know.
-        lease: seconds that a lost worker may go on. clock: seconds from some moment on.
-        forwarded_texts, forwarded_tokens: of this run. began: when the first worker was ready.
+        piece, lighter: see `Board`. lease: seconds that a lost worker may go on. clock: seconds from some moment on.
+        counts: the sums of what the workers counted. began: when the first worker was ready.
     """
 
-    tokens: dict[int, int]
-    suspects: Iterable[int] = ()
     done: int = 0
     total: int = 0
     progress: Callable[[int, int], None] = lambda done, total: None
     workers: Callable[[int], None] = lambda count: None
     say: Callable[[str], None] = lambda line: None
-    lease: float = field(default_factory=lambda: LEASE_SECONDS)
+    piece: str = "shard"
+    lighter: str = ""
+    lease: float = field(default_factory=lease_seconds)
     clock: Callable[[], float] = time.monotonic
-    forwarded_texts: int = 0
-    forwarded_tokens: int = 0
+    counts: tuple[int, ...] = ()
     began: float | None = None
+    _sizes: dict[int, int] = field(default_factory=dict)
     _ready: set[int] = field(default_factory=set)
     _idle: set[int] = field(default_factory=set)
-    _left_out: int = 0
     _workers: int = 0
+    _left_out: int = 0
     _doing: dict[int, int] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
     _stopping: bool = False
 
-    def run(self, pool: Pool, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Return when every shard is made. `should_stop` is asked again and again.
+    def run(
+        self,
+        pool: Pool,
+        sizes: dict[int, int],
+        suspects: Iterable[int] = (),
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Return when every piece is made; may be called again with others, and the same pool.
 
-        Raises KeyboardInterrupt once it says so and all workers have kept what they had, and the error of a shard
-        that fails again and again, or of the last worker that cannot begin.
+        Args:
+            sizes: of every piece to be made, by its number; for `progress`.
+            suspects: those that a worker of an earlier command may still have in hand.
+            should_stop: asked again and again.
+
+        Raises KeyboardInterrupt once `should_stop` says so and all workers have kept what they had, and the error of a
+        piece that fails again and again, or of the last worker that cannot begin.
         """
-        begun, self._workers = self.clock(), pool.workers
-        suspects = set(self.suspects) & self.tokens.keys()
-        board = Board(deque(sorted(self.tokens.keys() - suspects)), dict.fromkeys(sorted(suspects), begun + self.lease))
+        begun, suspects = self.clock(), set(suspects) & sizes.keys()
+        self._sizes, self._workers = sizes, pool.workers
+        board = Board(
+            deque(sorted(sizes.keys() - suspects)),
+            dict.fromkeys(sorted(suspects), begun + self.lease),
+            piece=self.piece,
+            lighter=self.lighter,
+        )
         self._tell()
         try:
             while not board.is_done:
@@ -211,7 +238,7 @@ class Assigner:
                     raise KeyboardInterrupt
                 self._step(pool, board)
                 if not self._ready and self.clock() - begun > PATIENCE_SECONDS:
-                    self._say("no worker has begun so far: Ray looks for a place, or the backbone is being loaded")
+                    self._say("no worker has begun so far: Ray looks for a place, or they are loading")
         except BaseException:
             self._stop(pool, board)
             raise
@@ -231,7 +258,7 @@ class Assigner:
         worker = event.worker
         if isinstance(event, Doing):
             if worker in board.held:
-                self._doing[worker] = event.tokens
+                self._doing[worker] = event.done
             for line in event.said:
                 self._say(line)
             return
@@ -244,10 +271,9 @@ class Assigner:
                 board.release(worker)
         elif isinstance(event, Finished):
             number = board.finish(worker)
-            self.forwarded_texts += event.texts
-            self.forwarded_tokens += event.tokens
+            self.counts = tuple(map(sum, zip_longest(self.counts, event.counts, fillvalue=0)))
             if not self._stopping:
-                self.done += self.tokens[number]
+                self.done += self._sizes[number]
                 self._idle.add(worker)
         elif isinstance(event, Failed):
             self._idle.add(worker)
@@ -279,7 +305,6 @@ class Assigner:
         while board.held and self.clock() < until:
             for event in pool.events(POLL_SECONDS):
                 self._take(event, board)
-        self.say(f"kept of this run: {self.forwarded_texts:,} texts, {self.forwarded_tokens:,} tokens")
 
     def _tell(self) -> None:
         self.workers(len(self._ready))

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from glot.errors import FaultError
-from glot.extract.assign import ATTEMPTS, DEATHS, Assigner, Board, Doing, Event, Failed, Finished, LeftOut, Lost, Ready
-from glot.extract.launch import RayOptions
-from glot.extract.ray_pool import Placement, place
+from glot.cluster.assign import ATTEMPTS, DEATHS, Assigner, Board, Doing, Event, Failed, Finished, LeftOut, Lost, Ready
+from glot.cluster.launch import RayOptions
+from glot.cluster.pool import Placement, place
+from glot.errors import FaultError, UsageError
 
 LEASE = 30.0
 
@@ -54,7 +54,7 @@ class FakePool:
             del self.lost[worker]
             found.append(Ready(worker, not self.hidden))
         for worker, number in list(self.making.items()):
-            event = Finished(worker, 1, 2) if self.stopped else self.answer(worker, number)
+            event = Finished(worker, (1, 2)) if self.stopped else self.answer(worker, number)
             if event is None:
                 found.append(Doing(worker, 1))
                 continue
@@ -71,8 +71,8 @@ class FakePool:
 
 def run(pool: FakePool, shards: int = 40, suspects: tuple[int, ...] = (), **options: object) -> Assigner:
     tokens = {number: 10 for number in range(shards)}
-    assigner = Assigner(tokens, suspects, total=10 * shards, lease=LEASE, clock=lambda: pool.now, **options)
-    assigner.run(pool, should_stop=lambda: pool.now > 5000)
+    assigner = Assigner(total=10 * shards, lease=LEASE, clock=lambda: pool.now, **options)
+    assigner.run(pool, tokens, suspects, should_stop=lambda: pool.now > 5000)
     return assigner
 
 
@@ -82,13 +82,13 @@ def test_each_shard_is_made_once_whoever_dies(hidden: bool) -> None:
 
     def answer(worker: int, number: int) -> Event | None:
         drawn = random.random()
-        return Lost(worker) if drawn < 0.1 else Finished(worker, 3, 9) if drawn < 0.5 else None
+        return Lost(worker) if drawn < 0.1 else Finished(worker, (3, 9)) if drawn < 0.5 else None
 
     told: list[tuple[int, int]] = []
     pool = FakePool(4, answer, hidden)
     assigner = run(pool, progress=lambda done, total: told.append((done, total)))
     assert sorted(pool.made) == list(range(40))
-    assert (assigner.forwarded_texts, assigner.forwarded_tokens) == (120, 360)
+    assert assigner.counts == (120, 360)
     assert (told[0], told[-1]) == ((0, 400), (400, 400))
 
 
@@ -97,7 +97,7 @@ def test_a_shard_that_a_killed_command_may_have_in_hand_comes_last_and_late() ->
 
     def answer(worker: int, number: int) -> Event:
         began[number] = pool.now
-        return Finished(worker, 1, 1)
+        return Finished(worker, (1, 1))
 
     pool = FakePool(2, answer)
     run(pool, 6, suspects=(0, 3))
@@ -110,7 +110,7 @@ def test_a_shard_that_fails_is_tried_again_and_ends_the_run_then() -> None:
 
     def answer(worker: int, number: int) -> Event:
         if number != 2:
-            return Finished(worker, 1, 1)
+            return Finished(worker, (1, 1))
         tries.append(worker)
         return Failed(worker, FaultError("text 7 is too large"))
 
@@ -122,7 +122,7 @@ def test_a_shard_that_fails_is_tried_again_and_ends_the_run_then() -> None:
 
 
 def test_a_shard_that_takes_every_worker_with_it_ends_the_run() -> None:
-    pool = FakePool(2, lambda worker, number: Lost(worker) if number == 1 else Finished(worker, 1, 1))
+    pool = FakePool(2, lambda worker, number: Lost(worker) if number == 1 else Finished(worker, (1, 1)))
     with pytest.raises(FaultError, match=f"{DEATHS} workers died with shard 1 in hand"):
         run(pool, 5)
 
@@ -147,7 +147,7 @@ def test_workers_that_cannot_begin_are_left_out_but_not_all() -> None:
             return [LeftOut(0, error) if isinstance(event, Ready) and not event.worker else event for event in found]
 
     said: list[str] = []
-    pool = Crippled(2, lambda worker, number: Finished(worker, 1, 1))
+    pool = Crippled(2, lambda worker, number: Finished(worker, (1, 1)))
     run(pool, 5, say=said.append)
     assert said == ["a worker is left out: on node: no such model"]
     with pytest.raises(FaultError, match="no such model"):
@@ -155,13 +155,35 @@ def test_workers_that_cannot_begin_are_left_out_but_not_all() -> None:
 
 
 def test_a_stop_waits_until_the_workers_have_kept_what_they_have() -> None:
-    said: list[str] = []
     pool = FakePool(3, lambda worker, number: None)
-    assigner = Assigner({number: 10 for number in range(5)}, lease=LEASE, clock=lambda: pool.now, say=said.append)
+    assigner = Assigner(lease=LEASE, clock=lambda: pool.now)
     with pytest.raises(KeyboardInterrupt):
-        assigner.run(pool, should_stop=lambda: pool.now > 3)
-    assert (pool.stopped, pool.making) == (True, {})
-    assert said == ["kept of this run: 3 texts, 6 tokens"]
+        assigner.run(pool, {number: 10 for number in range(5)}, should_stop=lambda: pool.now > 3)
+    assert (pool.stopped, pool.making, assigner.counts) == (True, {}, (3, 6))
+
+
+def test_workers_that_are_ready_get_more_when_all_is_made() -> None:
+    """Whoever lost its piece meanwhile too."""
+    pool = FakePool(2, lambda worker, number: Finished(worker, (1,)))
+    assigner = Assigner(lease=LEASE, clock=lambda: pool.now)
+    assigner.run(pool, {0: 1, 1: 1})
+    pool.answer = lambda worker, number: (
+        Lost(worker) if len(pool.made) < 3 and not pool.lost else Finished(worker, (1,))
+    )
+    assigner.run(pool, {2: 1, 3: 1, 4: 1})
+    assert (sorted(pool.made), assigner.counts) == ([0, 1, 2, 3, 4], (5,))
+
+
+def test_wrong_use_is_not_tried_again() -> None:
+    tries: list[int] = []
+
+    def answer(worker: int, number: int) -> Event:
+        tries.append(number)
+        return Failed(worker, UsageError("--tau 7 is none"))
+
+    with pytest.raises(UsageError, match="--tau 7"):
+        run(FakePool(1, answer), 1)
+    assert tries == [0]
 
 
 @pytest.mark.parametrize(

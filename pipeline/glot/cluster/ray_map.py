@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-from glot.extract.ray_pool import living_nodes
+from glot.cluster.pool import living_nodes
 
 FEW = 100  # items that are not worth the seconds in which Ray starts processes
 WAITING = 4  # items under way for each processor, so that none of them waits for the slowest

@@ -1,0 +1,34 @@
+"""The options of commands whose work Ray may spread over machines; see `glot.cluster.launch`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+LauncherOption = Annotated[
+    str | None,
+    typer.Option(
+        "--launcher", help="ray: have a Ray cluster start, watch and restart the workers; default: this process works."
+    ),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address",
+        help="With --launcher ray: the head's host:port, or auto for the cluster of this machine; default: "
+        "RAY_ADDRESS, else a Ray of this machine alone.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="With --launcher ray: how many; default: one a GPU, else one a node."),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-worker",
+        min=0,
+        help="With --launcher ray: GPUs of each worker; default: 1 if there are any, else 0.",
+    ),
+]
