@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import runs
+from tests.faults.ray_runs import NODE, RayRuns
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,18 @@ def zygote() -> Iterator[runs.Zygote]:
     process = runs.Zygote()
     yield process
     process.close()
+
+
+@pytest.fixture(scope="session")
+def ray_runs(zygote: runs.Zygote) -> Iterator[RayRuns]:
+    """Commands on a Ray cluster of two nodes, which lasts as long as any test needs it."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    yield RayRuns(zygote, cluster)
+    cluster.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -32,3 +32,4 @@ GpusOption = Annotated[
         help="With --launcher ray: GPUs of each worker; default: 1 if there are any, else 0.",
     ),
 ]
+LAUNCH_OPTIONS = ("--launcher", "--ray-address", "--workers", "--gpus-per-worker")

@@ -34,6 +34,14 @@ def extract_bars(console: Console, title: str, shown: bool = True) -> Iterator[t
         yield Bar(progress, title, "tokens"), Bar(progress, f"{title}: tokenize", "texts")
 
 
+@contextmanager
+def share_bar(console: Console, title: str) -> Iterator[Bar]:
+    """A bar of the share that is done, with the time left; gives `bar(done, total)`. Shown on terminals only."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Bar(progress, title, "")
+
+
 class Bar:
     """A bar that appears when it is first told of something, as `bar(done, total)`."""
 

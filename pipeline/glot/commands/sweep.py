@@ -12,14 +12,18 @@ from rich.table import Table
 
 from glot.commands.console import CacheOption, answer, chat, note, notes, refuse_beside, tell, words
 from glot.commands.fit import note_layer
-from glot.commands.progress import epoch_bar
+from glot.commands.launch_options import LAUNCH_OPTIONS, GpusOption, LauncherOption, RayAddressOption, WorkersOption
+from glot.commands.progress import epoch_bar, share_bar
 from glot.commands.settings import given_grid, with_settings
 from glot.errors import UsageError
 from glot.process import stop_flag
 
 if TYPE_CHECKING:
+    from glot.cluster.launch import RayOptions
+    from glot.fit.config import FitOptions
     from glot.fit.statistics import Interval
     from glot.report.sweep import Trial
+    from glot.store.reader import Cache
 
 
 @with_settings(lists=True, without=("device",))
@@ -30,15 +34,22 @@ def sweep(
     devices: Annotated[str, typer.Option(help="One, or several that share the heads, as in cuda:0,cuda:1.")] = "",
     out: Annotated[Path | None, typer.Option(help="Default: runs/TASK-MODEL-sweep-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted sweep.")] = None,
+    launcher: LauncherOption = None,
+    ray_address: RayAddressOption = None,
+    workers: WorkersOption = None,
+    gpus_per_worker: GpusOption = None,
     **settings: Any,
 ) -> None:
     """Stage two many times: train every combination of the settings given, as in --tau 0.3,0.6, and compare them."""
+    from glot.cluster.launch import check_address, parse_launcher
     from glot.fit.options import check_comparable, draft_configs, grid_options
     from glot.fit.run_folder import check_new_folder, find_sweep_runs
     from glot.store.reader import Cache
 
+    beside = {"--devices names what --launcher ray finds: leave it out, or see --gpus-per-worker": bool(devices)}
+    cluster = parse_launcher(launcher, ray_address, workers, gpus_per_worker, beside)
     if resume is not None:
-        refuse_beside("--resume", context, ("--cache",), "which goes on with the sweep's own settings")
+        refuse_beside("--resume", context, ("--cache", *LAUNCH_OPTIONS), "which goes on with the sweep's own settings")
     opened = Cache(cache) if cache else None
     if resume is not None:
         folder = resume
@@ -56,10 +67,16 @@ def sweep(
             note_layer(first)
         folder = out or _sweep_folder(first.task.name, first.states.backbone)
         check_new_folder(folder)
+    asked = None if resume is not None else (options, grid)
+    if cluster is not None:
+        check_address(cluster)
+        _sweep_over_ray(folder, opened, cluster, asked)
+        _print_sweep(folder)
+        return
     from glot.fit.run import check_device  # with torch, after all that is wrong is told
     from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 
-    if resume is None and opened is not None:
+    if asked is not None and opened is not None:
         places = tuple(str(check_device(device)) for device in words(devices))
         candidates = make_candidates(opened, options.but(device=places[0] if places else None), grid, places)
         prepare_sweep(candidates, folder)
@@ -67,6 +84,22 @@ def sweep(
     with stop_flag() as should_stop, epoch_bar(notes) as report:
         finish_sweep(folder, opened, report, should_stop)
     _print_sweep(folder)
+
+
+def _sweep_over_ray(
+    folder: Path, cache: Cache | None, cluster: RayOptions, asked: tuple[FitOptions, dict[str, tuple[Any, ...]]] | None
+) -> None:
+    """Have the workers of a Ray cluster train the heads that are asked for, or those of the folder."""
+    from glot.fit.ray_run import sweep_over_ray  # with torch, after all that is wrong is told
+    from glot.fit.sweep import sweep_cache
+
+    opened = cache or sweep_cache(folder)
+    with share_bar(notes, "sweep") as bar:
+
+        def count(workers: int) -> None:
+            bar.rename(f"sweep, {workers} workers")
+
+        sweep_over_ray(folder, opened, cluster, asked, bar, count, note)
 
 
 def _sweep_folder(task: str, backbone: str) -> Path:

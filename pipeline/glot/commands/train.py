@@ -32,7 +32,6 @@ from glot.commands.table_options import (
 )
 
 if TYPE_CHECKING:
-    from glot.fit.study import Standing
     from glot.train.job import Job
     from glot.train.result import Trained
 
@@ -113,7 +112,7 @@ def _train(job: Job) -> Trained:
     from glot.train.run import Watch, train_table  # with torch, after all that is wrong is told
 
     with extract_bars(notes, "states") as (tokens, texts), epoch_bar(notes) as epochs:
-        return train_table(job, Watch(tell, note, tokens, texts, epochs, _tell_round))
+        return train_table(job, Watch(tell, note, tokens, texts, epochs))
 
 
 def _tell_understood(job: Job) -> None:
@@ -128,15 +127,6 @@ def _tell_understood(job: Job) -> None:
         note(line)
     counts = {name: len(split.examples) for name, split in job.corpus.splits.items()}
     tell(f"{counts['train']:,} rows to train on, {counts['test']:,} to score on: {job.untouched}")
-
-
-def _tell_round(standing: Standing, left: float) -> None:
-    from glot.fit.study import describe
-
-    tell(
-        f"{standing.candidates} candidates ({standing.pruned} pruned), {left / 60:.1f} minutes left; best "
-        f"{100 * standing.best:.2f} over {standing.hold_outs} hold-outs: {describe(standing.params)}"
-    )
 
 
 def _print(done: Trained) -> None:

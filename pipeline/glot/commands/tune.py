@@ -9,12 +9,13 @@ import typer
 from rich.table import Table
 
 from glot.commands.console import CacheOption, DeviceOption, answer, chat, note, notes, refuse_beside, tell
+from glot.commands.launch_options import LAUNCH_OPTIONS, GpusOption, LauncherOption, RayAddressOption, WorkersOption
 from glot.commands.progress import epoch_bar
 from glot.errors import Stopped, UsageError
 from glot.process import stop_flag
 
 if TYPE_CHECKING:
-    from glot.fit.study import Standing
+    from glot.cluster.launch import RayOptions
     from glot.fit.tune import Tuner
     from glot.fit.yardsticks import Judgement
 
@@ -38,8 +39,13 @@ def tune(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with a study, or join in one that runs; --minutes 0 ends it.")
     ] = None,
+    launcher: LauncherOption = None,
+    ray_address: RayAddressOption = None,
+    workers: WorkersOption = None,
+    gpus_per_worker: GpusOption = None,
 ) -> None:
     """Search for the settings of a head, on train alone; ends with the winner, trained, beside simpler heads."""
+    from glot.cluster.launch import check_address, parse_launcher
     from glot.fit.config import FitOptions
     from glot.fit.run_folder import check_new_folder
     from glot.fit.study import StudyFile, check_tunable
@@ -47,8 +53,10 @@ def tune(
     from glot.store.places import is_there
     from glot.store.reader import Cache
 
+    beside_ray = {"--device names what --launcher ray finds: leave it out, or see --gpus-per-worker": bool(device)}
+    cluster = parse_launcher(launcher, ray_address, workers, gpus_per_worker, beside_ray)
     if resume is not None:
-        beside = ("--cache", "--minutes", "--trials", "--ensemble", "--device")
+        beside = ("--cache", "--minutes", "--trials", "--ensemble", "--device", *LAUNCH_OPTIONS)
         refuse_beside("--resume", context, beside, "which has its folder")
         begun = StudyFile.load(resume)
         if cache is None and not is_there(begun.cache):
@@ -62,26 +70,48 @@ def tune(
         folder = out or Path("runs") / f"tune-{opened.examples_entry('train').task.name}"
         check_new_folder(folder)
     check_tunable(opened)
+    if cluster is not None:
+        check_address(cluster)
     from glot.fit.run import make_configs
     from glot.fit.tune import Tuner, stopped  # with torch and Optuna, after all that is wrong is told
 
     # What can only be told with torch (the device, examples of one class) before there is a folder.
+    device = "cpu" if cluster is not None else device
     device = make_configs(opened, FitOptions(select="holdout", device=device))[0].train.device
     if resume is None:
         StudyFile.of(opened).save(make_folder(folder))
-    with stop_flag() as should_stop, epoch_bar(notes) as report:
-        try:
-            tuner = Tuner(folder, opened, device)
-            _tell_begin(tuner)
-            tuner.search(60 * minutes, trials, report, should_stop, lambda *found: _tell_round(tuner, *found))
-            best = tuner.finish(report, should_stop, ensemble)
-        except Stopped as error:
-            raise stopped(error, folder) from None
+    try:
+        tuner = Tuner(folder, opened, device)
+        _tell_begin(tuner)
+        if cluster is not None:
+            best = _tune_over_ray(tuner, cluster, 60 * minutes, trials, ensemble)
+        else:
+            best = _tune(tuner, 60 * minutes, trials, ensemble)
+    except Stopped as error:
+        raise stopped(error, folder) from None
     if best is None:
         note(f"another process trains the winner of {folder}: `glot tune --resume {folder} --minutes 0` shows it then")
         answer({"folder": folder, "best": None, "standing": tuner.standing()})
         return
     _print_end(tuner, best, ensemble)
+
+
+def _tune(tuner: Tuner, seconds: float, trials: int | None, ensemble: int | None) -> Path | None:
+    """Search, and train the winner, unless another process does."""
+    with stop_flag() as should_stop, epoch_bar(notes) as report:
+        tuner.search(
+            seconds, trials, report, should_stop, lambda standing, left: tell(standing.line(tuner.metric, left))
+        )
+        return tuner.finish(report, should_stop, ensemble)
+
+
+def _tune_over_ray(
+    tuner: Tuner, cluster: RayOptions, seconds: float, trials: int | None, ensemble: int | None
+) -> Path | None:
+    """Have the workers of a Ray cluster do so."""
+    from glot.fit.ray_run import tune_over_ray
+
+    return tune_over_ray(tuner, cluster, seconds, trials, ensemble, tell)
 
 
 def _tell_begin(tuner: Tuner) -> None:
@@ -92,15 +122,6 @@ def _tell_begin(tuner: Tuner) -> None:
         f"{used:,} of {there:,} training examples, drawn at random" if used < there else f"{used:,} training examples"
     )
     tell(f"{tuner.folder}: {sample}; {HOLD_OUTS} hold-outs of one in {FOLDS} score a candidate")
-
-
-def _tell_round(tuner: Tuner, standing: Standing, left: float) -> None:
-    from glot.fit.study import describe
-
-    tell(
-        f"{standing.candidates} candidates ({standing.pruned} pruned), {left / 60:.1f} minutes left; best "
-        f"{tuner.metric} {100 * standing.best:.2f} over {standing.hold_outs} of them: {describe(standing.params)}"
-    )
 
 
 def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:

@@ -121,6 +121,13 @@ class Standing:
     hold_outs: int
     params: dict[str, Any]
 
+    def line(self, metric: str, left: float) -> str:
+        """It in a line, with so many seconds left."""
+        return (
+            f"{self.candidates} candidates ({self.pruned} pruned), {left / 60:.1f} minutes left; best {metric} "
+            f"{100 * self.best:.2f} over {self.hold_outs} hold-outs: {describe(self.params)}"
+        )
+
 
 @dataclass(frozen=True)
 class StudyFile:

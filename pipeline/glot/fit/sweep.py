@@ -6,14 +6,14 @@ import hashlib
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glot.errors import Stopped, UsageError
+from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.config import FitOptions
 from glot.fit.options import check_comparable, grid_options
 from glot.fit.run import make_configs, open_cache
@@ -22,9 +22,11 @@ from glot.fit.states import States
 from glot.fit.train import Job, Progress, batch_key, fit_heads
 from glot.fit.training_data import open_states
 from glot.process import stop_flag
+from glot.store.claims import Claims
 from glot.store.files import make_folder
 from glot.store.reader import Cache
 
+CLAIM = "sweep"  # its name; held while runs are trained
 HEADS_AT_ONCE = 64  # that train side by side; more are trained after them
 
 
@@ -67,6 +69,12 @@ def find_jobs(folder: Path) -> list[Job]:
     return [Job(RunConfig.load(path), path) for path in paths]
 
 
+def sweep_cache(folder: Path) -> Cache:
+    """The cache of a sweep that goes on; raises UsageError where it is not there, or holds other examples by now."""
+    job = find_jobs(folder)[0]
+    return open_cache(job.config, None, job.folder)
+
+
 def finish_sweep(
     folder: Path,
     cache: Cache | None = None,
@@ -75,15 +83,32 @@ def finish_sweep(
 ) -> None:
     """Train all runs of a sweep that are not finished; heads that share batches at once, devices at the same time.
 
-    Raises Stopped after `should_stop` said so; the next call goes on.
+    Raises Stopped after `should_stop` said so; the next call goes on. FaultError where another process is at it.
     """
     devices = sorted({job.config.train.device for job in find_jobs(folder)})
-    if len(devices) == 1:
-        _finish_device(folder, devices[0], cache, progress, should_stop)
-        return
-    with ProcessPoolExecutor(len(devices), multiprocessing.get_context("spawn")) as pool:
-        for done in [pool.submit(_finish_alone, folder, device) for device in devices]:
-            done.result()
+    with held_sweep(folder):
+        if len(devices) == 1:
+            _finish_device(folder, devices[0], cache, progress, should_stop)
+            return
+        with ProcessPoolExecutor(len(devices), multiprocessing.get_context("spawn")) as pool:
+            for done in [pool.submit(_finish_alone, folder, device) for device in devices]:
+                done.result()
+
+
+@contextmanager
+def held_sweep(folder: Path) -> Iterator[bool]:
+    """A sweep for this process alone; gives whether one that was killed may have left workers that are still at it.
+
+    Raises FaultError where another process is at it.
+    """
+    with Claims(folder) as claims:
+        was_left = claims.owner(CLAIM) is not None
+        if not claims.acquire(CLAIM):
+            raise FaultError(
+                f"{claims.owner(CLAIM) or 'another process'} is at the sweep in {folder}: wait until it ends; one that "
+                "was killed on another machine is forgotten after five minutes"
+            )
+        yield was_left
 
 
 def _finish_alone(folder: Path, device: str) -> None:
@@ -103,39 +128,54 @@ def _finish_device(
         raise Stopped(f"{what}; go on with `glot sweep --resume {folder}`") from None
 
 
+def group_jobs(jobs: list[Job]) -> list[list[Job]]:
+    """The jobs that train side by side, for they share batches."""
+    groups: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(batch_key(job.config), []).append(job)
+    return [
+        group[start : start + HEADS_AT_ONCE]
+        for group in groups.values()
+        for start in range(0, len(group), HEADS_AT_ONCE)
+    ]
+
+
+def is_finished(jobs: list[Job]) -> bool:
+    """Whether all of them have their scores."""
+    return all((job.folder / METRICS_FILE).exists() for job in jobs)
+
+
 def finish_jobs(
     jobs: list[Job],
     folder: Path,
     cache: Cache | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    opened: dict[tuple, States] | None = None,
 ) -> None:
     """Train the jobs that are not finished, on one device; those that share batches at once.
 
     Args:
         folder: holds the folders of all jobs, and while they train their checkpoint.
         cache: the one to train on; None opens what the jobs' configs name.
+        opened: for who calls again and again, keeps the states that were opened last.
 
     Raises Stopped after `should_stop` said so; the same jobs go on where they were.
     """
-    groups: dict[tuple, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(batch_key(job.config), []).append(job)
-    opened: dict[tuple, States] = {}  # the states of one layer at a time
-    for group in groups.values():
-        for start in range(0, len(group), HEADS_AT_ONCE):
-            some = group[start : start + HEADS_AT_ONCE]
-            kept = _checkpoint_folder(folder, some)
-            if all((job.folder / METRICS_FILE).exists() for job in some):
-                _clear(kept, some)
-                continue
-            config = some[0].config
-            cache = open_cache(config, cache, some[0].folder)
-            key = (config.layers, config.pooler.tokens, config.train.window)
-            if key not in opened:
-                opened = {key: open_states(cache, config)}
-            fit_heads(cache, some, make_folder(kept), progress, should_stop, opened[key])
+    opened = {} if opened is None else opened  # the states of one layer at a time
+    for some in group_jobs(jobs):
+        kept = _checkpoint_folder(folder, some)
+        if is_finished(some):
             _clear(kept, some)
+            continue
+        config = some[0].config
+        cache = open_cache(config, cache, some[0].folder)
+        key = (config.layers, config.pooler.tokens, config.train.window)
+        if key not in opened:
+            opened.clear()
+            opened[key] = open_states(cache, config)
+        fit_heads(cache, some, make_folder(kept), progress, should_stop, opened[key])
+        _clear(kept, some)
 
 
 def _checkpoint_folder(folder: Path, jobs: list[Job]) -> Path:

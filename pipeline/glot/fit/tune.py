@@ -69,6 +69,7 @@ FIRST: dict[str, dict[str, Any]] = {
 }
 YARDSTICKS = {"published": "glot", "adapool": "adapool", "mean": "mean"}  # poolers, with the published settings
 BEST, ENSEMBLE = "best", "ensemble"  # the winner's run folder, and that of the best few
+END = "end"  # the claim of who trains them
 
 
 @dataclass
@@ -89,6 +90,23 @@ class Candidate:
     reported: int = 0
 
 
+@dataclass(frozen=True)
+class Searcher:
+    """Who is at a candidate: a process, or one of several places that it has others fill, again where they die."""
+
+    owner: Owner
+    place: int = 0
+
+    @classmethod
+    def me(cls) -> Searcher:
+        """This process."""
+        return cls(Owner.me())
+
+    def is_lost(self, me: Searcher) -> bool:
+        """Whether it is surely not at it any more, as `me` can tell, who is at nothing yet."""
+        return self.owner.is_dead or (self.place == me.place and self.owner.is_process_of(me.owner))
+
+
 class Tuner:
     """A study over the training examples of a cache.
 
@@ -96,12 +114,16 @@ class Tuner:
         folder: holds `study.json` and the journal, a new study's or one's to go on with.
         device: None takes a GPU where there is one.
 
+    Attributes:
+        searcher: who searches.
+
     Raises UsageError where the study is of other data, or the training examples are of one class.
     """
 
     def __init__(self, folder: Path, cache: Cache, device: str | None = None) -> None:
         StudyFile.load(folder).check(folder, cache)
         self.folder, self.cache, self.device = folder, cache, device
+        self.searcher = Searcher.me()
         self.entry = cache.examples_entry(TRAIN)
         self.metric = self.entry.task.metrics[0]
         options = FitOptions(select="holdout", device=device, precision="auto")
@@ -131,7 +153,7 @@ class Tuner:
         Raises Stopped after `should_stop` said so; what was finished is kept.
         """
         self.deadline = time.monotonic() + seconds
-        self._queue_first(again=seconds > 0)
+        self.queue_first(again=seconds > 0)
         pace = 0.0  # seconds that a candidate took in the round before
         while True:
             waiting = len(self._trials(TrialState.WAITING))
@@ -144,7 +166,8 @@ class Tuner:
             candidates = self._ask(waiting or room)
             self._run_round(candidates, progress, should_stop)
             pace = (left - self.deadline + time.monotonic()) / len(candidates)
-            on_round(self.standing(), max(0.0, self.deadline - time.monotonic()))
+            if self._scored():  # not where others are at the first ones, and these here were too late
+                on_round(self.standing(), max(0.0, self.deadline - time.monotonic()))
 
     def standing(self) -> Standing:
         """How far the study is, by what all processes finished."""
@@ -163,7 +186,7 @@ class Tuner:
 
     def _ranked(self) -> list[FrozenTrial]:
         """The trials that were scored, the best first, of equals the earliest; UsageError where there is none."""
-        scored = [trial for trial in self._trials() if trial.user_attrs.get("scores")]
+        scored = self._scored()
         if not scored:
             raise UsageError(f"{self.folder} has no candidate yet: go on with `glot tune --resume {self.folder}`")
 
@@ -171,6 +194,9 @@ class Tuner:
             return len(trial.user_attrs["scores"]), mean(trial.user_attrs["scores"])
 
         return sorted(scored, key=rank, reverse=True)
+
+    def _scored(self) -> list[FrozenTrial]:
+        return [trial for trial in self._trials() if trial.user_attrs.get("scores")]
 
     def _leaders(self, most: int) -> list[RunConfig]:
         """The configs of the winner and those behind it, the best first, each other in a setting that it uses."""
@@ -203,20 +229,29 @@ class Tuner:
 
         Raises Stopped after `should_stop` said so.
         """
+        with Claims(self.folder) as claims:
+            if not claims.acquire(END):
+                return None
+            self.train_best(progress, should_stop, ensemble)
+        return self.folder / BEST
+
+    def train_best(
+        self,
+        progress: Progress | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        ensemble: int | None = None,
+    ) -> None:
+        """What `finish` does, for who knows that nobody else is at it."""
         leaders = self._leaders(ensemble or 1)
         configs = {self.folder / BEST: leaders[0]}
         for name, pooler in YARDSTICKS.items():
             options = FitOptions(preset="published", select="holdout", device=self.device, pooler=pooler)
             configs[self.folder / "yardsticks" / name] = make_configs(self.cache, options)[0]
-        with Claims(self.folder) as claims:
-            if not claims.acquire("end"):
-                return None
-            remove_others(self.folder, configs, configs)  # the winner of before
-            jobs = [Job(config, make_folder(run)) for run, config in configs.items()]
-            finish_jobs(jobs, self.folder, self.cache, progress, should_stop)
-            if ensemble is not None:
-                make_ensemble(self.folder / ENSEMBLE, leaders, self.folder / BEST, self.cache, progress, should_stop)
-        return self.folder / BEST
+        remove_others(self.folder, configs, configs)  # the winner of before
+        jobs = [Job(config, make_folder(run)) for run, config in configs.items()]
+        finish_jobs(jobs, self.folder, self.cache, progress, should_stop)
+        if ensemble is not None:
+            make_ensemble(self.folder / ENSEMBLE, leaders, self.folder / BEST, self.cache, progress, should_stop)
 
     @property
     def _is_late(self) -> bool:
@@ -225,14 +260,16 @@ class Tuner:
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=states or None)
 
-    def _queue_first(self, again: bool) -> None:
-        """Queue those of `FIRST` that no process has scored, is at or will take up; give up what the dead left.
+    def queue_first(self, again: bool) -> None:
+        """Queue those of `FIRST` that nobody has scored, is at or will take up; give up what the lost left.
 
         With `again` also those that the time was up for before their last hold-out.
         """
         for trial in self._trials(TrialState.RUNNING):
             owner = trial.user_attrs.get("owner")
-            if owner is not None and checked(Owner, owner).is_dead:
+            if owner is None:
+                continue
+            if Searcher(checked(Owner, owner), trial.user_attrs.get("place", 0)).is_lost(self.searcher):
                 self.study.tell(trial.number, state=TrialState.FAIL)
         there = [
             trial
@@ -257,7 +294,8 @@ class Tuner:
         with _quiet():
             for _ in range(count):
                 trial = self.study.ask()
-                trial.set_user_attr("owner", asdict(Owner.me()))
+                trial.set_user_attr("owner", asdict(self.searcher.owner))
+                trial.set_user_attr("place", self.searcher.place)
                 # A sampler of its own: what comes next depends on the study alone, and processes do not repeat others.
                 sampler = optuna.samplers.TPESampler(seed=trial.number, multivariate=False)
                 self.study.sampler = optuna.samplers.PartialFixedSampler(layers, sampler)

@@ -48,6 +48,10 @@ class Owner:
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         return cls(socket.gethostname(), os.getpid(), _machine(), _process(os.getpid())[1], since)
 
+    def is_process_of(self, other: Owner) -> bool:
+        """Whether both are one and the same process, whenever either claimed something."""
+        return (self.pid, self.machine, self.started) == (other.pid, other.machine, other.started)
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
 
@@ -131,8 +135,8 @@ class Claims:
     def release(self, name: str) -> None:
         """Give a piece back."""
         self.held.discard(name)
-        owner, me = self.owner(name), Owner.me()
-        if owner and (owner.pid, owner.machine, owner.started) == (me.pid, me.machine, me.started):
+        owner = self.owner(name)
+        if owner and owner.is_process_of(Owner.me()):
             self.path(name).unlink(missing_ok=True)
 
     def owner(self, name: str) -> Owner | None:

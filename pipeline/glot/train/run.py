@@ -51,7 +51,6 @@ class Watch:
 
     Attributes:
         say: a line on what is done. note: a remark. tokens, texts: (done, in all) of stage one. epochs: see `Progress`.
-        on_round: how far the search is, and the seconds left.
     """
 
     say: Callable[[str], None] = lambda line: None
@@ -59,7 +58,6 @@ class Watch:
     tokens: Callable[[int, int], None] = lambda done, total: None
     texts: Callable[[int, int], None] = lambda done, total: None
     epochs: Progress = lambda epoch, step, steps, loss: None
-    on_round: Callable[[Standing, float], None] = lambda standing, left: None
 
 
 def train_table(job: Job, watch: Watch = Watch()) -> Trained:
@@ -161,7 +159,7 @@ def _search(job: Job, cache: Cache, watch: Watch) -> int:
 
     def on_round(standing: Standing, left: float) -> None:
         write_json(folder / SPENT_FILE, {"seconds": spent + time.monotonic() - started})
-        watch.on_round(standing, left)
+        watch.say(standing.line(tuner.metric, left))
 
     device = make_configs(cache, FitOptions(select="holdout", device=job.request.device))[0].train.device
     with stop_flag() as should_stop, _goes_on():
