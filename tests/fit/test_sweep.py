@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from unittest import mock
 
@@ -11,14 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from glot.errors import Stopped, UsageError
+from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.head_model import each_batch
 from glot.fit.result import FitResult
 from glot.fit.run import FitOptions
 from glot.fit.run_folder import RunConfig, load_tensors
-from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
+from glot.fit.sweep import finish_sweep, held_sweep, make_candidates, prepare_sweep
 from glot.fit.train import fit_head
 from glot.report.sweep import read_sweep, write_sweep
+from glot.store.claims import Owner
 from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
@@ -146,6 +151,25 @@ def test_a_stopped_sweep_goes_on_to_the_same_bits(
     for run in (tmp_path / "whole").glob("*/seed-*/head.safetensors"):
         assert run.read_bytes() == (tmp_path / "broken" / run.relative_to(tmp_path / "whole")).read_bytes()
     assert not list((tmp_path / "broken").glob("group-*"))
+
+
+def test_another_process_is_at_the_sweep(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    """One that lives keeps others out; what one left that was killed is taken over, and told of."""
+    cache, folder = Cache(make_fit_cache()), tmp_path / "sweep"
+    prepare_sweep(make_candidates(cache, FitOptions(device="cpu", epochs=1), {"tau": (0.3,)}), folder)
+    with held_sweep(folder) as was_left:
+        assert not was_left
+        with pytest.raises(FaultError, match=f"process {os.getpid()} on .* is at the sweep in {folder}: wait"):
+            finish_sweep(folder, cache)
+    assert not list(folder.glob("*/*/metrics.json"))
+    ended = subprocess.Popen([sys.executable, "-c", "pass"])
+    ended.wait()
+    (folder / "sweep.claim").write_text(json.dumps({**asdict(Owner.me()), "pid": ended.pid}))
+    with held_sweep(folder) as was_left:
+        assert was_left
+    finish_sweep(folder, cache)
+    assert len(list(folder.glob("*/*/metrics.json"))) == 1
+    assert not list(folder.glob("*.claim"))
 
 
 def test_a_finished_sweep_is_left_alone(make_fit_cache: MakeCache, tmp_path: Path) -> None:

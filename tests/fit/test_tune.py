@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("optuna", reason="optuna is not installed (extra: tune)")
 
 import optuna
+from optuna.trial import TrialState
 
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit import study as studies
@@ -25,7 +26,7 @@ from glot.fit.learner import Learner
 from glot.fit.result import FitResult
 from glot.fit.run_folder import RunConfig
 from glot.fit.study import StudyFile, check_tunable, propose, settings_of
-from glot.fit.tune import Tuner
+from glot.fit.tune import Searcher, Tuner
 from glot.store.claims import Claims, Owner
 from glot.store.files import make_folder
 from glot.store.reader import Cache
@@ -137,7 +138,7 @@ def test_what_was_stopped_or_killed_at_the_first_is_made_up_for(make_fit_cache: 
     tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
     with pytest.raises(UsageError, match="no candidate yet: go on with `glot tune --resume"):
         tuner.winner()
-    tuner._queue_first(again=True)
+    tuner.queue_first(again=True)
     killed = subprocess.Popen([sys.executable, "-c", "pass"])
     killed.wait()
     for candidate in tuner._ask(4):
@@ -147,6 +148,26 @@ def test_what_was_stopped_or_killed_at_the_first_is_made_up_for(make_fit_cache: 
     assert [state for _, state, *_ in trials(again)][:4] == ["FAIL"] * 4
     assert {trial.user_attrs["first"] for trial in again.study.get_trials()[4:]} == set(tuning.FIRST)
     assert all(len(trial.user_attrs["scores"]) == 1 for trial in again.study.get_trials()[4:])
+
+
+def test_a_place_that_another_fills_again_gives_up_what_its_last_one_had(
+    make_fit_cache: MakeCache, tmp_path: Path
+) -> None:
+    """Of one living process that has others search for it: each place knows its own candidates."""
+    tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
+    me = Owner.me()
+    tuner.queue_first(again=True)
+    for place in (0, 1):
+        tuner.searcher = Searcher(me, place)
+        tuner._ask(2)
+    again = Tuner(tmp_path / "study", tuner.cache, "cpu")
+    again.searcher = Searcher(replace(me, since="later"), 1)
+    again.queue_first(again=True)
+    lost = [trial.number for trial in again.study.get_trials() if trial.state == TrialState.FAIL]
+    at = [trial.user_attrs["place"] for trial in again.study.get_trials() if trial.state == TrialState.RUNNING]
+    assert (lost, at) == ([2, 3], [0, 0])
+    queued = [trial for trial in again.study.get_trials() if trial.state == TrialState.WAITING]
+    assert [trial.user_attrs["first"] for trial in queued] == list(tuning.FIRST)[2:]
 
 
 def test_without_time_the_first_are_scored_on_one_hold_out(
