@@ -11,6 +11,7 @@ import math
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ MAX_WIDTH = 2**24  # of a column's rows
 STORED_DTYPES = ("|u1", "|i1", "<u2", "<u4", "<u8", "<i8", "<f2", "<f4", "<f8")
 
 
+@cache
+def _item_bytes(dtype: str) -> int:
+    return np.dtype(dtype).itemsize
+
+
 @dataclass(frozen=True)
 class Column:
     """Where a dataset lies in its file: byte offset, shape, NumPy dtype, and the XXH3-64 of its bytes in hex.
@@ -46,7 +52,7 @@ class Column:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row (one element of a flat column)."""
-        return math.prod(self.shape[1:]) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape[1:]) * _item_bytes(self.dtype)
 
     @property
     def nbytes(self) -> int:

@@ -388,6 +388,9 @@ def no_collection() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():  # else somebody wants what is frozen to stay so
+                gc.freeze()  # and back: all are old then, and the next collection of what is young leaves them alone
+                gc.unfreeze()
             gc.enable()
 
 

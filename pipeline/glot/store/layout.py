@@ -355,8 +355,8 @@ class Manifest:
         parts, repeated = _parts(data, plan) if is_linked else ((), 0)
         firsts, shards = first_shards(parts), {}
         for entry in data["shards"]:
-            values = {key: value for key, value in entry.items() if key != "number"}
-            number = entry["number"]
+            values = dict(entry)
+            number = values.pop("number")
             if type(number) is not int or number not in range(plan.shards):
                 raise ValueError(f"it lists a shard {number!r} that is not planned")
             shards[number] = ShardEntry.from_json(number - firsts[part_of(firsts, number)] if parts else number, values)
