@@ -367,7 +367,7 @@ def as_backbone(model: PreTrainedModel, device: torch.device, longest: int) -> B
         num_layers=config.num_hidden_layers,
         vocabulary_size=config.vocab_size,
         compute_dtype="bfloat16",
-        model=model,
+        get_model=lambda: model,
         tokenizer=word_tokenizer(config.vocab_size),
         device=device,
         loader=Loader("2" * 64, ()),

@@ -91,7 +91,7 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         help="What forwards the model on a CPU: torch, openvino, or auto: openvino where it is installed, agrees with "
-        "torch and there is much to do.",
+        "torch, and there is much to do or the model was converted before.",
     ),
 ]
 TrustOption = Annotated[

@@ -72,7 +72,7 @@ def load_backbone(
         num_layers=config.num_hidden_layers,
         vocabulary_size=vocabulary_size(model, source.name),
         compute_dtype=str(model.dtype).removeprefix("torch."),
-        model=model,
+        get_model=lambda: model,
         tokenizer=tokenizer,
         device=placed,
         loader=identify_loader(folders, tokenizer, config, code),
@@ -145,25 +145,34 @@ def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | s
     return device
 
 
+def load_rules(
+    folders: ModelFolders, trust_remote_code: bool = False
+) -> tuple[PreTrainedTokenizerBase, PretrainedConfig]:
+    """The tokenizer and the config of a model, without its weights; raises UsageError where they cannot be loaded."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    for folder in (folders.model, folders.tokenizer):
+        check_code(folder, folders.name, trust_remote_code)
+    options = _loading_options(folders, trust_remote_code)
+    with _refused(folders):
+        config = AutoConfig.from_pretrained(folders.model, **options)
+        check_family(config, folders.name)
+        return AutoTokenizer.from_pretrained(folders.tokenizer, config=config, **options), config
+
+
 def _load(
     folders: ModelFolders, compute_dtype: str, device_map: str | dict[str, str | int] | None, trust_remote_code: bool
 ) -> tuple[PreTrainedTokenizerBase, PretrainedConfig, PreTrainedModel]:
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     if folders.adapter is not None:
         check_peft(folders.name)
-    for folder in (folders.model, folders.tokenizer):
-        check_code(folder, folders.name, trust_remote_code)
-    gguf = {"gguf_file": folders.gguf_file} if folders.gguf_file else {}
+    tokenizer, config = load_rules(folders, trust_remote_code)
     # A GGUF file is dequantized to float32; "auto" would ask it for a dtype that it does not record.
-    arithmetic = "float32" if gguf and compute_dtype == "auto" else compute_dtype
+    arithmetic = "float32" if folders.gguf_file and compute_dtype == "auto" else compute_dtype
     dtype = arithmetic if arithmetic == "auto" else getattr(torch, arithmetic)
-    # Where this is not said, transformers asks on the terminal, and reads the answer from standard input.
-    options = {"trust_remote_code": trust_remote_code, **gguf}
-    try:
-        config = AutoConfig.from_pretrained(folders.model, **options)
-        check_family(config, folders.name)
-        tokenizer = AutoTokenizer.from_pretrained(folders.tokenizer, config=config, **options)
+    options = _loading_options(folders, trust_remote_code)
+    with _refused(folders):
         placed = {"device_map": device_map} if device_map is not None else {}
         model, report = AutoModel.from_pretrained(
             folders.model, config=config, dtype=dtype, output_loading_info=True, **options, **placed
@@ -178,12 +187,25 @@ def _load(
             )
         if folders.adapter is not None:
             merge_adapter(model, folders.adapter, folders.name)
+    return tokenizer, config, model
+
+
+def _loading_options(folders: ModelFolders, trust_remote_code: bool) -> dict[str, Any]:
+    # Where trust is not said, transformers asks on the terminal, and reads the answer from standard input.
+    gguf = {"gguf_file": folders.gguf_file} if folders.gguf_file else {}
+    return {"trust_remote_code": trust_remote_code, **gguf}
+
+
+@contextmanager
+def _refused(folders: ModelFolders) -> Iterator[None]:
+    """Whatever transformers raises as a UsageError: damaged weights, configs and tokenizers each have another class."""
+    try:
+        yield
     except UsageError:
         raise
-    except Exception as error:  # damaged weights, configs and tokenizers each have a class of their own
+    except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise UsageError(f"{folders.name} cannot be loaded as a Hugging Face model: {reason}") from None
-    return tokenizer, config, model
 
 
 def check_family(config: PretrainedConfig, name: str) -> None:

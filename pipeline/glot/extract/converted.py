@@ -55,7 +55,12 @@ class Kept:
 
 def find_model(backbone: Backbone) -> Kept | None:
     """What is kept of a backbone; None where it has not been converted, or its files are damaged."""
-    folder = models_folder() / model_key(backbone)
+    return find_folder(model_key(backbone))
+
+
+def find_folder(key: str) -> Kept | None:
+    """What is kept under a name that `model_key` gave."""
+    folder = models_folder() / key
     try:
         about = read_json(folder / ABOUT)
         if reason := about.get("reason"):

@@ -6,23 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from glot.errors import GlotError, UsageError
+from glot.extract.agreement import AGREES, Unfit, check_agreement, expect
 from glot.extract.forward import CPU_FLOPS, Backbone
 from glot.extract.options import check_engine
-from glot.extract.probe import ROUNDING, SHORT, distance_of, probe_ids, reason_of
+from glot.extract.probe import reason_of
+from glot.extract.ready import keep_start
 from glot.process import available_memory
 
-# How far a token's state may lie from torch's, relative to its norm.
-AGREES = {"float32": 1e-3, "bfloat16": ROUNDING[torch.bfloat16]}
 WORTH_SECONDS = 20.0  # of torch's time, from which on "auto" looks for something faster
 MEMORY = 2.0  # times the weights' bytes must be free to convert and compile: about 1.9 were taken by two models
 INSTALL = "pip install 'glot-pipeline[openvino]'"
-
-
-class Unfit(Exception):
-    """Why OpenVINO does not forward a backbone here."""
 
 
 def take_engine(
@@ -79,7 +73,9 @@ def _compile(backbone: Backbone, layers: tuple[int, ...]) -> Any:
         engine = openvino.OpenVinoEngine(model, openvino.sure_layers(backbone), layers, backbone.compute_dtype)
     except RuntimeError as error:
         raise Unfit(f"OpenVINO cannot compile it ({reason_of(error)})") from None
-    _check_agreement(backbone, engine, layers)
+    expected = expect(backbone, layers)
+    check_agreement(backbone, engine, expected)
+    keep_start(backbone, expected)
     return engine
 
 
@@ -127,25 +123,3 @@ def _converted(backbone: Backbone) -> Any:
         return openvino.read(converted.keep_model(backbone, write))
     except (GlotError, RuntimeError, OSError):  # no room, or no leave to write: this start alone has it
         return model
-
-
-def _check_agreement(backbone: Backbone, engine: Any, layers: tuple[int, ...]) -> None:
-    """Raise Unfit where its states are not torch's: at other lengths than were traced, alone and padded."""
-    long = probe_ids(backbone, backbone.tried)
-    batches = [[long], [long[:SHORT]], [long[:1]]]
-    if backbone.pads:
-        batches.append([long, long[:SHORT], long[:1]])
-    for rows in batches:
-        ids, mask = backbone.pad(rows)
-        real = mask.bool()
-        expected = backbone.hidden_states(ids, mask, layers)
-        try:
-            given = engine.hidden_states(ids, mask, layers)
-        except RuntimeError as error:
-            raise Unfit(f"OpenVINO cannot compute {tuple(ids.shape)} tokens ({reason_of(error)})") from None
-        for layer, ours, theirs in zip(layers, expected, given, strict=True):
-            if theirs.shape != ours.shape:
-                raise Unfit(f"OpenVINO gives states of shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
-            distance = distance_of(ours[real].float(), theirs[real])
-            if not distance <= AGREES[backbone.compute_dtype]:  # NaN does not either
-                raise Unfit(f"OpenVINO's states of layer {layer} are {distance:.1e} of their norm away from torch's")

@@ -6,8 +6,9 @@ All that pads or forwards does it here, by `Backbone.pad` and `Backbone.forward`
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -51,6 +52,7 @@ class Backbone:
         source: what finds it again, see `ModelSource.spec`.
         kind: "encoder" or "decoder".
         num_layers: n. vocabulary_size: rows of the embedding table. device: where its input goes.
+        get_model: gives the model, which is loaded when it is first needed where an engine forwards in its place.
         loader: what was read beside weights and tokenizer.
         layer_widths: (n + 1) numbers, d of each layer; None for a layer of which the model does not say for sure
             which it is.
@@ -70,7 +72,7 @@ class Backbone:
     num_layers: int
     vocabulary_size: int
     compute_dtype: str
-    model: PreTrainedModel
+    get_model: Callable[[], PreTrainedModel]
     tokenizer: PreTrainedTokenizerBase
     device: torch.device
     loader: Loader
@@ -80,6 +82,11 @@ class Backbone:
     tried: int = 0
     engine: Engine | None = None
     held: bool = False
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model, in evaluation mode."""
+        return self.get_model()
 
     @property
     def loader_sha256(self) -> str:
@@ -93,7 +100,7 @@ class Backbone:
         assert last is not None  # only inner layers may be unsure
         return last
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         """How many numbers its weights are."""
         return sum(weights.numel() for weights in self.model.parameters())

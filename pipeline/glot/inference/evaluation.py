@@ -222,9 +222,11 @@ def _joined_model(
     from glot.inference.encode import BYTES_A_TOKEN
     from glot.inference.forward import load_run_backbone
 
-    backbone = load_run_backbone(configs[0].states, heads[0], options.model, options.device, options.trust_remote_code)
     every = [*configs, *(config for config, _ in beside)]
     layers = tuple(sorted({layer for config in every for layer in config.layers}))
+    backbone = load_run_backbone(
+        configs[0].states, heads[0], options.model, options.device, options.trust_remote_code, layers, options.engine
+    )
     tokens = sum(len(example.text) + len(example.text_b or "") for example in split.examples) // BYTES_A_TOKEN
     take_engine(backbone, layers, options.engine, tokens, say)
     passes = resolve_backend(options.backend, backbone.device)

@@ -13,7 +13,9 @@ from glot.errors import UsageError
 from glot.extract.backbone import load_backbone_of
 from glot.extract.forward import Backbone, length_batches, token_budget
 from glot.extract.held import BackboneLike, hold_backbone_of, is_held
+from glot.extract.options import check_engine
 from glot.extract.planning import length_limit, tokenize_filled
+from glot.extract.ready import ready_backbone_of
 from glot.nn.config import TokenChoice
 from glot.nn.tokens import TokenBatch
 from glot.store.layout import StatesIdentity
@@ -84,8 +86,12 @@ def load_run_backbone(
     model: BackboneLike | None = None,
     device: str | None = None,
     trust_remote_code: bool = False,
+    layers: tuple[int, ...] = (),
+    engine: str = "torch",
 ) -> Backbone:
     """The backbone that states were made with: found where the run says, or as `model` says, or the one that it is.
+
+    Where `engine` leaves the choice, and all that OpenVINO needs for these layers is kept, it comes with that engine.
 
     Raises UsageError where it is not there, or is another one, TypeError where `model` is nothing that is understood.
     """
@@ -93,7 +99,9 @@ def load_run_backbone(
     if model is not None and is_held(model):
         backbone = hold_backbone_of(states, what, model, device)
     else:
-        name = None if model is None else str(model)
-        backbone = load_backbone_of(states, what, name, device, trust_remote_code)
+        name, ready = None if model is None else str(model), None
+        if check_engine(engine) != "torch" and not trust_remote_code:
+            ready = ready_backbone_of(states, what, name, device, layers)
+        backbone = ready or load_backbone_of(states, what, name, device, trust_remote_code)
     length_limit(backbone, states.max_tokens, states.max_tokens, states.template)
     return backbone

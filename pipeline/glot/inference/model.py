@@ -92,8 +92,9 @@ class GlotModel:
         """
         folders = find_heads(Path(run))
         configs = [RunConfig.load(folder) for folder in folders]
-        loaded = load_run_backbone(configs[0].states, folders[0], backbone, device, trust_remote_code)
-        take_engine(loaded, _layers_of(configs), engine, tokens, say)
+        layers = _layers_of(configs)
+        loaded = load_run_backbone(configs[0].states, folders[0], backbone, device, trust_remote_code, layers, engine)
+        take_engine(loaded, layers, engine, tokens, say)
         passes = resolve_backend("auto", loaded.device)
         heads = [load_head(*found, passes, loaded.device) for found in zip(folders, configs, strict=True)]
         model = cls(configs[0], heads[0], loaded, list(zip(configs[1:], heads[1:], strict=True)))

@@ -1,0 +1,153 @@
+"""A start without torch's model: what is known of a backbone, and what torch made of a few texts, are kept.
+
+A converted model is compared with torch at each start (`agreement.py`). Torch's side of that does not change, so it is
+kept beside the conversion: neither the weights nor transformers' classes of models, whose import takes seconds, are
+loaded until something needs them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from glot.errors import GlotError
+from glot.extract.agreement import Expected, Unfit, check_agreement
+from glot.extract.backbone import load_backbone, load_rules, set_padding
+from glot.extract.converted import FORMAT, find_folder, model_key, models_folder
+from glot.extract.folders import find_folders
+from glot.extract.forward import Backbone
+from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha256
+from glot.extract.openvino import OpenVinoEngine, computes_bfloat16, openvino_version, read, sure_layers
+from glot.extract.source import ModelSource, find_source
+from glot.store.files import atomic_path, checked, make_folder
+from glot.store.layout import StatesIdentity
+
+SUFFIX = ".start.safetensors"
+MOST_BYTES = 64 * 2**20  # of torch's states that are kept
+
+
+FACTS = ("kind", "num_layers", "parameters", "vocabulary_size", "layer_widths", "max_positions", "pads", "tried")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What torch's model said of itself: the attributes of `Backbone` of these names, and where it was converted.
+
+    Attributes:
+        model: the name of its folder. layers: those whose states are kept.
+    """
+
+    model: str
+    layers: tuple[int, ...]
+    kind: str
+    num_layers: int
+    parameters: int
+    vocabulary_size: int
+    layer_widths: tuple[int | None, ...]
+    max_positions: int | None
+    pads: bool
+    tried: int
+
+
+def keep_start(backbone: Backbone, expected: Expected) -> None:
+    """Keep what a later start needs of a backbone whose conversion is kept; not where that takes much room, or fails.
+
+    What was kept of more layers, or of texts as long, stays.
+    """
+    if backbone.held or sum(states.nbytes for batch in expected.states for states in batch) > MOST_BYTES:
+        return
+    path = models_folder() / f"{_key(backbone)}{SUFFIX}"
+    there = _read(path)
+    if there is not None and set(expected.layers) <= set(there[0].layers) and backbone.tried <= there[0].tried:
+        return
+    facts = {name: getattr(backbone, name) for name in FACTS}
+    start = Start(model_key(backbone), expected.layers, **facts)
+    tensors = {
+        f"{number}/{layer}": states.contiguous()
+        for number, batch in enumerate(expected.states)
+        for layer, states in zip(expected.layers, batch, strict=True)
+    }
+    with suppress(GlotError, SafetensorError, OSError), atomic_path(make_folder(path.parent) / path.name) as temporary:
+        save_file(tensors, temporary, {"start": json.dumps(asdict(start))})
+
+
+def ready_backbone_of(
+    states: StatesIdentity, what: str, model: str | None, device: str | None, layers: tuple[int, ...]
+) -> Backbone | None:
+    """As `load_backbone_of`, with its engine, for a CPU and these layers, from what is kept; None if that won't do."""
+    accelerator = getattr(torch, "accelerator", None)  # from torch 2.6 on; what accelerate would choose
+    is_cpu = device == "cpu" or (device is None and accelerator is not None and not accelerator.is_available())
+    if not is_cpu or states.in_memory or openvino_version() is None or not any(models_folder().glob(f"*{SUFFIX}")):
+        return None
+    try:
+        backbone = _open(find_source(states, what, model), states.compute_dtype, layers)
+    except (GlotError, Unfit, RuntimeError):  # whoever loads it whole will say what is wrong with it
+        return None
+    return None if backbone is None or states.other_backbone(backbone) else backbone
+
+
+def _open(source: ModelSource, compute_dtype: str, layers: tuple[int, ...]) -> Backbone | None:
+    folders = find_folders(source)
+    if folders.adapter is not None or folders.gguf_file:
+        return None
+    tokenizer, config = load_rules(folders)
+    set_padding(tokenizer)
+    backbone = Backbone(
+        name=source.name,
+        source=source.spec,
+        revision=folders.revision,
+        weights_sha256=weights_sha256(folders),
+        tokenizer_sha256=tokenizer_sha256(tokenizer),
+        kind="",
+        num_layers=0,
+        vocabulary_size=0,
+        compute_dtype=compute_dtype,
+        get_model=lambda: load_backbone(source, compute_dtype, "cpu").model,
+        tokenizer=tokenizer,
+        device=torch.device("cpu"),
+        loader=identify_loader(folders, tokenizer, config, {}),
+    )
+    found = _read(models_folder() / f"{_key(backbone)}{SUFFIX}")
+    if found is None or not set(layers) <= set(found[0].layers):
+        return None
+    start, expected = found
+    for name in FACTS:
+        setattr(backbone, name, getattr(start, name))
+    kept = find_folder(start.model)
+    if kept is None or kept.folder is None or (compute_dtype == "bfloat16" and not computes_bfloat16()):
+        return None
+    engine = OpenVinoEngine(read(kept.folder), sure_layers(backbone), layers, compute_dtype)
+    check_agreement(backbone, engine, expected)
+    backbone.engine = engine
+    return backbone
+
+
+def _key(backbone: Backbone) -> str:
+    """Of all that torch's states of given tokens depend on, and the tokens of a text."""
+    parts = [
+        *(FORMAT, backbone.weights_sha256, backbone.tokenizer_sha256, backbone.loader_sha256, backbone.compute_dtype),
+        *(version(name) for name in ("openvino", "torch", "transformers")),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> tuple[Start, Expected] | None:
+    """What a file keeps; None where it is not there, or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = json.loads(file.metadata()["start"])
+            start = checked(Start, {**values, "layers": tuple(values["layers"]), "layer_widths": ()})
+            start = replace(start, layer_widths=tuple(values["layer_widths"]))  # some are None, which is no count
+            numbers = sorted({int(name.split("/")[0]) for name in file.keys()})  # noqa: SIM118 -- not a dict
+            states = [[file.get_tensor(f"{number}/{layer}") for layer in start.layers] for number in numbers]
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return start, Expected(start.layers, states)
