@@ -21,7 +21,7 @@ from glot.fit.run import FitOptions, make_configs
 from glot.fit.train import fit_head
 from glot.store.places import file_system
 from glot.store.reader import Cache
-from glot.store.transfer import push_cache
+from glot.store.transfer import pull_cache, push_cache
 from tests.s3 import S3Server
 
 URL = "s3://made/cache"
@@ -72,7 +72,9 @@ def main() -> None:
             file_system("s3").mkdir("made")
             seconds = seconds_of(lambda: push_cache(Cache(folder), URL))
             print(f"remote: {describe_machine()}; {given.mb} MiB in {SHARDS} shards")
-            print(f"pushed at {given.mb / seconds:.0f} MiB/s")
+            print(f"put at {given.mb / seconds:.0f} MiB/s")
+            seconds = seconds_of(lambda: pull_cache(URL, Path(name) / "back"))
+            print(f"got at {given.mb / seconds:.0f} MiB/s")
             for kind, streamed in (("memory", False), ("streamed", True)):
                 for state, ratio in measure(folder, blocks, streamed, given.repeats).items():
                     print(f"{kind}, {state}: {ratio}; {verdict(ratio.median, TARGET)}")

@@ -126,6 +126,8 @@ WRONG = {
     "predict --run sweep --cache cache": "sweep holds 2 runs",
     "export --run sweep --to onnx new": "sweep holds 2 runs",
     "export --run both --to onnx new": "name one of its heads, the best is both/1",
+    "export --run run --to onnx": "name the folder to make, once",
+    "export --run run --to onnx new --out other": "name the folder to make, once",
     "export --run run --to onnx new.onnx": "pass new, or --head-only for a file of the head alone",
     "export --run run --to onnx cache": "cache is there already",
     "export --run run --to onnx data.csv/new": "data.csv is a file",

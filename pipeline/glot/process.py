@@ -1,4 +1,4 @@
-"""What belongs to the whole process: signal handlers and random numbers, given back as found; threads; memory."""
+"""What belongs to the whole process: signal handlers, random numbers, libraries' bars; threads; memory."""
 
 from __future__ import annotations
 
@@ -48,6 +48,23 @@ def kept_randomness(seed: int | None = None) -> Iterator[None]:
         torch.set_rng_state(tensors)
         if gpus:
             torch.cuda.set_rng_state_all(gpus)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the bars that libraries draw by tqdm, whose own switches do not reach all of them."""
+    from tqdm import std
+
+    draw = std.tqdm.__init__
+
+    def draw_nothing(self: std.tqdm, *args: object, **options: object) -> None:
+        draw(self, *args, **{**options, "disable": True})
+
+    std.tqdm.__init__ = draw_nothing
+    try:
+        yield
+    finally:
+        std.tqdm.__init__ = draw
 
 
 def share_processor() -> None:

@@ -17,7 +17,6 @@ KINDS = ("sentence-transformers", *GRAPHS)
 
 
 def export(
-    out: Annotated[Path, typer.Argument(help="The folder to make; with --head-only the file.")],
     run: RunOption,
     to: Annotated[
         str,
@@ -25,6 +24,10 @@ def export(
             "--to", help="sentence-transformers; or onnx or openvino: texts to vectors and labels without torch."
         ),
     ],
+    place: Annotated[
+        Path | None, typer.Argument(metavar="folder", help="The folder to make; with --head-only the file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The same, where you would rather name it.")] = None,
     head_only: Annotated[
         bool, typer.Option("--head-only", help="With onnx: the head alone as one file, from token states to vectors.")
     ] = False,
@@ -48,13 +51,17 @@ def export(
     if head_only:
         given = {"--model": model, "--trust-remote-code": trust_remote_code or None}
         _refuse(given, "--head-only, which needs no backbone")
-    _check(run, out, to, head_only, model)
+    if (place is None) == (out is None):
+        raise UsageError("name the folder to make, once: `glot export --run RUN --to onnx FOLDER`, or with --out")
+    made = place or out
+    assert made is not None
+    _check(run, made, to, head_only, model)
     if head_only:
-        _to_head(run, out)
+        _to_head(run, made)
     elif to in GRAPHS:
-        _to_graphs(run, out, to, model, trust_remote_code)
+        _to_graphs(run, made, to, model, trust_remote_code)
     else:
-        _to_folder(run, out, model, device, licence, push, trust_remote_code)
+        _to_folder(run, made, model, device, licence, push, trust_remote_code)
 
 
 def _refuse(given: Mapping[str, object], what: str) -> None:

@@ -17,7 +17,7 @@ from glot.extract.planning import added_tokens
 from glot.fit.result import FitResult
 from glot.fit.run_folder import find_one_run
 from glot.inference.model import GlotModel
-from glot.process import kept_randomness
+from glot.process import kept_randomness, without_bars
 from glot.store.files import atomic_folder, folder_bytes, write_json
 from glot.store.template import TEXT, fill, join_pair, takes_pair
 
@@ -70,8 +70,8 @@ def export_folder(
     run = find_one_run(Path(run))
     result = FitResult.load(run)
     check_library()
-    with atomic_folder(out) as folder:
-        glot = GlotModel.load(run, model, device, trust_remote_code)
+    with atomic_folder(out) as folder, without_bars():
+        glot = GlotModel.load(run, model, device, trust_remote_code, engine="torch")
         if not glot.backbone.pads:
             raise UsageError(
                 f"padding changes the states of {glot.backbone.name}, and sentence-transformers pads: use glot encode"

@@ -19,7 +19,7 @@ from glot.extract.identity import identify_loader, memory_sha256, tokenizer_sha2
 from glot.extract.options import check_loading
 from glot.extract.probe import probe
 from glot.extract.source import ModelSource, find_source
-from glot.process import kept_randomness
+from glot.process import kept_randomness, without_bars
 from glot.store.layout import IN_MEMORY, StatesIdentity
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def load_backbone(
     check_loading(compute_dtype, device, device_map)
     folders = find_folders(source, trust_remote_code)
     once = parsed_once() if folders.gguf_file else nullcontext()
-    with kept_randomness(), _without_bars(), once:  # weights that no checkpoint has are drawn
+    with kept_randomness(), without_bars(), once:  # weights that no checkpoint has are drawn
         tokenizer, config, model = _load(folders, compute_dtype, device_map, trust_remote_code)
     trusted = (folders.model, folders.tokenizer) if trust_remote_code else ()
     code = code_files(trusted, (config, model, tokenizer))
@@ -110,23 +110,6 @@ def load_backbone_of(
             f"{source.location} is not the backbone {what} ({different} differs): pass the right one with --model"
         )
     return backbone
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Without the bars that libraries draw by tqdm, whose own switches do not reach all of them."""
-    from tqdm import std
-
-    draw = std.tqdm.__init__
-
-    def draw_nothing(self: std.tqdm, *args: object, **options: object) -> None:
-        draw(self, *args, **{**options, "disable": True})
-
-    std.tqdm.__init__ = draw_nothing
-    try:
-        yield
-    finally:
-        std.tqdm.__init__ = draw
 
 
 def _place(model: PreTrainedModel, source: ModelSource, device: torch.device | str) -> torch.device:
