@@ -159,8 +159,10 @@ def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders:
     given = "--text", "body"
     code, _, err = glot("extract", "--data", names, *given, *FORMS[1], *model, "--out", "several")
     assert code == 0, err
-    code, _, err = glot("fit", "--cache", "several", "--out", "run", "--device", "cpu", "--preset", "published")
+    settings = "--preset", "published", "--class-weights", "balanced"
+    code, _, err = glot("fit", "--cache", "several", "--out", "run", "--device", "cpu", *settings)
     assert code == 0, err
+    assert json.loads(Path("run/config.json").read_text())["train"]["class_weights"] == "balanced"
     code, out, err = glot("evaluate", "--run", "run", "--cache", "several", "--device", "cpu")
     assert code == 0, err
     assert "micro_f1" in out
@@ -173,7 +175,6 @@ def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders:
         (("explain", "--run", "run", "--input-text", "a dog", "--of", "moon"), "--of moon: run has billing, login, re"),
         (("predict", "--run", "run", "--cache", "several", *glue), "glue is for one label a text"),
         (("evaluate", "--run", "run", "--data", flags, *given, *FORMS[0], *FORMS[1][2:]), "--label has 3"),
-        (("fit", "--cache", "several", "--class-weights", "balanced"), "texts of several labels"),
         (("evaluate", "--run", "run", "--data", names, *given, "--label", "tags"), "--label billing,login,refund, or"),
         (("evaluate", "--run", "run", "--data", flags, *given, "--label", "billing,login"), "name the column of each"),
     ):

@@ -319,7 +319,7 @@ class Means:
         if self.task.target == "score":
             fitted = fit_ridge(features, labels)
         elif self.task.target == "labels":
-            fitted = fit_one_vs_rest(features, labels, len(self.task.classes))
+            fitted = fit_one_vs_rest(features, labels, len(self.task.classes), self.class_weights)
         else:
             fitted = fit_logistic(features, labels, len(self.task.classes), self.class_weights)
         self._known[layer] = train, fitted
