@@ -67,8 +67,13 @@ def test_from_a_table_to_answers(
     assert f"macro_label_f1 {100 * f1_score(real, found, average='macro'):.1f} [" in out
     assert f"exact_match {100 * accuracy_score(real, found):.1f} [" in out
     assert Path("made/report.html").exists()
-    code, out, err = glot("evaluate", "--run", "made", "--data", tables[form], *given, "--json", "--device", "cpu")
+    page = "--page", "page.html"
+    code, out, err = glot(
+        "evaluate", "--run", "made", "--data", tables[form], *given, *page, "--json", "--device", "cpu"
+    )
     assert code == 0, err
+    assert json.loads(out)["doubts"]["of"] == 128
+    assert "128 training texts" in Path("page.html").read_text(encoding="utf-8")
     evaluated = json.loads(out)["runs"][0]
     assert [one["name"] for one in evaluated["classes"]] == list(NAMES)
     thresholds = [one["threshold"] for one in evaluated["classes"]]

@@ -76,6 +76,27 @@ def test_doubts_and_duplicates(tmp_path: Path) -> None:
     assert "row 1, training row 2 a doubled text" in text
 
 
+def test_doubts_of_several_labels_take_a_line_each(tmp_path: Path) -> None:
+    task = TaskSpec("made", 1, "labels", ("bug", "docs"), metrics=("micro_f1",))
+    shares = np.random.default_rng(0).random((40, 2))
+    scored = Scored("held.csv", task, np.arange(40) % 4, shares, None, [("a text",)] * 40, np.full(2, 0.5))
+    missing = Doubt(7, ("an odd text",), "docs", "bug, docs", 0.1, 0.9, "bug", True)
+    wrong = Doubt(7, ("an odd text",), "docs", "none", 0.2, 0.8, "docs", False)
+    for found, said in (
+        ((missing, wrong), "2 labels of 40 training texts are"),
+        ((wrong,), "1 label of 40 training texts is"),
+    ):
+        write_page(tmp_path / "page.html", Page(evaluate(scored), doubts=Doubts(len(found), 40, found)))
+        text = Parsed(tmp_path / "page.html").text
+        assert f"{said} in doubt" in text
+        assert ("bug is missing? labels: docs the regression gives it 90.0 % training row 7" in text) == (
+            len(found) == 2
+        )
+        assert "docs is wrong? labels: docs the regression gives it 20.0 % training row 7 an odd text" in text
+    write_page(tmp_path / "page.html", Page(evaluate(scored), doubts=Doubts(0, 40, ())))
+    assert "None of the labels of 40 training texts is in doubt" in Parsed(tmp_path / "page.html").text
+
+
 def test_words_are_shaded_by_what_they_weigh() -> None:
     found = TokenWeights(("[CLS]", "un", "##do", "it"), (True, False, False, False), (0.6, 0.2, 0.1, 0.1))
     assert shaded(found) == [("un", 1.0, False), ("do", 0.5, True), ("it", 0.5, False)]
