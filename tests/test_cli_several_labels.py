@@ -83,8 +83,13 @@ def test_from_a_table_to_answers(
     with open(tables[1], newline="", encoding="utf-8") as file:
         counts = codes([row["tags"] for row in csv.DictReader(file)]).sum(axis=0)
     assert [one["support"] for one in evaluated["classes"]] == counts.tolist()
-    code, out, err = glot("predict", "--run", "made", "--input", tables[form], "--text", "body", "--output", "new.csv")
+    write(Path("more.csv"), [("no", "the old dog"), ("none", "a river")], ("text", "body"))
+    code, out, err = glot("predict", "--run", "made", "--input", "more.csv", "--output", "new.csv")
     assert code == 0, err
+    assert "more.csv: text in 'body', as in training" in err
+    code, _, err = glot("predict", "--run", "made", "--input", "more.csv", "--text", "body", "--output", "named.csv")
+    assert code == 0, err
+    assert Path("new.csv").read_bytes() == Path("named.csv").read_bytes()
 
 
 def test_wrong_uses_take_one_line(
