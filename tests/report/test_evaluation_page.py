@@ -56,6 +56,13 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     assert {anchor.removeprefix("#") for anchor in anchors} <= ids
 
 
+def test_of_which_class_the_f1_is(tmp_path: Path) -> None:
+    task = TaskSpec("made", 1, "classes", ("ham", "spam"), metrics=("f1", "accuracy"))
+    labels = np.arange(40) % 2
+    write_page(tmp_path / "page.html", Page(evaluate(Scored("held.csv", task, labels, np.eye(2)[labels]))))
+    assert "F1 of spam on 40 rows of held.csv" in Parsed(tmp_path / "page.html").text
+
+
 def test_many_classes_have_no_matrix(tmp_path: Path) -> None:
     for classes in (MOST_CLASSES, MOST_CLASSES + 1):
         write_page(tmp_path / "page.html", made(classes, 0.8, 0.5))

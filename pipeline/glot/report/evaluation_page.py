@@ -19,6 +19,7 @@ from glot.report.figures import Panel, Picture, check_extra, render
 from glot.report.pieces import readable_pieces
 from glot.report.write import environment_facts, load_templates, read_style
 from glot.store.files import make_folder, write_text
+from glot.store.task_spec import metric_in_words
 from glot.version import __version__
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ def render_page(page: Page) -> str:
         return Markup(drawn.svg)
 
     templates = load_templates(Path(), {})
+    classes = evaluation.scored.task.classes
+    names = {metric: metric_in_words(metric, classes, name) for metric, name in NAMES.items()}
     facts: dict[str, Any] = {
         "page": page,
         "found": evaluation,
@@ -90,7 +93,7 @@ def render_page(page: Page) -> str:
         "first": evaluation.judgements[0],
         "style": Markup(read_style("report.css") + read_style("evaluation.css")),
         "version": __version__,
-        "names": NAMES,
+        "names": names,
         "ranges": plot(_ranges(evaluation.judgements[0])),
         "plots": [plot(panel) for panel in _score_panels(evaluation)],
         "reliability": None if evaluation.calibration is None else plot(_reliability(evaluation)),
