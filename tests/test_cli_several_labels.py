@@ -72,8 +72,15 @@ def test_from_a_table_to_answers(
         "evaluate", "--run", "made", "--data", tables[form], *given, *page, "--json", "--device", "cpu"
     )
     assert code == 0, err
-    assert json.loads(out)["doubts"]["of"] == 128
+    doubts = json.loads(out)["doubts"]
+    assert doubts["of"] == 128
     assert "128 training texts" in Path("page.html").read_text(encoding="utf-8")
+    with open("made/doubts.csv", newline="", encoding="utf-8") as file:
+        told = [(int(row["index"]), row["doubt"], row["label"], row["suggested"]) for row in csv.DictReader(file)]
+    assert told == [
+        (one["row"], f"{one['name']} is {'missing' if one['is_missing'] else 'wrong'}", one["label"], one["other"])
+        for one in doubts["found"]
+    ]
     evaluated = json.loads(out)["runs"][0]
     assert [one["name"] for one in evaluated["classes"]] == list(NAMES)
     thresholds = [one["threshold"] for one in evaluated["classes"]]

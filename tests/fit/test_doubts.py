@@ -42,9 +42,9 @@ def test_labels_that_were_turned_round_are_doubted(make_fit_cache: MakeCache) ->
     found = find_doubts(cache, replace(train, label=label), means, 2)
     assert found is not None
     assert found.of == 120
-    assert set(train.index[turned].tolist()) == {one.row for one in found.worst[:3]}
-    assert found.count < 30
-    first = found.worst[0]
+    assert set(train.index[turned].tolist()) == {one.row for one in found.found[:3]}
+    assert len(found.found) < 30
+    first = found.found[0]
     place = int(np.flatnonzero(train.index == first.row)[0])
     assert (first.label, first.other) == (("no", "yes")[label[place]], ("no", "yes")[1 - label[place]])
     assert first.label_share == pytest.approx(1 - first.other_share, abs=1e-6)
@@ -81,9 +81,9 @@ def test_of_several_labels_each_is_doubted_by_itself(several: tuple[Cache, Examp
         (row[both], "yes", True, "no", "yes, no"),
         (row[both], "no", False, "no", "none"),
     }
-    assert {(one.row, one.name, one.is_missing, one.label, one.other) for one in found.worst[:4]} == expected
-    assert all(one.label_share == pytest.approx(1 - one.other_share, abs=1e-6) for one in found.worst)
-    assert found.worst[0].texts == texts_of(cache, train.subset(np.flatnonzero(row == found.worst[0].row)))[0]
+    assert {(one.row, one.name, one.is_missing, one.label, one.other) for one in found.found[:4]} == expected
+    assert all(one.label_share == pytest.approx(1 - one.other_share, abs=1e-6) for one in found.found)
+    assert found.found[0].texts == texts_of(cache, train.subset(np.flatnonzero(row == found.found[0].row)))[0]
 
 
 def test_labels_are_doubted_as_by_scikit_learns_held_out_probabilities(
@@ -104,7 +104,7 @@ def test_labels_are_doubted_as_by_scikit_learns_held_out_probabilities(
     found = find_doubts(cache, train, means, 2)
     assert found is not None
     assert len(surely) > 3
-    assert surely <= {(one.row, one.name) for one in found.worst} <= perhaps
+    assert surely <= {(one.row, one.name) for one in found.found} <= perhaps
 
 
 def test_scores_far_from_what_the_others_say_are_doubted(make_fit_cache: MakeCache) -> None:
@@ -115,8 +115,8 @@ def test_scores_far_from_what_the_others_say_are_doubted(make_fit_cache: MakeCac
     means = Means(cache, cache.examples_entry("train").task, "all", "none")
     found = find_doubts(cache, replace(train, label=label), means, 2)
     assert found is not None
-    assert found.worst[0].row == 7
-    assert (found.worst[0].label, found.worst[0].label_share) == ("40", None)
+    assert found.found[0].row == 7
+    assert (found.found[0].label, found.found[0].label_share) == ("40", None)
 
 
 def test_texts_of_pairs_are_the_caches(make_fit_cache: MakeCache) -> None:

@@ -73,11 +73,11 @@ def test_many_classes_have_no_matrix(tmp_path: Path) -> None:
 
 def test_doubts_and_duplicates(tmp_path: Path) -> None:
     page = made(2, 0.9, 0.5)
-    doubts = Doubts(3, 40, (Doubt(7, ("an odd text",), "no", "yes", 0.1, 0.9),))
+    doubts = Doubts(40, (Doubt(7, ("an odd text",), "no", "yes", 0.1, 0.9),))
     doubled = (Duplicate(1, 2, ("a doubled text",), "no", "yes"),)
     write_page(tmp_path / "page.html", Page(page.evaluation, duplicates=doubled, doubts=doubts))
     text = Parsed(tmp_path / "page.html").text
-    assert "3 of 40 training labels are in doubt" in text
+    assert "1 of 40 training labels is in doubt" in text
     assert "the regression says yes 90.0 % training row 7 an odd text" in text
     assert "one of which stands in the training data too" in text
     assert "row 1, training row 2 a doubled text" in text
@@ -93,14 +93,14 @@ def test_doubts_of_several_labels_take_a_line_each(tmp_path: Path) -> None:
         ((missing, wrong), "2 labels of 40 training texts are"),
         ((wrong,), "1 label of 40 training texts is"),
     ):
-        write_page(tmp_path / "page.html", Page(evaluate(scored), doubts=Doubts(len(found), 40, found)))
+        write_page(tmp_path / "page.html", Page(evaluate(scored), doubts=Doubts(40, found)))
         text = Parsed(tmp_path / "page.html").text
         assert f"{said} in doubt" in text
         assert ("bug is missing? labels: docs the regression gives it 90.0 % training row 7" in text) == (
             len(found) == 2
         )
         assert "docs is wrong? labels: docs the regression gives it 20.0 % training row 7 an odd text" in text
-    write_page(tmp_path / "page.html", Page(evaluate(scored), doubts=Doubts(0, 40, ())))
+    write_page(tmp_path / "page.html", Page(evaluate(scored), doubts=Doubts(40, ())))
     assert "None of the labels of 40 training texts is in doubt" in Parsed(tmp_path / "page.html").text
 
 

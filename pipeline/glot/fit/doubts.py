@@ -20,7 +20,6 @@ FOLDS = 5
 FEWEST = 40  # examples; of fewer the folds know next to nothing
 FAR = 3.0  # robust deviations of a score from what the others say of it
 MAD = 1.4826  # a normal deviation over the median absolute one
-MOST_DOUBTS = 100
 BLOCK = 4096  # texts that are read at once
 
 
@@ -48,14 +47,13 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Doubts:
-    """The training labels in doubt: how many, of how many examples, and the worst, the likeliest wrong first."""
+    """The training labels in doubt, the likeliest wrong first, and how many examples were looked at."""
 
-    count: int
     of: int
-    worst: tuple[Doubt, ...]
+    found: tuple[Doubt, ...]
 
 
-def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int, most: int = MOST_DOUBTS) -> Doubts | None:
+def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int) -> Doubts | None:
     """Labels that a regression on the means of a layer doubts, each judged by one that has not seen it (five folds).
 
     Of classes a label is in doubt where another class is at least as probable as it is, on average, for examples that
@@ -69,11 +67,10 @@ def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int, most:
     labels, features = labels_of(some), means.features(some, layer)
     find = {"score": _far_scores, "labels": _doubted_labels}.get(means.task.target, _doubted_classes)
     places, shown = find(means.task, features, labels)
-    worst = places[:most]
-    texts = texts_of(cache, some.subset(worst))
-    rows = some.index[worst].tolist()
-    found = [Doubt(row, text, *words) for row, text, words in zip(rows, texts, shown, strict=False)]
-    return Doubts(len(places), len(some), tuple(found))
+    texts = texts_of(cache, some.subset(places))
+    rows = some.index[places].tolist()
+    found = [Doubt(row, text, *words) for row, text, words in zip(rows, texts, shown, strict=True)]
+    return Doubts(len(some), tuple(found))
 
 
 def _doubted_classes(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[tuple]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 PLOT_WIDTH = 3.6  # inches: beside another on a screen, and as wide as a phone
 MOST_CLASSES = 15  # of a confusion matrix; of more the commonest confusions stand for it
 MOST_CONFUSIONS = 10
+MOST_DOUBTS = 100
 NAMES = {"accuracy": "accuracy", "f1": "F1", "macro_f1": "macro F1", "mcc": "Matthews correlation"}
 NAMES |= {"micro_f1": "micro F1", "macro_label_f1": "macro F1 of the labels", "exact_match": "exact matches"}
 NAMES |= {"spearman": "Spearman correlation", "pearson": "Pearson correlation"}
@@ -100,6 +101,7 @@ def render_page(page: Page) -> str:
         "growth": None if page.curve is None or not page.curve.points else plot(_growth(page.curve)),
         "confusions": _confusions(evaluation),
         "most_classes": MOST_CLASSES,
+        "most_doubts": MOST_DOUBTS,
         "environment": [] if page.environment is None else environment_facts(page.environment),
     }
     filters: dict[str, Any] = {

@@ -14,6 +14,7 @@ from glot.store.task_spec import TaskSpec
 
 VERSION = 1
 RESULT_FILE, PREDICTIONS_FILE, PAGE_FILE, CARD_FILE = "result.json", "predictions.csv", "report.html", "README.md"
+DOUBTS_FILE = "doubts.csv"
 
 
 @dataclass(frozen=True)
