@@ -82,6 +82,7 @@ def test_of_several_labels_each_is_doubted_by_itself(several: tuple[Cache, Examp
         (row[both], "no", False, "no", "none"),
     }
     assert {(one.row, one.name, one.is_missing, one.label, one.other) for one in found.found[:4]} == expected
+    assert [one.is_missing for one in found.found[:4]] == [True, False] * 2  # in turn
     assert all(one.label_share == pytest.approx(1 - one.other_share, abs=1e-6) for one in found.found)
     assert found.found[0].texts == texts_of(cache, train.subset(np.flatnonzero(row == found.found[0].row)))[0]
 

@@ -158,7 +158,7 @@ def predict(
     texts = Input(input, text or "text", text_b, table_format(delimiter, quoting, encoding, no_header))
     checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
-    if text is None and text_b is None:
+    if text is None and text_b is None and texts.is_table:
         texts, found = texts.with_columns(config.texts_each, Trained.columns_of(folder))
         if found:
             note(found)

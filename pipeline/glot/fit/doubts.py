@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
@@ -85,20 +86,23 @@ def _doubted_classes(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -
 
 
 def _doubted_labels(task: TaskSpec, features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
-    """As `_doubted_classes`, but each label is a question of its own: a text has it (1) or not (0)."""
-    found = []
-    for number, (name, has) in enumerate(
-        zip(task.classes, label_sets.to_indicator(codes, len(task.classes)).T, strict=True)
-    ):
+    """As `_doubted_classes`, but each label is a question of its own: a text has it (1) or not (0).
+
+    Labels that are missing and labels that are wrong take turns, the most doubted of either first: the margins of both
+    are not alike, for of a rare label a regression is surer that a text lacks it than that one has it.
+    """
+    found, columns = [], label_sets.to_indicator(codes, len(task.classes)).T
+    for number, (name, has) in enumerate(zip(task.classes, columns, strict=True)):
         shares = _held_out_shares(features, has, 2)
-        for place, other in zip(*(some.tolist() for some in _rivals(shares, has)), strict=True):
-            code = int(codes[place])
-            words = (in_words(task, code), in_words(task, code ^ 1 << number))
-            found.append(
-                (place, *words, float(shares[place, 1 - other]), float(shares[place, other]), name, other == 1)
-            )
-    found.sort(key=lambda one: one[3] - one[4])
-    return np.asarray([place for place, *_ in found], dtype=np.int64), [tuple(words) for _, *words in found]
+        for place in _rivals(shares, has)[0].tolist():
+            code, real = int(codes[place]), int(has[place])
+            own, best = float(shares[place, real]), float(shares[place, 1 - real])
+            words = (in_words(task, code), in_words(task, code ^ 1 << number), own, best, name, real == 0)
+            found.append((own - best, place, words))
+    found.sort(key=lambda one: one[0])
+    kinds = [[one for one in found if one[2][-1] is is_missing] for is_missing in (True, False)]
+    turns = [one for turn in zip_longest(*kinds) for one in turn if one is not None]
+    return np.asarray([place for _, place, _ in turns], dtype=np.int64), [words for *_, words in turns]
 
 
 def _held_out_shares(features: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:

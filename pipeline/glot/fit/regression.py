@@ -74,8 +74,11 @@ def fit_one_vs_rest(
     bias = np.stack([line[1][1] - line[1][0] for _, line in fitted])
     strength = float(np.exp(np.mean([math.log(chosen.strength) for chosen, _ in fitted])))
     error = float(np.mean([chosen.error for chosen, _ in fitted]))
-    favours = np.ones(count) if class_weights == "none" else [_favour(has, weights) for has in columns]
-    thresholds = [chosen.threshold(favour) for (chosen, _), favour in zip(fitted, favours, strict=True)]
+    if class_weights == "none":
+        thresholds = [chosen.threshold() for chosen, _ in fitted]
+    else:
+        favours = [_favour(has, weights) for has in columns]
+        thresholds = [chosen.balanced_threshold(favour) for (chosen, _), favour in zip(fitted, favours, strict=True)]
     return Regression(_as_they_are(weight, bias, centre, scale), strength, error, np.asarray(thresholds, np.float32))
 
 
@@ -176,15 +179,20 @@ class _Chosen:
     shares: np.ndarray | None = None
     weights: np.ndarray | None = None
 
-    def threshold(self, favour: float) -> float:
-        """Where a text has a label (1) or not (0): above which probability; a half without cross-validation.
+    def threshold(self) -> float:
+        """Where a text has a label (1) or not (0): above which probability; a half without cross-validation."""
+        if self.labels is None or self.shares is None:
+            return HALF
+        return best_threshold(self.shares[:, 1], self.labels == 1, self.weights)
 
-        Where a text with the label counted `favour` times one without it, the odds are so much higher than they really
-        are. The threshold is sought, and the half meant, of the real ones.
+    def balanced_threshold(self, favour: float) -> float:
+        """As `threshold`, where a text with the label counted `favour` times one without it.
+
+        The odds are so much higher than they really are. The threshold is sought, and the half meant, of the real ones.
         """
         if self.labels is None or self.shares is None:
             return float(_favoured(HALF, favour))
-        real = _favoured(self.shares[:, 1], 1 / favour)
+        real = _favoured(self.shares[:, 1], 1 / _favour(self.labels, self.weights))  # as the folds had them
         return float(_favoured(best_threshold(real, self.labels == 1, self.weights), favour))
 
 

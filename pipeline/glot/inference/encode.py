@@ -64,12 +64,10 @@ class Input:
         return 0 if self.path == STDIN else Path(self.path).stat().st_size // BYTES_A_TOKEN
 
     def with_columns(self, texts_each: int, trained: Columns | None) -> tuple[Input, str]:
-        """Itself with the columns that nobody named, and which those are, for people; "" where there is nothing to say.
+        """A table with the columns that nobody named (see `guess_texts`), and which those are, for people.
 
-        See `guess_texts`; lines stay lines.
+        That is "" where there is nothing to say.
         """
-        if not self.is_table:
-            return self, ""
         guess = guess_texts(Path(self.path), texts_each, self.form, trained)
         columns = guess.columns
         found = replace(self, text=columns.text, text_b=columns.text_b, form=guess.form)
