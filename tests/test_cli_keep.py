@@ -154,3 +154,15 @@ def test_a_cache_has_no_columns(glot: Glot, made: Path) -> None:
     code, _, err = glot("predict", "--run", made / "run", "--cache", made / "cache", "--keep", "all")
     assert (code, len(err.splitlines())) == (2, 1)
     assert "--keep is for the columns of --input" in err
+
+
+def test_an_obvious_column_of_texts_need_not_be_named(predict: Glot) -> None:
+    Path("new.csv").write_text("id,words\n1,rain falls on town\n2,the river is wide\n")
+    code, out, err = predict("--input", "new.csv")
+    assert code == 0, err
+    assert "new.csv: text in 'words'\n" in err
+    assert out == predict("--input", "new.csv", "--text", "words")[1]
+    Path("new.csv").write_text("id,words,more\n1,rain falls on town,and on the river\n")
+    code, out, err = predict("--input", "new.csv")
+    assert (code, out) == (2, "")
+    assert "new.csv: which column is the text? 'words' or 'more'? Name it with --text; the columns are: id, wor" in err

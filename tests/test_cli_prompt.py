@@ -151,6 +151,7 @@ def test_a_run_of_pairs_in_one_prompt_wants_both(glot: Glot, pair_run: Path) -> 
     for words, told in [
         (["predict", "--input", "pairs.csv", "--text", "a"], "name the column of the second with --text-b"),
         (["predict", "--input", "pairs.csv", "--text", "a", "--text-b", "c"], "'c'"),
+        (["predict", "--input", "pairs.csv"], "which columns are the two texts? Name them with --text and --text-b"),
         (["predict", "--input", "texts.txt"], "name the column of the second with --text-b"),
         (["encode", "--input", "pairs.csv", "--text", "a", "--output", "v.npy"], "second with --text-b"),
         (["explain", "--input-text", "rain"], "pass the second one with --input-text-b"),

@@ -67,8 +67,20 @@ def test_from_a_table_to_answers(
     assert f"macro_label_f1 {100 * f1_score(real, found, average='macro'):.1f} [" in out
     assert f"exact_match {100 * accuracy_score(real, found):.1f} [" in out
     assert Path("made/report.html").exists()
-    code, out, err = glot("evaluate", "--run", "made", "--data", tables[form], *given, "--json", "--device", "cpu")
+    page = "--page", "page.html"
+    code, out, err = glot(
+        "evaluate", "--run", "made", "--data", tables[form], *given, *page, "--json", "--device", "cpu"
+    )
     assert code == 0, err
+    doubts = json.loads(out)["doubts"]
+    assert doubts["of"] == 128
+    assert "128 training texts" in Path("page.html").read_text(encoding="utf-8")
+    with open("made/doubts.csv", newline="", encoding="utf-8") as file:
+        told = [(int(row["index"]), row["doubt"], row["label"], row["suggested"]) for row in csv.DictReader(file)]
+    assert told == [
+        (one["row"], f"{one['name']} is {'missing' if one['is_missing'] else 'wrong'}", one["label"], one["other"])
+        for one in doubts["found"]
+    ]
     evaluated = json.loads(out)["runs"][0]
     assert [one["name"] for one in evaluated["classes"]] == list(NAMES)
     thresholds = [one["threshold"] for one in evaluated["classes"]]
@@ -78,8 +90,13 @@ def test_from_a_table_to_answers(
     with open(tables[1], newline="", encoding="utf-8") as file:
         counts = codes([row["tags"] for row in csv.DictReader(file)]).sum(axis=0)
     assert [one["support"] for one in evaluated["classes"]] == counts.tolist()
-    code, out, err = glot("predict", "--run", "made", "--input", tables[form], "--text", "body", "--output", "new.csv")
+    write(Path("more.csv"), [("no", "the old dog"), ("none", "a river")], ("text", "body"))
+    code, out, err = glot("predict", "--run", "made", "--input", "more.csv", "--output", "new.csv")
     assert code == 0, err
+    assert "more.csv: text in 'body', as in training" in err
+    code, _, err = glot("predict", "--run", "made", "--input", "more.csv", "--text", "body", "--output", "named.csv")
+    assert code == 0, err
+    assert Path("new.csv").read_bytes() == Path("named.csv").read_bytes()
 
 
 def test_wrong_uses_take_one_line(
@@ -159,8 +176,10 @@ def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders:
     given = "--text", "body"
     code, _, err = glot("extract", "--data", names, *given, *FORMS[1], *model, "--out", "several")
     assert code == 0, err
-    code, _, err = glot("fit", "--cache", "several", "--out", "run", "--device", "cpu", "--preset", "published")
+    settings = "--preset", "published", "--class-weights", "balanced"
+    code, _, err = glot("fit", "--cache", "several", "--out", "run", "--device", "cpu", *settings)
     assert code == 0, err
+    assert json.loads(Path("run/config.json").read_text())["train"]["class_weights"] == "balanced"
     code, out, err = glot("evaluate", "--run", "run", "--cache", "several", "--device", "cpu")
     assert code == 0, err
     assert "micro_f1" in out
@@ -173,7 +192,6 @@ def test_other_commands(glot: Glot, tables: tuple[Path, Path], backbone_folders:
         (("explain", "--run", "run", "--input-text", "a dog", "--of", "moon"), "--of moon: run has billing, login, re"),
         (("predict", "--run", "run", "--cache", "several", *glue), "glue is for one label a text"),
         (("evaluate", "--run", "run", "--data", flags, *given, *FORMS[0], *FORMS[1][2:]), "--label has 3"),
-        (("fit", "--cache", "several", "--class-weights", "balanced"), "texts of several labels"),
         (("evaluate", "--run", "run", "--data", names, *given, "--label", "tags"), "--label billing,login,refund, or"),
         (("evaluate", "--run", "run", "--data", flags, *given, "--label", "billing,login"), "name the column of each"),
     ):

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from glot.corpus.guess import guess_columns
+from glot.corpus.guess import guess_columns, guess_texts
 from glot.errors import UsageError
+from glot.registry.tasks import Columns
 
 
 def guess(folder: Path, content: str, name: str = "a.csv", **given: str) -> tuple[str, str | None, str]:
@@ -71,3 +72,57 @@ def test_what_is_not_obvious_is_asked_for(content: str, message: str, tmp_path: 
     with pytest.raises(UsageError) as caught:
         guess(tmp_path, content)
     assert message in str(caught.value)
+
+
+ROWS = "1,rain falls on town,x\n2,the river is wide,y\n"
+
+
+@pytest.mark.parametrize(
+    ("header", "trained", "expected"),
+    [
+        ("nr,text,kind", None, ("text", "")),  # as where nobody says otherwise
+        ("nr,body,kind", None, ("body", "text in 'body'")),
+        ("nr,words,kind", None, ("words", "text in 'words'")),  # by its cells
+        ("text,body,kind", "body", ("body", "text in 'body', as in training")),
+        ("nr,body,kind", "message", ("body", "text in 'body'")),  # no such column here
+        ("2024,body,kind", None, ("body", "text in 'body'")),
+    ],
+)
+def test_the_column_of_new_texts(header: str, trained: str | None, expected: tuple[str, str], tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text(f"{header}\n{ROWS}", encoding="utf-8")
+    found = guess_texts(path, 1, trained=trained and Columns(trained, None, "topic"))
+    assert (found.columns.text, found.found) == expected
+    assert found.columns.text_b is None
+
+
+def test_the_columns_of_new_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("sentence1,sentence2,a,b\nrain,falls,on,town\n", encoding="utf-8")
+    for trained, expected, why in (
+        (None, ("sentence1", "sentence2"), ""),
+        (("a", "b"), ("a", "b"), ", as in training"),
+    ):
+        found = guess_texts(path, 2, trained=trained and Columns(*trained, "label"))
+        assert (found.columns.text, found.columns.text_b) == expected
+        assert found.found == f"texts in {expected[0]!r} and {expected[1]!r}{why}"
+    path.write_text("a,b\nrain,falls\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="which columns are the two texts\\? Name them with --text and --text-b; the"):
+        guess_texts(path, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("what,why\nrain falls on town,so it is and was\n", "which column is the text? 'what' or 'why'? Name it with"),
+        ("id,kind\na,x\nb,y\n", "which column is the text? Name it with --text; the columns are: id, kind"),
+        (ROWS, "new.csv seems to have no header line"),  # whose first row would get no answer
+        ("rain falls on\nthe river is wide\n", "which column is the text? Name it with --text"),
+    ],
+)
+def test_new_texts_that_are_not_obvious(content: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UsageError) as raised:
+        guess_texts(path, 1)
+    assert said in str(raised.value)

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from glot.errors import Stopped
 from glot.fit.curve import learning_curve
@@ -15,6 +19,8 @@ from glot.fit.doubts import find_doubts, find_duplicates, texts_of
 from glot.fit.options import FitOptions
 from glot.fit.run import make_configs
 from glot.fit.yardsticks import Means, measure_yardsticks
+from glot.store.example_set import ExampleSet
+from glot.store.label_sets import to_indicator
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
 
@@ -36,15 +42,70 @@ def test_labels_that_were_turned_round_are_doubted(make_fit_cache: MakeCache) ->
     found = find_doubts(cache, replace(train, label=label), means, 2)
     assert found is not None
     assert found.of == 120
-    assert set(train.index[turned].tolist()) == {one.row for one in found.worst[:3]}
-    assert found.count < 30
-    first = found.worst[0]
+    assert set(train.index[turned].tolist()) == {one.row for one in found.found[:3]}
+    assert len(found.found) < 30
+    first = found.found[0]
     place = int(np.flatnonzero(train.index == first.row)[0])
     assert (first.label, first.other) == (("no", "yes")[label[place]], ("no", "yes")[1 - label[place]])
     assert first.label_share == pytest.approx(1 - first.other_share, abs=1e-6)
     assert first.other_share > 0.5
     assert first.texts == texts_of(cache, train.subset(np.array([place])))[0]
     assert find_doubts(cache, train.subset(np.arange(39)), means, 2) is None
+
+
+@pytest.fixture
+def several(make_fit_cache: MakeCache) -> tuple[Cache, ExampleSet, Means]:
+    """120 texts that have "yes" by what a regression can learn, "no" without it, and "rain" at random."""
+    cache = Cache(make_fit_cache(train=120))
+    train = cache.examples("train")
+    rain = np.random.default_rng(0).random(120) < 0.2
+    task = TaskSpec("made", 1, "labels", ("yes", "no", "rain"), metrics=("micro_f1",))
+    train = replace(train, label=np.where(train.label == 1, 1, 2) + 4 * rain)
+    return cache, train, Means(cache, task, "all", "none")
+
+
+def test_of_several_labels_each_is_doubted_by_itself(several: tuple[Cache, ExampleSet, Means]) -> None:
+    cache, train, means = several
+    clear = np.argsort(-np.abs(means.features(train, 2)[:, 0]))  # by the number that "yes" and "no" are made of
+    label = train.label & 3
+    kinds = [clear[label[clear] == kind] for kind in (1, 2)]
+    missing, wrong, both = kinds[0][0], kinds[1][0], kinds[0][1]
+    label[missing], label[wrong], label[both] = 0, 3, 2  # "yes" lacks; "yes" is too much; "no" stands for "yes"
+    found = find_doubts(cache, replace(train, label=label), means, 2)
+    assert found is not None
+    assert found.of == 120
+    row = train.index
+    expected = {
+        (row[missing], "yes", True, "none", "yes"),
+        (row[wrong], "yes", False, "yes, no", "no"),
+        (row[both], "yes", True, "no", "yes, no"),
+        (row[both], "no", False, "no", "none"),
+    }
+    assert {(one.row, one.name, one.is_missing, one.label, one.other) for one in found.found[:4]} == expected
+    assert [one.is_missing for one in found.found[:4]] == [True, False] * 2  # in turn
+    assert all(one.label_share == pytest.approx(1 - one.other_share, abs=1e-6) for one in found.found)
+    assert found.found[0].texts == texts_of(cache, train.subset(np.flatnonzero(row == found.found[0].row)))[0]
+
+
+def test_labels_are_doubted_as_by_scikit_learns_held_out_probabilities(
+    several: tuple[Cache, ExampleSet, Means],
+) -> None:
+    """Confident learning by a loop; what lies within a hundredth of the line may fall on either side."""
+    cache, train, means = several
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
+    folds = KFold(5, shuffle=True, random_state=0)
+    surely, perhaps = set(), set()
+    for name, has in zip(means.task.classes, to_indicator(train.label, 3).T, strict=True):
+        shares = cross_val_predict(model, means.features(train, 2), has, cv=folds, method="predict_proba")
+        for place, real in enumerate(has):
+            other = shares[place, 1 - real]
+            margin = min(other - shares[place, real], other - shares[has != real, 1 - real].mean())
+            surely |= {(train.index[place], name)} if margin > 0.01 else set()
+            perhaps |= {(train.index[place], name)} if margin > -0.01 else set()
+    found = find_doubts(cache, train, means, 2)
+    assert found is not None
+    assert len(surely) > 3
+    assert surely <= {(one.row, one.name) for one in found.found} <= perhaps
 
 
 def test_scores_far_from_what_the_others_say_are_doubted(make_fit_cache: MakeCache) -> None:
@@ -55,8 +116,8 @@ def test_scores_far_from_what_the_others_say_are_doubted(make_fit_cache: MakeCac
     means = Means(cache, cache.examples_entry("train").task, "all", "none")
     found = find_doubts(cache, replace(train, label=label), means, 2)
     assert found is not None
-    assert found.worst[0].row == 7
-    assert (found.worst[0].label, found.worst[0].label_share) == ("40", None)
+    assert found.found[0].row == 7
+    assert (found.found[0].label, found.found[0].label_share) == ("40", None)
 
 
 def test_texts_of_pairs_are_the_caches(make_fit_cache: MakeCache) -> None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_curve
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils.class_weight import compute_class_weight
 
 from glot.fit import regression
 from glot.fit.metrics import compute_metrics
 from glot.fit.statistics import score_interval
+from glot.fit.yardsticks import Means
 from glot.nn.heads import LabelsHead
 from glot.store.label_sets import MOST_LABELS, to_codes, to_indicator
+from glot.store.reader import Cache
+from glot.store.task_spec import TaskSpec
 
 METRICS = ("micro_f1", "macro_label_f1", "exact_match")
 
@@ -39,17 +48,19 @@ def test_metrics_are_those_of_scikit_learn() -> None:
         assert interval.low < value < interval.high
 
 
-def test_the_regression_is_one_versus_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_the_regression_is_one_versus_the_rest(monkeypatch: pytest.MonkeyPatch, class_weights: str) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 6)).astype(np.float32)
     y = (x @ rng.normal(size=(6, 3)) + rng.normal(size=(200, 3)) > 0.5).astype(int)
     monkeypatch.setattr(regression, "STRENGTHS", (0.1,))
-    found = regression.fit_one_vs_rest(x, to_codes(y), 3)
+    found = regression.fit_one_vs_rest(x, to_codes(y), 3, class_weights)
     weight, bias = map(torch.from_numpy, found.line)
     head = LabelsHead(6, 1, 3)
     head.load_state_dict({"linear.weight": weight, "linear.bias": bias, "thresholds": torch.full((3,), 0.5)})
     scaler = StandardScaler().fit(x)
-    theirs = OneVsRestClassifier(LogisticRegression(C=0.1, max_iter=200)).fit(scaler.transform(x), y)
+    one = LogisticRegression(C=0.1, max_iter=200, class_weight=None if class_weights == "none" else class_weights)
+    theirs = OneVsRestClassifier(one).fit(scaler.transform(x), y)
     shares = head.estimate(head(torch.from_numpy(x))).numpy()
     np.testing.assert_allclose(shares, theirs.predict_proba(scaler.transform(x)), atol=1e-4)
     np.testing.assert_array_equal(
@@ -57,9 +68,20 @@ def test_the_regression_is_one_versus_the_rest(monkeypatch: pytest.MonkeyPatch) 
     )
     folds, order = StratifiedKFold(4, shuffle=True, random_state=0), np.random.default_rng(0).permutation(200)
     for has, threshold in zip(y.T, found.thresholds, strict=True):
-        one = LogisticRegression(C=0.1, max_iter=200)
         held = cross_val_predict(one, scaler.transform(x[order]), has[order], cv=folds, method="predict_proba")[:, 1]
-        assert threshold == pytest.approx(regression.best_threshold(held, has[order]), abs=1e-3)
+        without, with_it = compute_class_weight("balanced", classes=np.array([0, 1]), y=has)
+        favour = 1.0 if class_weights == "none" else with_it / without  # of the odds, which are not the real ones then
+        odds = held / (1 - held) / favour
+        expected = regression.best_threshold(odds / (1 + odds), has[order])
+        assert threshold / (1 - threshold) == pytest.approx(favour * expected / (1 - expected), rel=5e-3)
+
+
+def test_a_label_that_is_chance_is_not_given_to_half_of_the_texts_by_balanced_weights() -> None:
+    rng = np.random.default_rng(1)
+    x, has = rng.normal(size=(400, 4)).astype(np.float32), np.arange(400) < 40
+    found = regression.fit_one_vs_rest(x, to_codes(has[:, None]), 1, "balanced")
+    assert found.thresholds == pytest.approx([0.9])  # where it is as likely as not: nine texts of ten lack it
+    assert np.median(expit(found.raw(x))) == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_threshold_lies_between_the_best_on_held_out_texts_and_half_its_f1() -> None:
@@ -89,3 +111,17 @@ def test_thresholds_count_texts_by_their_weight() -> None:
     weights = rng.integers(1, 4, 60)
     each = regression.best_threshold(np.repeat(shares, weights), np.repeat(has, weights))
     assert regression.best_threshold(shares, has, weights.astype(float)) == pytest.approx(each)
+
+
+def test_the_yardstick_has_balanced_weights_where_the_head_has_them(make_fit_cache: Callable[..., Path]) -> None:
+    cache, task = Cache(make_fit_cache()), TaskSpec("made", 1, "labels", ("yes", "rare"), metrics=METRICS)
+    train = cache.examples("train")
+    train = replace(train, label=train.label + 2 * (np.arange(len(train)) % 7 == 0))
+    lines = []
+    for class_weights in ("none", "balanced"):
+        means = Means(cache, task, "all", class_weights)
+        expected = regression.fit_one_vs_rest(means.features(train, 2), train.label, 2, class_weights)
+        lines.append(means.regress(train, 2).line)
+        for ours, theirs in zip(lines[-1], expected.line, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert lines[1][1][1] > lines[0][1][1] + 0.5  # what is rare became likelier

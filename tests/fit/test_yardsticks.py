@@ -154,6 +154,8 @@ def test_nothing_is_claimed_of_three_examples() -> None:
     assert accuracy.verdict is None
     (one,) = judge("validation", labels[:1], labels[:1], ("f1",))
     assert one.line == "validation (1 example): f1 0.0"
+    (one,) = judge("validation", labels, labels, ("f1",), classes=("ham", "spam"))
+    assert one.line == "validation (3 examples): f1 of spam 100.0"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from glot import GlotClassifier
-from glot.errors import UsageError
 from glot.fit import regression
 
 
@@ -73,17 +72,21 @@ def test_what_is_refused(classifier: GlotClassifier, data: tuple[list[str], np.n
         classifier.fit(texts, y + np.arange(3))
     with pytest.raises(ValueError, match="y has 54 labels: a classifier of several takes 53 at most"):
         classifier.fit(texts, np.tile(y[:, :1], 54))
-    with pytest.raises(UsageError, match="balanced: texts has texts of several labels"):
-        classifier.set_params(class_weight="balanced").fit(texts, y)
 
 
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
 def test_training_begins_at_one_versus_the_rest(
-    classifier: GlotClassifier, data: tuple[list[str], np.ndarray], monkeypatch: pytest.MonkeyPatch
+    classifier: GlotClassifier,
+    data: tuple[list[str], np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+    class_weight: str | None,
 ) -> None:
     texts, y = data
     monkeypatch.setattr(regression, "STRENGTHS", (0.1,))
-    began = classifier.set_params(pooler="mean", backbone_layer=-1, lr=1e-12).fit(texts, y)
-    theirs = make_pipeline(StandardScaler(), OneVsRestClassifier(LogisticRegression(C=0.1, max_iter=200)))
+    settings = {"pooler": "mean", "backbone_layer": -1, "lr": 1e-12, "class_weight": class_weight}
+    began = classifier.set_params(**settings).fit(texts, y)
+    one = LogisticRegression(C=0.1, max_iter=200, class_weight=class_weight)
+    theirs = make_pipeline(StandardScaler(), OneVsRestClassifier(one))
     means = began.transform(texts)
     expected = theirs.fit(means, y).predict_proba(means)
     # The states that the fit begins at are kept in 16 bits.

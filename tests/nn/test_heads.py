@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 
-from glot.nn.heads import balanced_weights, features_of, make_head
+from glot.nn.heads import balanced_weights, features_of, make_head, with_weights
+from glot.store.label_sets import to_codes, to_indicator
 from glot.store.task_spec import TaskSpec
 
 torch.manual_seed(0)
@@ -71,6 +74,35 @@ def test_balanced_weights_are_scikit_learns(labels):
         labels=[0, 1, 2],
     )
     assert head.loss(raw, torch.from_numpy(labels)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_balanced_weights_of_several_labels_are_scikit_learns_of_each():
+    has = np.random.default_rng(0).random((40, 3)) < (0.5, 0.2, 0.05)
+    head = make_head(TaskSpec("t", 1, "labels", ("a", "b", "c"), metrics=("micro_f1",)), 6)
+    head.balance(to_codes(has))
+    raw = head(torch.randn(40, 6))
+    shares = raw.detach().double().sigmoid().numpy()
+    each = [
+        log_loss(y, p, sample_weight=compute_sample_weight("balanced", y)) for y, p in zip(has.T, shares.T, strict=True)
+    ]
+    assert head.loss(raw, torch.from_numpy(has)).item() == pytest.approx(np.mean(each), rel=1e-5)
+    assert set(head.state_dict()) == {"linear.weight", "linear.bias", "thresholds"}
+
+
+@pytest.mark.parametrize("task", [classes(1), TaskSpec("t", 1, "labels", ("a", "b", "c"), metrics=("micro_f1",))])
+def test_balanced_weights_take_a_weighted_example_as_if_it_stood_there_more_often(task):
+    rng = np.random.default_rng(0)
+    labels, own, z = rng.integers(0, 3, 40), rng.integers(1, 4, 40), torch.randn(40, 6)
+    many, given = np.repeat(labels, own), labels
+    if task.target == "labels":
+        many, given = to_indicator(many, 3), to_indicator(labels, 3)
+    once = make_head(task, 6)
+    often = copy.deepcopy(once)
+    once.balance(labels, own.astype(float))
+    often.balance(np.repeat(labels, own))
+    weighted = once.loss(once(z), with_weights(torch.from_numpy(given), torch.from_numpy(own))) * 40 / own.sum()
+    repeated = often.loss(often(z.repeat_interleave(torch.from_numpy(own), dim=0)), torch.from_numpy(many))
+    torch.testing.assert_close(weighted, repeated)
 
 
 def test_class_weights_hold_in_a_batch_of_one():

@@ -35,7 +35,7 @@ def write_results(folder: Path, make_run: Callable, make_baseline: Callable) -> 
 
 
 def write_evaluation(path: Path) -> Path:
-    doubts = Doubts(3, 40, (Doubt(7, ("an odd text",), "no", "yes", 0.1, 0.9),))
+    doubts = Doubts(40, (Doubt(7, ("an odd text",), "no", "yes", 0.1, 0.9),))
     doubled = (Duplicate(1, 2, ("a doubled text",), "no", "yes"),)
     page = replace(made(3, 0.8, 0.5), doubts=doubts, duplicates=doubled, settings=[("tau", "0.6")])
     evaluation_page.write_page(path, page)

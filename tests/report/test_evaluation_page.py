@@ -56,6 +56,13 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     assert {anchor.removeprefix("#") for anchor in anchors} <= ids
 
 
+def test_of_which_class_the_f1_is(tmp_path: Path) -> None:
+    task = TaskSpec("made", 1, "classes", ("ham", "spam"), metrics=("f1", "accuracy"))
+    labels = np.arange(40) % 2
+    write_page(tmp_path / "page.html", Page(evaluate(Scored("held.csv", task, labels, np.eye(2)[labels]))))
+    assert "F1 of spam on 40 rows of held.csv" in Parsed(tmp_path / "page.html").text
+
+
 def test_many_classes_have_no_matrix(tmp_path: Path) -> None:
     for classes in (MOST_CLASSES, MOST_CLASSES + 1):
         write_page(tmp_path / "page.html", made(classes, 0.8, 0.5))
@@ -66,14 +73,35 @@ def test_many_classes_have_no_matrix(tmp_path: Path) -> None:
 
 def test_doubts_and_duplicates(tmp_path: Path) -> None:
     page = made(2, 0.9, 0.5)
-    doubts = Doubts(3, 40, (Doubt(7, ("an odd text",), "no", "yes", 0.1, 0.9),))
+    doubts = Doubts(40, (Doubt(7, ("an odd text",), "no", "yes", 0.1, 0.9),))
     doubled = (Duplicate(1, 2, ("a doubled text",), "no", "yes"),)
     write_page(tmp_path / "page.html", Page(page.evaluation, duplicates=doubled, doubts=doubts))
     text = Parsed(tmp_path / "page.html").text
-    assert "3 of 40 training labels are in doubt" in text
+    assert "1 of 40 training labels is in doubt" in text
     assert "the regression says yes 90.0 % training row 7 an odd text" in text
     assert "one of which stands in the training data too" in text
     assert "row 1, training row 2 a doubled text" in text
+
+
+def test_doubts_of_several_labels_take_a_line_each(tmp_path: Path) -> None:
+    task = TaskSpec("made", 1, "labels", ("bug", "docs"), metrics=("micro_f1",))
+    shares = np.random.default_rng(0).random((40, 2))
+    scored = Scored("held.csv", task, np.arange(40) % 4, shares, None, [("a text",)] * 40, np.full(2, 0.5))
+    missing = Doubt(7, ("an odd text",), "docs", "bug, docs", 0.1, 0.9, "bug", True)
+    wrong = Doubt(7, ("an odd text",), "docs", "none", 0.2, 0.8, "docs", False)
+    for found, said in (
+        ((missing, wrong), "2 labels of 40 training texts are"),
+        ((wrong,), "1 label of 40 training texts is"),
+    ):
+        write_page(tmp_path / "page.html", Page(evaluate(scored), doubts=Doubts(40, found)))
+        text = Parsed(tmp_path / "page.html").text
+        assert f"{said} in doubt" in text
+        assert ("bug is missing? labels: docs the regression gives it 90.0 % training row 7" in text) == (
+            len(found) == 2
+        )
+        assert "docs is wrong? labels: docs the regression gives it 20.0 % training row 7 an odd text" in text
+    write_page(tmp_path / "page.html", Page(evaluate(scored), doubts=Doubts(40, ())))
+    assert "None of the labels of 40 training texts is in doubt" in Parsed(tmp_path / "page.html").text
 
 
 def test_words_are_shaded_by_what_they_weigh() -> None:

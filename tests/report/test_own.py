@@ -7,13 +7,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from glot.errors import FaultError, UsageError
 from glot.nn.config import ContrastiveConfig
+from glot.nn.poolers import MeanPooler
+from glot.nn.registry import POOLERS, PoolerEntry
 from glot.report.results import collect_own
 from glot.reproduce.report import write_own_report
 from tests.report.conftest import write_run
+from tests.report.test_page import Page
 
 Make = Callable[..., Path]
 
@@ -80,6 +84,34 @@ def test_a_run_with_a_holdout_is_reported(tmp_path: Path) -> None:
     page = (tmp_path / "out/other.md").read_text()
     assert "made: validation accuracy" in page
     assert "made: holdout accuracy" in page
+
+
+def test_a_pooler_from_outside_is_compared_with_the_best_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = PoolerEntry("louder", "Louder", make=MeanPooler, settings=("tau",), colour="#123456")
+    monkeypatch.setitem(POOLERS._entries, "louder", entry)
+    labels = np.arange(500) % 2
+    for place, (pooler, score, settings) in enumerate(
+        (("glot", 0.7, {}), ("mean", 0.6, {}), ("louder", 0.9, {"tau": 0.3}), ("louder", 0.5, {"tau": 0.9}))
+    ):
+        run = own_run(tmp_path / f"runs/{place}", pooler=pooler, score=score, **settings)
+        right = np.random.default_rng(place).random(500) < score
+        np.save(run / "predictions-validation.npy", np.where(right, labels, 1 - labels))
+        np.save(run / "labels-validation.npy", labels)
+    write_own_report([tmp_path / "runs"], tmp_path / "out")
+    found = [one for one in json.loads((tmp_path / "out/results.json").read_text())["outside"] if one["metric"] == "f1"]
+    assert {(one["method"], one["baseline"]) for one in found} == {
+        ("louder, tau=0.3", "glot"),
+        ("louder, tau=0.9", "glot"),
+    }
+    better, worse = sorted(found, key=lambda one: one["method"])
+    assert 10 < better["low"] < better["difference"] < better["high"] < 30
+    assert worse["high"] < 0
+    text = Page(tmp_path / "out/index.html").text
+    assert "Poolers from outside" in text
+    assert "A pooler from outside is clearly better than the best of the others in 2 of 4 comparisons" in text
+    assert "Louder, tau=0.3" in text
 
 
 def test_a_run_made_twice_counts_once_and_an_unfinished_one_is_told(tmp_path: Path) -> None:

@@ -97,7 +97,12 @@ def predict(
     input: Annotated[
         str | None, typer.Option(help="New texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")
     ] = None,
-    text: TextOption = "text",
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text", help="Column of the text, in a table; default: as `glot train` had it, or the obvious one."
+        ),
+    ] = None,
     text_b: TextBOption = None,
     delimiter: DelimiterOption = None,
     quoting: QuotingOption = None,
@@ -144,20 +149,25 @@ def predict(
     from glot.extract.options import check_engine
     from glot.inference.encode import ALL, Input, predict_file, predict_rows
     from glot.inference.run_checks import check_new_labels, check_predictions_file
+    from glot.train.result import Trained
 
     if out is not None:
         check_predictions_file(out, format and format.value)
     assert input is not None  # checked above
     check_engine(engine)
-    texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
+    texts = Input(input, text or "text", text_b, table_format(delimiter, quoting, encoding, no_header))
     checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
+    if text is None and text_b is None and texts.is_table:
+        texts, found = texts.with_columns(config.texts_each, Trained.columns_of(folder))
+        if found:
+            note(found)
     described = texts.describe()
     kept = texts.kept(keep or ALL)
-    if config.texts_each != (1 if text_b is None else 2):
+    if config.texts_each != (1 if texts.text_b is None else 2):
         raise UsageError(
             f"{folder} was trained on {config.texts_each} text(s) an example: "
-            + ("leave out --text-b" if text_b is not None else "name the column of the second with --text-b")
+            + ("leave out --text-b" if texts.text_b is not None else "name the column of the second with --text-b")
         )
     from glot.inference.model import GlotModel
 

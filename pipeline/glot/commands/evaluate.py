@@ -210,19 +210,19 @@ def _evaluate_cache(runs: list[Path], cache: Path, split: str, backend: str, dev
     from glot.fit.ensemble import find_labelling
     from glot.inference.run_checks import check_scorable
     from glot.store.reader import Cache
+    from glot.store.task_spec import metric_in_words
 
     folders, opened = [folder for run in runs for folder in find_labelling(run)], Cache(cache)
-    for folder in folders:
-        check_scorable(folder, opened, split)
+    tasks = [check_scorable(folder, opened, split).task for folder in folders]
     from glot.fit.run import check_device
     from glot.inference.predictions import evaluate_head
     from glot.nn.graph import resolve_backend
 
     place = check_device(device)
     found = []
-    for folder in folders:
+    for folder, task in zip(folders, tasks, strict=True):
         scores = evaluate_head(folder, opened, split, str(place), resolve_backend(backend, place))
-        line = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in scores.items())
+        line = ", ".join(f"{metric_in_words(name, task.classes)} {100 * value:.2f}" for name, value in scores.items())
         say(f"{folder} on {split}: {line}")
         note_unfinished(folder)
         found.append({"run": folder, "scores": scores})

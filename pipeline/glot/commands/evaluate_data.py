@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -43,15 +43,22 @@ def evaluate_data(runs: list[Path], labelled: LabelledFile, options: EvaluateOpt
         note(f"{split.reading.source}: {split.reading.facts}")
     for folder, evaluation in zip(folders, found, strict=True):
         _print(evaluation, str(folder) if len(folders) > 1 else "")
+    pairs = zip(folders, found, strict=True)
+    told: dict[str, Any] = {
+        "data": labelled.path,
+        "page": page,
+        "runs": [{"run": run, **one.to_json()} for run, one in pairs],
+    }
     if page is not None:
         from glot.report.evaluation_page import write_page
         from glot.report.gather import gather_page
 
         with notes.status("the page: doubtful labels, duplicates, the learning curve"):
-            write_page(page, gather_page(folders[0], found[0], name=f"{folders[0]} on {split.name}"))
+            gathered = gather_page(folders[0], found[0], name=f"{folders[0]} on {split.name}")
+            write_page(page, gathered)
         tell(f"{page}: the page")
-    pairs = zip(folders, found, strict=True)
-    answer({"data": labelled.path, "page": page, "runs": [{"run": run, **one.to_json()} for run, one in pairs]})
+        told["doubts"] = gathered.doubts
+    answer(told)
 
 
 def _check_page(page: Path) -> None:

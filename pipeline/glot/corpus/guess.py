@@ -94,6 +94,45 @@ def guess_columns(
     return Guess(Columns(text, second, label, separator), form, ", ".join(shown))
 
 
+def guess_texts(path: Path, texts_each: int, form: TableFormat = FIND_OUT, trained: Columns | None = None) -> Guess:
+    """The columns of new texts in a table, whose labels nobody looks for.
+
+    They are those of the table that was trained on, where this one has them too, else the obvious ones.
+
+    Args:
+        texts_each: 1, or 2 where a row is a pair. trained: the columns of that table, where they are known.
+
+    Raises UsageError where the file is missing, none or several could be the one, or where the first line, which would
+    get no answer as a header line, does not look like one.
+    """
+    form, names = _names(path, Columns("", None, ""), form)
+    if trained is not None:
+        wanted = [trained.text, trained.text_b or ""][:texts_each]
+        if set(wanted) <= set(names):
+            return _texts_found(wanted, form, ", as in training")
+    if texts_each == 2:
+        pair = _pair(names)
+        if pair is None:
+            raise UsageError(
+                f"{path.name}: which columns are the two texts? Name them with --text and --text-b; the columns are: "
+                f"{', '.join(names)}"
+            )
+        return _texts_found(pair, form)
+    table = _table(path, Columns(TEXTS[0], None, ""), form)
+    if form.header and table.is_headless and not {name.lower() for name in names} & set(TEXTS):
+        table.check()  # raises: it has no such column
+    rows = _sample(path, form)
+    likely = [name for name in names if len(name.split()) <= _WORDS and _is_text(rows, name)]
+    return _texts_found([_one(path, "text", names, TEXTS, likely, names)], form)
+
+
+def _texts_found(names: Sequence[str], form: TableFormat, why: str = "") -> Guess:
+    """The guess of one text or two; nothing is said of the name that a text has where nobody says otherwise."""
+    if len(names) == 2:
+        return Guess(Columns(names[0], names[1], ""), form, f"texts in {names[0]!r} and {names[1]!r}{why}")
+    return Guess(Columns(names[0], None, ""), form, "" if names[0] == TEXTS[0] else f"text in {names[0]!r}{why}")
+
+
 def _names(path: Path, columns: Columns, form: TableFormat) -> tuple[TableFormat, list[str]]:
     """The names of all columns; of a file whose suffix is not its delimiter's, under the one that shows several."""
     names = list(_table(path, columns, form).column_types())

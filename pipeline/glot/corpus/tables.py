@@ -82,6 +82,11 @@ class Table(Rows):
         """See `Rows`."""
         return self._found.spanning if self._found else 0
 
+    @property
+    def is_headless(self) -> bool:
+        """Whether delimited text does not begin as if it had a header line, though it should have one."""
+        return self._found is not None and self._found.dialect.header and self._found.headless
+
     def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
         """See `Rows`."""
         check_table(self.path, self.form)

@@ -102,7 +102,7 @@ class TrainConfig:
     )
     class_weights: Annotated[
         Literal["none", "balanced"],
-        Setting("In the loss; balanced: rare classes count as much as frequent ones.", TRAINING),
+        Setting("In the loss; balanced: rare classes, or labels, count as much as frequent ones.", TRAINING),
     ] = "none"
 
     def __post_init__(self) -> None:

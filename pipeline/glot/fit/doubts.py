@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 
 from glot.fit.regression import fit_logistic, fit_ridge
 from glot.fit.training_data import labels_of, sample_of
 from glot.fit.yardsticks import MOST_ROWS, Means
+from glot.store import label_sets
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec, label_text
@@ -19,7 +21,6 @@ FOLDS = 5
 FEWEST = 40  # examples; of fewer the folds know next to nothing
 FAR = 3.0  # robust deviations of a score from what the others say of it
 MAD = 1.4826  # a normal deviation over the median absolute one
-MOST_DOUBTS = 100
 BLOCK = 4096  # texts that are read at once
 
 
@@ -30,7 +31,9 @@ class Doubt:
     Attributes:
         row: its row in the source. texts: one, or the two of a pair; none where the cache keeps no texts.
         label, other: what is written, and what the others say, in words.
-        label_share, other_share: the probabilities of both out of fold; None of scores.
+        label_share, other_share: the probabilities of both out of fold; None of scores. Of several labels a text they
+            are those of the one in doubt, as it is written and the other way round.
+        name: of several labels the one in doubt; None of all else. is_missing: whether the text should have it.
     """
 
     row: int
@@ -39,57 +42,93 @@ class Doubt:
     other: str
     label_share: float | None = None
     other_share: float | None = None
+    name: str | None = None
+    is_missing: bool = False
 
 
 @dataclass(frozen=True)
 class Doubts:
-    """The training labels in doubt: how many, of how many looked at, and the worst, the likeliest wrong first."""
+    """The training labels in doubt, the likeliest wrong first, and how many examples were looked at."""
 
-    count: int
     of: int
-    worst: tuple[Doubt, ...]
+    found: tuple[Doubt, ...]
 
 
-def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int, most: int = MOST_DOUBTS) -> Doubts | None:
+def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int) -> Doubts | None:
     """Labels that a regression on the means of a layer doubts, each judged by one that has not seen it (five folds).
 
     Of classes a label is in doubt where another class is at least as probable as it is, on average, for examples that
-    have that label (confident learning, Northcutt et al. 2021); of scores where it lies more than three robust
-    deviations from the estimate. Of many examples a sample is looked at; None: there are too few, or
-    a text may have several labels.
+    have that label (confident learning, Northcutt et al. 2021); of several labels the same is asked of each, with
+    it or without it, so that a text may have several doubts; of scores where it lies more than three robust deviations
+    from the estimate. Of many examples a sample is looked at; None: there are too few.
     """
     some = sample_of(train, MOST_ROWS)
-    if len(some) < FEWEST or means.task.target == "labels":
+    if len(some) < FEWEST:
         return None
     labels, features = labels_of(some), means.features(some, layer)
-    find = _far_scores if means.task.target == "score" else _doubted_classes
+    find = {"score": _far_scores, "labels": _doubted_labels}.get(means.task.target, _doubted_classes)
     places, shown = find(means.task, features, labels)
-    worst = places[:most]
-    texts = texts_of(cache, some.subset(worst))
-    rows = some.index[worst].tolist()
-    found = [Doubt(row, text, *words) for row, text, words in zip(rows, texts, shown, strict=False)]
-    return Doubts(len(places), len(some), tuple(found))
+    texts = texts_of(cache, some.subset(places))
+    rows = some.index[places].tolist()
+    found = [Doubt(row, text, *words) for row, text, words in zip(rows, texts, shown, strict=True)]
+    return Doubts(len(some), tuple(found))
 
 
 def _doubted_classes(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
     """The places of the doubted labels, the most doubted first, and what is said of each."""
-    count = len(task.classes)
+    shares = _held_out_shares(features, labels, len(task.classes))
+    places, others = _rivals(shares, labels)
+    own, best = shares[places, labels[places]], shares[places, others]
+    order = np.argsort(own - best, kind="stable")
+    names = task.classes
+    said = [(names[labels[places[i]]], names[others[i]], float(own[i]), float(best[i])) for i in order.tolist()]
+    return places[order], said
+
+
+def _doubted_labels(task: TaskSpec, features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
+    """As `_doubted_classes`, but each label is a question of its own: a text has it (1) or not (0).
+
+    Labels that are missing and labels that are wrong take turns, the most doubted of either first: the margins of both
+    are not alike, for of a rare label a regression is surer that a text lacks it than that one has it.
+    """
+    found, columns = [], label_sets.to_indicator(codes, len(task.classes)).T
+    for number, (name, has) in enumerate(zip(task.classes, columns, strict=True)):
+        shares = _held_out_shares(features, has, 2)
+        for place in _rivals(shares, has)[0].tolist():
+            code, real = int(codes[place]), int(has[place])
+            own, best = float(shares[place, real]), float(shares[place, 1 - real])
+            words = (in_words(task, code), in_words(task, code ^ 1 << number), own, best, name, real == 0)
+            found.append((own - best, place, words))
+    found.sort(key=lambda one: one[0])
+    kinds = [[one for one in found if one[2][-1] is is_missing] for is_missing in (True, False)]
+    turns = [one for turn in zip_longest(*kinds) for one in turn if one is not None]
+    return np.asarray([place for _, place, _ in turns], dtype=np.int64), [words for *_, words in turns]
+
+
+def _held_out_shares(features: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """(m, C) probabilities of classes, each example's by a regression that has not seen it."""
     shares = np.zeros((len(labels), count))
     strength = fit_logistic(features, labels, count, "none").strength  # chosen once: it takes longest
     for fit, held in _folds(len(labels)):
         raw = fit_logistic(features[fit], labels[fit], count, "none", strength).raw(features[held])
         powers = np.exp(raw - raw.max(axis=1, keepdims=True))
         shares[held] = powers / powers.sum(axis=1, keepdims=True)
-    own = shares[np.arange(len(labels)), labels]
-    usual = np.asarray([own[labels == one].mean() if (labels == one).any() else np.inf for one in range(count)])
+    return shares
+
+
+def _rivals(shares: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places of labels (m,) beside which another class is likelier and as sure as is usual for it, and that class.
+
+    As is usual: as on average for the examples that have it.
+    """
+    rows = np.arange(len(labels))
+    own = shares[rows, labels]
+    classes = range(shares.shape[1])
+    usual = np.asarray([own[labels == one].mean() if (labels == one).any() else np.inf for one in classes])
     rivals = np.where(shares >= usual, shares, 0.0)
-    rivals[np.arange(len(labels)), labels] = 0.0
-    other, best = rivals.argmax(axis=1), rivals.max(axis=1)
-    places = np.flatnonzero(best > own)
-    places = places[np.argsort(own[places] - best[places], kind="stable")]
-    names = task.classes
-    said = [(names[labels[i]], names[other[i]], float(own[i]), float(best[i])) for i in places.tolist()]
-    return places, said
+    rivals[rows, labels] = 0.0
+    places = np.flatnonzero(rivals.max(axis=1) > own)
+    return places, rivals[places].argmax(axis=1)
 
 
 def _far_scores(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
@@ -161,8 +200,8 @@ def find_duplicates(
 
 
 def in_words(task: TaskSpec, label: float) -> str:
-    """A label as people read it."""
-    return label_text(task, label) or "none"
+    """A label, or all of several, as people read it."""
+    return label_sets.in_words(int(label), task.classes) if task.target == "labels" else label_text(task, label)
 
 
 def _gist(texts: tuple[str, ...]) -> tuple[str, ...]:

@@ -163,7 +163,7 @@ def evaluate(
         chose: whether the head's epoch was chosen on the scored examples.
     """
     task, labels = scored.task, scored.labels
-    judgements = tuple(judge(scored.source, scored.answers, labels, task.metrics, yardsticks, chose))
+    judgements = tuple(judge(scored.source, scored.answers, labels, task.metrics, yardsticks, chose, task.classes))
     if task.target == "score":
         return Evaluation(scored, judgements, residuals=_residuals(scored), mistakes=_farthest(scored, most_mistakes))
     if task.target == "labels":

@@ -24,7 +24,7 @@ from glot.fit.states import Texts
 from glot.fit.training_data import TrainingData, labels_of
 from glot.fit.warm_start import start_at_regression
 from glot.nn.dropout import Dropout
-from glot.nn.heads import balanced_weights
+from glot.nn.heads import ClassHead, LabelsHead
 from glot.process import kept_randomness
 from glot.store.files import save_array
 
@@ -87,7 +87,8 @@ class Learner:
             model = HeadModel(self.config.pooler, self.config.task, width, backend, self.config.contrastive)
         train = self.config.train
         if train.class_weights == "balanced":
-            model.head.class_weights = balanced_weights(labels_of(data.train), len(self.config.task.classes))
+            assert isinstance(model.head, ClassHead | LabelsHead)  # see `draft_configs`
+            model.head.balance(labels_of(data.train), data.train.weight)
         self.model = model.to(self.device)
         if train.dropout:
             model.dropout = Dropout(train.dropout, train.init_seed, self.device)

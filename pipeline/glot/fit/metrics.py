@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from glot.errors import UsageError
 from glot.store.label_sets import to_indicator
+from glot.store.task_spec import F1_CLASS
 
 
 def compute_metrics(names: Iterable[str], predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
@@ -36,7 +37,7 @@ def _metric(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
 
 
 def _f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    return f1_score(labels == 1, predictions == 1, zero_division=0)
+    return f1_score(labels == F1_CLASS, predictions == F1_CLASS, zero_division=0)
 
 
 def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:

@@ -37,10 +37,8 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     entry = cache.examples_entry(set_name(options["group"], "train"))
     options = with_preset(options, entry.task, cache.manifest.states, entry.examples)
     asked = Asked(**options.values(Asked, {}))
-    if options["class_weights"] == "balanced" and entry.task.target != "classes":
-        what = "texts of several labels" if entry.task.target == "labels" else "no classes"
-        raise UsageError(f"--class-weights balanced: {entry.task.name} has {what}: leave it out")
-
+    if options["class_weights"] == "balanced" and entry.task.target not in ("classes", "labels"):
+        raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
     contrastive = _check_objective(cache, entry.task, options)
     pooler = _pooler_config(options, entry.task, cache.manifest.states)
     if asked.mix:

@@ -60,20 +60,32 @@ def fit_logistic(
 
 
 def fit_one_vs_rest(
-    features: np.ndarray, codes: np.ndarray, count: int, weights: np.ndarray | None = None
+    features: np.ndarray, codes: np.ndarray, count: int, class_weights: str, weights: np.ndarray | None = None
 ) -> Regression:
     """A logistic regression of each of `count` labels against its absence, the strength and threshold each its own.
 
-    `codes` (m,) are the labels of each example, see `glot.store.label_sets`. The strength told is the geometric mean.
+    `codes` (m,) are the labels of each example, see `glot.store.label_sets`. With balanced `class_weights` the texts
+    that have a label count as much as those that do not. The strength told is the geometric mean.
     """
     x, centre, scale = _standardised(features)
-    fitted = [_logistic(x, has, 2, "none", None, weights) for has in to_indicator(codes, count).T]
+    columns = to_indicator(codes, count).T
+    fitted = [_logistic(x, has, 2, class_weights, None, weights) for has in columns]
     weight = np.stack([line[0][1] - line[0][0] for _, line in fitted])
     bias = np.stack([line[1][1] - line[1][0] for _, line in fitted])
     strength = float(np.exp(np.mean([math.log(chosen.strength) for chosen, _ in fitted])))
     error = float(np.mean([chosen.error for chosen, _ in fitted]))
-    thresholds = np.asarray([chosen.threshold() for chosen, _ in fitted], dtype=np.float32)
-    return Regression(_as_they_are(weight, bias, centre, scale), strength, error, thresholds)
+    if class_weights == "none":
+        thresholds = [chosen.threshold() for chosen, _ in fitted]
+    else:
+        favours = [_favour(has, weights) for has in columns]
+        thresholds = [chosen.balanced_threshold(favour) for (chosen, _), favour in zip(fitted, favours, strict=True)]
+    return Regression(_as_they_are(weight, bias, centre, scale), strength, error, np.asarray(thresholds, np.float32))
+
+
+def _favour(has: np.ndarray, weights: np.ndarray | None) -> float:
+    """What a text with a label counts, one without it 1, for both kinds to count alike; 1 where there is one kind."""
+    without, with_it = np.bincount(has, weights, minlength=2)
+    return without / with_it if without and with_it else 1.0
 
 
 def best_threshold(shares: np.ndarray, has: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -172,6 +184,21 @@ class _Chosen:
         if self.labels is None or self.shares is None:
             return HALF
         return best_threshold(self.shares[:, 1], self.labels == 1, self.weights)
+
+    def balanced_threshold(self, favour: float) -> float:
+        """As `threshold`, where a text with the label counted `favour` times one without it.
+
+        The odds are so much higher than they really are. The threshold is sought, and the half meant, of the real ones.
+        """
+        if self.labels is None or self.shares is None:
+            return float(_favoured(HALF, favour))
+        real = _favoured(self.shares[:, 1], 1 / _favour(self.labels, self.weights))  # as the folds had them
+        return float(_favoured(best_threshold(real, self.labels == 1, self.weights), favour))
+
+
+def _favoured(shares: Any, favour: float) -> Any:
+    """Probabilities with odds that are `favour` times those of the given ones."""
+    return shares / (shares + (1 - shares) / favour)
 
 
 def _choose_strength(x: np.ndarray, y: np.ndarray, options: dict[str, Any], weights: np.ndarray | None) -> _Chosen:

@@ -11,6 +11,7 @@ import numpy as np
 
 from glot.errors import UsageError
 from glot.store.label_sets import to_indicator
+from glot.store.task_spec import F1_CLASS
 
 RESAMPLES = 10_000
 FEWEST = 20  # examples; of fewer a bootstrap knows next to nothing
@@ -140,8 +141,8 @@ def _accuracy(weights: np.ndarray, predictions: np.ndarray, labels: np.ndarray) 
 
 
 def _f1(weights: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    both = weights @ ((predictions == 1) & (labels == 1))
-    return _ratio(2 * both, weights @ (predictions == 1) + weights @ (labels == 1))
+    predicted, real = predictions == F1_CLASS, labels == F1_CLASS
+    return _ratio(2 * (weights @ (predicted & real)), weights @ predicted + weights @ real)
 
 
 def _macro_f1(weights: np.ndarray, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -114,5 +114,5 @@ def regress(
     if isinstance(head, ClassHead):
         return fit_logistic(features, labels, head.linear.out_features, class_weights, weights=weights)
     if isinstance(head, LabelsHead):
-        return fit_one_vs_rest(features, labels, head.linear.out_features, weights)
+        return fit_one_vs_rest(features, labels, head.linear.out_features, class_weights, weights)
     return fit_ridge(features, (labels - head.low) / (head.high - head.low), weights)

@@ -26,7 +26,7 @@ from glot.nn.poolers import make_pooler
 from glot.store.example_set import ExampleSet, split_of
 from glot.store.label_sets import in_words, to_codes
 from glot.store.reader import Cache
-from glot.store.task_spec import TaskSpec
+from glot.store.task_spec import TaskSpec, metric_in_words
 
 MOST_ROWS, LEAST_ROWS = 10_000, 500  # training examples that fit the regression; and that choose its layer, at least
 MOST_NUMBERS, MOST_LAYER_NUMBERS = 2**26, 2**25  # of the features of these rows; to choose, of all layers together
@@ -64,6 +64,7 @@ class Judgement:
         difference: the head's score less the rival's; None where there is no rival, or too few examples to tell.
         rows: training examples that the rival is made of, and how many there are.
         chose: whether the head's epoch is the one that scored best on this very set.
+        title: the metric for people; "" where it is its name.
     """
 
     set_name: str
@@ -74,12 +75,13 @@ class Judgement:
     difference: Difference | None = None
     rows: tuple[int, int] = (0, 0)
     chose: bool = False
+    title: str = ""
 
     @property
     def line(self) -> str:
         """The score and its interval, and the yardsticks' scores, in percent."""
         count = f"{self.score.examples:,} example{'s' if self.score.examples > 1 else ''}"
-        line = f"{self.set_name} ({count}): {self.metric} {describe_interval(self.score)}"
+        line = f"{self.set_name} ({count}): {self.title or self.metric} {describe_interval(self.score)}"
         before = ""
         for name, value in self.yardsticks.items():  # "regression on the mean 82.0, of layer 3 84.9"
             is_other_layer = before and name.startswith(before)
@@ -189,12 +191,13 @@ def judge(
     metrics: tuple[str, ...],
     yardsticks: list[Yardstick] | None = None,
     chose: bool = False,
+    classes: tuple[str, ...] = (),
 ) -> list[Judgement]:
     """What to make of predictions (m,), or (s, m) of s seeds, for a set of a task: a judgement a metric.
 
     Args:
         yardsticks: those of `measure_yardsticks`; the last one is the rival.
-        chose: see `Judgement`.
+        chose: see `Judgement`. classes: the names of the task's, where it has some.
     """
     beside = [some for some in yardsticks or [] if set_name in some.predictions]
     rival = beside[-1] if beside and beside[-1].layer is not None else None
@@ -207,7 +210,8 @@ def judge(
         difference = None
         if rival is not None and len(labels) >= FEWEST:
             difference = paired_bootstrap(predictions, rival.predictions[set_name], labels, metric, resamples)
-        found.append(Judgement(set_name, metric, interval, scores, name, difference, rows, chose))
+        title = metric_in_words(metric, classes)
+        found.append(Judgement(set_name, metric, interval, scores, name, difference, rows, chose, title))
     return found
 
 
@@ -244,11 +248,14 @@ def judge_each(groups: list[list[Path]], cache: Cache | None = None) -> list[lis
     settings = (config.layer, config.pooler.tokens, config.train.class_weights)
     yardsticks = measure_yardsticks(opened, config.task, train, sets, *settings)
     chooses = names[0] if config.train.select == "validation" else None
-    metrics = config.task.metrics
+    task = config.task
     judged: list[list[Judgement]] = []
     for group in groups:
         read = {name: predictions for name in predicted if (predictions := read_predictions(group, name)) is not None}
-        judged.append([one for name in read for one in judge(name, *read[name], metrics, yardsticks, name == chooses)])
+        each = [
+            judge(name, *found, task.metrics, yardsticks, name == chooses, task.classes) for name, found in read.items()
+        ]
+        judged.append([one for found in each for one in found])
     return judged
 
 
@@ -319,7 +326,7 @@ class Means:
         if self.task.target == "score":
             fitted = fit_ridge(features, labels)
         elif self.task.target == "labels":
-            fitted = fit_one_vs_rest(features, labels, len(self.task.classes))
+            fitted = fit_one_vs_rest(features, labels, len(self.task.classes), self.class_weights)
         else:
             fitted = fit_logistic(features, labels, len(self.task.classes), self.class_weights)
         self._known[layer] = train, fitted

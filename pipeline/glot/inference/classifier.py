@@ -31,7 +31,8 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
     needed (once a process, the last one used is kept) and must be the one that the head was trained on.
 
     Args:
-        class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones.
+        class_weight: None, or "balanced": in the loss, rare classes count as much as frequent ones; of several labels
+            the samples with each as much as those without it.
 
     Attributes:
         classes_: (C,) the labels, sorted; where a sample may have several, the columns of y by their numbers.

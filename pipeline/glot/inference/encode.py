@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ import numpy as np
 
 from glot.corpus.dialect import FIND_OUT, TableFormat
 from glot.corpus.formats import is_table
+from glot.corpus.guess import guess_texts
 from glot.corpus.lines import bare, read_file, read_stdin, readable
 from glot.corpus.tables import Table
 from glot.errors import UsageError
@@ -61,6 +62,16 @@ class Input:
     def about_tokens(self) -> int:
         """About how many tokens its texts have; 0 for stdin, where somebody may wait for one line."""
         return 0 if self.path == STDIN else Path(self.path).stat().st_size // BYTES_A_TOKEN
+
+    def with_columns(self, texts_each: int, trained: Columns | None) -> tuple[Input, str]:
+        """A table with the columns that nobody named (see `guess_texts`), and which those are, for people.
+
+        That is "" where there is nothing to say.
+        """
+        guess = guess_texts(Path(self.path), texts_each, self.form, trained)
+        columns = guess.columns
+        found = replace(self, text=columns.text, text_b=columns.text_b, form=guess.form)
+        return found, guess.found and f"{Path(self.path).name}: {guess.found}"
 
     def describe(self) -> str:
         """How a table is written, "" for lines; stdin stays untouched.

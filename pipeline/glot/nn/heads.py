@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from glot.nn.config import PairFeatures
-from glot.store.label_sets import HALF, to_codes
+from glot.store.label_sets import HALF, to_codes, to_indicator
 from glot.store.task_spec import TaskSpec
 
 
@@ -80,6 +80,10 @@ class ClassHead(Head):
         """(B, C) logits."""
         return self.linear(features_of(self.features, z, z_b))
 
+    def balance(self, labels: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Let rare classes count as much as frequent ones, by the training examples' labels (n,) and weights (n,)."""
+        self.class_weights = balanced_weights(labels, self.linear.out_features, weights)
+
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
         """Mean cross-entropy, each example's times the weight of its class and its own; labels (B,) int64, or (B, 2).
 
@@ -106,24 +110,37 @@ class LabelsHead(Head):
 
     Attributes:
         thresholds: (C,) float32 probabilities above which each label is given; a half unless training sets them.
+        class_weights: (2, C) float32 weights in the loss of a text without each label, and of one with it; None while
+            all count alike; not saved.
     """
 
     thresholds: Tensor
+    class_weights: Tensor | None
 
     def __init__(self, width: int, num_texts: int, num_labels: int, features: PairFeatures = "concat") -> None:
         super().__init__()
         self.features = features
         self.linear = nn.Linear(features_width(features, width, num_texts), num_labels)
         self.register_buffer("thresholds", torch.full((num_labels,), HALF))
+        self.register_buffer("class_weights", None, persistent=False)
 
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
         """(B, C) logits."""
         return self.linear(features_of(self.features, z, z_b))
 
+    def balance(self, codes: np.ndarray, weights: np.ndarray | None = None) -> None:
+        """Let the texts with a label count as much as those without it, by the training examples' codes (n,)."""
+        columns = to_indicator(codes, self.linear.out_features).T
+        self.class_weights = torch.stack([balanced_weights(has, 2, weights) for has in columns], dim=1)
+
     def loss(self, raw: Tensor, labels: Tensor) -> Tensor:
         """Mean binary cross-entropy of all labels; labels (B, C) zeros and ones, or (B, C + 1) with weights."""
         count = raw.shape[-1]
-        each = F.binary_cross_entropy_with_logits(raw, labels[:, :count].to(raw.dtype), reduction="none").mean(dim=1)
+        has = labels[:, :count].to(raw.dtype)
+        each = F.binary_cross_entropy_with_logits(raw, has, reduction="none")
+        if self.class_weights is not None:
+            each = each * torch.where(has > 0, self.class_weights[1], self.class_weights[0])
+        each = each.mean(dim=1)
         return each.mean() if labels.shape[1] == count else (each * labels[:, count]).mean()
 
     def predict(self, raw: Tensor) -> Tensor:
@@ -181,14 +198,16 @@ class RegressionHead(ScoreHead):
         return self.linear(features_of(self.features, z, z_b)).squeeze(1)
 
 
-def balanced_weights(labels: np.ndarray, num_classes: int) -> Tensor:
+def balanced_weights(labels: np.ndarray, num_classes: int, weights: np.ndarray | None = None) -> Tensor:
     """(C,) float32 n / (C n_c) for labels (n,), scikit-learn's `class_weight="balanced"`.
 
-    C counts the classes that occur; the others have the weight 0, which no example asks for.
+    C counts the classes that occur; the others have the weight 0, which no example asks for. Where the examples have
+    `weights` (n,) of their own, n and n_c are the sums of these.
     """
-    counts = np.bincount(labels, minlength=num_classes)
-    weights = len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))
-    return torch.from_numpy(np.where(counts > 0, weights, 0.0)).float()
+    counts = np.bincount(labels, weights, minlength=num_classes)
+    there = counts > 0
+    balanced = np.divide(counts.sum(), np.count_nonzero(there) * counts, out=np.zeros(num_classes), where=there)
+    return torch.from_numpy(balanced).float()
 
 
 def make_head(spec: TaskSpec, width: int, features: PairFeatures = "concat") -> Head:

@@ -1,4 +1,7 @@
-"""GLOT against the best baseline, where runs kept their predictions: a paired bootstrap a task and backbone."""
+"""GLOT against the best baseline, and poolers from outside against all others: a paired bootstrap a task and backbone.
+
+Only runs that kept their predictions can be compared.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,46 @@ import numpy as np
 
 from glot.errors import FaultError, UsageError
 from glot.fit.statistics import Difference, paired_bootstrap
+from glot.nn.registry import POOLERS
 from glot.report.cells import NOTHING, Cell, signed
-from glot.report.methods import method_name
+from glot.report.methods import METHODS, method_name
 from glot.report.results import BASELINE, OWN
 from glot.report.sections import Entry, Prose, Section, Table, entry_of, words
 from glot.store.files import no_access
 
 OURS = "glot"
 EXPLANATION = """\
-The difference is GLOT's score less that of {rival}, with the 95 % percentile interval of a paired bootstrap: the \
+The difference is {score} less that of {rival}, with the 95 % percentile interval of a paired bootstrap: the \
 validation examples are drawn anew with replacement, both methods are scored on each draw, and the scores are \
 averaged over the seeds of each. The interval holds for other examples of the same kind; what other seeds would have \
 given is not in it, and the epochs were chosen on the same examples."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """GLOT less the best baseline on one task, with the bootstrap's interval (see `Difference`; fractions).
+class Question:
+    """What a section of comparisons asks, in words, and of which methods.
 
     Attributes:
-        ours: GLOT's cell. baseline: that of the pooler with the best mean among the others.
+        title: of the section. key: of its records in `results.json`.
+        name: of what is compared. score: its score. rival: what it is compared with.
+        is_ours, is_rival: the methods on either side.
+    """
+
+    title: str
+    key: str
+    name: str
+    score: str
+    rival: str
+    is_ours: Callable[[str], bool]
+    is_rival: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A method less the best of its rivals on one task, with the bootstrap's interval (see `Difference`; fractions).
+
+    Attributes:
+        ours: the method's cell. baseline: that of the rival with the best mean.
     """
 
     ours: Cell
@@ -38,55 +61,93 @@ class Comparison:
     difference: Difference
 
 
+def is_glot(method: str) -> bool:
+    """GLOT as it is, and none of its variants."""
+    return method == OURS
+
+
+def is_baseline(method: str) -> bool:
+    """A pooler that is not GLOT in any of its settings."""
+    return not method.startswith(OURS)
+
+
+def has_no_graph(method: str) -> bool:
+    """GLOT with the same parameters, and self-loops for its graph."""
+    return method == "glot-loops"
+
+
+def is_from_outside(method: str) -> bool:
+    """A pooler, in any of its settings, that somebody's own module has registered."""
+    pooler = method.partition(",")[0]
+    return pooler in POOLERS and pooler not in METHODS
+
+
+BASELINES = Question(
+    "GLOT against the best baseline", "comparisons", "GLOT", "GLOT's score", "the best baseline", is_glot, is_baseline
+)
+GRAPH = Question("Is it the graph?", "graph", "GLOT", "GLOT's score", "itself without edges", is_glot, has_no_graph)
+OUTSIDE = Question(
+    "Poolers from outside",
+    "outside",
+    "A pooler from outside",
+    "the score of the pooler from outside",
+    "the best of the others",
+    is_from_outside,
+    lambda method: not is_from_outside(method),
+)
+
+
 def comparison_sections(shown: Sequence[Section]) -> list[Section]:
-    """GLOT against the best baseline, and against itself without edges, over the cells of some sections."""
+    """GLOT against the best baseline and against itself without edges, and poolers from outside against the best of
+    the others, over the cells of some sections.
+    """
     tables = [cell for section in shown if section.order <= 1 for cell in section.cells]
     every = [cell for section in shown for cell in section.cells]
-    rival, itself = "the best baseline", "itself without edges"
-    return [
-        _section("GLOT against the best baseline", "comparisons", rival, compare(tables, is_baseline)),
-        _section("Is it the graph?", "graph", itself, compare(every, has_no_graph)),
-    ]
+    return [_section(BASELINES, tables), _section(OUTSIDE, tables), _section(GRAPH, every)]
 
 
-def _section(title: str, key: str, rival: str, comparisons: Sequence[Comparison]) -> Section:
-    data = {key: [*map(_as_json, comparisons)]}
+def _section(question: Question, cells: Sequence[Cell]) -> Section:
+    comparisons = compare(cells, question)
+    data = {question.key: [*map(_as_json, comparisons)]}
     if not comparisons:
-        return Section(title, [], order=2, data=data)
-    header = ["task", "backbone", "setting", "against", "difference, points", "95 % interval"]
-    header += ["resamples above 0", "examples", "seeds"]
-    caption = f"GLOT less {rival}, {comparisons[0].difference.resamples:,} resamples"
-    table = Table(caption, header, [(found.ours.title, _entries(found)) for found in comparisons])
-    return Section(title, [Prose(EXPLANATION.format(rival=rival)), table], order=2, data=data)
+        return Section(question.title, [], order=2, data=data)
+    names_method = any(found.ours.method != OURS for found in comparisons)
+    header = ["task", "backbone", "setting", *(["method"] if names_method else []), "against", "difference, points"]
+    header += ["95 % interval", "resamples above 0", "examples", "seeds"]
+    caption = f"{question.name} less {question.rival}, {comparisons[0].difference.resamples:,} resamples"
+    table = Table(caption, header, [(found.ours.title, _entries(found, names_method)) for found in comparisons])
+    prose = Prose(EXPLANATION.format(score=question.score, rival=question.rival))
+    return Section(question.title, [prose, table], order=2, data=data)
 
 
 def headline(sections: Sequence[Section]) -> str:
-    """What the comparisons come to, in a sentence for each kind; "" where there are none."""
+    """What the comparisons come to, in a sentence for each question; "" where there are none."""
     said = []
-    for key, rival in (("comparisons", "the best baseline"), ("graph", "itself without edges")):
-        found = [row for section in sections for row in section.data.get(key, [])]
+    for question in (BASELINES, GRAPH, OUTSIDE):
+        found = [row for section in sections for row in section.data.get(question.key, [])]
         above, below = sum(row["low"] > 0 for row in found), sum(row["high"] < 0 for row in found)
         if found:
             said.append(
-                f"GLOT is clearly better than {rival} in {above} of {len(found)} comparisons, clearly worse in "
-                f"{below}; in {len(found) - above - below} the examples do not tell."
+                f"{question.name} is clearly better than {question.rival} in {above} of {len(found)} comparisons, "
+                f"clearly worse in {below}; in {len(found) - above - below} the examples do not tell."
             )
     return " ".join(said)
 
 
-def _entries(found: Comparison) -> list[Entry]:
+def _entries(found: Comparison, names_method: bool) -> list[Entry]:
     ours, theirs, difference = found.ours, found.baseline, found.difference
     low, high = (signed(100 * value) for value in (difference.low, difference.high))
     texts = [signed(100 * difference.value), f"{low} to {high}", f"{100 * difference.above:.1f} %"]
     texts += [f"{difference.examples:,}", f"{len(ours.runs)}, {len(theirs.runs)}"]
-    against = replace(entry_of(theirs), text=method_name(theirs.method, theirs.kind), tip="")
-    return [*words([ours.model, NOTHING if ours.setting == OWN else ours.setting]), against, *words(texts)]
+    methods = [ours, theirs] if names_method else [theirs]
+    shown = [replace(entry_of(cell), text=method_name(cell.method, cell.kind), tip="") for cell in methods]
+    return [*words([ours.model, NOTHING if ours.setting == OWN else ours.setting]), *shown, *words(texts)]
 
 
 def _as_json(found: Comparison) -> dict[str, Any]:
     ours, difference = found.ours, found.difference
     return {
-        **{name: getattr(ours, name) for name in ("model", "setting", "task", "metric", "set_name")},
+        **{name: getattr(ours, name) for name in ("model", "setting", "task", "metric", "set_name", "method")},
         "baseline": found.baseline.method,
         "difference": 100 * difference.value,
         "low": 100 * difference.low,
@@ -113,28 +174,18 @@ def _read(path: Path) -> np.ndarray | None:
     return values
 
 
-def is_baseline(method: str) -> bool:
-    """A pooler that is not GLOT in any of its settings."""
-    return not method.startswith(OURS)
+def compare(cells: Sequence[Cell], question: Question) -> list[Comparison]:
+    """The cells of a question against the best rival's, a model, setting and task each, in their order.
 
-
-def has_no_graph(method: str) -> bool:
-    """GLOT with the same parameters, and self-loops for its graph."""
-    return method == "glot-loops"
-
-
-def compare(cells: Sequence[Cell], rivals: Callable[[str], bool]) -> list[Comparison]:
-    """GLOT's cell against the best rival's, a model, setting and task each, in the order of GLOT's cells.
-
-    Rivals are the methods that `rivals` says yes to; the best is that with the highest mean, so its own luck on these
-    examples counts for it. Where a run of either has no predictions or labels there is no comparison.
+    The best rival is that with the highest mean, so its own luck on these examples counts for it. Where a run of either
+    side has no predictions or labels there is no comparison.
 
     Raises:
         FaultError: a file is damaged, or two runs were evaluated on different examples.
     """
     found = []
     for ours in cells:
-        if ours.method != OURS:
+        if ours.setting == BASELINE or not question.is_ours(ours.method):
             continue
         here = (ours.model, ours.setting, ours.task, ours.metric)
         against = [
@@ -142,7 +193,7 @@ def compare(cells: Sequence[Cell], rivals: Callable[[str], bool]) -> list[Compar
             for cell in cells
             if (cell.model, cell.setting, cell.task, cell.metric) == here
             and cell.setting != BASELINE
-            and rivals(cell.method)
+            and question.is_rival(cell.method)
         ]
         if not against:
             continue

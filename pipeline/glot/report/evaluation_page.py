@@ -19,6 +19,7 @@ from glot.report.figures import Panel, Picture, check_extra, render
 from glot.report.pieces import readable_pieces
 from glot.report.write import environment_facts, load_templates, read_style
 from glot.store.files import make_folder, write_text
+from glot.store.task_spec import metric_in_words
 from glot.version import __version__
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 PLOT_WIDTH = 3.6  # inches: beside another on a screen, and as wide as a phone
 MOST_CLASSES = 15  # of a confusion matrix; of more the commonest confusions stand for it
 MOST_CONFUSIONS = 10
+MOST_DOUBTS = 100
 NAMES = {"accuracy": "accuracy", "f1": "F1", "macro_f1": "macro F1", "mcc": "Matthews correlation"}
 NAMES |= {"micro_f1": "micro F1", "macro_label_f1": "macro F1 of the labels", "exact_match": "exact matches"}
 NAMES |= {"spearman": "Spearman correlation", "pearson": "Pearson correlation"}
@@ -83,6 +85,8 @@ def render_page(page: Page) -> str:
         return Markup(drawn.svg)
 
     templates = load_templates(Path(), {})
+    classes = evaluation.scored.task.classes
+    names = {metric: metric_in_words(metric, classes, name) for metric, name in NAMES.items()}
     facts: dict[str, Any] = {
         "page": page,
         "found": evaluation,
@@ -90,13 +94,14 @@ def render_page(page: Page) -> str:
         "first": evaluation.judgements[0],
         "style": Markup(read_style("report.css") + read_style("evaluation.css")),
         "version": __version__,
-        "names": NAMES,
+        "names": names,
         "ranges": plot(_ranges(evaluation.judgements[0])),
         "plots": [plot(panel) for panel in _score_panels(evaluation)],
         "reliability": None if evaluation.calibration is None else plot(_reliability(evaluation)),
         "growth": None if page.curve is None or not page.curve.points else plot(_growth(page.curve)),
         "confusions": _confusions(evaluation),
         "most_classes": MOST_CLASSES,
+        "most_doubts": MOST_DOUBTS,
         "environment": [] if page.environment is None else environment_facts(page.environment),
     }
     filters: dict[str, Any] = {

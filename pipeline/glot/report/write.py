@@ -12,10 +12,11 @@
     runs                every run and baseline: `path`, `task`, `model`, `method`, `setting`, `seed`, `best`,
                         `best_published`, `last` (example set -> metric -> fraction), `epochs`, `density`, `seconds`
                         (of several heads that trained side by side each its share), `kind` of the backbone
-    comparisons         GLOT less the best baseline: `model`, `setting`, `task`, `metric`, `set_name`, `baseline`,
-                        `difference`, `low`, `high` (points), `above` (share), `examples`, `resamples`, `seeds` (of
-                        GLOT's and of the baseline's runs)
+    comparisons         GLOT less the best baseline: `model`, `setting`, `task`, `metric`, `set_name`, `method`,
+                        `baseline`, `difference`, `low`, `high` (points), `above` (share), `examples`, `resamples`,
+                        `seeds` (of GLOT's and of the baseline's runs)
     graph               GLOT less itself with self-loops only: as `comparisons`
+    outside             poolers from outside less the best of the others: as `comparisons`
     skipped             what is not there: `step` and `reason`
     and of `glot.reproduce`
     choices             the fields of `glot.reproduce.choices.Choice`, in points

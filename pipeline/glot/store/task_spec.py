@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from glot.store.label_sets import LABELS_JOINT, to_indicator, to_names
 
 Target = Literal["classes", "labels", "score", "contrastive"]
 TARGETS = get_args(Target)
+F1_CLASS = 1  # the class that the metric "f1" is of, against all others
 _CLASSES_SHOWN, _NAME_CHARACTERS = 6, 40
 
 
@@ -84,6 +86,12 @@ def label_text(spec: TaskSpec, label: float) -> str:
     if spec.target == "labels":
         return LABELS_JOINT.join(to_names(int(label), spec.classes))
     return spec.classes[int(label)] if spec.target == "classes" else f"{label:.4g}"
+
+
+def metric_in_words(metric: str, classes: Sequence[str], name: str | None = None) -> str:
+    """A metric for people, by the name given or its own: of "f1" also the class whose it is, as in "f1 of spam"."""
+    name = name or metric
+    return f"{name} of {_quoted(classes[F1_CLASS])}" if metric == "f1" and len(classes) > F1_CLASS else name
 
 
 def _counts(classes: tuple[str, ...], labels: np.ndarray) -> str:

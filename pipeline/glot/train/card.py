@@ -7,7 +7,7 @@ from shlex import quote
 
 from glot.export.card import Evaluation
 from glot.store.files import write_text
-from glot.train.result import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, RESULT_FILE, ByClass, Trained
+from glot.train.result import CARD_FILE, DOUBTS_FILE, PAGE_FILE, PREDICTIONS_FILE, RESULT_FILE, ByClass, Trained
 
 
 def write_card(done: Trained) -> None:
@@ -80,6 +80,8 @@ def _lines(done: Trained) -> list[str]:
     lines += [f"`{PREDICTIONS_FILE}` has the untouched rows with the head's answers."]
     if PAGE_FILE in done.files:
         lines += [f"`{PAGE_FILE}` shows which rows it fails on."]
+    if DOUBTS_FILE in done.files:
+        lines += [f"`{DOUBTS_FILE}` has the training labels that are likely wrong, the likeliest first."]
     return lines
 
 

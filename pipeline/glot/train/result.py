@@ -14,6 +14,7 @@ from glot.store.task_spec import TaskSpec
 
 VERSION = 1
 RESULT_FILE, PREDICTIONS_FILE, PAGE_FILE, CARD_FILE = "result.json", "predictions.csv", "report.html", "README.md"
+DOUBTS_FILE = "doubts.csv"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,19 @@ class Trained:
     @classmethod
     def load(cls, folder: Path) -> Trained | None:
         """Read it; None where a file that it names is gone. Raises FaultError where it is damaged."""
+        found = cls._read(folder)
+        return found if all((folder / name).exists() for name in found.files) else None
+
+    @classmethod
+    def columns_of(cls, folder: Path) -> Columns | None:
+        """The columns of the table that a run was trained on, where `glot train` made its folder; else None.
+
+        Raises FaultError where its record is damaged.
+        """
+        return cls._read(folder).columns if (folder / RESULT_FILE).exists() else None
+
+    @classmethod
+    def _read(cls, folder: Path) -> Trained:
         path = folder / RESULT_FILE
         data = read_json(path)
         try:
@@ -101,10 +115,9 @@ class Trained:
             }
             values |= {"files": tuple(data["files"]), "scores": tuple(map(_score, data["scores"]))}
             values["classes"] = tuple(ByClass(**one) for one in data["classes"])
-            found = cls(**values)
+            return cls(**values)
         except (KeyError, TypeError, AttributeError) as error:
             raise FaultError(f"{path} is damaged: {error!r}; remove it and run `glot train` again") from None
-        return found if all((folder / name).exists() for name in found.files) else None
 
 
 def _score(data: dict[str, Any]) -> Score:

@@ -31,8 +31,8 @@ from glot.store.reader import Cache
 from glot.store.task_spec import describe_labels
 from glot.train.card import write_card
 from glot.train.job import CACHE_FOLDER, STUDY_FOLDER, TEST, Job
-from glot.train.result import CARD_FILE, PAGE_FILE, PREDICTIONS_FILE, Trained
-from glot.train.score import classes_of, evaluate_untouched, scores_of, write_untouched
+from glot.train.result import CARD_FILE, DOUBTS_FILE, PAGE_FILE, PREDICTIONS_FILE, Trained
+from glot.train.score import classes_of, evaluate_untouched, scores_of, write_doubts, write_untouched
 
 if TYPE_CHECKING:
     from glot.extract.backbone import Backbone
@@ -199,7 +199,7 @@ def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watc
         found = evaluate_untouched(job.folder, cache, job.scored_file, job.request.device)
         write_untouched(job.folder / PREDICTIONS_FILE, found.scored, job.columns)
     with _timed(clock, "page"):
-        page = _write_page(job, cache, config, found, watch)
+        pages = _write_pages(job, cache, config, found, watch)
     done = Trained(
         folder=job.folder,
         model=config.states.backbone,
@@ -213,15 +213,18 @@ def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watc
         settings=_settings(config),
         searched=searched,
         seconds=clock,
-        files=(*([PAGE_FILE] if page else []), PREDICTIONS_FILE, CARD_FILE),
+        files=(*pages, PREDICTIONS_FILE, CARD_FILE),
     )
     write_card(done)
     done.save()
     return done
 
 
-def _write_page(job: Job, cache: Cache, config: RunConfig, found: Evaluation, watch: Watch) -> bool:
-    """Write the page of the evaluation; False, and a remark, where what it is made with is not installed."""
+def _write_pages(job: Job, cache: Cache, config: RunConfig, found: Evaluation, watch: Watch) -> list[str]:
+    """Write the page of the evaluation, and the doubtful labels that it shows where there are any, as a table too.
+
+    Gives the files' names; none, and a remark, where what the page is made with is not installed.
+    """
     from glot.report.evaluation_page import write_page
     from glot.report.figures import check_extra
     from glot.report.gather import gather_page
@@ -230,7 +233,7 @@ def _write_page(job: Job, cache: Cache, config: RunConfig, found: Evaluation, wa
         check_extra()
     except UsageError as error:
         watch.note(f"no {PAGE_FILE}: {error}")
-        return False
+        return []
     watch.say("the page: doubtful labels, duplicates, the learning curve")
     found = replace(found, curve=learning_curve(cache, config, TEST))
     page = replace(gather_page(job.folder, found, cache), answers_file=PREDICTIONS_FILE)
@@ -240,7 +243,10 @@ def _write_page(job: Job, cache: Cache, config: RunConfig, found: Evaluation, wa
             f"{len(page.duplicates):,} of the scored rows stand in the training rows too, but for case and blanks: the "
             "score looks better than it is"
         )
-    return True
+    if page.doubts is None or not page.doubts.found:
+        return [PAGE_FILE]
+    write_doubts(job.folder / DOUBTS_FILE, page.doubts, config.task)
+    return [PAGE_FILE, DOUBTS_FILE]
 
 
 def _labels(cache: Cache, name: str) -> str:

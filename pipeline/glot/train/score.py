@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from glot.fit.doubts import Doubt, Doubts
 from glot.fit.evaluation import Evaluation, Scored
 from glot.inference.encode import answer_names, answer_of
 from glot.inference.evaluation import evaluate_cache
@@ -14,7 +15,7 @@ from glot.inference.run_checks import answer_columns
 from glot.registry.tasks import Columns
 from glot.store.reader import Cache
 from glot.store.rows import Row, rows_file
-from glot.store.task_spec import label_text
+from glot.store.task_spec import TaskSpec, label_text
 from glot.train.job import TEST
 from glot.train.result import ByClass, Score
 
@@ -61,6 +62,28 @@ def write_untouched(path: Path, scored: Scored, columns: Columns) -> None:
     with rows_file(path, {**kept, **told, **right}) as write:
         while piece := list(islice(rows, PIECE)):
             write(piece)
+
+
+def write_doubts(path: Path, doubts: Doubts, task: TaskSpec) -> None:
+    """Write the training labels that are likely wrong, a row each: what is written, and what a regression says.
+
+    Where a text may have several labels the column `doubt` says what of them: "bug is missing", "bug is wrong".
+    """
+    texts = ["text", "text_b"][: len(doubts.found[0].texts)]
+    columns: dict[str, type] = {"index": int, **dict.fromkeys(texts, str), "label": str, "suggested": str}
+    columns |= {"doubt": str} if task.target == "labels" else {}
+    columns |= {"label_probability": float, "suggested_probability": float} if task.classes else {}
+    with rows_file(path, columns) as write:
+        write([_doubt_row(one, texts) for one in doubts.found])
+
+
+def _doubt_row(doubt: Doubt, texts: Sequence[str]) -> Row:
+    told = dict(zip(texts, doubt.texts, strict=True))
+    told |= {"label": doubt.label, "suggested": doubt.other}
+    if doubt.name is not None:
+        told["doubt"] = f"{doubt.name} is {'missing' if doubt.is_missing else 'wrong'}"
+    shares = {"label_probability": doubt.label_share, "suggested_probability": doubt.other_share}
+    return {"index": doubt.row, **told, **{name: value and round(value, 6) for name, value in shares.items()}}
 
 
 def _rows(scored: Scored, texts: list[str], label: str, names: dict[str, str]) -> Iterator[Row]:
