@@ -2,15 +2,20 @@
 
 
 class GlotError(Exception):
-    """A foreseeable error whose message says what is wrong, where, and what to do, in one line."""
+    """A foreseeable error whose message says what is wrong, where, and what to do, in one line.
+
+    `is_lasting`: the same work would end with it again.
+    """
 
     exit_code = 1
+    is_lasting = False
 
 
 class UsageError(GlotError):
     """The command, its options or its input are wrong: exit code 2."""
 
     exit_code = 2
+    is_lasting = True
 
 
 class Stopped(GlotError):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from glot.corpus.dialect import TableFormat
 from glot.corpus.guess import guess_columns, guess_texts
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
@@ -94,6 +95,14 @@ def test_the_column_of_new_texts(header: str, trained: str | None, expected: tup
     found = guess_texts(path, 1, trained=trained and Columns(trained, None, "topic"))
     assert (found.columns.text, found.found) == expected
     assert found.columns.text_b is None
+
+
+def test_names_of_a_table_without_a_header_line_are_not_those_of_training(tmp_path: Path) -> None:
+    """They are numbers: the second column of that table may be another one here."""
+    path = tmp_path / "new.csv"
+    path.write_text("rain falls on the town,x\nthe river is wide and slow,y\n", encoding="utf-8")
+    found = guess_texts(path, 1, TableFormat(header=False), trained=Columns("2", None, "1"))
+    assert found.columns.text == "1"
 
 
 def test_the_columns_of_new_pairs(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, safe_open, save_file
 
+from glot.errors import FaultError
 from glot.extract import converted, ready
 from glot.extract.backbone import Backbone, load_backbone_of
 from glot.extract.engine import take_engine
@@ -123,15 +124,30 @@ def test_what_was_not_kept_is_not_taken(states: StatesIdentity) -> None:
     assert start(replace(states, tokenizer_sha256="0" * 64)) is None
 
 
-def test_more_layers_take_the_place_of_fewer(states: StatesIdentity, home: Path) -> None:
-    (path,) = home.glob(f"*{ready.SUFFIX}")
-    before = path.read_bytes()
+def test_each_choice_of_layers_is_kept(states: StatesIdentity, home: Path) -> None:
+    """Unless others are kept with them."""
     backbone = load_backbone_of(states, "that made the cache", device="cpu")
     backbone.tried = states.max_tokens
-    take_engine(backbone, (2,), "openvino")
-    assert path.read_bytes() == before
-    take_engine(backbone, (0, 1, 2), "openvino")
-    assert start(states, layers=(0, 1, 2)) is not None
+    for layers, kept in (((2,), 1), ((0,), 2), ((0, 2), 3), ((1,), 3)):
+        take_engine(backbone, layers, "openvino")
+        assert len(list(home.glob(f"*{ready.SUFFIX}"))) == kept
+        assert start(states, layers) is not None
+
+
+def test_openvino_that_does_not_load(states: StatesIdentity, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ImportError("libopenvino.so: cannot open shared object file")
+
+    monkeypatch.setattr("glot.extract.openvino.import_openvino", fail)
+    assert start(states) is None
+
+
+def test_a_model_that_became_another_meanwhile(states: StatesIdentity, home: Path) -> None:
+    backbone = start(states)
+    assert backbone is not None
+    change_weights(home, Path(states.source))
+    with pytest.raises(FaultError, match="is another model than it was when this began"):
+        backbone.hidden_states(*backbone.pad([[5, 6]]), (0,))
 
 
 @pytest.mark.slow

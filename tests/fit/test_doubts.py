@@ -53,6 +53,23 @@ def test_labels_that_were_turned_round_are_doubted(make_fit_cache: MakeCache) ->
     assert find_doubts(cache, train.subset(np.arange(39)), means, 2) is None
 
 
+def test_what_too_few_have_is_not_doubted(make_fit_cache: MakeCache) -> None:
+    """A fold that has seen none of them would doubt each."""
+    cache = Cache(make_fit_cache(train=120))
+    train, task = cache.examples("train"), TaskSpec("made", 1, "classes", ("no", "yes", "rare"), metrics=("accuracy",))
+    label = train.label.copy()
+    label[:9] = 2
+    found = find_doubts(cache, replace(train, label=label), Means(cache, task, "all", "none"), 2)
+    assert found is not None
+    assert "rare" not in {one.label for one in found.found}
+    codes = (1 << train.label) | np.where(np.arange(120) < 9, 4, 0)
+    names = ("no", "yes", "rare")
+    several = Means(cache, TaskSpec("made", 1, "labels", names, metrics=("micro_f1",)), "all", "none")
+    found = find_doubts(cache, replace(train, label=codes), several, 2)
+    assert found is not None
+    assert "rare" not in {one.name for one in found.found}
+
+
 @pytest.fixture
 def several(make_fit_cache: MakeCache) -> tuple[Cache, ExampleSet, Means]:
     """120 texts that have "yes" by what a regression can learn, "no" without it, and "rain" at random."""

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from glot.cluster.assign import LEASE_SECONDS
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.head_model import each_batch
 from glot.fit.result import FitResult
@@ -153,21 +154,24 @@ def test_a_stopped_sweep_goes_on_to_the_same_bits(
     assert not list((tmp_path / "broken").glob("group-*"))
 
 
-def test_another_process_is_at_the_sweep(make_fit_cache: MakeCache, tmp_path: Path) -> None:
-    """One that lives keeps others out; what one left that was killed is taken over, and told of."""
+def test_another_process_is_at_the_sweep(
+    make_fit_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that lives keeps others out; what one left that was killed is taken over, once Ray's workers have ended."""
     cache, folder = Cache(make_fit_cache()), tmp_path / "sweep"
     prepare_sweep(make_candidates(cache, FitOptions(device="cpu", epochs=1), {"tau": (0.3,)}), folder)
-    with held_sweep(folder) as was_left:
-        assert not was_left
-        with pytest.raises(FaultError, match=f"process {os.getpid()} on .* is at the sweep in {folder}: wait"):
-            finish_sweep(folder, cache)
+    said = f"process {os.getpid()} on .* is at the sweep in {folder}: wait"
+    with held_sweep(folder), pytest.raises(FaultError, match=said):
+        finish_sweep(folder, cache)
     assert not list(folder.glob("*/*/metrics.json"))
     ended = subprocess.Popen([sys.executable, "-c", "pass"])
     ended.wait()
-    (folder / "sweep.claim").write_text(json.dumps({**asdict(Owner.me()), "pid": ended.pid}))
-    with held_sweep(folder) as was_left:
-        assert was_left
+    for name in ("sweep", "ray"):
+        (folder / f"{name}.claim").write_text(json.dumps({**asdict(Owner.me()), "pid": ended.pid}))
+    waited: list[float] = []
+    monkeypatch.setattr("glot.fit.ray_claim.time.sleep", waited.append)
     finish_sweep(folder, cache)
+    assert waited == [LEASE_SECONDS]
     assert len(list(folder.glob("*/*/metrics.json"))) == 1
     assert not list(folder.glob("*.claim"))
 

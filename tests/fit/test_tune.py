@@ -150,6 +150,15 @@ def test_what_was_stopped_or_killed_at_the_first_is_made_up_for(make_fit_cache: 
     assert all(len(trial.user_attrs["scores"]) == 1 for trial in again.study.get_trials()[4:])
 
 
+def test_many_that_begin_at_once_keep_to_the_number_of_candidates(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    """All see the first ones waiting; who comes late gets new ones, and no more than are left."""
+    tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
+    tuner.queue_first(again=True)
+    waiting = len(tuner._trials(TrialState.WAITING))
+    asked = [Tuner(tmp_path / "study", tuner.cache, "cpu")._ask(waiting, most=6) for _ in range(4)]
+    assert [len(candidates) for candidates in asked] == [4, 2, 0, 0]
+
+
 def test_a_place_that_another_fills_again_gives_up_what_its_last_one_had(
     make_fit_cache: MakeCache, tmp_path: Path
 ) -> None:

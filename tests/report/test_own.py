@@ -112,6 +112,8 @@ def test_a_pooler_from_outside_is_compared_with_the_best_of_the_others(
     assert "Poolers from outside" in text
     assert "A pooler from outside is clearly better than the best of the others in 2 of 4 comparisons" in text
     assert "Louder, tau=0.3" in text
+    ours = json.loads((tmp_path / "out/results.json").read_text())["comparisons"]
+    assert {one["baseline"] for one in ours} == {"mean"}  # one of this package
 
 
 def test_a_run_made_twice_counts_once_and_an_unfinished_one_is_told(tmp_path: Path) -> None:

@@ -153,9 +153,13 @@ class Actor:
             self.lease.finish()
 
     @ray.method(concurrency_group=TALK)
-    def progress(self) -> tuple[int, tuple[str, ...]]:
-        """How much is done of the piece in hand, and what is to be said."""
-        self.lease.renew()
+    def progress(self, is_wanted: bool) -> tuple[int, tuple[str, ...]]:
+        """How much is done of the piece in hand, and what is to be said; `is_wanted` whether the driver waits for it.
+
+        It does not where it took this worker for lost while it could not be reached: then its lease runs out.
+        """
+        if is_wanted:
+            self.lease.renew()
         return self.done, tuple(self.said.popleft() for _ in range(len(self.said)))
 
     @ray.method(concurrency_group=TALK)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Protocol
 
-from glot.errors import FaultError, GlotError, UsageError
+from glot.errors import FaultError, GlotError
 
 LEASE_SECONDS = 30.0  # that a worker goes on without being asked for its progress
 POLL_SECONDS = 1.0  # between two questions for progress
@@ -128,6 +129,10 @@ class Board:
         """Whether every piece is made."""
         return not (self.free or self.resting or self.held)
 
+    def may_be_made(self, now: float) -> bool:
+        """Whether a worker that was lost may still be at its piece."""
+        return any(when > now for when in self.resting.values())
+
     def assign(self, worker: int, now: float) -> int | None:
         """Give a worker the next piece; None where none is free now."""
         for number in [number for number, when in self.resting.items() if when <= now]:
@@ -145,7 +150,7 @@ class Board:
         """Put a piece that failed behind the others; raises its error once it has failed too often, or always would."""
         number = self.held.pop(worker)
         self.failures[number] += 1
-        if isinstance(error, UsageError) or self.failures[number] >= ATTEMPTS:
+        if error.is_lasting or self.failures[number] >= ATTEMPTS:
             raise error
         self.free.append(number)
 
@@ -284,9 +289,6 @@ class Assigner:
         else:
             self._ready.discard(worker)
             self._idle.discard(worker)
-            if self._stopping:
-                board.held.pop(worker, None)
-                return
             board.lose(worker, self.clock() + self.lease)
             if isinstance(event, LeftOut):
                 self._leave_out(event)
@@ -302,9 +304,10 @@ class Assigner:
         self._stopping = True
         pool.stop()
         until = self.clock() + self.lease
-        while board.held and self.clock() < until:
+        while (board.held or board.may_be_made(self.clock())) and self.clock() < until:
             for event in pool.events(POLL_SECONDS):
-                self._take(event, board)
+                with suppress(GlotError):  # the last worker is left out: that one stops is what is told
+                    self._take(event, board)
 
     def _tell(self) -> None:
         self.workers(len(self._ready))

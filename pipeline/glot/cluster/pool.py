@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from glot.cluster.assign import POLL_SECONDS, Doing, Event, Failed, Finished, LeftOut, Lost, Ready
 from glot.cluster.launch import RayOptions
@@ -24,7 +25,11 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # of a Ray that this command starts: nothing is sent
 }
 STORE_BYTES = 100 * 2**20  # of its object store, which holds no states
+LISTING_SECONDS = 60.0  # until all nodes see what one has written
 BEGINNINGS = 5  # of one worker that each end while it loads
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,22 @@ def place_workers(asked: RayOptions, say: Callable[[str], None]) -> Placement:
     nodes = list(living_nodes().values())
     found = place(nodes, asked)
     say(f"workers by Ray: {found}; nodes: {len(nodes)}")
+    return found
+
+
+def wait_until_shown(folder: Path, look: Callable[[], Found | None]) -> Found:
+    """What `look` finds once this machine sees what others wrote: a file system may keep its listings for a while.
+
+    Raises FaultError where it finds nothing for `LISTING_SECONDS`.
+    """
+    until = time.monotonic() + LISTING_SECONDS
+    while (found := look()) is None:
+        if time.monotonic() > until:
+            raise FaultError(
+                f"{folder} does not show all that the workers have made: it must be the same folder on every node; the "
+                "same command goes on"
+            )
+        time.sleep(1)
     return found
 
 
@@ -203,8 +224,9 @@ class RayPool:
         if now - self._asked >= POLL_SECONDS:
             self._asked = now
             asked = {worker for method, worker in self._calls.values() if method == "progress"}
+            at_work = {worker for method, worker in self._calls.values() if method == "make"}
             for worker in set(range(self.workers)) - asked - self._again.keys() - self._out:
-                self._call(worker, "progress")
+                self._call(worker, "progress", worker in at_work)
 
     def _answer(self, reference: Any) -> Event | None:
         """What an answer means, or that there is none."""

@@ -67,16 +67,15 @@ def sweep(
             note_layer(first)
         folder = out or _sweep_folder(first.task.name, first.states.backbone)
         check_new_folder(folder)
-    asked = None if resume is not None else (options, grid)
     if cluster is not None:
         check_address(cluster)
-        _sweep_over_ray(folder, opened, cluster, asked)
+        _sweep_over_ray(folder, opened, cluster, None if resume is not None else (options, grid))
         _print_sweep(folder)
         return
     from glot.fit.run import check_device  # with torch, after all that is wrong is told
     from glot.fit.sweep import finish_sweep, make_candidates, prepare_sweep
 
-    if asked is not None and opened is not None:
+    if resume is None and opened is not None:
         places = tuple(str(check_device(device)) for device in words(devices))
         candidates = make_candidates(opened, options.but(device=places[0] if places else None), grid, places)
         prepare_sweep(candidates, folder)
@@ -91,7 +90,7 @@ def _sweep_over_ray(
 ) -> None:
     """Have the workers of a Ray cluster train the heads that are asked for, or those of the folder."""
     from glot.fit.ray_run import sweep_over_ray  # with torch, after all that is wrong is told
-    from glot.fit.sweep import sweep_cache
+    from glot.fit.sweep import Grid, sweep_cache
 
     opened = cache or sweep_cache(folder)
     with share_bar(notes, "sweep") as bar:
@@ -99,7 +98,7 @@ def _sweep_over_ray(
         def count(workers: int) -> None:
             bar.rename(f"sweep, {workers} workers")
 
-        sweep_over_ray(folder, opened, cluster, asked, bar, count, note)
+        sweep_over_ray(folder, opened, cluster, asked and Grid(*asked), bar, count, note)
 
 
 def _sweep_folder(task: str, backbone: str) -> Path:

@@ -106,7 +106,7 @@ def guess_texts(path: Path, texts_each: int, form: TableFormat = FIND_OUT, train
     get no answer as a header line, does not look like one.
     """
     form, names = _names(path, Columns("", None, ""), form)
-    if trained is not None:
+    if trained is not None and form.header:  # else names are numbers of columns
         wanted = [trained.text, trained.text_b or ""][:texts_each]
         if set(wanted) <= set(names):
             return _texts_found(wanted, form, ", as in training")

@@ -16,7 +16,6 @@ from glot.process import available_memory
 
 WORTH_SECONDS = 20.0  # of torch's time, from which on "auto" looks for something faster
 MEMORY = 2.0  # times the weights' bytes must be free to convert and compile: about 1.9 were taken by two models
-INSTALL = "pip install 'glot-pipeline[openvino]'"
 
 
 def take_engine(
@@ -89,12 +88,7 @@ def _check_there(backbone: Backbone) -> None:
         raise Unfit("OpenVINO needs all of its weights in memory, and --device-map has spread them")
     if backbone.compute_dtype not in AGREES:
         raise Unfit(f"OpenVINO computes in {' or '.join(AGREES)}, not in {backbone.compute_dtype}")
-    if openvino.openvino_version() is None:
-        raise Unfit(f"OpenVINO, which is faster, is not installed ({INSTALL})")
-    try:
-        openvino.import_openvino()
-    except Exception as error:  # built for another Python, processor or system
-        raise Unfit(f"OpenVINO cannot be loaded ({reason_of(error)})") from None
+    openvino.check_openvino()
 
 
 def _converted(backbone: Backbone) -> Any:

@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from glot.extract.agreement import Unfit
 from glot.extract.forward import Backbone
+from glot.extract.probe import reason_of
 
+INSTALL = "pip install 'glot-pipeline[openvino]'"
 HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names of what it computes in
 # Tokens of the two texts that the tracer sees, one padded. It may only learn from them what does not hang on lengths:
 # `take_engine` compares the result at others.
@@ -47,6 +50,16 @@ def import_openvino() -> ModuleType:
         else:
             sys.modules["openvino_telemetry"] = before  # type: ignore[assignment]
     return openvino
+
+
+def check_openvino() -> None:
+    """Raise Unfit where OpenVINO is not installed, or does not run here."""
+    if openvino_version() is None:
+        raise Unfit(f"OpenVINO, which is faster, is not installed ({INSTALL})")
+    try:
+        import_openvino()
+    except Exception as error:  # built for another Python, processor or system
+        raise Unfit(f"OpenVINO cannot be loaded ({reason_of(error)})") from None
 
 
 def sure_layers(backbone: Backbone) -> tuple[int, ...]:

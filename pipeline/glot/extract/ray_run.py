@@ -13,7 +13,7 @@ import torch
 
 from glot.cluster.assign import Assigner
 from glot.cluster.launch import RayOptions, check_address
-from glot.cluster.pool import RayPool, connected, place_workers
+from glot.cluster.pool import RayPool, connected, place_workers, wait_until_shown
 from glot.cluster.ray_map import map_over_ray
 from glot.corpus.examples import Corpus, in_template
 from glot.errors import FaultError, UsageError
@@ -38,7 +38,6 @@ from glot.store.plan import Plan
 from glot.store.shards import finished_shard
 
 LIGHTER = "; a smaller --token-budget needs less"  # memory
-LISTING_SECONDS = 60.0  # until all nodes see what one has written, where the file system keeps its listings for a while
 
 
 def extract_over_ray(
@@ -167,14 +166,9 @@ def _assign(
 
 def _finish(folder: Path) -> Manifest:
     """List the shards in the manifest, once this machine sees all that others have made."""
-    until = time.monotonic() + LISTING_SECONDS
-    while True:
+
+    def look() -> Manifest | None:
         manifest = finish_cache(folder)
-        if manifest.complete:
-            return manifest
-        if time.monotonic() > until:
-            raise FaultError(
-                f"{folder} does not show all shards that the workers have made: it must be the same folder on every "
-                "node; the same command goes on"
-            )
-        time.sleep(1)
+        return manifest if manifest.complete else None
+
+    return wait_until_shown(folder, look)

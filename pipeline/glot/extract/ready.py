@@ -13,22 +13,26 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from glot.errors import GlotError
+from glot.errors import FaultError, GlotError
 from glot.extract.agreement import Expected, Unfit, check_agreement
 from glot.extract.backbone import load_backbone, load_rules, set_padding
 from glot.extract.converted import FORMAT, find_folder, model_key, models_folder
 from glot.extract.folders import find_folders
 from glot.extract.forward import Backbone
 from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha256
-from glot.extract.openvino import OpenVinoEngine, computes_bfloat16, openvino_version, read, sure_layers
+from glot.extract.openvino import OpenVinoEngine, check_openvino, computes_bfloat16, openvino_version, read, sure_layers
 from glot.extract.source import ModelSource, find_source
 from glot.store.files import atomic_path, checked, make_folder
 from glot.store.layout import StatesIdentity
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SUFFIX = ".start.safetensors"
 MOST_BYTES = 64 * 2**20  # of torch's states that are kept
@@ -60,14 +64,15 @@ class Start:
 def keep_start(backbone: Backbone, expected: Expected) -> None:
     """Keep what a later start needs of a backbone whose conversion is kept; not where that takes much room, or fails.
 
-    What was kept of more layers, or of texts as long, stays.
+    What was kept of these layers, others among them, and of texts as long, stays.
     """
     if backbone.held or sum(states.nbytes for batch in expected.states for states in batch) > MOST_BYTES:
         return
-    path = models_folder() / f"{_key(backbone)}{SUFFIX}"
-    there = _read(path)
-    if there is not None and set(expected.layers) <= set(there[0].layers) and backbone.tried <= there[0].tried:
+    there = _find(backbone, expected.layers)
+    if there is not None and backbone.tried <= there[0].tried:
         return
+    layers = "-".join(map(str, expected.layers))
+    path = models_folder() / f"{_key(backbone)}-{layers}{SUFFIX}"
     facts = {name: getattr(backbone, name) for name in FACTS}
     start = Start(model_key(backbone), expected.layers, **facts)
     tensors = {
@@ -89,7 +94,7 @@ def ready_backbone_of(
         return None
     try:
         backbone = _open(find_source(states, what, model), states.compute_dtype, layers)
-    except (GlotError, Unfit, RuntimeError):  # whoever loads it whole will say what is wrong with it
+    except (GlotError, Unfit, RuntimeError, ValueError):  # whoever loads it whole will say what is wrong with it
         return None
     return None if backbone is None or states.other_backbone(backbone) else backbone
 
@@ -110,17 +115,18 @@ def _open(source: ModelSource, compute_dtype: str, layers: tuple[int, ...]) -> B
         num_layers=0,
         vocabulary_size=0,
         compute_dtype=compute_dtype,
-        get_model=lambda: load_backbone(source, compute_dtype, "cpu").model,
+        get_model=lambda: _load_model(source, backbone),
         tokenizer=tokenizer,
         device=torch.device("cpu"),
         loader=identify_loader(folders, tokenizer, config, {}),
     )
-    found = _read(models_folder() / f"{_key(backbone)}{SUFFIX}")
-    if found is None or not set(layers) <= set(found[0].layers):
+    found = _find(backbone, layers)
+    if found is None:
         return None
     start, expected = found
     for name in FACTS:
         setattr(backbone, name, getattr(start, name))
+    check_openvino()
     kept = find_folder(start.model)
     if kept is None or kept.folder is None or (compute_dtype == "bfloat16" and not computes_bfloat16()):
         return None
@@ -130,6 +136,14 @@ def _open(source: ModelSource, compute_dtype: str, layers: tuple[int, ...]) -> B
     return backbone
 
 
+def _load_model(source: ModelSource, backbone: Backbone) -> PreTrainedModel:
+    """Torch's model of a backbone that began without it; raises FaultError where another one lies there by now."""
+    whole = load_backbone(source, backbone.compute_dtype, "cpu")
+    if whole.weights_sha256 != backbone.weights_sha256:
+        raise FaultError(f"{source.location} is another model than it was when this began: begin again")
+    return whole.model
+
+
 def _key(backbone: Backbone) -> str:
     """Of all that torch's states of given tokens depend on, and the tokens of a text."""
     parts = [
@@ -137,6 +151,13 @@ def _key(backbone: Backbone) -> str:
         *(version(name) for name in ("openvino", "torch", "transformers")),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _find(backbone: Backbone, layers: tuple[int, ...]) -> tuple[Start, Expected] | None:
+    """What is kept of these layers, of the longest text that was tried; None where nothing is."""
+    found = [some for path in sorted(models_folder().glob(f"{_key(backbone)}-*{SUFFIX}")) if (some := _read(path))]
+    fit = [some for some in found if set(layers) <= set(some[0].layers)]
+    return max(fit, key=lambda some: some[0].tried, default=None)
 
 
 def _read(path: Path) -> tuple[Start, Expected] | None:

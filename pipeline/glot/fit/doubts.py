@@ -18,6 +18,7 @@ from glot.store.task_spec import TaskSpec, label_text
 from glot.store.template import split_pair, takes_pair
 
 FOLDS = 5
+FEWEST_EACH = 2 * FOLDS  # examples of a class, or with and without a label: of fewer a fold may have seen none
 FEWEST = 40  # examples; of fewer the folds know next to nothing
 FAR = 3.0  # robust deviations of a score from what the others say of it
 MAD = 1.4826  # a normal deviation over the median absolute one
@@ -60,7 +61,8 @@ def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int) -> Do
     Of classes a label is in doubt where another class is at least as probable as it is, on average, for examples that
     have that label (confident learning, Northcutt et al. 2021); of several labels the same is asked of each, with
     it or without it, so that a text may have several doubts; of scores where it lies more than three robust deviations
-    from the estimate. Of many examples a sample is looked at; None: there are too few.
+    from the estimate. Of many examples a sample is looked at, and of no class or label that fewer than ten of
+    them have; None: there are too few examples.
     """
     some = sample_of(train, MOST_ROWS)
     if len(some) < FEWEST:
@@ -78,6 +80,8 @@ def _doubted_classes(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -
     """The places of the doubted labels, the most doubted first, and what is said of each."""
     shares = _held_out_shares(features, labels, len(task.classes))
     places, others = _rivals(shares, labels)
+    is_known = np.bincount(labels, minlength=len(task.classes))[labels[places]] >= FEWEST_EACH
+    places, others = places[is_known], others[is_known]
     own, best = shares[places, labels[places]], shares[places, others]
     order = np.argsort(own - best, kind="stable")
     names = task.classes
@@ -93,6 +97,8 @@ def _doubted_labels(task: TaskSpec, features: np.ndarray, codes: np.ndarray) -> 
     """
     found, columns = [], label_sets.to_indicator(codes, len(task.classes)).T
     for number, (name, has) in enumerate(zip(task.classes, columns, strict=True)):
+        if min(has.sum(), len(has) - has.sum()) < FEWEST_EACH:
+            continue
         shares = _held_out_shares(features, has, 2)
         for place in _rivals(shares, has)[0].tolist():
             code, real = int(codes[place]), int(has[place])

@@ -32,9 +32,14 @@ from glot.store.files import save_array
 class LossError(FaultError):
     """The loss of the head in `folder` is not finite."""
 
+    is_lasting = True
+
     def __init__(self, message: str, folder: Path) -> None:
-        super().__init__(message)
+        super().__init__(message, folder)  # both, so that it can be sent from process to process
         self.folder = folder
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 @dataclass(frozen=True)

@@ -6,33 +6,34 @@ one device.
 
 from __future__ import annotations
 
-import os
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from glot.cluster.assign import Assigner
 from glot.cluster.launch import RayOptions, check_address
-from glot.cluster.pool import Placement, RayPool, connected, place_workers
+from glot.cluster.pool import Placement, RayPool, connected, place_workers, wait_until_shown
 from glot.errors import Stopped
-from glot.fit.config import FitOptions
-from glot.fit.run_folder import RunConfig
-from glot.fit.sweep import find_jobs, group_jobs, held_sweep, is_finished, make_candidates, prepare_sweep
+from glot.fit.ray_claim import held_for_ray
+from glot.fit.run_folder import METRICS_FILE, check_new_folder, find_sweep_runs
+from glot.fit.sweep import Grid, find_jobs, group_jobs, held_sweep, is_finished
 from glot.fit.tune import BEST, END, Tuner
 from glot.process import stop_flag
 from glot.store.claims import Claims
+from glot.store.files import make_folder
 from glot.store.reader import Cache
 
 Say = Callable[[str], None]
-Grid = dict[str, tuple[Any, ...]]
+CONFIGS = -1  # the piece that makes them
 
 
 def sweep_over_ray(
     folder: Path,
     cache: Cache,
     cluster: RayOptions,
-    asked: tuple[FitOptions, Grid] | None = None,
+    grid: Grid | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     workers: Callable[[int], None] = lambda count: None,
     say: Say = lambda line: None,
@@ -40,32 +41,42 @@ def sweep_over_ray(
     """Train the heads of a sweep as `finish_sweep` does, by workers that Ray starts and starts again.
 
     Args:
-        asked: what `make_candidates` is given, for a new sweep; None goes on with the one in the folder.
+        grid: of a new sweep; None goes on with the one in the folder.
         progress: (done, in all), a thousand for each head. workers: told how many are at work.
 
     Raises FaultError where Ray cannot be reached or another process is at this sweep, Stopped after Ctrl-C or SIGTERM,
     once the workers have kept what they had; the next call goes on.
     """
     check_address(cluster)
-    with connected(cluster):
+    assigner = Assigner(progress=progress, workers=workers, say=say, piece="group")
+    groups: dict[int, list[str]] = {}
+
+    def given(number: int) -> tuple[object, ...]:
+        return (grid,) if number == CONFIGS else tuple(groups[number])
+
+    with connected(cluster), _made_folder(folder, grid is not None), held_sweep(folder), held_for_ray(folder):
         from glot.fit.ray_worker import SHARES, SweepMaker  # with Ray, which is told how to speak before it is loaded
 
         placement = place_workers(cluster, say)
-        if asked is not None:
-            prepare_sweep(_candidates(cache, asked, placement), folder)
-            say(f"{folder}: {len(find_jobs(folder))} heads")
-        with held_sweep(folder) as was_left:
-            groups = group_jobs(find_jobs(folder))
-            sizes = {number: SHARES * len(group) for number, group in enumerate(groups)}
-            missing = {number: size for number, size in sizes.items() if not is_finished(groups[number])}
-            there, total = sum(sizes.values()) - sum(missing.values()), sum(sizes.values())
-            assigner = Assigner(there, total, progress, workers, say, piece="group")
-            own = (folder.absolute(), _location(cache))
-            try:
-                with RayPool(SweepMaker, own, placement) as pool, stop_flag() as should_stop:
-                    assigner.run(pool, missing, missing if was_left else (), should_stop)
-            except KeyboardInterrupt:
-                raise Stopped(f"stopped; go on with `glot sweep --resume {folder}`") from None
+        own = (folder.absolute(), _location(cache), _device(placement))
+        try:
+            with RayPool(SweepMaker, own, placement, given) as pool, stop_flag() as should_stop:
+                if grid is not None:
+                    with _all_or_none(folder):
+                        assigner.run(pool, {CONFIGS: 0}, should_stop=should_stop)
+                        (heads,) = assigner.counts
+                        wait_until_shown(folder, lambda: len(find_sweep_runs(folder)) == heads or None)
+                    say(f"{folder}: {heads} heads")
+                jobs = dict(enumerate(group_jobs(find_jobs(folder))))
+                groups |= {number: [str(job.folder.relative_to(folder)) for job in jobs[number]] for number in jobs}
+                sizes = {number: SHARES * len(group) for number, group in jobs.items()}
+                missing = {number: size for number, size in sizes.items() if not is_finished(jobs[number])}
+                assigner.total = sum(sizes.values())
+                assigner.done = assigner.total - sum(missing.values())
+                assigner.run(pool, missing, should_stop=should_stop)
+        except KeyboardInterrupt:
+            raise Stopped(f"stopped; go on with `glot sweep --resume {folder}`") from None
+        wait_until_shown(folder, lambda: all(map(is_finished, jobs.values())) or None)
 
 
 def tune_over_ray(
@@ -85,61 +96,56 @@ def tune_over_ray(
     Returns what `Tuner.finish` returns. Raises FaultError where Ray cannot be reached, Stopped after Ctrl-C or SIGTERM.
     """
     check_address(cluster)
-    tuner.queue_first(again=seconds > 0)  # once, not by each of them
-    with connected(cluster):
+    assigner, folder = Assigner(say=say, piece="search"), tuner.folder
+    with connected(cluster), held_for_ray(folder):
         from glot.fit.ray_worker import StudyMaker
 
+        tuner.queue_first(again=seconds > 0)  # once, not by each of them
         placement = place_workers(cluster, say)
-        assigner, places = Assigner(say=say, piece="search"), placement.workers
+        places = placement.workers
 
-        def left(number: int) -> tuple[object, ...]:
+        def given(number: int) -> tuple[object, ...]:
             began = assigner.began
             return (max(0.0, seconds - (time.monotonic() - began if began else 0.0)),) if number < places else ()
 
-        own = (
-            tuner.folder.absolute(),
-            _location(tuner.cache),
-            _device(placement),
-            tuner.searcher.owner,
-            places,
-            most,
-            ensemble,
-        )
+        where = (folder.absolute(), _location(tuner.cache), _device(placement))
+        own = (*where, tuner.searcher.owner, places, most, ensemble)
         try:
-            with RayPool(StudyMaker, own, placement, left) as pool, stop_flag() as should_stop:
+            with RayPool(StudyMaker, own, placement, given) as pool, stop_flag() as should_stop:
                 assigner.run(pool, dict.fromkeys(range(places), 0), should_stop=should_stop)
-                with Claims(tuner.folder) as claims:
+                with Claims(folder) as claims:
                     if not claims.acquire(END):
                         return None
-                    assigner.piece = "winner"
                     assigner.run(pool, {places: 0}, should_stop=should_stop)
         except KeyboardInterrupt:
             raise Stopped("stopped") from None
-    return tuner.folder / BEST
+        wait_until_shown(folder, lambda: (folder / BEST / METRICS_FILE).exists() or None)
+    return folder / BEST
 
 
-def _candidates(cache: Cache, asked: tuple[FitOptions, Grid], placement: Placement) -> dict[str, RunConfig]:
-    """The configs of a sweep, made where heads are trained: they say what device, precision and memory there are."""
-    import ray
-    from ray.exceptions import RayTaskError
-
-    from glot.cluster.actor import Order
-
-    call = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus, max_retries=3)(_make_candidates)
-    options, grid = asked
-    environment = Order.of_this_process().environment
+@contextmanager
+def _made_folder(folder: Path, is_new: bool) -> Iterator[None]:
+    """A new sweep's folder, gone again where nothing was put into it; raises UsageError where it is not empty."""
+    if is_new:
+        check_new_folder(folder)
+        make_folder(folder)
     try:
-        return ray.get(call.remote(environment, _location(cache), options, grid, _device(placement)))
-    except RayTaskError as error:
-        raise error.cause from None
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
 
 
-def _make_candidates(
-    environment: dict[str, str], cache: str, options: FitOptions, grid: Grid, device: str
-) -> dict[str, RunConfig]:
-    """Runs in a process of Ray."""
-    os.environ.update(environment)
-    return make_candidates(Cache(cache), options, grid, (device,))
+@contextmanager
+def _all_or_none(folder: Path) -> Iterator[None]:
+    """Of a new sweep's runs nothing stays where not all were made."""
+    try:
+        yield
+    except BaseException:
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        raise
 
 
 def _device(placement: Placement) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glot.cluster.actor import Actor, Order
-from glot.errors import FaultError
+from glot.errors import FaultError, UsageError
 from glot.store.claims import Owner
 from glot.store.reader import Cache
 
@@ -18,31 +18,38 @@ SHARES = 1000  # what a head counts for in what is done, so that parts of it are
 
 
 class SweepMaker(Actor):
-    """A piece is a group of a sweep's heads that train side by side (`group_jobs`); it counts heads."""
+    """A piece is a group of heads that train side by side, or the making of all configs; it counts heads.
 
-    def __init__(self, order: Order, folder: Path, cache: str) -> None:
+    They are made here, where heads are trained: they say what device, precision and memory there are.
+    """
+
+    def __init__(self, order: Order, folder: Path, cache: str, device: str) -> None:
         super().__init__(order)
-        self.folder, self.location = folder, cache
+        self.folder, self.location, self.device = folder, cache, device
         self.cache: Cache | None = None
         self.opened: dict[tuple, States] = {}
 
     def load(self) -> None:
         """Open the cache."""
-        check_shared(self.folder)
-        self.cache = self.cache or Cache(self.location)
+        self.cache = self.cache or open_shared(self.folder, self.location)
 
-    def work(self, number: int, *_: object) -> tuple[int, ...]:
-        """Train the heads of a group, from their checkpoint where there is one."""
-        from glot.fit.sweep import find_jobs, finish_jobs, group_jobs
+    def work(self, number: int, *given: object) -> tuple[int, ...]:
+        """Write the configs of a grid, or train the heads of some runs, from their checkpoint if there is one."""
+        from glot.fit.sweep import Grid, finish_jobs, jobs_of, make_candidates, save_candidates
 
-        group = group_jobs(find_jobs(self.folder))[number]
-        epochs = max(job.config.train.epochs for job in group)
+        assert self.cache is not None  # it has begun
+        if isinstance(given[0], Grid):
+            candidates = make_candidates(self.cache, given[0].options, given[0].values, (self.device,))
+            save_candidates(candidates, self.folder)
+            return (len(candidates),)
+        jobs = jobs_of(self.folder / str(name) for name in given)
+        epochs = max(job.config.train.epochs for job in jobs)
 
         def note(epoch: int, step: int, steps: int, loss: float) -> None:
-            self.done = int(SHARES * len(group) * (epoch - 1 + step / steps) / epochs)
+            self.done = int(SHARES * len(jobs) * (epoch - 1 + step / steps) / epochs)
 
-        finish_jobs(group, self.folder, self.cache, note, self.stopping.is_set, self.opened)
-        return (len(group),)
+        finish_jobs(jobs, self.folder, self.cache, note, self.stopping.is_set, self.opened)
+        return (len(jobs),)
 
 
 class StudyMaker(Actor):
@@ -74,8 +81,7 @@ class StudyMaker(Actor):
         """Open the study."""
         from glot.fit.tune import Tuner
 
-        check_shared(self.folder)
-        self.tuner = self.tuner or Tuner(self.folder, Cache(self.location), self.device)
+        self.tuner = self.tuner or Tuner(self.folder, open_shared(self.folder, self.location), self.device)
 
     def work(self, number: int, *given: object) -> tuple[int, ...]:
         """Search for so many seconds, or train the winner."""
@@ -98,7 +104,11 @@ class StudyMaker(Actor):
         return ()
 
 
-def check_shared(folder: Path) -> None:
-    """Raise FaultError where a folder that the command has made is not there."""
+def open_shared(folder: Path, cache: str) -> Cache:
+    """A command's cache; raises FaultError where that, or a folder that the command has made, is not there."""
     if not folder.is_dir():
         raise FaultError(f"there is no {folder}: it must be the same folder on every node of the cluster")
+    try:
+        return Cache(cache)
+    except UsageError as error:
+        raise FaultError(f"{error}; the cache must be the same on every node of the cluster") from None

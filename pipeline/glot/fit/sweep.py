@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.config import FitOptions
 from glot.fit.options import check_comparable, grid_options
+from glot.fit.ray_claim import wait_for_orphans
 from glot.fit.run import make_configs, open_cache
 from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, check_new_folder, clear_run, find_sweep_runs
 from glot.fit.states import States
@@ -28,6 +29,14 @@ from glot.store.reader import Cache
 
 CLAIM = "sweep"  # its name; held while runs are trained
 HEADS_AT_ONCE = 64  # that train side by side; more are trained after them
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What the heads of a sweep are: see `make_candidates`."""
+
+    options: FitOptions
+    values: dict[str, tuple[Any, ...]]
 
 
 def make_candidates(
@@ -57,6 +66,11 @@ def make_candidates(
 def prepare_sweep(candidates: dict[str, RunConfig], folder: Path) -> None:
     """Make the run folders, each with its config; raises UsageError where the folder is not empty."""
     check_new_folder(folder)
+    save_candidates(candidates, folder)
+
+
+def save_candidates(candidates: dict[str, RunConfig], folder: Path) -> None:
+    """Make the run folders, each with its config, whatever there is."""
     for name, config in candidates.items():
         config.save(make_folder(folder / name))
 
@@ -66,7 +80,12 @@ def find_jobs(folder: Path) -> list[Job]:
     paths = find_sweep_runs(folder)
     if not paths:
         raise UsageError(f"{folder} holds no sweep: make one with `glot sweep`")
-    return [Job(RunConfig.load(path), path) for path in paths]
+    return jobs_of(paths)
+
+
+def jobs_of(runs: Iterable[Path]) -> list[Job]:
+    """Jobs from run folders that have their configs."""
+    return [Job(RunConfig.load(run), run) for run in runs]
 
 
 def sweep_cache(folder: Path) -> Cache:
@@ -96,19 +115,16 @@ def finish_sweep(
 
 
 @contextmanager
-def held_sweep(folder: Path) -> Iterator[bool]:
-    """A sweep for this process alone; gives whether one that was killed may have left workers that are still at it.
-
-    Raises FaultError where another process is at it.
-    """
+def held_sweep(folder: Path) -> Iterator[None]:
+    """A sweep for this process alone; raises FaultError where another one is at it."""
     with Claims(folder) as claims:
-        was_left = claims.owner(CLAIM) is not None
         if not claims.acquire(CLAIM):
             raise FaultError(
                 f"{claims.owner(CLAIM) or 'another process'} is at the sweep in {folder}: wait until it ends; one that "
                 "was killed on another machine is forgotten after five minutes"
             )
-        yield was_left
+        wait_for_orphans(folder)
+        yield
 
 
 def _finish_alone(folder: Path, device: str) -> None:

@@ -28,6 +28,7 @@ from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.config import FitOptions
 from glot.fit.ensemble_run import make_ensemble
 from glot.fit.learner import Job, LossError
+from glot.fit.ray_claim import wait_for_orphans
 from glot.fit.regression import Regression
 from glot.fit.result import Epoch
 from glot.fit.run import make_configs
@@ -163,7 +164,9 @@ class Tuner:
             room = room if most is None else min(room, most - len(self._trials()))
             if not waiting and (room < 1 or left <= pace / 2):
                 return
-            candidates = self._ask(waiting or room)
+            candidates = self._ask(waiting or room, most)
+            if not candidates:
+                return
             self._run_round(candidates, progress, should_stop)
             pace = (left - self.deadline + time.monotonic()) / len(candidates)
             if self._scored():  # not where others are at the first ones, and these here were too late
@@ -232,6 +235,7 @@ class Tuner:
         with Claims(self.folder) as claims:
             if not claims.acquire(END):
                 return None
+            wait_for_orphans(self.folder)
             self.train_best(progress, should_stop, ensemble)
         return self.folder / BEST
 
@@ -287,20 +291,26 @@ class Tuner:
     def _liked_layer(self) -> int | None:
         return measure_yardsticks(self.cache, self.entry.task, self.examples, {})[-1].layer
 
-    def _ask(self, count: int) -> list[Candidate]:
-        """So many new candidates. All but the first read the same layers, so that they share batches."""
+    def _ask(self, count: int, most: int | None = None) -> list[Candidate]:
+        """So many new candidates. All but the first read the same layers, so that they share batches.
+
+        Fewer where others asked meanwhile: the numbers of trials tell which are beyond `most`.
+        """
         layers: dict[str, str] = {}
         candidates = []
         with _quiet():
             for _ in range(count):
                 trial = self.study.ask()
+                is_first = "first" in trial.user_attrs
+                if most is not None and trial.number >= most and not is_first:
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+                    break
                 trial.set_user_attr("owner", asdict(self.searcher.owner))
                 trial.set_user_attr("place", self.searcher.place)
                 # A sampler of its own: what comes next depends on the study alone, and processes do not repeat others.
                 sampler = optuna.samplers.TPESampler(seed=trial.number, multivariate=False)
                 self.study.sampler = optuna.samplers.PartialFixedSampler(layers, sampler)
                 propose(trial, self.cache)
-                is_first = "first" in trial.user_attrs
                 if not is_first:
                     layers = {"layers": trial.params["layers"]}
                 candidates.append(Candidate(trial, self._config(trial.params), is_first))

@@ -67,8 +67,8 @@ def is_glot(method: str) -> bool:
 
 
 def is_baseline(method: str) -> bool:
-    """A pooler that is not GLOT in any of its settings."""
-    return not method.startswith(OURS)
+    """A pooler of this package that is not GLOT in any of its settings."""
+    return not method.startswith(OURS) and not is_from_outside(method)
 
 
 def has_no_graph(method: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from glot.errors import FaultError
+from glot.errors import FaultError, UsageError
 from glot.fit.statistics import Difference, Interval
 from glot.registry.tasks import Columns
 from glot.store.files import check_version, read_json, write_json
@@ -95,11 +95,11 @@ class Trained:
 
     @classmethod
     def columns_of(cls, folder: Path) -> Columns | None:
-        """The columns of the table that a run was trained on, where `glot train` made its folder; else None.
-
-        Raises FaultError where its record is damaged.
-        """
-        return cls._read(folder).columns if (folder / RESULT_FILE).exists() else None
+        """The columns of the table that a run was trained on, where `glot train` recorded them; else None."""
+        try:
+            return cls._read(folder).columns
+        except (UsageError, FaultError):  # not made by it, or damaged: the head is whole
+            return None
 
     @classmethod
     def _read(cls, folder: Path) -> Trained:
