@@ -14,7 +14,7 @@ import psutil
 
 from tests.faults.runs import Zygote
 
-PATIENCE = 120.0  # seconds until a test gives up
+PATIENCE = 300.0  # seconds until a test gives up
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
