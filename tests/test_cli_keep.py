@@ -156,12 +156,17 @@ def test_a_cache_has_no_columns(glot: Glot, made: Path) -> None:
     assert "--keep is for the columns of --input" in err
 
 
-def test_an_obvious_column_of_texts_need_not_be_named(predict: Glot) -> None:
+def test_an_obvious_column_of_texts_need_not_be_named(glot: Glot, made: Path, predict: Glot) -> None:
     Path("new.csv").write_text("id,words\n1,rain falls on town\n2,the river is wide\n")
     code, out, err = predict("--input", "new.csv")
     assert code == 0, err
     assert "new.csv: text in 'words'\n" in err
     assert out == predict("--input", "new.csv", "--text", "words")[1]
+    for name, column in (("a", ()), ("b", ("--text", "words"))):
+        words = ["encode", "--run", made / "run", "--input", "new.csv", "--output", f"{name}.npy", *column]
+        code, _, err = glot(*words)
+        assert (code, "new.csv: text in 'words'\n" in err) == (0, not column), err
+    assert Path("a.npy").read_bytes() == Path("b.npy").read_bytes()
     Path("new.csv").write_text("id,words,more\n1,rain falls on town,and on the river\n")
     code, out, err = predict("--input", "new.csv")
     assert (code, out) == (2, "")

@@ -35,10 +35,14 @@ from glot.commands.table_options import (
 from glot.errors import UsageError
 
 if TYPE_CHECKING:
+    from glot.inference.encode import Input
     from glot.store.rows import Row
 
 AnyRunOption = Annotated[Path, typer.Option("--run", help="A run's or an ensemble's folder.")]
-TextOption = Annotated[str, typer.Option("--text", help="Column of the text, in a table.")]
+TextOption = Annotated[
+    str | None,
+    typer.Option("--text", help="Column of the text, in a table; default: as `glot train` had it, or the obvious one."),
+]
 TextBOption = Annotated[str | None, typer.Option("--text-b", help="Column of the second text of pairs, in a table.")]
 
 
@@ -53,7 +57,7 @@ def encode(
     run: RunOption,
     input: Annotated[str, typer.Option(help="Texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")],
     output: Annotated[Path, typer.Option(help="The vectors: a .npy, .parquet, .jsonl or .ndjson file.")],
-    text: TextOption = "text",
+    text: TextOption = None,
     text_b: Annotated[
         str | None,
         typer.Option("--text-b", help="Column of the second text, for a run whose prompt holds both texts of a pair."),
@@ -71,11 +75,15 @@ def encode(
     from glot.extract.options import check_engine
     from glot.inference.encode import Input, check_vectors_file, encode_file
     from glot.inference.run_checks import check_new_texts, check_vector_texts
+    from glot.store.template import takes_pair
 
     check_vectors_file(output)
     check_engine(engine)
-    texts = Input(input, text, text_b, table_format(delimiter, quoting, encoding, no_header))
-    check_vector_texts(check_new_texts(run, model).config, text_b)
+    texts = Input(input, text or "text", text_b, table_format(delimiter, quoting, encoding, no_header))
+    checked = check_new_texts(run, model)
+    if text is None and text_b is None:
+        texts = _find_columns(texts, 2 if takes_pair(checked.config.states.template) else 1, checked.folder)
+    check_vector_texts(checked.config, texts.text_b)
     described = texts.describe()
     from glot.inference.model import GlotModel
 
@@ -89,6 +97,18 @@ def encode(
     answer({"run": run, "file": output, "vectors": count, "width": loaded.width})
 
 
+def _find_columns(texts: Input, texts_each: int, run: Path) -> Input:
+    """A table with the columns that nobody named, one of texts or two; says which they are. All else as it is."""
+    from glot.train.result import Trained
+
+    if not texts.is_table:
+        return texts
+    found, said = texts.with_columns(texts_each, Trained.columns_of(run))
+    if said:
+        note(said)
+    return found
+
+
 def predict(
     run: AnyRunOption,
     cache: Annotated[
@@ -97,12 +117,7 @@ def predict(
     input: Annotated[
         str | None, typer.Option(help="New texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")
     ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            "--text", help="Column of the text, in a table; default: as `glot train` had it, or the obvious one."
-        ),
-    ] = None,
+    text: TextOption = None,
     text_b: TextBOption = None,
     delimiter: DelimiterOption = None,
     quoting: QuotingOption = None,
@@ -149,7 +164,6 @@ def predict(
     from glot.extract.options import check_engine
     from glot.inference.encode import ALL, Input, predict_file, predict_rows
     from glot.inference.run_checks import check_new_labels, check_predictions_file
-    from glot.train.result import Trained
 
     if out is not None:
         check_predictions_file(out, format and format.value)
@@ -158,10 +172,8 @@ def predict(
     texts = Input(input, text or "text", text_b, table_format(delimiter, quoting, encoding, no_header))
     checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
-    if text is None and text_b is None and texts.is_table:
-        texts, found = texts.with_columns(config.texts_each, Trained.columns_of(folder))
-        if found:
-            note(found)
+    if text is None and text_b is None:
+        texts = _find_columns(texts, config.texts_each, folder)
     described = texts.describe()
     kept = texts.kept(keep or ALL)
     if config.texts_each != (1 if texts.text_b is None else 2):
