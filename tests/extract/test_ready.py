@@ -30,8 +30,7 @@ CLOSE = 1e-4  # relative, of float32 states that two libraries computed
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder of converted models, and no engine asked for by the environment."""
     folder = tmp_path / "home" / "openvino"
-    for module in (converted, ready):
-        monkeypatch.setattr(module, "models_folder", lambda: folder)
+    monkeypatch.setattr(converted, "models_folder", lambda: folder)
     monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
     return folder
 
@@ -80,14 +79,14 @@ def test_it_is_taken_unless_torch_is_asked_for(states: StatesIdentity) -> None:
 
 
 def spoil_states(home: Path, folder: Path) -> None:
-    (path,) = home.glob(f"*{ready.SUFFIX}")
+    (path,) = home.glob(f"*/*{ready.SUFFIX}")
     with safe_open(path, framework="pt") as file:
         about = file.metadata()
     save_file({name: 1.01 * states for name, states in load_file(path).items()}, path, about)
 
 
 def cut_states(home: Path, folder: Path) -> None:
-    (path,) = home.glob(f"*{ready.SUFFIX}")
+    (path,) = home.glob(f"*/*{ready.SUFFIX}")
     path.write_bytes(path.read_bytes()[:-100])
 
 
@@ -130,7 +129,7 @@ def test_each_choice_of_layers_is_kept(states: StatesIdentity, home: Path) -> No
     backbone.tried = states.max_tokens
     for layers, kept in (((2,), 1), ((0,), 2), ((0, 2), 3), ((1,), 3)):
         take_engine(backbone, layers, "openvino")
-        assert len(list(home.glob(f"*{ready.SUFFIX}"))) == kept
+        assert len(list(home.glob(f"*/*{ready.SUFFIX}"))) == kept
         assert start(states, layers) is not None
 
 
@@ -154,9 +153,9 @@ def test_a_model_that_became_another_meanwhile(states: StatesIdentity, home: Pat
 def test_transformers_models_are_not_imported(states: StatesIdentity, home: Path) -> None:
     """Their import takes longer than all else."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom glot.extract import converted, ready\n"
+        "import sys\nfrom pathlib import Path\nfrom glot.extract import converted\n"
         "from glot.inference.forward import load_run_backbone\nfrom glot.store.layout import Manifest\n"
-        f"converted.models_folder = ready.models_folder = lambda: Path({str(home)!r})\n"
+        f"converted.models_folder = lambda: Path({str(home)!r})\n"
         f"states = Manifest.load(Path({str(home.parents[1] / 'cache')!r})).states\n"
         f"backbone = load_run_backbone(states, 'run', {states.source!r}, 'cpu', layers=(2,), engine='auto')\n"
         "list(backbone.hidden_states(*backbone.pad([[5, 6]]), (2,)))\n"

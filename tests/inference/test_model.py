@@ -164,7 +164,7 @@ def test_stdin_to_stdout(glot: Callable[..., tuple], run: Path, table: Path, mon
         (["encode", "--input", "none.txt", "--output", "a.npy"], "no file none.txt"),
         (["encode", "--input", "texts.txt", "--output", "a.csv"], "suffix must be one of .npy"),
         (["encode", "--input", "bad.txt", "--output", "a.npy"], "not UTF-8"),
-        (["encode", "--input", "dev.csv", "--output", "a.npy"], "text"),
+        (["encode", "--input", "dev.csv", "--text", "body", "--output", "a.npy"], "no column 'body'"),
         (["encode", "--input", "texts.txt", "--output", "folder.npy"], "is a folder"),
         (["encode", "--input", "texts.txt", "--output", "a.npy", "--model", "nothing"], "unknown model"),
         (["predict"], "--input"),

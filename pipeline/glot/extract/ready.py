@@ -20,15 +20,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from glot.errors import FaultError, GlotError
+from glot.extract import converted
 from glot.extract.agreement import Expected, Unfit, check_agreement
 from glot.extract.backbone import load_backbone, load_rules, set_padding
-from glot.extract.converted import FORMAT, find_folder, model_key, models_folder
 from glot.extract.folders import find_folders
 from glot.extract.forward import Backbone
 from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha256
 from glot.extract.openvino import OpenVinoEngine, check_openvino, computes_bfloat16, openvino_version, read, sure_layers
 from glot.extract.source import ModelSource, find_source
-from glot.store.files import atomic_path, checked, make_folder
+from glot.store.files import atomic_path, checked
 from glot.store.layout import StatesIdentity
 
 if TYPE_CHECKING:
@@ -43,13 +43,8 @@ FACTS = ("kind", "num_layers", "parameters", "vocabulary_size", "layer_widths", 
 
 @dataclass(frozen=True)
 class Start:
-    """What torch's model said of itself: the attributes of `Backbone` of these names, and where it was converted.
+    """What torch's model said of itself: the attributes of `Backbone` of these names; and the layers that are kept."""
 
-    Attributes:
-        model: the name of its folder. layers: those whose states are kept.
-    """
-
-    model: str
     layers: tuple[int, ...]
     kind: str
     num_layers: int
@@ -68,19 +63,18 @@ def keep_start(backbone: Backbone, expected: Expected) -> None:
     """
     if backbone.held or sum(states.nbytes for batch in expected.states for states in batch) > MOST_BYTES:
         return
-    there = _find(backbone, expected.layers)
-    if there is not None and backbone.tried <= there[0].tried:
+    folder, there = converted.models_folder() / converted.model_key(backbone), _find(backbone, expected.layers)
+    if not folder.is_dir() or (there is not None and backbone.tried <= there[1].tried):
         return
     layers = "-".join(map(str, expected.layers))
-    path = models_folder() / f"{_key(backbone)}-{layers}{SUFFIX}"
-    facts = {name: getattr(backbone, name) for name in FACTS}
-    start = Start(model_key(backbone), expected.layers, **facts)
+    start = Start(expected.layers, **{name: getattr(backbone, name) for name in FACTS})
     tensors = {
         f"{number}/{layer}": states.contiguous()
         for number, batch in enumerate(expected.states)
         for layer, states in zip(expected.layers, batch, strict=True)
     }
-    with suppress(GlotError, SafetensorError, OSError), atomic_path(make_folder(path.parent) / path.name) as temporary:
+    path = folder / f"{_key(backbone)}-{layers}{SUFFIX}"
+    with suppress(GlotError, SafetensorError, OSError), atomic_path(path) as temporary:
         save_file(tensors, temporary, {"start": json.dumps(asdict(start))})
 
 
@@ -90,7 +84,12 @@ def ready_backbone_of(
     """As `load_backbone_of`, with its engine, for a CPU and these layers, from what is kept; None if that won't do."""
     accelerator = getattr(torch, "accelerator", None)  # from torch 2.6 on; what accelerate would choose
     is_cpu = device == "cpu" or (device is None and accelerator is not None and not accelerator.is_available())
-    if not is_cpu or states.in_memory or openvino_version() is None or not any(models_folder().glob(f"*{SUFFIX}")):
+    if (
+        not is_cpu
+        or states.in_memory
+        or openvino_version() is None
+        or not any(converted.models_folder().glob(f"*/*{SUFFIX}"))
+    ):
         return None
     try:
         backbone = _open(find_source(states, what, model), states.compute_dtype, layers)
@@ -123,11 +122,11 @@ def _open(source: ModelSource, compute_dtype: str, layers: tuple[int, ...]) -> B
     found = _find(backbone, layers)
     if found is None:
         return None
-    start, expected = found
+    key, start, expected = found
     for name in FACTS:
         setattr(backbone, name, getattr(start, name))
     check_openvino()
-    kept = find_folder(start.model)
+    kept = converted.find_folder(key)
     if kept is None or kept.folder is None or (compute_dtype == "bfloat16" and not computes_bfloat16()):
         return None
     engine = OpenVinoEngine(read(kept.folder), sure_layers(backbone), layers, compute_dtype)
@@ -147,17 +146,27 @@ def _load_model(source: ModelSource, backbone: Backbone) -> PreTrainedModel:
 def _key(backbone: Backbone) -> str:
     """Of all that torch's states of given tokens depend on, and the tokens of a text."""
     parts = [
-        *(FORMAT, backbone.weights_sha256, backbone.tokenizer_sha256, backbone.loader_sha256, backbone.compute_dtype),
+        *(
+            converted.FORMAT,
+            backbone.weights_sha256,
+            backbone.tokenizer_sha256,
+            backbone.loader_sha256,
+            backbone.compute_dtype,
+        ),
         *(version(name) for name in ("openvino", "torch", "transformers")),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _find(backbone: Backbone, layers: tuple[int, ...]) -> tuple[Start, Expected] | None:
-    """What is kept of these layers, of the longest text that was tried; None where nothing is."""
-    found = [some for path in sorted(models_folder().glob(f"{_key(backbone)}-*{SUFFIX}")) if (some := _read(path))]
-    fit = [some for some in found if set(layers) <= set(some[0].layers)]
-    return max(fit, key=lambda some: some[0].tried, default=None)
+def _find(backbone: Backbone, layers: tuple[int, ...]) -> tuple[str, Start, Expected] | None:
+    """The name of a converted model, and what is kept of these layers; None where nothing is.
+
+    Of several that of the longest text that was tried.
+    """
+    paths = sorted(converted.models_folder().glob(f"*/{_key(backbone)}-*{SUFFIX}"))
+    found = [(path.parent.name, *some) for path in paths if (some := _read(path))]
+    fit = [some for some in found if set(layers) <= set(some[1].layers)]
+    return max(fit, key=lambda some: some[1].tried, default=None)
 
 
 def _read(path: Path) -> tuple[Start, Expected] | None:
