@@ -112,7 +112,7 @@ def test_standard_input_is_read_as_a_file_is(glot: Glot, monkeypatch: pytest.Mon
     seen = []
 
     class Model:
-        width = 4
+        width, folder = 4, Path("run")
         config = SimpleNamespace(states=SimpleNamespace(template="{text}"))
 
         def encode(self, texts: list[str], texts_b: list[str] | None) -> np.ndarray:
