@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from glot.cluster.assign import lease_seconds
+from glot.errors import FaultError
 from glot.store.claims import Claims
 
 CLAIM = "ray"
@@ -18,7 +19,11 @@ def held_for_ray(folder: Path) -> Iterator[None]:
     """A folder's heads for the workers of this command alone; raises FaultError where those of another train them."""
     wait_for_orphans(folder)
     with Claims(folder) as claims:
-        claims.require(CLAIM, f"has Ray's workers at {folder}")
+        if not claims.acquire(CLAIM):
+            raise FaultError(
+                f"{claims.owner(CLAIM) or 'another process'} has Ray's workers at {folder}: wait until it ends; one "
+                "that was killed on another machine is forgotten after five minutes"
+            )
         yield
 
 
