@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -16,6 +16,7 @@ from tests.faults.runs import Zygote
 
 PATIENCE = 300.0  # seconds until a test gives up
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+T = TypeVar("T")
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -49,12 +50,14 @@ class RayRuns:
         lines = COLOURS.sub("", printed).splitlines()
         assert not any(line.startswith(("[", "(raylet)")) for line in lines), printed
 
-    def wait_for(self, there: Callable[[], bool], pid: int) -> None:
-        """Wait until something is there, or the command has ended."""
+    def wait_for(self, there: Callable[[], T], pid: int) -> T:
+        """Wait until something is there, while the command runs; gives it."""
         deadline = time.monotonic() + PATIENCE
-        while not there() and self.zygote.is_running(pid):
+        while not (found := there()):
+            assert self.zygote.is_running(pid), f"the command ended before: {self.zygote.output(pid)}"
             assert time.monotonic() < deadline
             time.sleep(0.005)
+        return found
 
     def workers(self, kind: str) -> list[psutil.Process]:
         """The processes of the workers, at work or loading, of this cluster alone."""

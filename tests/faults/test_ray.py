@@ -35,7 +35,7 @@ class Extractions:
         return self.ray.start(*self.words, "--out", out)
 
     def wait_for_shards(self, count: int, out: Path, pid: int) -> None:
-        """Wait until so many shards are published, or the command has ended."""
+        """Wait until so many shards are published."""
         self.ray.wait_for(lambda: out.exists() and len(runs.published(out)) >= count, pid)
 
     def check_unbroken(self, out: Path, before: dict[str, tuple[int, int]]) -> None:
@@ -66,8 +66,7 @@ def test_ten_faults_at_random_moments(extractions: Extractions, tmp_path: Path) 
         time.sleep(random.uniform(0, 0.3))
         assert ray.zygote.is_running(pid), "the command ended before all was killed"
         if fault == "worker":
-            ray.wait_for(lambda: bool(ray.workers("ShardMaker")), pid)
-            random.choice(ray.workers("ShardMaker")).kill()
+            random.choice(ray.wait_for(lambda: ray.workers("ShardMaker"), pid)).kill()
         elif fault == "node":
             ray.replace_node()
         else:
