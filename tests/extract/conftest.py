@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from glot.corpus.examples import Corpus
+from glot.extract.options import ENGINE_VARIABLE
 from glot.extract.run import ExtractOptions, ExtractSummary, extract_states
 from glot.extract.source import ModelSource
 
@@ -76,3 +77,12 @@ def crash_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[type | ModuleType, st
         monkeypatch.setattr(owner, name, dying)
 
     return set_up
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of converted models, and no engine asked for by the environment."""
+    folder = tmp_path / "home" / "openvino"
+    monkeypatch.setattr("glot.extract.converted.models_folder", lambda: folder)
+    monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
+    return folder

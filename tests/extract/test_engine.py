@@ -30,16 +30,8 @@ from tests.extract.families import installed, save_model
 needs_openvino = pytest.mark.skipif(
     openvino.openvino_version() is None, reason="OpenVINO is not installed: no backbone is forwarded by it"
 )
+pytestmark = pytest.mark.usefixtures("home")
 CLOSE = 1e-4  # relative, of float32 states that two libraries computed
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of converted models, and no engine asked for by the environment."""
-    folder = tmp_path / "home" / "openvino"
-    monkeypatch.setattr(converted, "models_folder", lambda: folder)
-    monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
-    return folder
 
 
 def load(folder: Path, **options: Any) -> Backbone:

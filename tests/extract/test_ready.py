@@ -14,25 +14,18 @@ import torch
 from safetensors.torch import load_file, safe_open, save_file
 
 from glot.errors import FaultError
-from glot.extract import converted, ready
+from glot.extract import ready
 from glot.extract.backbone import Backbone, load_backbone_of
 from glot.extract.engine import take_engine
 from glot.extract.openvino import openvino_version
-from glot.extract.options import ENGINE_VARIABLE
 from glot.inference.forward import load_run_backbone
 from glot.store.layout import Manifest, StatesIdentity
 
-pytestmark = pytest.mark.skipif(openvino_version() is None, reason="OpenVINO is not installed: nothing is converted")
+pytestmark = [
+    pytest.mark.skipif(openvino_version() is None, reason="OpenVINO is not installed: nothing is converted"),
+    pytest.mark.usefixtures("home"),
+]
 CLOSE = 1e-4  # relative, of float32 states that two libraries computed
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder of converted models, and no engine asked for by the environment."""
-    folder = tmp_path / "home" / "openvino"
-    monkeypatch.setattr(converted, "models_folder", lambda: folder)
-    monkeypatch.delenv(ENGINE_VARIABLE, raising=False)
-    return folder
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_another_process_is_at_the_sweep(
     for name in ("sweep", "ray"):
         (folder / f"{name}.claim").write_text(json.dumps({**asdict(Owner.me()), "pid": ended.pid}))
     waited: list[float] = []
-    monkeypatch.setattr("glot.fit.ray_claim.time.sleep", waited.append)
+    monkeypatch.setattr("glot.fit.ray_claim.sleep", waited.append)
     finish_sweep(folder, cache)
     assert waited == [LEASE_SECONDS]
     assert len(list(folder.glob("*/*/metrics.json"))) == 1

@@ -121,10 +121,10 @@ def place_workers(asked: RayOptions, say: Callable[[str], None]) -> Placement:
 def wait_until_shown(folder: Path, look: Callable[[], Found | None]) -> Found:
     """What `look` finds once this machine sees what others wrote: a file system may keep its listings for a while.
 
-    Raises FaultError where it finds nothing for `LISTING_SECONDS`.
+    What is false counts as nothing. Raises FaultError where it finds nothing for `LISTING_SECONDS`.
     """
     until = time.monotonic() + LISTING_SECONDS
-    while (found := look()) is None:
+    while not (found := look()):
         if time.monotonic() > until:
             raise FaultError(
                 f"{folder} does not show all that the workers have made: it must be the same folder on every node; the "

@@ -100,11 +100,7 @@ def _alone(claims: Claims) -> Iterator[None]:
 
     Raises FaultError where another process is at this cache, by Ray or not.
     """
-    if not claims.acquire("plan"):
-        raise FaultError(
-            f"{claims.owner('plan') or 'another process'} is working in {claims.folder}: wait until it ends; one that "
-            "was killed on another machine is forgotten after five minutes"
-        )
+    claims.require("plan", f"is working in {claims.folder}")
     for path in claims.folder.glob("shard-*.claim"):
         if not claims.acquire(path.stem):
             raise FaultError(

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 SUFFIX = ".start.safetensors"
 MOST_BYTES = 64 * 2**20  # of torch's states that are kept
-
-
 FACTS = ("kind", "num_layers", "parameters", "vocabulary_size", "layer_widths", "max_positions", "pads", "tried")
 
 
@@ -84,21 +82,22 @@ def ready_backbone_of(
     """As `load_backbone_of`, with its engine, for a CPU and these layers, from what is kept; None if that won't do."""
     accelerator = getattr(torch, "accelerator", None)  # from torch 2.6 on; what accelerate would choose
     is_cpu = device == "cpu" or (device is None and accelerator is not None and not accelerator.is_available())
-    if (
-        not is_cpu
-        or states.in_memory
-        or openvino_version() is None
-        or not any(converted.models_folder().glob(f"*/*{SUFFIX}"))
-    ):
+    if not is_cpu or states.in_memory or openvino_version() is None:
+        return None
+    found = _find(states, layers)  # before anything is loaded or hashed: most runs have none
+    if found is None:
         return None
     try:
-        backbone = _open(find_source(states, what, model), states.compute_dtype, layers)
+        backbone = _open(find_source(states, what, model), states, layers, *found)
     except (GlotError, Unfit, RuntimeError, ValueError):  # whoever loads it whole will say what is wrong with it
         return None
-    return None if backbone is None or states.other_backbone(backbone) else backbone
+    return backbone
 
 
-def _open(source: ModelSource, compute_dtype: str, layers: tuple[int, ...]) -> Backbone | None:
+def _open(
+    source: ModelSource, states: StatesIdentity, layers: tuple[int, ...], key: str, start: Start, expected: Expected
+) -> Backbone | None:
+    """The backbone, with the engine of the converted model of that name; None where another one lies there."""
     folders = find_folders(source)
     if folders.adapter is not None or folders.gguf_file:
         return None
@@ -110,26 +109,27 @@ def _open(source: ModelSource, compute_dtype: str, layers: tuple[int, ...]) -> B
         revision=folders.revision,
         weights_sha256=weights_sha256(folders),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
-        kind="",
-        num_layers=0,
-        vocabulary_size=0,
-        compute_dtype=compute_dtype,
+        kind=start.kind,
+        num_layers=start.num_layers,
+        vocabulary_size=start.vocabulary_size,
+        compute_dtype=states.compute_dtype,
         get_model=lambda: _load_model(source, backbone),
         tokenizer=tokenizer,
         device=torch.device("cpu"),
         loader=identify_loader(folders, tokenizer, config, {}),
+        layer_widths=start.layer_widths,
+        max_positions=start.max_positions,
+        pads=start.pads,
+        tried=start.tried,
     )
-    found = _find(backbone, layers)
-    if found is None:
+    backbone.parameters = start.parameters  # else they are counted, of the model
+    if states.other_backbone(backbone):
         return None
-    key, start, expected = found
-    for name in FACTS:
-        setattr(backbone, name, getattr(start, name))
     check_openvino()
     kept = converted.find_folder(key)
-    if kept is None or kept.folder is None or (compute_dtype == "bfloat16" and not computes_bfloat16()):
+    if kept is None or kept.folder is None or (states.compute_dtype == "bfloat16" and not computes_bfloat16()):
         return None
-    engine = OpenVinoEngine(read(kept.folder), sure_layers(backbone), layers, compute_dtype)
+    engine = OpenVinoEngine(read(kept.folder), sure_layers(backbone), layers, states.compute_dtype)
     check_agreement(backbone, engine, expected)
     backbone.engine = engine
     return backbone
@@ -143,7 +143,7 @@ def _load_model(source: ModelSource, backbone: Backbone) -> PreTrainedModel:
     return whole.model
 
 
-def _key(backbone: Backbone) -> str:
+def _key(backbone: Backbone | StatesIdentity) -> str:
     """Of all that torch's states of given tokens depend on, and the tokens of a text."""
     parts = [
         *(
@@ -158,7 +158,7 @@ def _key(backbone: Backbone) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def _find(backbone: Backbone, layers: tuple[int, ...]) -> tuple[str, Start, Expected] | None:
+def _find(backbone: Backbone | StatesIdentity, layers: tuple[int, ...]) -> tuple[str, Start, Expected] | None:
     """The name of a converted model, and what is kept of these layers; None where nothing is.
 
     Of several that of the longest text that was tried.

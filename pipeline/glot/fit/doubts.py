@@ -61,8 +61,8 @@ def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int) -> Do
     Of classes a label is in doubt where another class is at least as probable as it is, on average, for examples that
     have that label (confident learning, Northcutt et al. 2021); of several labels the same is asked of each, with
     it or without it, so that a text may have several doubts; of scores where it lies more than three robust deviations
-    from the estimate. Of many examples a sample is looked at, and of no class or label that fewer than ten of
-    them have; None: there are too few examples.
+    from the estimate. Of many examples a sample is looked at. Classes and labels of fewer than ten of
+    them are left out. None: there are too few examples.
     """
     some = sample_of(train, MOST_ROWS)
     if len(some) < FEWEST:
@@ -103,7 +103,7 @@ def _doubted_labels(task: TaskSpec, features: np.ndarray, codes: np.ndarray) -> 
         for place in _rivals(shares, has)[0].tolist():
             code, real = int(codes[place]), int(has[place])
             own, best = float(shares[place, real]), float(shares[place, 1 - real])
-            words = (in_words(task, code), in_words(task, code ^ 1 << number), own, best, name, real == 0)
+            words = (in_words(task, code), in_words(task, code ^ (1 << number)), own, best, name, real == 0)
             found.append((own - best, place, words))
     found.sort(key=lambda one: one[0])
     kinds = [[one for one in found if one[2][-1] is is_missing] for is_missing in (True, False)]

@@ -65,7 +65,7 @@ def sweep_over_ray(
                     with _all_or_none(folder):
                         assigner.run(pool, {CONFIGS: 0}, should_stop=should_stop)
                         (heads,) = assigner.counts
-                        wait_until_shown(folder, lambda: len(find_sweep_runs(folder)) == heads or None)
+                        wait_until_shown(folder, lambda: len(find_sweep_runs(folder)) == heads)
                     say(f"{folder}: {heads} heads")
                 jobs = dict(enumerate(group_jobs(find_jobs(folder))))
                 groups |= {number: [str(job.folder.relative_to(folder)) for job in jobs[number]] for number in jobs}
@@ -76,7 +76,7 @@ def sweep_over_ray(
                 assigner.run(pool, missing, should_stop=should_stop)
         except KeyboardInterrupt:
             raise Stopped(f"stopped; go on with `glot sweep --resume {folder}`") from None
-        wait_until_shown(folder, lambda: all(map(is_finished, jobs.values())) or None)
+        wait_until_shown(folder, lambda: all(map(is_finished, jobs.values())))
 
 
 def tune_over_ray(
@@ -119,7 +119,7 @@ def tune_over_ray(
                     assigner.run(pool, {places: 0}, should_stop=should_stop)
         except KeyboardInterrupt:
             raise Stopped("stopped") from None
-        wait_until_shown(folder, lambda: (folder / BEST / METRICS_FILE).exists() or None)
+        wait_until_shown(folder, lambda: (folder / BEST / METRICS_FILE).exists())
     return folder / BEST
 
 

@@ -141,19 +141,6 @@ def _as_they_are(weight: np.ndarray, bias: np.ndarray, centre: np.ndarray, scale
     return weight.astype(np.float32), (bias - weight @ centre).astype(np.float32)
 
 
-def _logistic(
-    x: np.ndarray,
-    y: np.ndarray,
-    classes: int,
-    class_weights: str,
-    strength: float | None,
-    weights: np.ndarray | None,
-) -> tuple[_Chosen, Line]:
-    """The strength, and the map; a class that does not occur gets no weight and the rarest's bias."""
-    with _one_thread():
-        return _fit_logistic(x, y, classes, class_weights, strength, weights)
-
-
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Products by one thread: a solver's are short, and OpenBLAS' threads spin while they wait for one another.
@@ -173,7 +160,8 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _fit_logistic(
+@_one_thread()
+def _logistic(
     x: np.ndarray,
     y: np.ndarray,
     classes: int,
@@ -181,6 +169,7 @@ def _fit_logistic(
     strength: float | None,
     weights: np.ndarray | None,
 ) -> tuple[_Chosen, Line]:
+    """The strength, and the map; a class that does not occur gets no weight and the rarest's bias."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from glot.errors import FaultError, Stopped, UsageError
+from glot.errors import Stopped, UsageError
 from glot.fit.config import FitOptions
 from glot.fit.options import check_comparable, grid_options
 from glot.fit.ray_claim import wait_for_orphans
@@ -118,11 +118,7 @@ def finish_sweep(
 def held_sweep(folder: Path) -> Iterator[None]:
     """A sweep for this process alone; raises FaultError where another one is at it."""
     with Claims(folder) as claims:
-        if not claims.acquire(CLAIM):
-            raise FaultError(
-                f"{claims.owner(CLAIM) or 'another process'} is at the sweep in {folder}: wait until it ends; one that "
-                "was killed on another machine is forgotten after five minutes"
-            )
+        claims.require(CLAIM, f"is at the sweep in {folder}")
         wait_for_orphans(folder)
         yield
 

@@ -104,7 +104,7 @@ class Searcher:
         return cls(Owner.me())
 
     def is_lost(self, me: Searcher) -> bool:
-        """Whether it is surely not at it any more, as `me` can tell, who is at nothing yet."""
+        """Whether it is surely at the candidate no more. `me` asks, and has begun no candidate yet."""
         return self.owner.is_dead or (self.place == me.place and self.owner.is_process_of(me.owner))
 
 

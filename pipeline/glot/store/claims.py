@@ -132,6 +132,14 @@ class Claims:
         self.held.add(name)
         return True
 
+    def require(self, name: str, what: str) -> None:
+        """Claim a piece that this process must have alone; raises FaultError where another one does `what` with it."""
+        if not self.acquire(name):
+            raise FaultError(
+                f"{self.owner(name) or 'another process'} {what}: wait until it ends; one that was killed on another "
+                "machine is forgotten after five minutes"
+            )
+
     def release(self, name: str) -> None:
         """Give a piece back."""
         self.held.discard(name)
