@@ -97,7 +97,7 @@ def test_the_head_reads_the_mean_as_the_regression_does(make_fit_cache: MakeCach
     opened = Opened(make_fit_cache(num_texts=2), pair_features="full", **pooler)
     known: dict = {}
     start_at_regression(opened.model, opened.source, opened.data.train, "none", known)
-    ((weight, bias),) = (fitted.line for fitted in known.values())
+    ((weight, bias),) = (start.regression.line for start in known.values())
     a, b = opened.means()
     features = np.concatenate([a, b, abs(a - b), a * b], axis=1)
     np.testing.assert_allclose(opened.outputs(), features @ weight.T + bias, atol=1e-4)
@@ -131,10 +131,26 @@ def test_a_mix_under_a_cosine_begins_near_the_layer_that_follows_the_scores(
     np.testing.assert_allclose(shares, [0.1, 0.9] if noise == 1 else [0.9, 0.1], atol=1e-6)
 
 
-def test_a_mix_under_a_regression_begins_with_all_layers_alike(make_fit_cache: MakeCache) -> None:
-    opened = Opened(make_fit_cache(noise_layer=1), mix=True)
+@pytest.mark.parametrize("noise", [1, 2])
+def test_a_mix_under_a_regression_begins_near_the_layer_whose_regression_errs_least(
+    make_fit_cache: MakeCache, monkeypatch: pytest.MonkeyPatch, noise: int
+) -> None:
+    """And at its regression; of few examples, where chance would choose, with all layers alike."""
+    folder = make_fit_cache(noise_layer=noise)
+    opened = Opened(folder, mix=True)
     opened.begin()
     assert opened.model.pooler.mix.weight.tolist() == [0, 0]
+    monkeypatch.setattr(warm_start, "FEWEST", 2)
+    known: dict = {}
+    opened = Opened(folder, mix=True)
+    start_at_regression(opened.model, opened.source, opened.data.train, "none", known)
+    shares = opened.model.pooler.mix.weight.detach().softmax(dim=0).numpy()
+    np.testing.assert_allclose(shares, [0.1, 0.9] if noise == 1 else [0.9, 0.1], atol=1e-6)
+    again = Opened(folder, mix=True, tau=0.3)  # another head takes it over
+    start_at_regression(again.model, again.source, again.data.train, "none", known)
+    assert len(known) == 1
+    np.testing.assert_allclose(again.outputs(), opened.outputs(), atol=1e-5)
+    assert again.model.pooler.mix.weight.tolist() == opened.model.pooler.mix.weight.tolist()
 
 
 def fit(folder: Path, out: Path, **options: object) -> FitResult:

@@ -161,7 +161,7 @@ Source = States | PooledTexts
 
 @fast_products()
 @torch.no_grad()
-def pool_texts(pooler: Pooler, states: States, text_ids: np.ndarray) -> Tensor:
+def pool_texts(pooler: Callable[[TokenBatch], Tensor], states: States, text_ids: np.ndarray) -> Tensor:
     """(texts, D) vectors of the given texts, in their order, pooled in batches of similar length."""
     order = np.argsort(states.lengths[text_ids], kind="stable")
     vectors = torch.cat([pooler(states.gather(text_ids[chunk])) for chunk in _chunks(states.lengths[text_ids], order)])

@@ -15,14 +15,13 @@ from torch import Tensor, nn
 from glot.errors import FaultError
 from glot.fit.head_model import HeadModel, Source, predict
 from glot.fit.metrics import compute_metrics
-from glot.fit.regression import Regression
 from glot.fit.result import Epoch, FitResult, Scores, argmax, best_published
 from glot.fit.retrieval import score_pairs
 from glot.fit.run_folder import HEAD_FILE, RunConfig, load_weights, save_tensors
 from glot.fit.schedule import StepPlateau, lr_factor, make_optimizer, set_rate
 from glot.fit.states import Texts
 from glot.fit.training_data import TrainingData, labels_of
-from glot.fit.warm_start import start_at_regression
+from glot.fit.warm_start import Start, start_at_regression
 from glot.nn.dropout import Dropout
 from glot.nn.heads import ClassHead, LabelsHead
 from glot.process import kept_randomness
@@ -105,7 +104,7 @@ class Learner:
         self.loss_sum = 0.0
         self.lost = torch.zeros((), dtype=torch.float64, device=self.device)
 
-    def begin(self, source: Source, known: dict[tuple, Regression]) -> None:
+    def begin(self, source: Source, known: dict[tuple, Start]) -> None:
         """Set the weights that training begins with, score and save them; see `start_at_regression`."""
         train = self.config.train
         if train.start == "random":

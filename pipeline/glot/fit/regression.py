@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # of the penalty, as scikit-learn's C: small is strong
 PENALTIES = tuple(10.0**power for power in range(-1, 7))  # of ridge
 FOLDS, MOST_ROWS, FEW = 4, 3000, 500  # of the examples that choose the strength; all of them fit the regression
+LEAST_ROWS, MOST_NUMBERS = 500, 2**25  # of the examples that choose a layer; of their features, of all layers together
 LEAST_GAIN = 0.15  # of the way from the F1 of a label given to all to 1; labels that are chance stay below it
 
 Line = tuple[np.ndarray, np.ndarray]  # (C, f) weights of features and (C,) biases; one row where scores are estimated
@@ -45,6 +46,11 @@ class Regression:
         """(m, C) logits of features (m, f), or (m, 1) estimates."""
         weight, bias = self.line
         return features @ weight.T + bias
+
+
+def rows_to_choose_a_layer(numbers: int) -> int:
+    """How many examples tell layers apart by their regressions, of so many features an example in all layers."""
+    return min(MOST_ROWS, max(LEAST_ROWS, MOST_NUMBERS // numbers))
 
 
 def fit_logistic(

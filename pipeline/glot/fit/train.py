@@ -17,7 +17,6 @@ from torch import Tensor
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit.head_model import each_batch
 from glot.fit.learner import Job, Learner, Position
-from glot.fit.regression import Regression
 from glot.fit.result import Epoch, FitResult
 from glot.fit.run_folder import (
     CHECKPOINT_FILE,
@@ -32,6 +31,7 @@ from glot.fit.stack import Stack, make_units
 from glot.fit.states import HostBatch, States, epoch_order
 from glot.fit.steps import Steps, make_steps
 from glot.fit.training_data import TrainingData, graph_density, loss_labels, open_data, open_source, open_states
+from glot.fit.warm_start import Start
 from glot.nn.edges import EdgeRule
 from glot.products import Way, fast_products
 from glot.store.files import make_folder, write_json
@@ -111,7 +111,7 @@ def fit_heads(
     should_stop: Callable[[], bool] = lambda: False,
     states: States | None = None,
     data: TrainingData | None = None,
-    known: dict[tuple, Regression] | None = None,
+    known: dict[tuple, Start] | None = None,
 ) -> list[FitResult]:
     """Train heads side by side over the same batches, each gathered once; see `fit_head`, which is this for one.
 
@@ -120,7 +120,7 @@ def fit_heads(
         folder: where the checkpoint of all of them is kept.
         states: what `open_states` gives for these configs, if it is open already.
         data: what to train and score on, of `states`; None: the example sets that the configs name.
-        known: regressions on this data that other heads began at, by `start_at_regression`, which adds to it.
+        known: what other heads on this data began with, by `start_at_regression`, which adds to it.
     """
     for job in jobs:
         make_folder(job.folder)
@@ -302,7 +302,7 @@ class Training:
             self.density[rule] = graph_density(self.states, texts, rule)
         return self.density[rule]
 
-    def begin(self, known: dict[tuple, Regression]) -> None:
+    def begin(self, known: dict[tuple, Start]) -> None:
         """Set the weights that the heads begin with; see `fit_heads` for what is `known`."""
         for learner in self.learners:
             learner.begin(self.source, known)

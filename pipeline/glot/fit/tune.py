@@ -29,7 +29,6 @@ from glot.fit.config import FitOptions
 from glot.fit.ensemble_run import make_ensemble
 from glot.fit.learner import Job, LossError
 from glot.fit.ray_claim import wait_for_orphans
-from glot.fit.regression import Regression
 from glot.fit.result import Epoch
 from glot.fit.run import make_configs
 from glot.fit.run_folder import RunConfig
@@ -52,6 +51,7 @@ from glot.fit.study import (
 from glot.fit.sweep import finish_jobs, remove_others
 from glot.fit.train import Progress, batch_key, fit_heads
 from glot.fit.training_data import TrainingData, labels_of
+from glot.fit.warm_start import Start
 from glot.fit.yardsticks import measure_yardsticks
 from glot.store.claims import Claims, Owner
 from glot.store.example_set import ExampleSet
@@ -134,7 +134,7 @@ class Tuner:
         self.examples = every.subset(np.sort(sample))
         self.fold_of = folds_of(labels_of(self.examples))
         self.states: dict[tuple, States] = {}
-        self.known: dict[tuple, dict[tuple, Regression]] = {}  # by layers and fold
+        self.known: dict[tuple, dict[tuple, Start]] = {}  # by layers and fold
         self.deadline = 0.0
         self.study = _open_study(folder / JOURNAL_FILE)
 

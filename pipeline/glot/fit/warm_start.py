@@ -7,6 +7,8 @@ nothing yet. So the first outputs are those of the regression, and the gradient 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,90 +16,143 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
-from glot.fit.regression import Regression, fit_logistic, fit_one_vs_rest, fit_ridge
+from glot.fit.regression import Regression, fit_logistic, fit_one_vs_rest, fit_ridge, rows_to_choose_a_layer
 from glot.fit.training_data import labels_of, loss_labels, sample_of
+from glot.nn.config import PairFeatures, PoolerConfig
 from glot.nn.heads import ClassHead, LabelsHead, RegressionHead, ScoreHead, SimilarityHead, features_of
-from glot.nn.poolers import MixedPooler
+from glot.nn.poolers import MixedPooler, make_pooler
 from glot.nn.readout import AttentionReadout
+from glot.nn.tokens import TokenBatch
 from glot.store.example_set import ExampleSet
 
 FAVOURED = 0.9  # the share that the best layer of a mix begins with, where one is favoured
-FEW_SCORED = 500  # examples that choose it
+RegressedHead = ClassHead | LabelsHead | RegressionHead
+ROWS_UNDER_A_COSINE = 500  # examples that choose it there
+FEWEST = 400  # examples; of fewer, cross-validation tells the layers apart by chance
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """What heads over the same states begin with.
+
+    Attributes:
+        mix: (n,) weights of the layers, before the softmax; None where there is one layer.
+        regression: on the mean of the texts; None under a cosine.
+    """
+
+    mix: Tensor | None
+    regression: Regression | None
 
 
 @torch.no_grad()
 def start_at_regression(
-    model: HeadModel, source: Source, train: ExampleSet, class_weights: str, known: dict[tuple, Regression]
+    model: HeadModel, source: Source, train: ExampleSet, class_weights: str, known: dict[tuple, Start]
 ) -> float:
     """Set the weights of a new model so that its outputs are the regression's; returns the mean loss on `train`.
 
-    For pairs with a score under the cosine head the map begins as the identity: the cosine of both means, of that layer
-    of a mix whose cosines follow the scores best. What other models over the same states `known` already is taken from
-    there.
+    For pairs with a score under the cosine head the map begins as the identity: the cosine of both means. How a mix of
+    layers begins, `choose_mix` says. What other models over the same states `known` already is taken from there.
     """
     model.eval()
     for module in model.modules():
         if isinstance(module, AttentionReadout):
             module.score.weight.zero_()
             module.score.bias.zero_()
-    if isinstance(model.head, SimilarityHead) and isinstance(model.pooler, MixedPooler):
-        _favour_a_layer(model.pooler.mix.weight, model, source, train)
-    vectors, rows = _vectors(model, source, train)
-    head, columns = model.head, model.mean_columns
-    labels = labels_of(train)
-    if isinstance(head, SimilarityHead):
-        head.linear.weight.copy_(torch.eye(model.width) * (torch.arange(model.width) < columns))
-        head.linear.bias.zero_()
-    else:
-        assert isinstance(head, ClassHead | LabelsHead | RegressionHead)  # every other head is of pairs without labels
-        key = (head.features, class_weights)
-        if key not in known:
-            given = [vectors[some, :columns] for some in rows]
-            features = features_of(head.features, *given).cpu().numpy()
-            known[key] = regress(features, labels, head, class_weights, train.weight)
-        regression = known[key]
-        weight, bias = map(torch.from_numpy, regression.line)
-        by_part = weight.view(len(weight), -1, columns)  # one part of the features after the other
-        spread = torch.zeros(*by_part.shape[:2], model.width)
-        spread[:, :, :columns] = by_part
-        head.linear.weight.copy_(spread.flatten(1))
-        head.linear.bias.copy_(bias)
-        if isinstance(head, LabelsHead):
-            head.thresholds.copy_(torch.from_numpy(regression.thresholds))
+    head, pooler = model.head, model.pooler
+    assert isinstance(head, SimilarityHead | RegressedHead)  # every other head is of pairs without labels
+    key = (_features_of(head), class_weights, isinstance(pooler, MixedPooler))
+    start = known.get(key)
+    mix = start.mix if start else None
+    if isinstance(pooler, MixedPooler):
+        if mix is None:
+            mix = choose_mix(pooler, head, source, train, class_weights)
+        pooler.mix.weight.copy_(mix)
+    vectors, rows = _vectors(pooler, source, train)
+    if start is None:
+        means = [vectors[some, : model.mean_columns] for some in rows]
+        regressed = None if isinstance(head, SimilarityHead) else _regress_on(means, head, train, class_weights)
+        start = known[key] = Start(mix, regressed)
+    _set_map(head, model, start.regression)
     raw = head(*(vectors[some] for some in rows))
     several = head.linear.out_features if isinstance(head, LabelsHead) else None
     return float(head.loss(raw, loss_labels(train, several).to(raw.device)))
 
 
-def _favour_a_layer(weight: Tensor, model: HeadModel, source: Source, train: ExampleSet) -> None:
-    """Let a mix begin near the layer whose cosines follow the scores best, unless those of all layers alike do.
+def _features_of(head: SimilarityHead | RegressedHead) -> PairFeatures | None:
+    """What a regression reads of two texts; None under a cosine, where there is none."""
+    return None if isinstance(head, SimilarityHead) else head.features
 
-    A regression weighs the numbers of a mix; a cosine takes them as they are, and layers that are poor at it spoil it.
-    Some hundred examples tell the layers apart.
+
+def _set_map(head: SimilarityHead | RegressedHead, model: HeadModel, regression: Regression | None) -> None:
+    """Let a head read the mean, the first of a vector's numbers, as the regression does; a cosine as it is."""
+    columns = model.mean_columns
+    if regression is None:
+        head.linear.weight.copy_(torch.eye(model.width) * (torch.arange(model.width) < columns))
+        head.linear.bias.zero_()
+        return
+    weight, bias = map(torch.from_numpy, regression.line)
+    by_part = weight.view(len(weight), -1, columns)  # one part of the features after the other
+    spread = torch.zeros(*by_part.shape[:2], model.width)
+    spread[:, :, :columns] = by_part
+    head.linear.weight.copy_(spread.flatten(1))
+    head.linear.bias.copy_(bias)
+    if isinstance(head, LabelsHead):
+        head.thresholds.copy_(torch.from_numpy(regression.thresholds))
+
+
+@torch.no_grad()
+def choose_mix(
+    pooler: MixedPooler, head: SimilarityHead | RegressedHead, source: Source, train: ExampleSet, class_weights: str
+) -> Tensor:
+    """(n,) what the weights of a mix begin with: all layers alike, or one far above the others where that is better.
+
+    Better is, of the means of some of the texts, a smaller error of the regression in cross-validation. Under a cosine,
+    which takes the numbers as they are so that layers poor at it spoil it, a higher correlation with the scores.
     """
-    train = sample_of(train, FEW_SCORED)
-    labels, layers = labels_of(train), len(weight)
-    rise = math.log(FAVOURED / (1 - FAVOURED) * (layers - 1))
+    count, width = len(pooler.mix.weight), pooler.in_width
+    rise = math.log(FAVOURED / (1 - FAVOURED) * (count - 1))
+    alike, *others = torch.zeros(count), *(rise * torch.eye(count))
+    if isinstance(head, SimilarityHead):
+        some = sample_of(train, ROWS_UNDER_A_COSINE)
+    elif len(train) < FEWEST:
+        return alike
+    else:
+        parts = head.linear.in_features // pooler.out_width
+        some = sample_of(train, rows_to_choose_a_layer(parts * width * count))
+    mean = make_pooler(PoolerConfig(pooler="mean"), count * width, "dense")
+    means, rows = _vectors(lambda batch: mean(batch.with_states(batch.normal_layers(count).flatten(1))), source, some)
+    by_layer = means.unflatten(1, (count, width))
 
-    def agreement(begin: Tensor) -> float:
-        weight.copy_(begin)
-        vectors, rows = _vectors(model, source, train)
-        first, second = (vectors[some, : model.mean_columns] for some in rows)
-        cosines = F.cosine_similarity(first, second).cpu().numpy()
+    def error(begin: Tensor) -> float:
+        mixed = torch.einsum("tnd,n->td", by_layer, begin.softmax(dim=0).to(by_layer.device))
+        given = [mixed[columns] for columns in rows]
+        if not isinstance(head, SimilarityHead):
+            return _regress_on(given, head, some, class_weights).error
         with np.errstate(invalid="ignore"):
-            return float(np.nan_to_num(np.corrcoef(cosines, labels)[0, 1], nan=-1))
+            first, second = given
+            agreement = np.corrcoef(F.cosine_similarity(first, second).cpu().numpy(), labels_of(some))[0, 1]
+        return -float(np.nan_to_num(agreement, nan=-1))
 
-    weight.copy_(max([torch.zeros(layers), *(rise * torch.eye(layers))], key=agreement))
+    errors = [error(begin) for begin in (alike, *others)]
+    return alike if np.isnan(errors).any() else (alike, *others)[int(np.argmin(errors))]
 
 
-def _vectors(model: HeadModel, source: Source, examples: ExampleSet) -> tuple[Tensor, list[Tensor]]:
+def _vectors(
+    pooler: Callable[[TokenBatch], Tensor], source: Source, examples: ExampleSet
+) -> tuple[Tensor, list[Tensor]]:
     """(texts, D) vectors of the examples' texts, each once, and for each text column (m,) the row of each example."""
     ids, index = np.unique(np.concatenate(examples.text_columns), return_inverse=True)
     if isinstance(source, PooledTexts):
         vectors: Tensor = source.fetch(ids).values
     else:
-        vectors = pool_texts(model.pooler, source, ids)
+        vectors = pool_texts(pooler, source, ids)
     return vectors.float(), list(torch.from_numpy(index).to(vectors.device).chunk(len(examples.text_columns)))
+
+
+def _regress_on(means: list[Tensor], head: RegressedHead, examples: ExampleSet, class_weights: str) -> Regression:
+    """The regression of the examples' labels on the means (m, d) of their texts."""
+    features = features_of(head.features, *means).cpu().numpy()
+    return regress(features, labels_of(examples), head, class_weights, examples.weight)
 
 
 def regress(

@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from glot.fit import regression
 from glot.fit.head_model import pool_texts
 from glot.fit.metrics import compute_metrics
-from glot.fit.regression import Regression, fit_logistic, fit_one_vs_rest, fit_ridge
+from glot.fit.regression import Regression, fit_logistic, fit_one_vs_rest, fit_ridge, rows_to_choose_a_layer
 from glot.fit.run import open_cache
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
@@ -28,8 +27,7 @@ from glot.store.label_sets import in_words, to_codes
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec, metric_in_words
 
-MOST_ROWS, LEAST_ROWS = 10_000, 500  # training examples that fit the regression; and that choose its layer, at least
-MOST_NUMBERS, MOST_LAYER_NUMBERS = 2**26, 2**25  # of the features of these rows; to choose, of all layers together
+MOST_ROWS, MOST_NUMBERS = 10_000, 2**26  # training examples that fit the regression; of their features
 RESAMPLES, LEAST_RESAMPLES = 2000, 500  # enough for an interval that is printed to a tenth of a point
 RESAMPLED = 5_000_000  # examples in all: of large sets there are fewer resamples, and less is left to chance
 VALIDATION = "validation"
@@ -287,8 +285,7 @@ def majority(task: TaskSpec, labels: np.ndarray, sizes: dict[str, int]) -> Yards
 
 def _best_layer(means: Means, own: int, train: ExampleSet) -> int:
     """The layer whose regression errs least in cross-validation on (a sample of) train; `own` where there is none."""
-    rows = MOST_LAYER_NUMBERS // (means.width * len(means.layers))
-    some = sample_of(train, min(regression.MOST_ROWS, max(LEAST_ROWS, rows)))
+    some = sample_of(train, rows_to_choose_a_layer(means.width * len(means.layers)))
     layers = dict.fromkeys((own, *means.layers))  # of equals it is `own`
     errors = {layer: means.regress(some, layer).error for layer in layers}
     return min(errors, key=lambda layer: errors[layer]) if np.isfinite(list(errors.values())).all() else own
