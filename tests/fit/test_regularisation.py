@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,31 @@ def test_weight_decay_is_that_of_adamw() -> None:
             optimizer.step()
     torch.testing.assert_close(ours, theirs)
     assert not torch.allclose(ours, start)
+
+
+def test_steps_are_adams_and_load_no_compiler() -> None:
+    """The import of `torch._dynamo` takes a second of each start. A state goes over to torch's own and back."""
+    code = """
+import sys; sys.path[:0] = sys.argv[1:]
+import torch
+from glot.fit.schedule import make_optimizer
+ours, theirs = (torch.nn.Parameter(torch.arange(6.0)) for _ in range(2))
+optimizer = make_optimizer([ours], 0.1, torch.device("cpu"))
+def step(parameter, optimizer, count):
+    for _ in range(count):
+        optimizer.zero_grad(set_to_none=True)
+        (parameter**2).sum().backward()
+        optimizer.step()
+step(ours, optimizer, 3)
+again = make_optimizer([ours], 0.1, torch.device("cpu"))
+again.load_state_dict(optimizer.state_dict())
+step(ours, again, 2)
+print("torch._dynamo" in sys.modules)
+step(theirs, torch.optim.Adam([theirs], lr=0.1, fused=True), 5)
+print(torch.equal(ours, theirs))
+"""
+    done = subprocess.run([sys.executable, "-c", code, *sys.path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_the_rate_rises_then_follows_the_schedule() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -40,6 +41,17 @@ def count_plateaus(scores: list[float]) -> int:
     return count
 
 
+class LightAdam(Adam):
+    """`Adam` without `torch.compile`, which nothing here uses and whose import takes a second of each start.
+
+    Torch wraps these methods so that a compiler leaves them alone, and loads it for that. Here they are unwrapped.
+    """
+
+    step = torch.no_grad()(unwrap(Adam.step))
+    add_param_group, zero_grad = unwrap(Adam.add_param_group), unwrap(Adam.zero_grad)
+    state_dict, load_state_dict = unwrap(Adam.state_dict), unwrap(Adam.load_state_dict)
+
+
 def make_optimizer(parameters: Iterable[Tensor], lr: float, device: torch.device, weight_decay: float = 0.0) -> Adam:
     """Adam, and with a weight decay AdamW; on a GPU its rate is a tensor, which a recorded step reads.
 
@@ -48,8 +60,8 @@ def make_optimizer(parameters: Iterable[Tensor], lr: float, device: torch.device
     decay: dict[str, Any] = {"weight_decay": weight_decay, "decoupled_weight_decay": True}
     if device.type == "cuda":
         rate = torch.tensor(lr, dtype=torch.float32, device=device)
-        return Adam(parameters, lr=rate, fused=True, capturable=True, **decay)
-    return Adam(parameters, lr=lr, fused=True, **decay)
+        return LightAdam(parameters, lr=rate, fused=True, capturable=True, **decay)
+    return LightAdam(parameters, lr=lr, fused=True, **decay)
 
 
 def set_rate(optimizer: Optimizer, lr: float) -> None:
