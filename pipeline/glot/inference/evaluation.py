@@ -11,7 +11,7 @@ import torch
 
 from glot.corpus.examples import Example, Split
 from glot.errors import FaultError, UsageError
-from glot.fit.curve import SHARES, fit_samples, make_curve
+from glot.fit.curve import fit_samples, make_curve
 from glot.fit.doubts import texts_of
 from glot.fit.ensemble import answers_of, find_heads, mean_estimate, mean_thresholds
 from glot.fit.ensemble_run import estimate_heads
@@ -114,7 +114,7 @@ def evaluate_split(
     if own is not None and options.yardsticks:
         means, train = Means(own, first.task, first.pooler.tokens, first.train.class_weights), training_set(first)
         fitted = fit_regressions(means, own.examples(train), first.layer)
-        by_size = fit_samples(means, own.examples(train), first.layer, SHARES) if for_page else []
+        by_size = fit_samples(means, own.examples(train), first.layer) if for_page else []
     beside = [regression_head(some, first) for some in [*fitted, *by_size]]
     model = _joined_model(heads, configs, beside, options, split, say)
     estimates = _estimate(model, split, report)
