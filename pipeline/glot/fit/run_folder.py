@@ -25,6 +25,7 @@ from glot.store.files import (
     check_version,
     holds_something,
     read_json,
+    read_versioned,
     remove_leftovers,
     write_json,
 )
@@ -120,9 +121,8 @@ class RunConfig:
     def load(cls, folder: Path) -> RunConfig:
         """Read `config.json`; raises UsageError where it is missing or of a newer version, FaultError where damaged."""
         path = folder / CONFIG_FILE
-        data = read_json(path)
-        try:
-            check_version(path, data, VERSION)
+
+        def build(data: dict[str, Any]) -> RunConfig:
             return cls(
                 cache=data["cache"],
                 states=StatesIdentity.from_json(data["states"]),
@@ -134,8 +134,8 @@ class RunConfig:
                 created_by=data["created_by"],
                 contrastive=ContrastiveConfig.from_json(data.get("contrastive")),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FaultError(f"{path} is damaged: {error!r}") from None
+
+        return read_versioned(path, VERSION, build)
 
     def check_predicts(self, run: Path | str) -> None:
         """Refuse what needs a label or a score from a run that was trained without; raises UsageError."""

@@ -20,7 +20,7 @@ from glot.fit.result import FitResult
 from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
 from glot.nn.registry import POOLERS
 from glot.report.methods import METHODS
-from glot.store.files import check_version, read_json
+from glot.store.files import read_json, read_versioned
 
 Scores = dict[str, dict[str, float]]  # example set -> metric -> fraction
 VERSION = 1  # of the files of baselines and costs
@@ -165,25 +165,18 @@ def collect_own(folders: Sequence[Path]) -> tuple[list[Result], list[tuple[str, 
     return _with_kinds([*placed, *named, *baselines]), skipped
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A JSON file of a baseline or beside a run: its version is looked at, the rest when it is used."""
-    data: dict[str, Any] = read_json(path)
-    check_version(path, data, VERSION)
-    return data
-
-
 def read_baseline(path: Path) -> Result:
     """A baseline, by its file; raises FaultError where it is damaged, UsageError where it is newer."""
-    try:
-        data = read_record(path)
+
+    def build(data: dict[str, Any]) -> Result:
         scores = data["scores"]
         names = {name: data[name] for name in ("task", "model", "method", "seconds")}
         by_rule = {"best": scores, "best_published": scores, "last": scores}
         return Result(
             **names, **by_rule, setting=BASELINE, seed=0, epochs=0, density=None, path=path, kind=data.get("kind")
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FaultError(f"{path} is damaged: {error!r}") from None
+
+    return read_versioned(path, VERSION, build)
 
 
 def _read_run(folder: Path) -> _Run:
