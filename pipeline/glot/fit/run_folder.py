@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from glot.errors import FaultError, UsageError
 from glot.fit.config import TrainConfig
+from glot.fit.predictions_file import PATTERNS
 from glot.nn.config import ContrastiveConfig, PoolerConfig
 from glot.nn.registry import POOLERS
 from glot.nn.settings import declared
@@ -237,7 +238,7 @@ def clear_run(folder: Path) -> None:
     """Remove a finished run's checkpoint, and what killed processes left of the files that a fit writes."""
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     kept = (CONFIG_FILE, METRICS_FILE, HEAD_FILE, CHECKPOINT_FILE)
-    remove_leftovers(folder, [*kept, "predictions-*.npy", "labels-*.npy", "loss.png"])
+    remove_leftovers(folder, [*kept, *PATTERNS, "loss.png"])
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -298,13 +299,14 @@ def find_sweep_runs(folder: Path) -> list[Path]:
 def _find_deeper(folder: Path) -> list[Path]:
     """Runs up to three folders below one: of a sweep, or of `runs` itself. A backbone's config.json is none."""
     found = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG_FILE)]
-    return sorted(path.parent for path in found if _is_run(path))
+    return sorted(path.parent for path in found if is_run(path))
 
 
-def _is_run(config: Path) -> bool:
+def is_run(config: Path) -> bool:
+    """Whether a `config.json` is a run's; a backbone's folder has one too."""
     try:
         data = read_json(config)
-    except (UsageError, FaultError):
+    except (UsageError, FaultError):  # not an AccessError: what may not be read is not left out in silence
         return False
     return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
 

@@ -14,12 +14,13 @@ import torch
 from glot.fit import regression
 from glot.fit.head_model import pool_texts
 from glot.fit.metrics import compute_metrics
+from glot.fit.predictions_file import read_predictions
 from glot.fit.regression import Regression, fit_logistic, fit_one_vs_rest, fit_ridge
 from glot.fit.run import open_cache
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
 from glot.fit.statistics import FEWEST, Difference, Interval, paired_bootstrap, score_interval
-from glot.fit.training_data import labels_of, sample_of
+from glot.fit.training_data import labels_of, sample_of, training_set
 from glot.nn.config import PoolerConfig, TokenChoice
 from glot.nn.heads import features_of, features_width
 from glot.nn.poolers import make_pooler
@@ -243,7 +244,7 @@ def judge_each(groups: list[list[Path]], cache: Cache | None = None) -> list[lis
     if not predicted:
         return [[] for _ in groups]
     opened = open_cache(config, cache, runs[0])
-    train = next(opened.examples(name) for name in config.data if split_of(name) == "train")
+    train = opened.examples(training_set(config))
     sets = {name: opened.examples(name) for name in predicted}
     settings = (config.layer, config.pooler.tokens, config.train.class_weights)
     yardsticks = measure_yardsticks(opened, config.task, train, sets, *settings)
@@ -257,16 +258,6 @@ def judge_each(groups: list[list[Path]], cache: Cache | None = None) -> list[lis
         ]
         judged.append([one for found in each for one in found])
     return judged
-
-
-def read_predictions(runs: list[Path], set_name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """(s, m) predictions of s runs for a set, and its (m,) labels; None where a run kept none, or there is none."""
-    paths = [run / f"predictions-{set_name}.npy" for run in runs]
-    labels = runs[0] / f"labels-{set_name}.npy"
-    if not all(path.exists() for path in (*paths, labels)):
-        return None
-    predictions, truth = np.stack([np.load(path) for path in paths]), np.load(labels)
-    return (predictions, truth) if len(truth) else None
 
 
 def _majority(task: TaskSpec, train: ExampleSet, sets: dict[str, ExampleSet]) -> Yardstick:

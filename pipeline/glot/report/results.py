@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from glot.errors import FaultError, UsageError
 from glot.fit.config import differing_settings
 from glot.fit.result import FitResult
-from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
+from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, is_run
 from glot.nn.registry import POOLERS
 from glot.report.methods import METHODS
-from glot.store.files import read_json, read_versioned
+from glot.store.files import read_versioned
 
 Scores = dict[str, dict[str, float]]  # example set -> metric -> fraction
 VERSION = 1  # of the files of baselines and costs
@@ -200,20 +200,11 @@ def _find(folders: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
         for config in sorted(folder.rglob(CONFIG_FILE)):
             if config.with_name(METRICS_FILE).exists():
                 finished.setdefault(config.resolve(), config.parent)
-            elif _is_ours(config):
+            elif is_run(config):
                 unfinished.setdefault(config.resolve(), config.parent)
         for path in sorted(folder.rglob(f"{BASELINE}/*.json")):
             baselines.setdefault(path.resolve(), path)
     return list(finished.values()), list(unfinished.values()), list(baselines.values())
-
-
-def _is_ours(config: Path) -> bool:
-    """Whether a `config.json` is a run's; a backbone's folder has one too."""
-    try:
-        data = read_json(config)
-    except (UsageError, FaultError):  # not an AccessError: what may not be read is not left out in silence
-        return False
-    return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
 
 
 T = TypeVar("T")
