@@ -28,14 +28,14 @@ STRENGTHS = [1e-3, 1e-2, 1e-1, 1.0]  # inverse regularisation, chosen by 3-fold 
 ALPHAS = np.logspace(0, 5, 11)  # ridge's regularisation, chosen by leave-one-out on train
 
 
-def vector_baseline(cache: Cache, pooler: str, layer: int | None = None) -> Scores:
+def vector_baseline(cache: Cache, pooler: str) -> Scores:
     """Logistic regression, or ridge for scores, on the mean or the cls vector of each text.
 
     A pair is described by [a, b, |a - b|, a * b]; features are standardised; the regularisation is chosen on train.
     """
     config = PoolerConfig(pooler=pooler, token_position=cache.manifest.states.token_position)
     text_ids = np.unique(used_text_ids(cache))
-    states = MemoryStates(cache, (cache.resolve_layer(layer),), text_ids, torch.device("cpu"))
+    states = MemoryStates(cache, (cache.resolve_layer(None),), text_ids, torch.device("cpu"))
     vectors = pool_texts(make_pooler(config, states.width, "dense"), states, text_ids).numpy()  # (texts, d)
 
     def features(examples: ExampleSet) -> np.ndarray:
