@@ -195,8 +195,8 @@ def _difference(ours: Cell, theirs: Cell) -> Difference | None:
     for run, (values, truth) in zip(runs, kept, strict=True):
         if values.shape[1:] != labels.shape or not np.array_equal(truth, labels):
             raise FaultError(f"{run} was judged on other {set_name} examples than {runs[0]}: remove its predictions")
-    predicted = np.concatenate([values for values, _ in kept])
+    first, second = np.split(np.concatenate([values for values, _ in kept]), [len(ours.runs)])
     try:
-        return paired_bootstrap(*np.split(predicted, [len(ours.runs)]), labels, ours.metric)
+        return paired_bootstrap(first, second, labels, ours.metric)
     except UsageError as error:
         raise FaultError(f"cannot compare {runs[0]} with {theirs.runs[0]}: {error}") from None
