@@ -25,9 +25,9 @@ from glot.nn.config import PoolerConfig, TokenChoice
 from glot.nn.heads import features_of, features_width
 from glot.nn.poolers import make_pooler
 from glot.store.example_set import ExampleSet, split_of
-from glot.store.label_sets import in_words, to_codes
+from glot.store.label_sets import to_codes
 from glot.store.reader import Cache
-from glot.store.task_spec import TaskSpec, metric_in_words
+from glot.store.task_spec import TaskSpec, label_in_words, metric_in_words
 
 MOST_ROWS, LEAST_ROWS = 10_000, 500  # training examples that fit the regression; and that choose its layer, at least
 MOST_NUMBERS, MOST_LAYER_NUMBERS = 2**26, 2**25  # of the features of these rows; to choose, of all layers together
@@ -271,7 +271,7 @@ def majority(task: TaskSpec, labels: np.ndarray, sizes: dict[str, int]) -> Yards
     """
     values, counts = np.unique(labels, return_counts=True)
     commonest = int(values[counts.argmax()])
-    name = "majority" if task.target == "classes" else f"majority ({in_words(commonest, task.classes)})"
+    name = "majority" if task.target == "classes" else f"majority ({label_in_words(task, commonest)})"
     predictions = {name: np.full(size, commonest, dtype=np.int64) for name, size in sizes.items()}
     return Yardstick(name, predictions, len(labels), len(labels))
 
@@ -300,7 +300,7 @@ class Means:
 
     def features(self, examples: ExampleSet, layer: int) -> np.ndarray:
         """(m, f) float32: the means of the examples' texts, of pairs `[a, b, |a - b|, a * b]`."""
-        columns = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
+        columns = examples.text_columns
         ids, index = np.unique(np.concatenate(columns), return_inverse=True)
         states = StreamedStates(self.cache, (layer,), torch.device("cpu"), self.tokens)
         pooler = make_pooler(PoolerConfig(pooler="mean"), states.width, "dense")
