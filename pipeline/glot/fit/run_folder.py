@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from glot.errors import FaultError, UsageError
+from glot.errors import FaultError, UsageError, reason_of
 from glot.fit.config import TrainConfig
 from glot.fit.predictions_file import PATTERNS
 from glot.nn.config import ContrastiveConfig, PoolerConfig
@@ -231,7 +231,7 @@ def load_weights(module: Module, tensors: dict[str, Tensor], path: Path) -> None
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise FaultError(f"{path} does not fit its config.json: {' '.join(str(error).split())[:200]}") from None
+        raise FaultError(f"{path} does not fit its config.json: {reason_of(error)}") from None
 
 
 def clear_run(folder: Path) -> None:
