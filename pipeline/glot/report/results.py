@@ -16,13 +16,12 @@ from typing import Any, TypeVar
 
 from glot.errors import FaultError, UsageError
 from glot.fit.config import differing_settings
-from glot.fit.result import FitResult
+from glot.fit.result import FitResult, Scores
 from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, is_run
 from glot.nn.registry import POOLERS
 from glot.report.methods import METHODS
 from glot.store.files import read_versioned
 
-Scores = dict[str, dict[str, float]]  # example set -> metric -> fraction
 VERSION = 1  # of the files of baselines and costs
 BASELINE = "yardstick"  # the setting of baselines, and the folder of their files
 OWN = "own"  # the setting of runs that do not lie in the layout of `glot reproduce`

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from glot.fit.result import Scores
 from glot.report.cells import signed
-from glot.report.results import VERSION, Result, Scores
+from glot.report.results import VERSION, Result
 from glot.report.sections import Block, Heading, Prose, Section, Table, text_rows
 from glot.store.files import read_versioned
 
