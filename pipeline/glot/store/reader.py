@@ -81,7 +81,7 @@ class StoredStates:
         return StoredStates(self.values[chosen], None if self.scale is None else self.scale[chosen], self.dtype)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Wanted:
     """k texts of a layer, and where their states go.
 
