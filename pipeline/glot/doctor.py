@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from glot.errors import kind_and_reason
 from glot.registry.backbones import packaged
 from glot.version import __version__
 
@@ -301,4 +302,4 @@ def _gib(number: int) -> str:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return kind_and_reason(error)[:200]

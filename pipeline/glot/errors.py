@@ -1,5 +1,7 @@
 """The two kinds of foreseeable error; `glot.commands.app` prints either as one line and exits with its code."""
 
+from __future__ import annotations
+
 
 class GlotError(Exception):
     """A foreseeable error whose message says what is wrong, where, and what to do, in one line.
@@ -23,6 +25,10 @@ class Stopped(GlotError):
 
     exit_code = 130
 
+    def but(self, advice: str) -> Stopped:
+        """The same with other advice on how to go on, which follows what was stopped and a semicolon."""
+        return Stopped(f"{str(self).partition(';')[0]}; {advice}")
+
 
 class FaultError(GlotError):
     """The machine failed (disk, memory, network, a damaged file): exit code 1."""
@@ -37,3 +43,13 @@ class AccessError(GlotError):
     """
 
     exit_code = 1
+
+
+def reason_of(error: BaseException, most: int = 200) -> str:
+    """What an error of a library says, in one line for a message; its kind where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def kind_and_reason(error: BaseException) -> str:
+    """An error of a library in one line, its kind first: "ImportError: no module named dgl"."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -65,6 +67,22 @@ def without_bars() -> Iterator[None]:
         yield
     finally:
         std.tqdm.__init__ = draw
+
+
+@contextmanager
+def quiet(*loggers: str, level: int = logging.ERROR) -> Iterator[None]:
+    """Without any warnings, and without what some libraries log below a level."""
+    named = [logging.getLogger(name) for name in loggers]
+    before = [logger.level for logger in named]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in named:
+                logger.setLevel(level)
+            yield
+    finally:
+        for logger, kept in zip(named, before, strict=True):
+            logger.setLevel(kept)
 
 
 def share_processor() -> None:

@@ -123,7 +123,7 @@ def test_a_shard_that_fails_is_tried_again_and_ends_the_run_then() -> None:
 
 def test_a_shard_that_takes_every_worker_with_it_ends_the_run() -> None:
     pool = FakePool(2, lambda worker, number: Lost(worker) if number == 1 else Finished(worker, (1, 1)))
-    with pytest.raises(FaultError, match=f"{DEATHS} workers died with shard 1 in hand"):
+    with pytest.raises(FaultError, match=f"{DEATHS} workers died with piece 1 in hand"):
         run(pool, 5)
 
 

@@ -13,7 +13,6 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from glot.errors import Stopped
 from glot.fit.curve import learning_curve
 from glot.fit.doubts import find_doubts, find_duplicates, texts_of
 from glot.fit.options import FitOptions
@@ -169,20 +168,3 @@ def test_the_curve_ends_at_the_yardstick(make_fit_cache: MakeCache) -> None:
     assert gain is not None
     assert gain.value == pytest.approx(right - curve.points[-2].score.value)
     assert "to 64 labels" in curve.verdict
-
-
-@pytest.mark.slow
-def test_the_curve_of_the_head(make_fit_cache: MakeCache) -> None:
-    cache = Cache(make_fit_cache(train=40, validation=24))
-    options = FitOptions(epochs=1, hidden=4, device="cpu")
-    config = make_configs(cache, options)[0]
-    curve = learning_curve(cache, config, shares=(0.5, 1.0), options=options)
-    assert [(point.method, point.examples) for point in curve.points] == [
-        ("logistic regression", 20),
-        ("logistic regression", 40),
-        ("head", 20),
-        ("head", 40),
-    ]
-    assert len(cache.examples("train")) == 40  # the cache that was given is as it was
-    with pytest.raises(Stopped):
-        learning_curve(cache, config, shares=(1.0,), options=options, should_stop=lambda: True)

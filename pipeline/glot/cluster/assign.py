@@ -121,7 +121,7 @@ class Board:
     lost: dict[int, int] = field(default_factory=dict)
     failures: Counter[int] = field(default_factory=Counter)
     deaths: Counter[int] = field(default_factory=Counter)
-    piece: str = "shard"
+    piece: str = "piece"
     lighter: str = ""
 
     @property
@@ -196,7 +196,7 @@ class Assigner:
     progress: Callable[[int, int], None] = lambda done, total: None
     workers: Callable[[int], None] = lambda count: None
     say: Callable[[str], None] = lambda line: None
-    piece: str = "shard"
+    piece: str = "piece"
     lighter: str = ""
     lease: float = field(default_factory=lease_seconds)
     clock: Callable[[], float] = time.monotonic

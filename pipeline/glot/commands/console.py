@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -149,6 +149,13 @@ def refuse_beside(option: str, context: typer.Context, allowed: Sequence[str], b
     if ignored:
         verb = "do" if len(ignored) > 1 else "does"
         raise UsageError(f"{', '.join(ignored)} {verb} not go with {option}, {because}: leave it out")
+
+
+def refuse_given(given: Mapping[str, object], beside: str) -> None:
+    """Raise UsageError for the first of some options, by their names, that was given though none goes with `beside`."""
+    for option, value in given.items():
+        if value not in (None, False, [], ()):
+            raise UsageError(f"{option} does not go with {beside}: leave it out")
 
 
 def note_unfinished(*runs: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +21,7 @@ from glot.commands.console import (
     note_unfinished,
     notes,
     printable,
+    refuse_given,
     say,
     screen,
 )
@@ -138,7 +138,7 @@ def evaluate(
     if (data is not None) + (cache is not None) + on_mteb != 1:
         raise UsageError("pass labelled texts with --data, or --cache, or tasks with --mteb or --mteb-local")
     if data is not None:
-        _refuse({**of_mteb, "--split": split}, "--data")
+        refuse_given({**of_mteb, "--split": split}, "--data")
         form = table_format(delimiter, quoting, encoding, no_header)
         from glot.inference.labelled import EvaluateOptions, LabelledFile
 
@@ -147,7 +147,7 @@ def evaluate(
             run, labelled, EvaluateOptions(model, device, trust_remote_code, engine, backend, yardsticks), page
         )
         return
-    _refuse(of_data, "--cache" if cache is not None else "--mteb")
+    refuse_given(of_data, "--cache" if cache is not None else "--mteb")
     if cache is not None:
         asked = {
             **of_mteb,
@@ -156,10 +156,10 @@ def evaluate(
             "--on-bad-row": on_bad_row != "stop",
         }
         asked |= {"--engine": engine != "auto"}
-        _refuse({**asked, **tables}, "--cache")
+        refuse_given({**asked, **tables}, "--cache")
         _evaluate_cache(run, cache, split or "validation", backend, device)
         return
-    _refuse({"--split": split}, "--mteb")
+    refuse_given({"--split": split}, "--mteb")
     form = table_format(delimiter, quoting, encoding, no_header)
     from glot.extract.options import check_engine
     from glot.inference.run_checks import check_new_texts, check_single_texts
@@ -198,12 +198,6 @@ def evaluate(
         scores = evaluate_mteb(options, report, note)
     _print_scores(scores)
     answer(scores)
-
-
-def _refuse(given: Mapping[str, object], beside: str) -> None:
-    for option, value in given.items():
-        if value:
-            raise UsageError(f"{option} does not go with {beside}: leave it out")
 
 
 def _evaluate_cache(runs: list[Path], cache: Path, split: str, backend: str, device: str | None) -> None:

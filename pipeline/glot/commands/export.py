@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from glot.commands.console import BackboneOption, DeviceOption, RunOption, TrustOption, answer, note_unfinished, tell
+from glot.commands.console import (
+    BackboneOption,
+    DeviceOption,
+    RunOption,
+    TrustOption,
+    answer,
+    note_unfinished,
+    refuse_given,
+    tell,
+)
 from glot.errors import UsageError
 
 GRAPHS = ("onnx", "openvino")
@@ -47,10 +55,10 @@ def export(
     if head_only and to != "onnx":
         raise UsageError(f"--head-only does not go with --to {to}: leave it out, or pass --to onnx")
     if to in GRAPHS:
-        _refuse({"--push": push, "--license": licence, "--device": device}, f"--to {to}")
+        refuse_given({"--push": push, "--license": licence, "--device": device}, f"--to {to}")
     if head_only:
-        given = {"--model": model, "--trust-remote-code": trust_remote_code or None}
-        _refuse(given, "--head-only, which needs no backbone")
+        given = {"--model": model, "--trust-remote-code": trust_remote_code}
+        refuse_given(given, "--head-only, which needs no backbone")
     if (place is None) == (out is None):
         raise UsageError("name the folder to make, once: `glot export --run RUN --to onnx FOLDER`, or with --out")
     made = place or out
@@ -62,12 +70,6 @@ def export(
         _to_graphs(run, made, to, model, trust_remote_code)
     else:
         _to_folder(run, made, model, device, licence, push, trust_remote_code)
-
-
-def _refuse(given: Mapping[str, object], what: str) -> None:
-    for name, value in given.items():
-        if value is not None:
-            raise UsageError(f"{name} does not go with {what}: leave it out")
 
 
 def _check(run: Path, out: Path, to: str, head_only: bool, model: str | None) -> None:

@@ -219,7 +219,7 @@ def extract(
         check_address(cluster)
     if estimate:
         corpus = load_corpus(request)
-        _tell_understood(corpus)
+        tell_understood(corpus)
         _print_estimate(_estimate(corpus, source, folder, options), name, source.name)
     elif cluster is not None:
         _extract_over_ray(request, source, folder, options, cluster, f"{name}, {source.name}")
@@ -258,7 +258,7 @@ def _extract(
     may_share_plan = options.part is not None or not is_main
     corpus = None if may_share_plan and is_planned(folder, options.request) else load_corpus(request)
     if corpus is not None and is_main:
-        _tell_understood(corpus)
+        tell_understood(corpus)
     from glot.extract.run import extract_states  # with torch, after all that is wrong is told
 
     with extract_bars(notes, title, shown=is_main) as (tokens, texts):
@@ -281,7 +281,7 @@ def _extract_over_ray(
     from glot.corpus.load import load_corpus
 
     corpus = load_corpus(request)
-    _tell_understood(corpus)
+    tell_understood(corpus)
     from glot.extract.ray_run import extract_over_ray  # with torch, after all that is wrong is told
 
     with extract_bars(notes, title) as (tokens, texts):
@@ -293,7 +293,7 @@ def _extract_over_ray(
     _print_summary(summary, corpus, options, str(folder))
 
 
-def _tell_understood(corpus: Corpus) -> None:
+def tell_understood(corpus: Corpus) -> None:
     """Say how files were read and what the label is taken for, before anything slow."""
     for line in corpus.understood():
         tell(line)

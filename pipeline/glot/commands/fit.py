@@ -141,8 +141,9 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
 
 def _print_scores(folder: Path, results: dict[Path, FitResult]) -> dict[tuple[str, str], list[float]]:
     """The table of the kept epochs' scores, which are returned: (set, metric) -> a score a seed."""
+    from glot.fit.predictions_file import read_predictions
     from glot.fit.statistics import score_interval
-    from glot.fit.yardsticks import describe_interval, read_predictions, resamples_for
+    from glot.fit.yardsticks import describe_interval, resamples_for
 
     has_seeds, has_rule = len(results) > 1, any(result.best_published for result in results.values())
     has_rule = has_rule and all(result.start is None for result in results.values())

@@ -131,8 +131,9 @@ def _print_sweep(folder: Path) -> None:
 
 def _print_best(trials: list[Trial]) -> Interval | None:
     """Name the best run, and say how sure its score is; returns the score, None where it kept no predictions."""
+    from glot.fit.predictions_file import read_predictions
     from glot.fit.statistics import score_interval
-    from glot.fit.yardsticks import describe_interval, read_predictions
+    from glot.fit.yardsticks import describe_interval
 
     best, heads = trials[0], sum(len(trial.runs) for trial in trials)
     chosen_on, metric = best.chosen_on, best.results[0].metric

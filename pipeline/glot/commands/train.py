@@ -20,6 +20,7 @@ from glot.commands.console import (
     tell,
 )
 from glot.commands.evaluate_data import class_table
+from glot.commands.extract import tell_understood
 from glot.commands.progress import epoch_bar, extract_bars
 from glot.commands.table_options import (
     BadRowOption,
@@ -121,10 +122,7 @@ def _tell_understood(job: Job) -> None:
         tell(f"{job.request.data.name}: {job.found}")
     if job.corpus is None:
         return
-    for line in job.corpus.understood():
-        tell(line)
-    for line in job.corpus.remarks:
-        note(line)
+    tell_understood(job.corpus)
     counts = {name: len(split.examples) for name, split in job.corpus.splits.items()}
     tell(f"{counts['train']:,} rows to train on, {counts['test']:,} to score on: {job.untouched}")
 

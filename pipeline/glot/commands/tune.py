@@ -73,7 +73,7 @@ def tune(
     if cluster is not None:
         check_address(cluster)
     from glot.fit.run import make_configs
-    from glot.fit.tune import Tuner, stopped  # with torch and Optuna, after all that is wrong is told
+    from glot.fit.tune import Tuner  # with torch and Optuna, after all that is wrong is told
 
     # What can only be told with torch (the device, examples of one class) before there is a folder.
     device = "cpu" if cluster is not None else device
@@ -88,7 +88,10 @@ def tune(
         else:
             best = _tune(tuner, 60 * minutes, trials, ensemble)
     except Stopped as error:
-        raise stopped(error, folder) from None
+        raise error.but(
+            f"what was finished is kept: `glot tune --resume {folder}` goes on, with `--minutes 0` it ends with the "
+            "best so far"
+        ) from None
     if best is None:
         note(f"another process trains the winner of {folder}: `glot tune --resume {folder} --minutes 0` shows it then")
         answer({"folder": folder, "best": None, "standing": tuner.standing()})

@@ -10,6 +10,7 @@ from typing import Any
 
 from glot.corpus.dialect import FIND_OUT, TableFormat, is_delimited
 from glot.corpus.formats import is_parquet
+from glot.corpus.labels import is_number
 from glot.corpus.tables import Table
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
@@ -195,13 +196,5 @@ def _is_label(rows: Sequence[dict[str, Any]], name: str) -> bool:
     if not shown or sum(len(value.split()) for value in shown) > _WORDS * len(shown):
         return False
     count = len(set(shown))
-    is_decimal = all(_is_decimal(value) for value in shown) and any("." in value for value in shown)
+    is_decimal = all(is_number(value) for value in shown) and any("." in value for value in shown)
     return is_decimal or (count <= max(_DISTINCT, _SHARE * len(shown)) and (count < len(shown) or count <= 2))
-
-
-def _is_decimal(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True

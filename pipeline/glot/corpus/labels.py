@@ -172,6 +172,15 @@ def in_order(names: set[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+def is_number(value: str) -> bool:
+    """Whether Python reads a text as a number."""
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
 class LabelTally:
     """What the labels seen so far can be: the range they span as scores, the names they have as classes.
 

@@ -14,7 +14,7 @@ import numpy as np
 from glot.corpus import glue_folder, hub, hub_rows, labels, stress, tables
 from glot.corpus.dialect import FIND_OUT, TableFormat
 from glot.corpus.examples import BadRows, Corpus, Example, Split, labels_of, take
-from glot.corpus.labels import check_spread
+from glot.corpus.labels import check_spread, is_number
 from glot.corpus.memory import MemoryRows
 from glot.corpus.request import (
     NOTHING_ASKED,
@@ -88,7 +88,7 @@ def load_corpus(request: CorpusRequest) -> Corpus:
         return load_stress(*settings) if request.limit is None else load_stress(*settings, request.limit, request.limit)
     _refuse(request, TABLE_OPTIONS + STRESS_OPTIONS, f"the known task {task.spec.name}")
     splits = request.splits.replace(" ", "").split(",") if request.splits else None
-    if any(_is_number(split) for split in splits or []):
+    if any(is_number(split) for split in splits or []):
         known = ",".join(task.splits)
         raise UsageError(f"--split {request.splits}: a share is for your own --data; {task.spec.name} has {known}")
     return load_task(request.task, splits, request.data_dir, request.limit, request.bad_rows)
@@ -277,20 +277,12 @@ def _own_corpus(
 
 def _parse_share(value: str) -> float:
     """0.1 of "0.1"."""
-    if not _is_number(value):
+    if not is_number(value):
         raise UsageError(
             f"--split {value} does not go with your own --data: there it is the share of train to keep as validation, "
             "as in 0.1"
         )
     return float(value)
-
-
-def _is_number(value: str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
 
 
 def load_stress(

@@ -98,14 +98,21 @@ def _probe(glot: GlotModel) -> tuple[list[str], np.ndarray]:
     Where the run's prompt holds both texts of a pair, the folder takes that prompt filled in, and cuts its end where
     the run cuts the longer text: so pairs that are cut are left out.
     """
-    states, tokenizer = glot.config.states, glot.backbone.tokenizer
-    if not takes_pair(states.template):
+    template = glot.config.states.template
+    if not takes_pair(template):
         return list(PROBES), np.concatenate([glot.encode([text]) for text in PROBES])
-    filled = {
-        pair: fill(states.template, join_pair(*pair)) for pair in [("a", "a"), *zip(PROBES, PROBES[::-1], strict=True)]
-    }
-    fitting = {pair: text for pair, text in filled.items() if len(tokenizer(text)["input_ids"]) <= states.max_tokens}
-    return list(fitting.values()), np.concatenate([glot.encode([text], [text_b]) for text, text_b in fitting])
+    pairs = uncut_pairs(glot)
+    vectors = np.concatenate([glot.encode([text], [text_b]) for text, text_b in pairs])
+    return [fill(template, join_pair(*pair)) for pair in pairs], vectors
+
+
+def uncut_pairs(glot: GlotModel) -> list[tuple[str, str]]:
+    """Some pairs of texts that the run's prompt for both, filled in, leaves whole."""
+    states, tokenizer = glot.config.states, glot.backbone.tokenizer
+    pairs = [("a", "a"), *zip(PROBES, PROBES[::-1], strict=True)]
+    filled = [fill(states.template, join_pair(*pair)) for pair in pairs]
+    lengths = [len(tokenizer(text)["input_ids"]) for text in filled]
+    return [pair for pair, length in zip(pairs, lengths, strict=True) if length <= states.max_tokens]
 
 
 def _leave_code_out(glot: GlotModel) -> None:

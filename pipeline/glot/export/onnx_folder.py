@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from glot.errors import FaultError, UsageError
-from glot.export.folder import PROBES
+from glot.errors import FaultError, UsageError, reason_of
+from glot.export.folder import PROBES, uncut_pairs
 from glot.export.onnx_graph import check_packages, make_graph, save_graph
 from glot.export.onnx_text import INPUTS, PAIR_INPUTS, PairGraph, TextGraph, answer_name
 from glot.export.onnx_use import write_use
 from glot.export.pooling import check_library, load_pooling
 from glot.export.runtimes import RUNTIMES, Runtime
 from glot.extract.planning import added_tokens
-from glot.extract.probe import reason_of
 from glot.fit.result import FitResult
 from glot.fit.run_folder import find_one_run
 from glot.inference.model import GlotModel
@@ -195,15 +194,10 @@ def _probes(glot: GlotModel) -> tuple[list[str], ...]:
 
     Such pairs are not cut: the run cuts the longer text, and whoever has the folder the end of the prompt.
     """
-    states, tokenizer = glot.config.states, glot.backbone.tokenizer
+    states = glot.config.states
     if not takes_pair(states.template):
         return ([*PROBES, PROBES[1] * (states.max_tokens // 8 + 1)],)
-    pairs = [("a", "a"), *zip(PROBES, PROBES[::-1], strict=True)]
-    filled = [fill(states.template, join_pair(*pair)) for pair in pairs]
-    fitting = [
-        pair for pair, text in zip(pairs, filled, strict=True) if len(tokenizer(text)["input_ids"]) <= states.max_tokens
-    ]
-    first, second = zip(*fitting, strict=True)
+    first, second = zip(*uncut_pairs(glot), strict=True)
     return list(first), list(second)
 
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from glot.errors import UsageError
+from glot.process import quiet
 
 
 def check_packages(kind: str = "onnx") -> None:
@@ -41,7 +38,8 @@ def make_graph(
         free: the names of each input's first dimensions, which may be of any size.
     """
     sizes = {place: torch.export.Dim(name, min=1) for place, name in enumerate(free)}
-    with torch.inference_mode(False), torch.no_grad(), _quiet():
+    # The exporter's remarks are on what it does itself, and transformers' on what it is asked for meanwhile.
+    with torch.inference_mode(False), torch.no_grad(), quiet("torch.onnx", "transformers"):
         program = torch.onnx.export(
             module,
             example,
@@ -70,19 +68,3 @@ def _forget_places(model: Any) -> None:
     values = [*graph.inputs, *graph.outputs, *weights, *(value for node in nodes for value in node.outputs)]
     for part in (*nodes, *values, *(weight.const_value for weight in weights if weight.const_value is not None)):
         part.metadata_props.clear()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on what it does itself, and transformers' on what it is asked for meanwhile."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from glot.errors import reason_of
 from glot.extract.forward import Backbone, Engine
-from glot.extract.probe import ROUNDING, SHORT, distance_of, probe_ids, reason_of
+from glot.extract.probe import ROUNDING, SHORT, distance_of, probe_ids
 
 # How far a token's state may lie from torch's, relative to its norm.
 AGREES = {"float32": 1e-3, "bfloat16": ROUNDING[torch.bfloat16]}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from glot.errors import FaultError, UsageError
+from glot.errors import FaultError, UsageError, reason_of
 from glot.extract.adapter import merge_adapter
 from glot.extract.folders import ModelFolders, check_peft, find_folders
 from glot.extract.foreign_code import check_code, code_files, declared_code
@@ -187,8 +187,7 @@ def _refused(folders: ModelFolders) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UsageError(f"{folders.name} cannot be loaded as a Hugging Face model: {reason}") from None
+        raise UsageError(f"{folders.name} cannot be loaded as a Hugging Face model: {reason_of(error, 300)}") from None
 
 
 def check_family(config: PretrainedConfig, name: str) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from glot.errors import GlotError, UsageError
+from glot.errors import GlotError, UsageError, reason_of
 from glot.extract.agreement import AGREES, Unfit, check_agreement, expect
 from glot.extract.forward import CPU_FLOPS, Backbone
 from glot.extract.options import check_engine
-from glot.extract.probe import reason_of
 from glot.extract.ready import keep_start
 from glot.process import available_memory
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
@@ -14,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from glot.errors import reason_of
 from glot.extract.agreement import Unfit
 from glot.extract.forward import Backbone
-from glot.extract.probe import reason_of
+from glot.process import quiet
 
 INSTALL = "pip install 'glot-pipeline[openvino]'"
 HINTS = {"float32": "f32", "bfloat16": "bf16"}  # OpenVINO's names of what it computes in
@@ -88,7 +86,8 @@ def convert(backbone: Backbone) -> Any:
     longest = backbone.max_positions or TRACED[0]
     lengths = [min(length, longest) for length in (TRACED if backbone.pads else (TRACED[0],) * 2)]
     example = backbone.pad([[number % backbone.vocabulary_size for number in range(5, 5 + some)] for some in lengths])
-    with torch.inference_mode(), _quiet_tracing():
+    # There are warnings of branches that depend on shapes, and of transformers, each of whose properties is read.
+    with torch.inference_mode(), quiet("transformers"):
         # Unchecked: the check would trace a second time, and the result is compared with torch's in any case.
         decoder = TorchScriptPythonDecoder(
             _Layers(backbone).eval(), example_input=example, trace_kwargs={"check_trace": False}
@@ -96,21 +95,6 @@ def convert(backbone: Backbone) -> Any:
         model = ov.convert_model(decoder, example_input=example)
     _attend_to_something(model, ov)
     return model
-
-
-@contextmanager
-def _quiet_tracing() -> Iterator[None]:
-    """Without warnings of branches that depend on shapes, and of transformers, each of whose properties is read."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
 
 
 def _attend_to_something(model: Any, ov: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from glot.errors import FaultError, GlotError, UsageError
+from glot.errors import FaultError, GlotError, UsageError, reason_of
 from glot.extract.forward import Backbone
 
 SENTENCE = "The states of a text depend on that text alone, whatever stands beside it: 7 more words follow here, or 20."
@@ -139,11 +139,6 @@ def refused_by_name(backbone: Backbone) -> Iterator[None]:
             f"{describe(backbone)} cannot be used: forwarding token ids and a mask alone fails ({reason_of(error)}); "
             "pass another model"
         ) from None
-
-
-def reason_of(error: Exception) -> str:
-    """What an error of a library says, in one line for a message."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def probe_ids(backbone: Backbone, length: int) -> list[int]:

@@ -75,7 +75,7 @@ def extract_over_ray(
         numbers = (number for number in range(plan.num_shards) if not finished_shard(folder, number, manifest))
         missing = {number: plan.shard_tokens(number) for number in numbers}
         there = plan.tokens - sum(missing.values())
-        assigner = Assigner(there, plan.tokens, progress, workers, say, lighter=LIGHTER)
+        assigner = Assigner(there, plan.tokens, progress, workers, say, piece="shard", lighter=LIGHTER)
         if missing:
             tell_of_layers(manifest.states, plan, say)
             _assign(assigner, missing, source, folder, options, cluster)

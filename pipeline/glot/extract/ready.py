@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 SUFFIX = ".start.safetensors"
 MOST_BYTES = 64 * 2**20  # of torch's states that are kept
-FACTS = ("kind", "num_layers", "parameters", "vocabulary_size", "layer_widths", "max_positions", "pads", "tried")
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,9 @@ class Start:
     max_positions: int | None
     pads: bool
     tried: int
+
+
+FACTS = tuple(item.name for item in fields(Start) if item.name != "layers")  # attributes of `Backbone`
 
 
 def keep_start(backbone: Backbone, expected: Expected) -> None:
@@ -103,26 +105,22 @@ def _open(
         return None
     tokenizer, config = load_rules(folders)
     set_padding(tokenizer)
+    facts = {name: getattr(start, name) for name in FACTS}
+    parameters = facts.pop("parameters")  # else they are counted, of the model
     backbone = Backbone(
         name=source.name,
         source=source.spec,
         revision=folders.revision,
         weights_sha256=weights_sha256(folders),
         tokenizer_sha256=tokenizer_sha256(tokenizer),
-        kind=start.kind,
-        num_layers=start.num_layers,
-        vocabulary_size=start.vocabulary_size,
         compute_dtype=states.compute_dtype,
         get_model=lambda: _load_model(source, backbone),
         tokenizer=tokenizer,
         device=torch.device("cpu"),
         loader=identify_loader(folders, tokenizer, config, {}),
-        layer_widths=start.layer_widths,
-        max_positions=start.max_positions,
-        pads=start.pads,
-        tried=start.tried,
+        **facts,
     )
-    backbone.parameters = start.parameters  # else they are counted, of the model
+    backbone.parameters = parameters
     if states.other_backbone(backbone):
         return None
     check_openvino()

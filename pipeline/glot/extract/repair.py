@@ -11,7 +11,7 @@ from glot.extract.backbone import Backbone, load_backbone_of
 from glot.extract.engine import take_engine
 from glot.extract.forward import ShardTexts, forward_batch, length_batches, token_budget
 from glot.store.claims import Claims
-from glot.store.layout import TORCH, ShardEntry
+from glot.store.layout import TORCH, ShardEntry, shard_name
 from glot.store.places import local_folder
 from glot.store.reader import Cache
 from glot.store.shards import ShardReader, ShardWriter, list_shards, load_manifest, write_sidecar
@@ -47,7 +47,7 @@ def repair_cache(
         for damage in damages:
             number = damage.shard
             assert number is not None  # such were refused above
-            _claim(claims, f"shard-{number:05d}")
+            _claim(claims, shard_name(number))
             write_sidecar(folder, number, _repair_shard(folder, cache, number, damage, backbone))
             forwarded += len(damage.texts)
         manifest = load_manifest(folder)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from glot.store.claims import Claims
+from glot.store.layout import shard_name
 
 
 class Share(Protocol):
@@ -60,15 +61,15 @@ class FolderShare:
 
     def take(self, number: int) -> bool:
         """Claim it."""
-        return self.claims.acquire(_claim(number))
+        return self.claims.acquire(shard_name(number))
 
     def give_back(self, number: int) -> None:
         """Release its claim."""
-        self.claims.release(_claim(number))
+        self.claims.release(shard_name(number))
 
     def holder(self, number: int) -> str:
         """The process that has claimed it."""
-        return str(self.claims.owner(_claim(number)) or "")
+        return str(self.claims.owner(shard_name(number)) or "")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,3 @@ class AssignedShare:
     def holder(self, number: int) -> str:
         """Nobody else."""
         return ""
-
-
-def _claim(number: int) -> str:
-    return f"shard-{number:05d}"

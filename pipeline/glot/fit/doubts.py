@@ -11,10 +11,10 @@ import numpy as np
 from glot.fit.regression import fit_logistic, fit_ridge
 from glot.fit.training_data import labels_of, sample_of
 from glot.fit.yardsticks import MOST_ROWS, Means
-from glot.store import label_sets
 from glot.store.example_set import ExampleSet
+from glot.store.label_sets import to_indicator
 from glot.store.reader import Cache
-from glot.store.task_spec import TaskSpec, label_text
+from glot.store.task_spec import TaskSpec, label_in_words
 from glot.store.template import split_pair, takes_pair
 
 FOLDS = 5
@@ -95,7 +95,7 @@ def _doubted_labels(task: TaskSpec, features: np.ndarray, codes: np.ndarray) -> 
     Labels that are missing and labels that are wrong take turns, the most doubted of either first: the margins of both
     are not alike, for of a rare label a regression is surer that a text lacks it than that one has it.
     """
-    found, columns = [], label_sets.to_indicator(codes, len(task.classes)).T
+    found, columns = [], to_indicator(codes, len(task.classes)).T
     for number, (name, has) in enumerate(zip(task.classes, columns, strict=True)):
         if min(has.sum(), len(has) - has.sum()) < FEWEST_EACH:
             continue
@@ -103,8 +103,8 @@ def _doubted_labels(task: TaskSpec, features: np.ndarray, codes: np.ndarray) -> 
         for place in _rivals(shares, has)[0].tolist():
             code, real = int(codes[place]), int(has[place])
             own, best = float(shares[place, real]), float(shares[place, 1 - real])
-            words = (in_words(task, code), in_words(task, code ^ (1 << number)), own, best, name, real == 0)
-            found.append((own - best, place, words))
+            said, other = label_in_words(task, code), label_in_words(task, code ^ (1 << number))
+            found.append((own - best, place, (said, other, own, best, name, real == 0)))
     found.sort(key=lambda one: one[0])
     kinds = [[one for one in found if one[2][-1] is is_missing] for is_missing in (True, False)]
     turns = [one for turn in zip_longest(*kinds) for one in turn if one is not None]
@@ -158,7 +158,7 @@ def texts_of(cache: Cache, examples: ExampleSet) -> list[tuple[str, ...]]:
     plan = cache.plan
     if not plan.has_texts:
         return [()] * len(examples)
-    columns = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
+    columns = examples.text_columns
     wanted = np.unique(columns)
     known: dict[int, str] = {}
     for first in range(0, len(plan), BLOCK):
@@ -201,13 +201,9 @@ def find_duplicates(
     found = []
     for row, texts, label in scored:
         if texts and (there := known.get(_gist(texts))) is not None:
-            found.append(Duplicate(row, there[0], texts, in_words(task, label), in_words(task, there[1])))
+            labels = label_in_words(task, label), label_in_words(task, there[1])
+            found.append(Duplicate(row, there[0], texts, *labels))
     return tuple(sorted(found, key=lambda one: (one.label == one.train_label, one.row)))
-
-
-def in_words(task: TaskSpec, label: float) -> str:
-    """A label, or all of several, as people read it."""
-    return label_sets.in_words(int(label), task.classes) if task.target == "labels" else label_text(task, label)
 
 
 def _gist(texts: tuple[str, ...]) -> tuple[str, ...]:

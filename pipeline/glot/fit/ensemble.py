@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from glot.fit.run_folder import (
     find_runs,
     is_ensemble,
 )
-from glot.store.files import check_readable_folder, check_version, read_json, write_json
+from glot.store.files import check_readable_folder, read_versioned, write_json
 from glot.store.label_sets import to_codes
 from glot.store.layout import StatesIdentity
 from glot.store.task_spec import TaskSpec
@@ -69,13 +70,12 @@ class Ensemble:
     @classmethod
     def _read(cls, folder: Path) -> Ensemble:
         path = folder / ENSEMBLE_FILE
-        data = read_json(path)
-        try:
-            check_version(path, data, VERSION)
+
+        def build(data: dict[str, Any]) -> Ensemble:
             states = StatesIdentity.from_json(data["states"])
-            found = cls(tuple(data["members"]), data["cache"], states, TaskSpec.from_json(data["task"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FaultError(f"{path} is damaged: {error!r}") from None
+            return cls(tuple(data["members"]), data["cache"], states, TaskSpec.from_json(data["task"]))
+
+        found = read_versioned(path, VERSION, build)
         if not found.members or found.members != member_names(len(found.members)):
             raise FaultError(f"{path} is damaged: its members are {list(found.members)!r:.80}, not 1 to K")
         return found

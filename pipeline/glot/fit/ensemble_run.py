@@ -13,6 +13,7 @@ from glot.fit.ensemble import Ensemble, answers_of, mean_estimate, mean_threshol
 from glot.fit.head_model import estimate, load_head
 from glot.fit.learner import Job
 from glot.fit.metrics import compute_metrics
+from glot.fit.predictions_file import PATTERNS, read_predictions
 from glot.fit.result import Scores
 from glot.fit.run_folder import CONFIG_FILE, ENSEMBLE_FILE, HEAD_FILE, METRICS_FILE, RunConfig, is_ensemble
 from glot.fit.states import StreamedStates
@@ -22,7 +23,7 @@ from glot.store.example_set import ExampleSet
 from glot.store.files import atomic_folder, make_folder, save_array
 from glot.store.reader import Cache
 
-RUN_FILES = (CONFIG_FILE, METRICS_FILE, HEAD_FILE, "predictions-*.npy", "labels-*.npy")
+RUN_FILES = (CONFIG_FILE, METRICS_FILE, HEAD_FILE, *PATTERNS)
 
 
 def make_ensemble(
@@ -97,7 +98,9 @@ def score_ensemble(folder: Path) -> Scores:
     found: Scores = {}
     for path in sorted(folder.glob("labels-*.npy")):
         name = path.stem.removeprefix("labels-")
-        found[name] = compute_metrics(metrics, np.load(folder / f"predictions-{name}.npy"), np.load(path))
+        kept = read_predictions([folder], name)
+        if kept is not None:
+            found[name] = compute_metrics(metrics, kept[0][0], kept[1])
     return found
 
 

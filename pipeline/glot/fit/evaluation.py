@@ -12,8 +12,8 @@ from glot.fit.calibration import Calibration, Scaling, calibrate, fit_temperatur
 from glot.fit.curve import LearningCurve
 from glot.fit.ensemble import answers_of
 from glot.fit.yardsticks import Judgement, Yardstick, judge
-from glot.store.label_sets import in_words, to_indicator
-from glot.store.task_spec import TaskSpec
+from glot.store.label_sets import to_indicator
+from glot.store.task_spec import TaskSpec, label_in_words
 
 MOST_MISTAKES = 20  # of a page and of `--json`; whoever wants all has `glot predict`
 
@@ -171,7 +171,7 @@ def evaluate(
         return Evaluation(
             scored,
             judgements,
-            classes=_label_scores(scored),
+            classes=_class_scores(scored),
             mistakes=_surest_wrong(scored, most_mistakes),
             wrong=wrong,
         )
@@ -188,47 +188,28 @@ def evaluate(
 
 
 def _class_scores(scored: Scored) -> tuple[ClassScore, ...]:
+    """Of each class, or label, of the task."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    names = scored.task.classes
+    names, real, given = scored.task.classes, scored.labels, scored.answers
+    if scored.task.target == "labels":
+        real, given = (to_indicator(codes, len(names)) for codes in (real, given))
+        answers = given.sum(axis=0)
+    else:
+        answers = np.bincount(given, minlength=len(names))
     places = np.arange(len(names))
-    found = precision_recall_fscore_support(scored.labels, scored.answers, labels=places, zero_division=0)
-    answers = np.bincount(scored.answers, minlength=len(names))
-    return tuple(
-        ClassScore(name, float(precision), float(recall), float(f1), int(support), int(count))
-        for name, precision, recall, f1, support, count in zip(names, *found, answers, strict=True)
-    )
-
-
-def _label_scores(scored: Scored) -> tuple[ClassScore, ...]:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    names = scored.task.classes
-    real, answered = (to_indicator(codes, len(names)) for codes in (scored.labels, scored.answers))
-    found = precision_recall_fscore_support(real, answered, average=None, zero_division=0)
-    assert scored.thresholds is not None
-    columns = zip(names, *found, answered.sum(axis=0), scored.thresholds, strict=True)
-    return tuple(
-        ClassScore(name, float(precision), float(recall), float(f1), int(support), int(count), float(threshold))
-        for name, precision, recall, f1, support, count, threshold in columns
-    )
+    found = precision_recall_fscore_support(real, given, labels=places, average=None, zero_division=0)
+    thresholds = [None] * len(names) if scored.thresholds is None else scored.thresholds.tolist()
+    columns = zip(names, *(some.tolist() for some in (*found, answers)), thresholds, strict=True)
+    return tuple(ClassScore(*column) for column in columns)
 
 
 def _surest_wrong(scored: Scored, most: int) -> tuple[Mistake, ...]:
     """Of texts with several labels: those with the label that is wrong most surely first."""
-    classes, answers = scored.task.classes, scored.answers
-    wrong = to_indicator(scored.labels ^ answers, len(classes)).astype(bool)
+    wrong = to_indicator(scored.labels ^ scored.answers, len(scored.task.classes)).astype(bool)
     sure = np.where(wrong, np.maximum(scored.estimates, 1 - scored.estimates), 0).max(axis=1)
     order = np.argsort(-sure, kind="stable")[: min(most, int(wrong.any(axis=1).sum()))]
-    return tuple(
-        Mistake(
-            *_place(scored, index),
-            in_words(int(scored.labels[index]), classes),
-            in_words(int(answers[index]), classes),
-            float(sure[index]),
-        )
-        for index in order.tolist()
-    )
+    return _mistakes(scored, order, sure)
 
 
 def _confusion(scored: Scored) -> tuple[tuple[int, ...], ...]:
@@ -255,31 +236,30 @@ def _residuals(scored: Scored) -> Residuals:
 
 
 def _most_confident(scored: Scored, most: int) -> tuple[Mistake, ...]:
-    answers, shares = scored.answers, scored.estimates
+    answers, rows = scored.answers, np.arange(len(scored.labels))
+    sure = scored.estimates[rows, answers]
     wrong = np.flatnonzero(answers != scored.labels)
-    order = wrong[np.argsort(-shares[wrong, answers[wrong]], kind="stable")][:most]
-    classes = scored.task.classes
-    return tuple(
-        Mistake(
-            *_place(scored, index),
-            classes[scored.labels[index]],
-            classes[answers[index]],
-            float(shares[index, answers[index]]),
-            float(shares[index, scored.labels[index]]),
-        )
-        for index in order.tolist()
-    )
+    order = wrong[np.argsort(-sure[wrong], kind="stable")][:most]
+    return _mistakes(scored, order, sure, scored.estimates[rows, scored.labels])
 
 
 def _farthest(scored: Scored, most: int) -> tuple[Mistake, ...]:
     off = np.abs(scored.answers - scored.labels)
-    order = np.argsort(-off, kind="stable")[:most]
+    return _mistakes(scored, np.argsort(-off, kind="stable")[:most], off)
+
+
+def _mistakes(
+    scored: Scored, order: np.ndarray, sure: np.ndarray, label_shares: np.ndarray | None = None
+) -> tuple[Mistake, ...]:
+    """The examples of these places as mistakes; `sure` and `label_shares` (m,) are of all examples."""
+    task, labels, answers = scored.task, scored.labels, scored.answers
     return tuple(
         Mistake(
             *_place(scored, index),
-            f"{scored.labels[index]:.4g}",
-            f"{scored.answers[index]:.4g}",
-            float(off[index]),
+            label_in_words(task, labels[index]),
+            label_in_words(task, answers[index]),
+            float(sure[index]),
+            None if label_shares is None else float(label_shares[index]),
         )
         for index in order.tolist()
     )

@@ -204,10 +204,15 @@ def _chunks(count: np.ndarray, order: np.ndarray) -> list[np.ndarray]:
     return np.split(order, cuts)
 
 
+def new_head(config: RunConfig, backend: str) -> HeadModel:
+    """A run's pooler and head, for weights that are there: the new ones are drawn without a trace in the generators."""
+    with kept_randomness():
+        return HeadModel(config.pooler, config.task, config.states.width, backend, config.contrastive)
+
+
 def load_head(folder: Path, config: RunConfig, backend: str, device: torch.device) -> HeadModel:
     """A trained head from its run folder; raises UsageError or FaultError where it is missing or damaged."""
-    with kept_randomness():  # new weights are drawn, though these are replaced
-        model = HeadModel(config.pooler, config.task, config.states.width, backend, config.contrastive)
+    model = new_head(config, backend)
     tensors, _ = load_tensors(folder / HEAD_FILE)
     load_weights(model, tensors, folder / HEAD_FILE)
     return model.to(device).eval()

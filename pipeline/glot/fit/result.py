@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from glot.errors import FaultError, UsageError
+from glot.errors import UsageError
 from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE
-from glot.store.files import check_version, read_json
+from glot.store.files import read_versioned
 from glot.store.task_spec import TaskSpec
 
 VERSION = 1
@@ -95,14 +96,13 @@ class FitResult:
         path = folder / METRICS_FILE
         if not path.exists() and (folder / CONFIG_FILE).exists():
             raise UsageError(f"{folder} is not finished: go on with `glot fit --resume {folder}`")
-        data = read_json(path)
-        try:
-            check_version(path, data, VERSION)
+
+        def build(data: dict[str, Any]) -> FitResult:
             start = data.get("start")
             epochs = [Epoch(**epoch) for epoch in data["epochs"]]
             return cls(**{**data, "epochs": epochs, "start": None if start is None else Epoch(**start)})
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FaultError(f"{folder / METRICS_FILE} is damaged: {error!r}") from None
+
+        return read_versioned(path, VERSION, build)
 
 
 def argmax(values: list[float]) -> int:

@@ -48,9 +48,7 @@ def retrieval_scores(vectors: Tensor, pairs: Pairs, similarity: Similarity) -> d
     do not count, and a document that ties with it does.
     """
     x = F.normalize(vectors, dim=1) if similarity == "cos" else vectors
-    queries, query = torch.unique(pairs.query, return_inverse=True)
-    documents = pairs.documents()
-    positive = torch.searchsorted(documents, pairs.positive)
+    queries, query, documents, positive = pairs.numbered()
     order = torch.argsort(query)
     query, positive = query[order], positive[order]
     ranks = []

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from glot.errors import FaultError, UsageError
+from glot.errors import FaultError, UsageError, reason_of
 from glot.fit.config import TrainConfig
+from glot.fit.predictions_file import PATTERNS
 from glot.nn.config import ContrastiveConfig, PoolerConfig
 from glot.nn.registry import POOLERS
 from glot.nn.settings import declared
@@ -25,6 +26,7 @@ from glot.store.files import (
     check_version,
     holds_something,
     read_json,
+    read_versioned,
     remove_leftovers,
     write_json,
 )
@@ -120,9 +122,8 @@ class RunConfig:
     def load(cls, folder: Path) -> RunConfig:
         """Read `config.json`; raises UsageError where it is missing or of a newer version, FaultError where damaged."""
         path = folder / CONFIG_FILE
-        data = read_json(path)
-        try:
-            check_version(path, data, VERSION)
+
+        def build(data: dict[str, Any]) -> RunConfig:
             return cls(
                 cache=data["cache"],
                 states=StatesIdentity.from_json(data["states"]),
@@ -134,8 +135,8 @@ class RunConfig:
                 created_by=data["created_by"],
                 contrastive=ContrastiveConfig.from_json(data.get("contrastive")),
             )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FaultError(f"{path} is damaged: {error!r}") from None
+
+        return read_versioned(path, VERSION, build)
 
     def check_predicts(self, run: Path | str) -> None:
         """Refuse what needs a label or a score from a run that was trained without; raises UsageError."""
@@ -230,14 +231,14 @@ def load_weights(module: Module, tensors: dict[str, Tensor], path: Path) -> None
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        raise FaultError(f"{path} does not fit its config.json: {' '.join(str(error).split())[:200]}") from None
+        raise FaultError(f"{path} does not fit its config.json: {reason_of(error)}") from None
 
 
 def clear_run(folder: Path) -> None:
     """Remove a finished run's checkpoint, and what killed processes left of the files that a fit writes."""
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     kept = (CONFIG_FILE, METRICS_FILE, HEAD_FILE, CHECKPOINT_FILE)
-    remove_leftovers(folder, [*kept, "predictions-*.npy", "labels-*.npy", "loss.png"])
+    remove_leftovers(folder, [*kept, *PATTERNS, "loss.png"])
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -298,13 +299,14 @@ def find_sweep_runs(folder: Path) -> list[Path]:
 def _find_deeper(folder: Path) -> list[Path]:
     """Runs up to three folders below one: of a sweep, or of `runs` itself. A backbone's config.json is none."""
     found = [path for depth in range(1, 4) for path in folder.glob("*/" * depth + CONFIG_FILE)]
-    return sorted(path.parent for path in found if _is_run(path))
+    return sorted(path.parent for path in found if is_run(path))
 
 
-def _is_run(config: Path) -> bool:
+def is_run(config: Path) -> bool:
+    """Whether a `config.json` is a run's; a backbone's folder has one too."""
     try:
         data = read_json(config)
-    except (UsageError, FaultError):
+    except (UsageError, FaultError):  # not an AccessError: what may not be read is not left out in silence
         return False
     return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
 

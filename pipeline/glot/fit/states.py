@@ -135,7 +135,7 @@ class _Tokens:
             return stored
         ends = zip(self.start[text_ids], self.start[text_ids + 1], strict=True)
         seen = np.concatenate([self.seen[first:last] for first, last in ends])
-        return replace(stored, values=stored.values[seen], scale=None if stored.scale is None else stored.scale[seen])
+        return stored.rows(seen)
 
 
 class MemoryStates(States):

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from glot.errors import FaultError, UsageError
+from glot.errors import UsageError
 from glot.fit.config import FitOptions
 from glot.fit.options import draft_configs
 from glot.fit.run_folder import RunConfig
 from glot.nn.config import PairFeatures
 from glot.nn.settings import choices
-from glot.store.files import check_version, read_json, write_json
+from glot.store.files import read_versioned, write_json
 from glot.store.reader import Cache
 
 if TYPE_CHECKING:
@@ -158,12 +158,7 @@ class StudyFile:
         path = folder / STUDY_FILE
         if not path.exists():
             raise UsageError(f"{folder} holds no study: begin one with `glot tune --cache`")
-        data = read_json(path)
-        try:
-            check_version(path, data, VERSION)
-            return cls(data["cache"], data["train"], data["states"])
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FaultError(f"{path} is damaged: {error!r}") from None
+        return read_versioned(path, VERSION, lambda data: cls(data["cache"], data["train"], data["states"]))
 
     def check(self, folder: Path, cache: Cache) -> None:
         """Raise UsageError where a cache holds other states or training examples than the study was begun with."""

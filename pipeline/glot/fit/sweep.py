@@ -136,8 +136,7 @@ def _finish_device(
     try:
         finish_jobs(jobs, folder, cache, progress, should_stop)
     except Stopped as error:
-        what = str(error).partition(";")[0]
-        raise Stopped(f"{what}; go on with `glot sweep --resume {folder}`") from None
+        raise error.but(f"go on with `glot sweep --resume {folder}`") from None
 
 
 def group_jobs(jobs: list[Job]) -> list[list[Job]]:

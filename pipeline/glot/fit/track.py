@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from glot.errors import UsageError
+from glot.errors import UsageError, reason_of
 from glot.fit.result import Epoch
 from glot.fit.run_folder import RunConfig
 
@@ -77,7 +77,7 @@ def open_tracker(kind: str, config: RunConfig, run: Path) -> Iterator[Tracker]:
         tracker.start()
         tracker.store_init_configuration(hyper_parameters(config))
     except Exception as error:  # each service has errors of its own
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error, 300)
         raise UsageError(f"--track {kind} cannot start: {reason}; go on with `glot fit --resume {run}`") from None
     try:
         yield Tracker(tracker)

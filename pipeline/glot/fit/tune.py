@@ -7,9 +7,7 @@ journal, which any number of processes append to.
 from __future__ import annotations
 
 import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +22,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from glot.errors import FaultError, Stopped, UsageError
+from glot.errors import FaultError, UsageError
 from glot.fit.config import FitOptions
 from glot.fit.ensemble_run import make_ensemble
 from glot.fit.learner import Job, LossError
@@ -53,8 +51,8 @@ from glot.fit.train import Progress, batch_key, fit_heads
 from glot.fit.training_data import TrainingData, labels_of
 from glot.fit.warm_start import Start
 from glot.fit.yardsticks import measure_yardsticks
+from glot.process import quiet
 from glot.store.claims import Claims, Owner
-from glot.store.example_set import ExampleSet
 from glot.store.files import checked, make_folder
 from glot.store.reader import Cache
 
@@ -215,7 +213,7 @@ class Tuner:
         """The share of each setting in what made candidates good, by Optuna's PED-ANOVA; none from too few."""
         if len(self._trials(TrialState.COMPLETE)) < 2 * len(FIRST):
             return {}
-        with _quiet():
+        with quiet():
             return optuna.importance.get_param_importances(self.study)
 
     def finish(
@@ -298,7 +296,7 @@ class Tuner:
         """
         layers: dict[str, str] = {}
         candidates = []
-        with _quiet():
+        with quiet():  # Optuna remarks on what is new in it, and on settings of a task that lie beside the space
             for _ in range(count):
                 trial = self.study.ask()
                 is_first = "first" in trial.user_attrs
@@ -408,11 +406,8 @@ class Tuner:
             else:
                 self.states[layers] = StreamedStates(self.cache, layers, device)
         states = self.states[layers]
-        train, holdout = (self._part(self.fold_of != fold), self._part(self.fold_of == fold))
+        train, holdout = self.examples.subset(self.fold_of != fold), self.examples.subset(self.fold_of == fold)
         return states, TrainingData(train, holdout, {}, states.lengths, self.cache.plan.shard_of(train.text_id))
-
-    def _part(self, chosen: np.ndarray) -> ExampleSet:
-        return self.examples.subset(np.flatnonzero(chosen))
 
 
 def _open_study(journal: Path) -> optuna.Study:
@@ -428,19 +423,3 @@ def _open_study(journal: Path) -> optuna.Study:
         )
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise FaultError(f"{journal} is damaged ({error!r}): tune anew with --out") from None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without Optuna's remarks on what is new in it, and on settings of a task that lie beside the space."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def stopped(error: Stopped, folder: Path) -> Stopped:
-    """What to say of a search that was stopped."""
-    return Stopped(
-        f"{str(error).partition(';')[0]}; what was finished is kept: `glot tune --resume {folder}` goes on, with "
-        "`--minutes 0` it ends with the best so far"
-    )

@@ -13,19 +13,20 @@ import torch
 
 from glot.fit.head_model import pool_texts
 from glot.fit.metrics import compute_metrics
+from glot.fit.predictions_file import read_predictions
 from glot.fit.regression import Regression, fit_logistic, fit_one_vs_rest, fit_ridge, rows_to_choose_a_layer
 from glot.fit.run import open_cache
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
 from glot.fit.statistics import FEWEST, Difference, Interval, paired_bootstrap, score_interval
-from glot.fit.training_data import labels_of, sample_of
+from glot.fit.training_data import labels_of, sample_of, training_set
 from glot.nn.config import PoolerConfig, TokenChoice
 from glot.nn.heads import features_of, features_width
 from glot.nn.poolers import make_pooler
 from glot.store.example_set import ExampleSet, split_of
-from glot.store.label_sets import in_words, to_codes
+from glot.store.label_sets import to_codes
 from glot.store.reader import Cache
-from glot.store.task_spec import TaskSpec, metric_in_words
+from glot.store.task_spec import TaskSpec, label_in_words, metric_in_words
 
 MOST_ROWS, MOST_NUMBERS = 10_000, 2**26  # training examples that fit the regression; of their features
 RESAMPLES, LEAST_RESAMPLES = 2000, 500  # enough for an interval that is printed to a tenth of a point
@@ -241,7 +242,7 @@ def judge_each(groups: list[list[Path]], cache: Cache | None = None) -> list[lis
     if not predicted:
         return [[] for _ in groups]
     opened = open_cache(config, cache, runs[0])
-    train = next(opened.examples(name) for name in config.data if split_of(name) == "train")
+    train = opened.examples(training_set(config))
     sets = {name: opened.examples(name) for name in predicted}
     settings = (config.layer, config.pooler.tokens, config.train.class_weights)
     yardsticks = measure_yardsticks(opened, config.task, train, sets, *settings)
@@ -257,16 +258,6 @@ def judge_each(groups: list[list[Path]], cache: Cache | None = None) -> list[lis
     return judged
 
 
-def read_predictions(runs: list[Path], set_name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """(s, m) predictions of s runs for a set, and its (m,) labels; None where a run kept none, or there is none."""
-    paths = [run / f"predictions-{set_name}.npy" for run in runs]
-    labels = runs[0] / f"labels-{set_name}.npy"
-    if not all(path.exists() for path in (*paths, labels)):
-        return None
-    predictions, truth = np.stack([np.load(path) for path in paths]), np.load(labels)
-    return (predictions, truth) if len(truth) else None
-
-
 def _majority(task: TaskSpec, train: ExampleSet, sets: dict[str, ExampleSet]) -> Yardstick:
     return majority(task, labels_of(train), {name: len(some) for name, some in sets.items()})
 
@@ -278,7 +269,7 @@ def majority(task: TaskSpec, labels: np.ndarray, sizes: dict[str, int]) -> Yards
     """
     values, counts = np.unique(labels, return_counts=True)
     commonest = int(values[counts.argmax()])
-    name = "majority" if task.target == "classes" else f"majority ({in_words(commonest, task.classes)})"
+    name = "majority" if task.target == "classes" else f"majority ({label_in_words(task, commonest)})"
     predictions = {name: np.full(size, commonest, dtype=np.int64) for name, size in sizes.items()}
     return Yardstick(name, predictions, len(labels), len(labels))
 
@@ -306,7 +297,7 @@ class Means:
 
     def features(self, examples: ExampleSet, layer: int) -> np.ndarray:
         """(m, f) float32: the means of the examples' texts, of pairs `[a, b, |a - b|, a * b]`."""
-        columns = [ids for ids in (examples.text_id, examples.text_id_b) if ids is not None]
+        columns = examples.text_columns
         ids, index = np.unique(np.concatenate(columns), return_inverse=True)
         states = StreamedStates(self.cache, (layer,), torch.device("cpu"), self.tokens)
         pooler = make_pooler(PoolerConfig(pooler="mean"), states.width, "dense")

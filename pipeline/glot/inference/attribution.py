@@ -19,10 +19,10 @@ from glot.nn.edges import EdgeRule, cosines
 from glot.nn.poolers import LastLayerPooler, LayersPooler, Pooler, make_pooler, token_weights
 from glot.nn.registry import EDGE_RULES
 from glot.nn.tokens import TokenBatch
-from glot.store.label_sets import in_words, to_names
+from glot.store.label_sets import to_names
 from glot.store.plan import CONTENT, SPECIAL
 from glot.store.reader import Cache
-from glot.store.task_spec import TaskSpec
+from glot.store.task_spec import label_in_words
 
 MAX_TOKENS = 1024  # of a text: its cosines grow with the square
 COMPARED = ("mean", "cls", "max")  # poolers without weights that are drawn beside the runs
@@ -173,7 +173,7 @@ def cache_example(cache: Cache, split: str, index: int, runs: Sequence[Run]) -> 
         raise UsageError(f"the {split} examples of {cache.folder} have no index {index}: {there}")
     row = int(rows[0])
     ids = [int(column[row]) for column in (examples.text_id, examples.text_id_b) if column is not None]
-    label = "" if examples.label is None else answer_text(task, examples.label[row].item())
+    label = "" if examples.label is None else label_in_words(task, examples.label[row].item())
     texts = [_cache_text(cache, runs[0].config.layers, text_id) for text_id in ids]
     return Example(texts, f"example {index} of {split} in {cache.folder}", label, task.name)
 
@@ -278,7 +278,7 @@ def _predict(model: HeadModel, config: RunConfig, texts: Sequence[TextStates], o
     is_short = max(len(text.tokens) for text in texts) <= MAX_LEFT_OUT
     effects = [_effects(model, z, side, text, place) for side, text in enumerate(texts)] if is_short else []
     shown = "" if place is None else names[place]
-    said = answer_text(config.task, predicted)
+    said = label_in_words(config.task, predicted)
     given = to_names(int(predicted), names) if config.task.target == "labels" else (said,) if names else ()
     return Prediction(said, given, shown, dict(zip(names, shares, strict=True)), effects)
 
@@ -313,13 +313,6 @@ def _pool_without_each(pooler: Pooler, text: TextStates) -> Iterator[Tensor]:
     others = torch.arange(count).expand(count, count)[~torch.eye(count, dtype=torch.bool)].view(count, count - 1)
     for part in others.split(max(1, LEFT_OUT_BATCH // count)):
         yield pooler(TokenBatch(states[part.flatten()], torch.full((len(part),), count - 1)))
-
-
-def answer_text(task: TaskSpec, value: float) -> str:
-    """A label or a prediction in words: the class's name, the names of several labels, or the score."""
-    if task.target == "labels":
-        return in_words(int(value), task.classes)
-    return task.classes[int(value)] if task.target == "classes" else f"{value:.4g}"
 
 
 @torch.no_grad()

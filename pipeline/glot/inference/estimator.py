@@ -24,7 +24,7 @@ from glot.extract.options import ExtractOptions
 from glot.extract.prepare import sixteen_bits, states_identity
 from glot.extract.source import ModelSource, resolve_model
 from glot.fit.config import FitOptions, TrainConfig
-from glot.fit.head_model import HeadModel, pool_texts
+from glot.fit.head_model import HeadModel, new_head, pool_texts
 from glot.fit.run import check_device, make_configs
 from glot.fit.run_folder import HEAD_FILE, load_tensors
 from glot.fit.states import StreamedStates
@@ -37,7 +37,6 @@ from glot.inference.text_cache import open_with_texts
 from glot.nn.config import PoolerConfig
 from glot.nn.graph import resolve_backend
 from glot.nn.settings import declared
-from glot.process import kept_randomness
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
@@ -294,9 +293,8 @@ class GlotEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def _head(self) -> HeadModel:
         """The trained head on its device."""
-        config, device = self.config_, check_device(self.device)
-        with kept_randomness():  # new weights are drawn, though these are replaced
-            head = HeadModel(config.pooler, config.task, config.states.width, resolve_backend("auto", device))
+        device = check_device(self.device)
+        head = new_head(self.config_, resolve_backend("auto", device))
         head.load_state_dict({name: torch.from_numpy(values.copy()) for name, values in self.weights_.items()})
         return head.to(device).eval()
 

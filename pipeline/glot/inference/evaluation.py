@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ import torch
 
 from glot.corpus.examples import Example, Split
 from glot.errors import FaultError, UsageError
-from glot.fit.curve import SHARES, fit_samples, make_curve
+from glot.fit.curve import fit_samples, make_curve
 from glot.fit.doubts import texts_of
 from glot.fit.ensemble import answers_of, find_heads, mean_estimate, mean_thresholds
 from glot.fit.ensemble_run import estimate_heads
 from glot.fit.evaluation import Evaluation, Scored, evaluate
-from glot.fit.head_model import HeadModel, load_head
+from glot.fit.head_model import HeadModel, load_head, new_head
 from glot.fit.run import check_device, open_cache
 from glot.fit.run_folder import RunConfig
 from glot.fit.training_data import labels_of, read_train, training_set
@@ -30,12 +31,11 @@ from glot.fit.yardsticks import (
     measure_yardsticks,
 )
 from glot.inference.labelled import EvaluateOptions
-from glot.inference.model import WINDOW, GlotModel
+from glot.inference.model import WINDOW, GlotModel, layers_of
 from glot.inference.run_checks import check_scorable
 from glot.inference.weigh import weigh_cached, weigh_texts
 from glot.nn.config import PoolerConfig
 from glot.nn.graph import resolve_backend
-from glot.process import kept_randomness
 from glot.store.example_set import split_of
 from glot.store.reader import Cache
 
@@ -114,30 +114,28 @@ def evaluate_split(
     if own is not None and options.yardsticks:
         means, train = Means(own, first.task, first.pooler.tokens, first.train.class_weights), training_set(first)
         fitted = fit_regressions(means, own.examples(train), first.layer)
-        by_size = fit_samples(means, own.examples(train), first.layer, SHARES) if for_page else []
+        by_size = fit_samples(means, own.examples(train), first.layer) if for_page else []
     beside = [regression_head(some, first) for some in [*fitted, *by_size]]
     model = _joined_model(heads, configs, beside, options, split, say)
-    estimates = _estimate(model, split, report)
+    fits = iter(zip(_estimate(model, split, report), model.thresholds_each, strict=True))
+    of_groups = [list(islice(fits, len(group))) for group in groups]
+    answers = [answers_of(first.task, *fit) for fit in fits]
     labels = np.asarray([example.label for example in split.examples])
     rows = np.asarray([example.index for example in split.examples])
     texts = [texts_in(example) for example in split.examples]
     if first.task.target != "score":
         labels = labels.astype(np.int64)
     yardsticks = _majority(own, first, split.name, len(labels)) if fitted else []
-    thresholds = model.thresholds_each
-    fits = [*zip(estimates, thresholds, strict=True)][len(heads) :]
-    answers = [answers_of(first.task, *fit) for fit in fits]
     for some, its in zip(fitted, answers, strict=False):
         yardsticks.append(some.yardstick({split.name: its}))
     sized = [(some.name, some.rows, its) for some, its in zip(by_size, answers[len(fitted) :], strict=True)]
     curve = make_curve(first.task.metrics[0], split.name, labels, sized) if sized else None
-    found, start = [], 0
+    found = []
     backend = resolve_backend(options.backend, place)
-    for group in groups:
-        stop = start + len(group)
-        mean, above = mean_estimate(estimates[start:stop]), mean_thresholds(thresholds[start:stop])
-        start = stop
+    for group, own_fits in zip(groups, of_groups, strict=True):
+        each, thresholds = zip(*own_fits, strict=True)
         held_out = None if own is None else _held_out(group, first, own, "", str(place), backend)
+        mean, above = mean_estimate(each), mean_thresholds(thresholds)
         scored = Scored(split.name, first.task, labels, mean, rows, texts, above)
         evaluation = replace(evaluate(scored, yardsticks, held_out), curve=curve)
         found.append(weigh_texts(evaluation, group[0], model.backbone) if for_page else evaluation)
@@ -196,8 +194,8 @@ def regression_head(fitted: FittedRegression, config: RunConfig) -> tuple[RunCon
     pooler = PoolerConfig(
         pooler="mean", tokens=config.pooler.tokens, token_position=config.pooler.token_position, pair_features="full"
     )
-    with kept_randomness():  # new weights are drawn, though these are replaced
-        model = HeadModel(pooler, config.task, config.states.width, "dense")
+    beside = replace(config, layer=fitted.layer, pooler=pooler)
+    model = new_head(beside, "dense")
     weight, bias = map(torch.from_numpy, fitted.regression.line)
     if config.task.score_range is not None:  # the head estimates (score - low) / (high - low)
         low, high = config.task.score_range
@@ -206,7 +204,7 @@ def regression_head(fitted: FittedRegression, config: RunConfig) -> tuple[RunCon
     if fitted.regression.thresholds is not None:
         weights["head.thresholds"] = torch.from_numpy(fitted.regression.thresholds)
     model.load_state_dict(weights)
-    return replace(config, layer=fitted.layer, pooler=pooler), model
+    return beside, model
 
 
 def _joined_model(
@@ -222,8 +220,7 @@ def _joined_model(
     from glot.inference.encode import BYTES_A_TOKEN
     from glot.inference.forward import load_run_backbone
 
-    every = [*configs, *(config for config, _ in beside)]
-    layers = tuple(sorted({layer for config in every for layer in config.layers}))
+    layers = layers_of([*configs, *(config for config, _ in beside)])
     backbone = load_run_backbone(
         configs[0].states, heads[0], options.model, options.device, options.trust_remote_code, layers, options.engine
     )

@@ -61,7 +61,7 @@ class GlotModel:
         self.config, self.backbone, self.device = config, backbone, backbone.device
         self.model = model.to(self.device).eval()
         self._heads = [(config, self.model), *((its, other.to(self.device).eval()) for its, other in others)]
-        self._layers = _layers_of(its for its, _ in self._heads)
+        self._layers = layers_of(its for its, _ in self._heads)
         self._folders: list[Path] = []  # of the heads, where they were loaded
 
     @classmethod
@@ -92,7 +92,7 @@ class GlotModel:
         """
         folders = find_heads(Path(run))
         configs = [RunConfig.load(folder) for folder in folders]
-        layers = _layers_of(configs)
+        layers = layers_of(configs)
         loaded = load_run_backbone(configs[0].states, folders[0], backbone, device, trust_remote_code, layers, engine)
         take_engine(loaded, layers, engine, tokens, say)
         passes = resolve_backend("auto", loaded.device)
@@ -371,7 +371,7 @@ class GlotModel:
         return [some[rows] for some in vectors]
 
 
-def _layers_of(configs: Iterable[RunConfig]) -> tuple[int, ...]:
+def layers_of(configs: Iterable[RunConfig]) -> tuple[int, ...]:
     """All layers that some runs read, ascending."""
     return tuple(sorted({layer for config in configs for layer in config.layers}))
 

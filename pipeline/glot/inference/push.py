@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from glot.errors import FaultError, GlotError, UsageError
+from glot.errors import FaultError, GlotError, UsageError, reason_of
 
 RUN_PATTERNS = ("*.json", "*.safetensors", "README.md")  # of a run, or in the folders of an ensemble's heads
 LOGIN = "run `hf auth login` with a token that may write (or set HF_TOKEN)"
@@ -64,13 +64,9 @@ def one_line_of_hub(repo: str) -> Iterator[None]:
             raise UsageError(
                 f"this token has no right to write to {repo}: {LOGIN}, or push to a name of yours"
             ) from None
-        raise FaultError(f"the Hub refused {repo}: {_short(error)}") from None
+        raise FaultError(f"the Hub refused {repo}: {reason_of(error)}") from None
     except Exception as error:  # the hub client's network errors have changed their class with every major version
-        raise FaultError(f"cannot reach the Hub for {repo} ({type(error).__name__}): {_short(error)}") from None
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        raise FaultError(f"cannot reach the Hub for {repo} ({type(error).__name__}): {reason_of(error)}") from None
 
 
 def fetch_run(repo: str, revision: str | None = None) -> Path:
@@ -89,5 +85,6 @@ def fetch_run(repo: str, revision: str | None = None) -> Path:
         raise UsageError(f"the hub has no model {repo!r} (or it is private: run `hf auth login`)") from None
     except Exception as error:  # the hub client's network errors have changed their class with every major version
         raise UsageError(
-            f"there is no folder {repo}, and the hub cannot be asked for it ({type(error).__name__}): {_short(error)}"
+            f"there is no folder {repo}, and the hub cannot be asked for it ({type(error).__name__}): "
+            f"{reason_of(error)}"
         ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,13 +19,13 @@ from mteb.models import EncoderProtocol
 from mteb.results import TaskResult
 
 from glot.corpus.dialect import FIND_OUT, TableFormat
-from glot.errors import FaultError
+from glot.errors import FaultError, reason_of
 from glot.mteb_eval.columns import open_comparison
 from glot.mteb_eval.encoder import ColumnEncoder, Report, TextVectors
 from glot.mteb_eval.local_tasks import LocalReader
 from glot.mteb_eval.tasks import find_tasks, leaves, read_prompts
 from glot.nn.graph import Backend
-from glot.process import kept_randomness
+from glot.process import kept_randomness, quiet
 from glot.report.cells import NOTHING, markdown_table
 from glot.store.files import make_folder, write_text
 
@@ -223,9 +222,8 @@ def _load(task: AbsTask) -> None:
     try:
         task.load_data()
     except Exception as error:  # hub, network, loading scripts and file formats each have classes of their own
-        reason = " ".join(str(error).split())[:200]
         raise _NoData(
-            f"the data of {task.metadata.name} cannot be loaded ({type(error).__name__}: {reason}); "
+            f"the data of {task.metadata.name} cannot be loaded ({type(error).__name__}: {reason_of(error)}); "
             "files on this machine are tasks with --mteb-local"
         ) from None
 
@@ -233,18 +231,11 @@ def _load(task: AbsTask) -> None:
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Without the bars, warnings and log lines of mteb and datasets, which would stand between ours."""
-    loggers = [logging.getLogger(name) for name in ("mteb", "datasets", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
     bars = datasets.are_progress_bars_disabled()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet("mteb", "datasets", "huggingface_hub", level=logging.CRITICAL):
         datasets.disable_progress_bars()
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
             if not bars:
                 datasets.enable_progress_bars()

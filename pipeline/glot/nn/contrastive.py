@@ -75,12 +75,15 @@ class Pairs:
         """From the rows of queries, of positives, and of each further column."""
         return cls(rows[0], rows[1], torch.stack(rows[2:], dim=1) if len(rows) > 2 else None)
 
-    def documents(self) -> Tensor:
-        """(n,) int64: the rows of all positives and negatives, each once, ascending."""
-        if self.negatives is None:
-            return torch.unique(self.positive)
-        rows = torch.cat([self.positive, self.negatives.flatten()])
-        return torch.unique(rows[rows >= 0])
+    def numbered(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The rows of all queries, each once, ascending, and (m,) which of them each example's is; so of documents.
+
+        Documents are all positives and negatives; an example's is its positive.
+        """
+        queries, query = torch.unique(self.query, return_inverse=True)
+        rows = self.positive if self.negatives is None else torch.cat([self.positive, self.negatives.flatten()])
+        documents = torch.unique(rows[rows >= 0])
+        return queries, query, documents, torch.searchsorted(documents, self.positive)
 
 
 def info_nce(vectors: Tensor, pairs: Pairs, similarity: Similarity, temperature: float) -> Tensor:
@@ -91,9 +94,7 @@ def info_nce(vectors: Tensor, pairs: Pairs, similarity: Similarity, temperature:
     another query of the same positive, or the text itself.
     """
     x = F.normalize(vectors, dim=1) if similarity == "cos" else vectors
-    queries, query = torch.unique(pairs.query, return_inverse=True)
-    documents = pairs.documents()
-    positive = torch.searchsorted(documents, pairs.positive)
+    queries, query, documents, positive = pairs.numbered()
     scores = x[queries] @ x[documents].T / temperature  # (queries, documents)
     together = _together(queries, query, documents, positive)
     there = _cross_entropy(scores, together, query, positive)

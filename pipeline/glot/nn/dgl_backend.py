@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from glot.errors import kind_and_reason
 from glot.nn.attention import SLOPE, widen
 from glot.nn.tokens import TokenBatch
 
@@ -37,7 +38,7 @@ def dgl_import_error() -> str | None:
     try:
         _dgl()
     except Exception as error:  # a DGL built for another torch fails with whatever its loader raises
-        return " ".join(f"{type(error).__name__}: {error}".split())
+        return kind_and_reason(error)
     return None
 
 

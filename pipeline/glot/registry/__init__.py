@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Generic, Protocol, TypeVar
 
-from glot.errors import UsageError
+from glot.errors import UsageError, kind_and_reason
 
 
 class Named(Protocol):
@@ -94,5 +94,6 @@ def load_plugins() -> None:
                 import_module(name)
         except Exception as error:  # whatever its code raises, a name that is taken included
             _loaded.discard(name)  # who asks again is told again
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UsageError(f"GLOT_PLUGINS names {name!r}, which cannot be imported: {reason}") from error
+            raise UsageError(
+                f"GLOT_PLUGINS names {name!r}, which cannot be imported: {kind_and_reason(error)}"
+            ) from error

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from glot.errors import FaultError, UsageError
+from glot.fit.predictions_file import read_predictions
 from glot.fit.statistics import Difference, paired_bootstrap
 from glot.nn.registry import POOLERS
 from glot.report.cells import NOTHING, Cell, signed
 from glot.report.methods import METHODS, method_name
 from glot.report.results import BASELINE, OWN
 from glot.report.sections import Entry, Prose, Section, Table, entry_of, words
-from glot.store.files import no_access
 
 OURS = "glot"
 EXPLANATION = """\
@@ -157,23 +156,6 @@ def _as_json(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> np.ndarray | None:
-    """(m,) numbers, one an example; None where there is no such file. Raises FaultError where it is damaged."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        return None
-    except PermissionError as error:
-        raise no_access(error, path) from None
-    except (OSError, ValueError, EOFError) as error:
-        raise FaultError(f"{path} is damaged: {error}; remove it, or predict again") from None
-    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iuf":
-        raise FaultError(f"{path} does not hold one number an example; remove it, or predict again")
-    if not np.isfinite(values).all():
-        raise FaultError(f"{path} holds NaN or infinity; remove it, or predict again")
-    return values
-
-
 def compare(cells: Sequence[Cell], question: Question) -> list[Comparison]:
     """The cells of a question against the best rival's, a model, setting and task each, in their order.
 
@@ -206,15 +188,15 @@ def compare(cells: Sequence[Cell], question: Question) -> list[Comparison]:
 
 def _difference(ours: Cell, theirs: Cell) -> Difference | None:
     runs, set_name = [*ours.runs, *theirs.runs], ours.set_name
-    predicted = [found for run in runs if (found := _read(run / f"predictions-{set_name}.npy")) is not None]
-    known = [found for run in runs if (found := _read(run / f"labels-{set_name}.npy")) is not None]
-    if len(predicted) < len(runs) or len(known) < len(runs):
+    kept = [found for run in runs if (found := read_predictions([run], set_name)) is not None]
+    if len(kept) < len(runs):
         return None
-    for run, values, truth in zip(runs, predicted, known, strict=True):
-        if values.shape != known[0].shape or not np.array_equal(truth, known[0]):
+    labels = kept[0][1]
+    for run, (values, truth) in zip(runs, kept, strict=True):
+        if values.shape[1:] != labels.shape or not np.array_equal(truth, labels):
             raise FaultError(f"{run} was judged on other {set_name} examples than {runs[0]}: remove its predictions")
-    first, second = np.stack(predicted[: len(ours.runs)]), np.stack(predicted[len(ours.runs) :])
+    first, second = np.split(np.concatenate([values for values, _ in kept]), [len(ours.runs)])
     try:
-        return paired_bootstrap(first, second, known[0], ours.metric)
+        return paired_bootstrap(first, second, labels, ours.metric)
     except UsageError as error:
         raise FaultError(f"cannot compare {runs[0]} with {theirs.runs[0]}: {error}") from None

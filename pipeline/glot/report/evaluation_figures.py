@@ -148,20 +148,16 @@ class Growth:
         return f"{self.title}: {', '.join(points)}"
 
     def draw(self, axes: Axes, tips: Tips) -> None:
-        """Draw a line a method."""
-        methods = list(dict.fromkeys(one.method for one in self.curve.points))
-        for method, mark in zip(methods, ("s", "o"), strict=False):
-            own = [one for one in self.curve.points if one.method == method]
-            colour = OURS if method == "head" else OTHER
-            x, y = [one.examples for one in own], [100 * one.score.value for one in own]
-            if all(one.score.low is not None for one in own):
-                low = [100 * (one.score.low or 0.0) for one in own]
-                high = [100 * (one.score.high or 0.0) for one in own]
-                axes.fill_between(x, low, high, color=colour, alpha=0.14, lw=0, gid="band")
-            axes.plot(x, y, marker=mark, color=colour, lw=1.5, markersize=5, label=method)
-        ticks = sorted({one.examples for one in self.curve.points})
+        """Draw the line."""
+        points = self.curve.points
+        x, y = [one.examples for one in points], [100 * one.score.value for one in points]
+        if all(one.score.low is not None for one in points):
+            low = [100 * (one.score.low or 0.0) for one in points]
+            high = [100 * (one.score.high or 0.0) for one in points]
+            axes.fill_between(x, low, high, color=OTHER, alpha=0.14, lw=0, gid="band")
+        axes.plot(x, y, marker="s", color=OTHER, lw=1.5, markersize=5, label=points[0].method)
         axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_xticks(x, [f"{count:,}" for count in x])
         axes.minorticks_off()
         axes.set(xlabel="training examples", ylabel=f"{self.curve.metric}, %")
         axes.grid(lw=0.6, color=LINE)

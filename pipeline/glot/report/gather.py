@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from glot.errors import FaultError, UsageError
-from glot.fit.config import FitOptions
 from glot.fit.curve import learning_curve
 from glot.fit.doubts import Doubts, Duplicate, find_doubts, find_duplicates, texts_of
 from glot.fit.ensemble import find_heads
@@ -29,8 +28,6 @@ def gather_page(
     evaluation: Evaluation,
     cache: Cache | None = None,
     name: str = "",
-    options: FitOptions | None = None,
-    with_curve: bool = True,
 ) -> Page:
     """The page of a run, or an ensemble, that was evaluated; seconds, and of large training sets more.
 
@@ -38,8 +35,6 @@ def gather_page(
         cache: what the run was trained on; None opens the one that its config names, and where that is not there any
             more leaves out duplicates, doubtful labels, the learning curve and the counts of train.
         name: of the page; "" takes the task's.
-        options: what the head was asked to be trained with, to train heads for the learning curve too (a fit each);
-            None: the curve is the regression's alone. with_curve: whether there is one at all.
     """
     heads = find_heads(run)
     config = RunConfig.load(heads[0])
@@ -50,10 +45,10 @@ def gather_page(
     except (UsageError, FaultError):  # whoever evaluated has been told
         return Page(evaluation, title, settings=settings, environment=environment)
     curve = evaluation.curve
-    if curve is None and with_curve and len(config.data) > 1:
+    if curve is None and len(config.data) > 1:
         scored = evaluation.scored.source
         there = scored if scored in opened.manifest.examples else None
-        curve = learning_curve(opened, config, there, options=options)
+        curve = learning_curve(opened, config, there)
     page = Page(
         evaluation,
         title,

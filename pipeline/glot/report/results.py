@@ -16,13 +16,12 @@ from typing import Any, TypeVar
 
 from glot.errors import FaultError, UsageError
 from glot.fit.config import differing_settings
-from glot.fit.result import FitResult
-from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig
+from glot.fit.result import FitResult, Scores
+from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, is_run
 from glot.nn.registry import POOLERS
 from glot.report.methods import METHODS
-from glot.store.files import check_version, read_json
+from glot.store.files import read_versioned
 
-Scores = dict[str, dict[str, float]]  # example set -> metric -> fraction
 VERSION = 1  # of the files of baselines and costs
 BASELINE = "yardstick"  # the setting of baselines, and the folder of their files
 OWN = "own"  # the setting of runs that do not lie in the layout of `glot reproduce`
@@ -165,25 +164,18 @@ def collect_own(folders: Sequence[Path]) -> tuple[list[Result], list[tuple[str, 
     return _with_kinds([*placed, *named, *baselines]), skipped
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A JSON file of a baseline or beside a run: its version is looked at, the rest when it is used."""
-    data: dict[str, Any] = read_json(path)
-    check_version(path, data, VERSION)
-    return data
-
-
 def read_baseline(path: Path) -> Result:
     """A baseline, by its file; raises FaultError where it is damaged, UsageError where it is newer."""
-    try:
-        data = read_record(path)
+
+    def build(data: dict[str, Any]) -> Result:
         scores = data["scores"]
         names = {name: data[name] for name in ("task", "model", "method", "seconds")}
         by_rule = {"best": scores, "best_published": scores, "last": scores}
         return Result(
             **names, **by_rule, setting=BASELINE, seed=0, epochs=0, density=None, path=path, kind=data.get("kind")
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise FaultError(f"{path} is damaged: {error!r}") from None
+
+    return read_versioned(path, VERSION, build)
 
 
 def _read_run(folder: Path) -> _Run:
@@ -207,20 +199,11 @@ def _find(folders: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
         for config in sorted(folder.rglob(CONFIG_FILE)):
             if config.with_name(METRICS_FILE).exists():
                 finished.setdefault(config.resolve(), config.parent)
-            elif _is_ours(config):
+            elif is_run(config):
                 unfinished.setdefault(config.resolve(), config.parent)
         for path in sorted(folder.rglob(f"{BASELINE}/*.json")):
             baselines.setdefault(path.resolve(), path)
     return list(finished.values()), list(unfinished.values()), list(baselines.values())
-
-
-def _is_ours(config: Path) -> bool:
-    """Whether a `config.json` is a run's; a backbone's folder has one too."""
-    try:
-        data = read_json(config)
-    except (UsageError, FaultError):  # not an AccessError: what may not be read is not left out in silence
-        return False
-    return isinstance(data, dict) and {"pooler", "train", "states"} <= set(data)
 
 
 T = TypeVar("T")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -15,11 +14,13 @@ from glot.fit.run_folder import RunConfig
 from glot.report.cells import markdown_table
 from glot.report.figures import save_picture
 from glot.store.files import write_text
+from glot.store.rows import Row, rows_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_LINES = 8  # of a picture
+COLUMNS = ("metric", "best", "best_epoch", "density", "seconds", "seed", "run")  # of the CSV, after the settings
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,20 @@ def write_sweep(folder: Path, trials: list[Trial]) -> list[Path]:
     pictures = [folder / f"{name}.png" for name in names if _draw(folder / f"{name}.png", trials, name)]
     lines = [markdown_table(headings, rows), *(f"![score by {path.stem}]({path.name})" for path in pictures)]
     write_text(folder / "sweep.md", "\n\n".join(lines) + "\n")
-    write_text(folder / "sweep.csv", _csv(trials, names))
+    with rows_file(folder / "sweep.csv", dict.fromkeys([*names, *COLUMNS], str)) as write:
+        write(list(_run_rows(trials, names)))
     return [folder / "sweep.md", folder / "sweep.csv", *pictures]
 
 
-def _csv(trials: list[Trial], names: list[str]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*names, "metric", "best", "best_epoch", "density", "seconds", "seed", "run"])
+def _run_rows(trials: list[Trial], names: list[str]) -> Iterator[Row]:
+    """A row a seed."""
     for trial in trials:
         for score, result, run in zip(trial.scores, trial.results, trial.runs, strict=True):
-            settings = [trial.settings.get(name, "") for name in names]
             density = "" if result.density is None else f"{result.density:.6f}"
             found = [result.metric, f"{score:.4f}", result.best_epoch, density, f"{result.own_seconds:.2f}"]
-            writer.writerow([*settings, *found, RunConfig.load(run).train.init_seed, run.as_posix()])
-    return out.getvalue()
+            found += [RunConfig.load(run).train.init_seed, run.as_posix()]
+            settings = {name: trial.settings.get(name, "") for name in names}
+            yield settings | dict(zip(COLUMNS, found, strict=True))
 
 
 def _draw(path: Path, trials: list[Trial], name: str) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from glot.errors import FaultError
+from glot.fit.result import Scores
 from glot.report.cells import signed
-from glot.report.results import Result, Scores, read_record
+from glot.report.results import VERSION, Result
 from glot.report.sections import Block, Heading, Prose, Section, Table, text_rows
+from glot.store.files import read_versioned
 
 BACKENDS = "backends"  # the setting of these runs
 BOTH_FILE = "by-backend.json"  # in the folder of such a run: the scores of its head by each backend
@@ -70,14 +73,14 @@ def find_both(results: Sequence[Result]) -> list[BothScores]:
         path = result.path / BOTH_FILE
         if result.setting != BACKENDS or not path.exists():
             continue
-        try:
-            data = read_record(path)
-            both = BothScores(result.model, result.task, result.seed, data["trained"], data["scores"], result.path)
-            both.rows()
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise FaultError(f"{path} is damaged: {error!r}; remove it and run again") from None
-        found.append(both)
+        found.append(read_versioned(path, VERSION, partial(_read_both, result), "; remove it and run again"))
     return found
+
+
+def _read_both(result: Result, data: dict[str, Any]) -> BothScores:
+    both = BothScores(result.model, result.task, result.seed, data["trained"], data["scores"], result.path)
+    both.rows()  # raises where its scores are none
+    return both
 
 
 def _summary(group: Sequence[BothScores]) -> str:

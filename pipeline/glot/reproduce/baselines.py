@@ -19,6 +19,7 @@ from glot.fit.result import Scores
 from glot.fit.states import MemoryStates
 from glot.fit.training_data import used_text_ids, validation_names
 from glot.nn.config import PoolerConfig
+from glot.nn.heads import features_of
 from glot.nn.poolers import make_pooler
 from glot.store.example_set import ExampleSet
 from glot.store.reader import Cache
@@ -28,22 +29,19 @@ STRENGTHS = [1e-3, 1e-2, 1e-1, 1.0]  # inverse regularisation, chosen by 3-fold 
 ALPHAS = np.logspace(0, 5, 11)  # ridge's regularisation, chosen by leave-one-out on train
 
 
-def vector_baseline(cache: Cache, pooler: str, layer: int | None = None) -> Scores:
+def vector_baseline(cache: Cache, pooler: str) -> Scores:
     """Logistic regression, or ridge for scores, on the mean or the cls vector of each text.
 
     A pair is described by [a, b, |a - b|, a * b]; features are standardised; the regularisation is chosen on train.
     """
     config = PoolerConfig(pooler=pooler, token_position=cache.manifest.states.token_position)
     text_ids = np.unique(used_text_ids(cache))
-    states = MemoryStates(cache, (cache.resolve_layer(layer),), text_ids, torch.device("cpu"))
-    vectors = pool_texts(make_pooler(config, states.width, "dense"), states, text_ids).numpy()  # (texts, d)
+    states = MemoryStates(cache, (cache.resolve_layer(None),), text_ids, torch.device("cpu"))
+    vectors = pool_texts(make_pooler(config, states.width, "dense"), states, text_ids)  # (texts, d)
 
     def features(examples: ExampleSet) -> np.ndarray:
-        a = vectors[np.searchsorted(text_ids, examples.text_id)]
-        if examples.text_id_b is None:
-            return a
-        b = vectors[np.searchsorted(text_ids, examples.text_id_b)]
-        return np.hstack([a, b, np.abs(a - b), a * b])
+        rows = [np.searchsorted(text_ids, ids) for ids in examples.text_columns]
+        return features_of("full", *(vectors[torch.from_numpy(some)] for some in rows)).numpy()
 
     return _fit_and_score(cache, features)
 

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
 
+from glot.fit.result import Scores
 from glot.report.cells import NOTHING, Cell, signed
 from glot.report.methods import method_name, number_of
-from glot.report.results import Result, Scores
+from glot.report.results import Result
 from glot.report.sections import Block, Prose, Section, Table, text_rows
 
 CHOSEN = ("mean", "adapool", "glot")  # a pooler that trains nothing, the best known one, and ours

@@ -8,14 +8,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from glot.errors import FaultError
 from glot.report.cells import NOTHING
 from glot.report.figures import Bars, Picture
 from glot.report.methods import GREY, colour_of
-from glot.report.results import read_record
+from glot.report.results import VERSION
 from glot.report.sections import Block, Heading, Prose, Section, Table, text_rows
 from glot.reproduce.published import read_published, read_table
+from glot.store.files import read_versioned
 
 EXPLANATION = """\
 All ways see the same batches in one run. Memory is of tensors at the peak of a step; "pays after" are the epochs, of \
@@ -115,14 +116,14 @@ def find_costs(folders: Sequence[Path]) -> dict[Path, CostRecord]:
     """All measurements below some folders, by their files; raises FaultError for a damaged one."""
     found = {}
     for path in dict.fromkeys(path for folder in folders for path in sorted(folder.rglob("cost.json"))):
-        data = read_record(path)
-        try:
-            record = CostRecord(**{**data, "costs": [Cost(**way) for way in data["costs"]]})
-            record.title, record.rows()
-        except (KeyError, TypeError, IndexError, ValueError, ZeroDivisionError) as error:
-            raise FaultError(f"{path} is damaged: {error!r}; remove it and run again") from None
-        found[path] = record
+        found[path] = read_versioned(path, VERSION, _read_cost, "; remove it and run again")
     return found
+
+
+def _read_cost(data: dict[str, Any]) -> CostRecord:
+    record = CostRecord(**{**data, "costs": [Cost(**way) for way in data["costs"]]})
+    record.title, record.rows()  # raise where its numbers are none
+    return record
 
 
 def costs_section(found: Mapping[Path, CostRecord]) -> Section:

@@ -61,6 +61,7 @@ def read_published(name: str) -> list[dict[str, str]]:
     return read_table(f"published/{name}")
 
 
+@cache
 def read_table(path: str) -> list[dict[str, str]]:
     """The lines of a CSV file that is part of this package, by their columns."""
     text = files("glot.reproduce").joinpath(path).read_text(encoding="utf-8")

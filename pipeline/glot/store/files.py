@@ -13,7 +13,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -349,6 +349,20 @@ def read_json(path: Path) -> Any:
         raise FaultError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise FaultError(f"{path} is damaged: {error}") from None
+
+
+def read_versioned(path: Path, newest: int, build: Callable[[dict[str, Any]], Entry], remedy: str = "") -> Entry:
+    """What `build` makes of the values of a JSON file that has a version.
+
+    Raises UsageError where it is missing or of a newer version, FaultError, with the remedy, where it is damaged, or
+    `build` raises what values of the wrong kind lead to.
+    """
+    data = read_json(path)
+    try:
+        check_version(path, data, newest)
+        return build(data)
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        raise FaultError(f"{path} is damaged: {error!r}{remedy}") from None
 
 
 def parse_json(name: str, data: bytes) -> Any:

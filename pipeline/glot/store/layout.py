@@ -37,14 +37,19 @@ SCALE_BYTES = 4
 TORCH = "torch"  # the engine of shards that record none
 
 
+def shard_name(number: int) -> str:
+    """What a shard's files are called but for their suffix, and the claim on it: `shard-00042`."""
+    return f"shard-{number:05d}"
+
+
 def shard_file(number: int) -> str:
     """The file name of a shard: `shard-00042.h5`."""
-    return f"shard-{number:05d}.h5"
+    return f"{shard_name(number)}.h5"
 
 
 def sidecar_file(number: int) -> str:
     """The file that says a shard is finished, until the manifest does: `shard-00042.json`."""
-    return f"shard-{number:05d}.json"
+    return f"{shard_name(number)}.json"
 
 
 def next_name(file: str) -> str:

@@ -76,6 +76,32 @@ class StoredStates:
     scale: np.ndarray | None
     dtype: str
 
+    def rows(self, chosen: slice | np.ndarray) -> StoredStates:
+        """Those of some tokens."""
+        return StoredStates(self.values[chosen], None if self.scale is None else self.scale[chosen], self.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """k texts of a layer, and where their states go.
+
+    Attributes:
+        ids: (k,) int64. shards: (k,) that hold them.
+        start: (k,) where each text's tokens begin in the plan. ends: (k,) where they end in `out`.
+    """
+
+    ids: np.ndarray
+    shards: np.ndarray
+    start: np.ndarray
+    ends: np.ndarray
+    out: StoredStates
+
+    def piece(self, first: int, stop: int) -> _Wanted:
+        """The texts [first, stop), which go to a part of `out`."""
+        texts, begin = slice(first, stop), int(self.ends[first - 1]) if first else 0
+        out = self.out.rows(slice(begin, int(self.ends[stop - 1])))
+        return _Wanted(self.ids[texts], self.shards[texts], self.start[texts], self.ends[texts] - begin, out)
+
 
 class Cache:
     """A cache opened for reading, in a folder or at a URL (see `glot.store.places`).
@@ -198,16 +224,13 @@ class Cache:
         tokens = int(ends[-1]) if len(ids) else 0
         values = np.empty((tokens, self.manifest.states.width), STORED_AS[self.dtype])
         scale = np.empty(tokens, dtype=np.float32) if self.dtype == "int8" else None
-        states = StoredStates(values, scale, self.dtype)
+        wanted = _Wanted(ids, shards, start, ends, StoredStates(values, scale, self.dtype))
         if 0 < len(ids) <= MAX_OPEN_FILES and values.nbytes <= CHUNK_BYTES:
-            self._read_piece(index, ids, shards, start, ends, states)
-            return states
-        for first, stop in _pieces(ends * index.row_bytes, CHUNK_BYTES):
-            begin, end = int(ends[first] - lengths[first]), int(ends[stop - 1])
-            part = StoredStates(values[begin:end], None if scale is None else scale[begin:end], self.dtype)
-            piece = slice(first, stop)
-            self._read_piece(index, ids[piece], shards[piece], start[piece], ends[piece] - begin, part)
-        return states
+            self._read_piece(index, wanted)
+        else:
+            for first, stop in _pieces(ends * index.row_bytes, CHUNK_BYTES):
+                self._read_piece(index, wanted.piece(first, stop))
+        return wanted.out
 
     def close(self) -> None:
         """Close the files."""
@@ -217,67 +240,54 @@ class Cache:
         if "plan" in self.__dict__:
             self.plan.close()
 
-    def _read_piece(
-        self,
-        index: _LayerIndex,
-        ids: np.ndarray,
-        shards: np.ndarray,
-        start: np.ndarray,
-        ends: np.ndarray,
-        out: StoredStates,
-    ) -> None:
-        """Fill `out` with some texts' states, see `_fill`; from a store, what is damaged is fetched once again."""
+    def _read_piece(self, index: _LayerIndex, wanted: _Wanted) -> None:
+        """Fill `wanted.out`, see `_fill`; from a store, what is damaged is fetched once again."""
         if not self.is_remote:
-            self._fill(index, ids, shards, start, ends, out)
+            self._fill(index, wanted)
             return
-        wanted = self._ranges(index, shards, start, np.diff(ends, prepend=0))
-        for remote, ranges in wanted.items():
+        by_object = self._ranges(index, wanted)
+        for remote, ranges in by_object.items():
             remote.prepare(ranges)
         try:
-            self._fill(index, ids, shards, start, ends, out)
+            self._fill(index, wanted)
         except DamageError:
-            for remote, ranges in wanted.items():
+            for remote, ranges in by_object.items():
                 remote.forget(ranges)
-            self._fill(index, ids, shards, start, ends, out)
+            self._fill(index, wanted)
 
-    def _ranges(
-        self, index: _LayerIndex, shards: np.ndarray, start: np.ndarray, lengths: np.ndarray
-    ) -> dict[RemoteFile, list[tuple[int, int]]]:
+    def _rows_in_shards(self, wanted: _Wanted) -> list[int]:
+        """The row in its shard at which each text begins."""
+        rows: list[int] = (wanted.start - self.plan.token_start[self.plan.shard_start[wanted.shards]]).tolist()
+        return rows
+
+    def _ranges(self, index: _LayerIndex, wanted: _Wanted) -> dict[RemoteFile, list[tuple[int, int]]]:
         """Where some texts' states lie in their objects: (offset, bytes)."""
         found: dict[RemoteFile, list[tuple[int, int]]] = {}
-        rows = start - self.plan.token_start[self.plan.shard_start[shards]]
-        for number, row, length in zip(shards.tolist(), rows.tolist(), lengths.tolist(), strict=True):
+        rows, lengths = self._rows_in_shards(wanted), np.diff(wanted.ends, prepend=0).tolist()
+        for number, row, length in zip(wanted.shards.tolist(), rows, lengths, strict=True):
             shard = self._shard(number)
             if shard.remote is not None:
                 found.setdefault(shard.remote, []).extend(shard.states_ranges(index.layer, row, row + length))
         return found
 
-    def _fill(
-        self,
-        index: _LayerIndex,
-        ids: np.ndarray,
-        shards: np.ndarray,
-        start: np.ndarray,
-        ends: np.ndarray,
-        out: StoredStates,
-    ) -> None:
-        """Fill `out` with some texts' states; the checksums of those not seen before are compared.
+    def _fill(self, index: _LayerIndex, wanted: _Wanted) -> None:
+        """Fill `wanted.out`; the checksums of texts not seen before are compared.
 
-        Of what comes from a store all are, always: it may have been fetched anew. `start` says where a text's tokens
-        begin in the plan, `ends` where they end in `out`.
+        Of what comes from a store all are, always: it may have been fetched anew.
         """
-        numbers = shards.tolist()
+        numbers = wanted.shards.tolist()
         opened = {number: self._shard(number) for number in set(numbers)}
         readers = [opened[number] for number in numbers]
         if index.is_plain:
-            view, cuts = out.values.data.cast("B"), (ends * index.row_bytes).tolist()
+            view, cuts = wanted.out.values.data.cast("B"), (wanted.ends * index.row_bytes).tolist()
             views = [view[first:stop] for first, stop in zip([0, *cuts], cuts, strict=False)]
             read = _read_each if self.is_remote else _read_plain
-            read(readers, views, (start * index.row_bytes + index.base[shards]).tolist())
+            read(readers, views, (wanted.start * index.row_bytes + index.base[wanted.shards]).tolist())
             hashed: Sequence[memoryview | bytes] = views
         else:
-            rows = start - self.plan.token_start[self.plan.shard_start[shards]]
-            hashed = list(_read_mixed(readers, index.layer, rows.tolist(), ends.tolist(), out))
+            rows = self._rows_in_shards(wanted)
+            hashed = list(_read_mixed(readers, index.layer, rows, wanted.ends.tolist(), wanted.out))
+        ids = wanted.ids
         if self.is_remote or not index.checked[ids].all():
             for number in opened.keys() - index.listed:
                 index.list_checks(opened[number], number)

@@ -22,9 +22,9 @@ PARQUET = ".parquet"
 ROW_FORMATS = (*JSON_LINES, *DELIMITERS, PARQUET)
 
 
-def check_rows_file(path: Path, option: str = "--output") -> None:
+def check_rows_file(path: Path) -> None:
     """Raise UsageError where rows cannot be written to `path`: before anything slow, and without making it."""
-    check_output(path, ROW_FORMATS, option)
+    check_output(path, ROW_FORMATS)
     if path.suffix.lower() == PARQUET:
         check_parquet()
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from glot.store.label_sets import LABELS_JOINT, to_indicator, to_names
+from glot.store.label_sets import LABELS_JOINT, in_words, to_indicator, to_names
 
 Target = Literal["classes", "labels", "score", "contrastive"]
 TARGETS = get_args(Target)
@@ -86,6 +86,11 @@ def label_text(spec: TaskSpec, label: float) -> str:
     if spec.target == "labels":
         return LABELS_JOINT.join(to_names(int(label), spec.classes))
     return spec.classes[int(label)] if spec.target == "classes" else f"{label:.4g}"
+
+
+def label_in_words(spec: TaskSpec, label: float) -> str:
+    """A label as people read it: the class's name, the score, or of several labels "billing, login", or "none"."""
+    return in_words(int(label), spec.classes) if spec.target == "labels" else label_text(spec, label)
 
 
 def metric_in_words(metric: str, classes: Sequence[str], name: str | None = None) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from shlex import quote
 
 from glot.export.card import Evaluation
+from glot.report.cells import markdown_table
 from glot.store.files import write_text
-from glot.train.result import CARD_FILE, DOUBTS_FILE, PAGE_FILE, PREDICTIONS_FILE, RESULT_FILE, ByClass, Trained
+from glot.train.result import CARD_FILE, DOUBTS_FILE, PAGE_FILE, PREDICTIONS_FILE, RESULT_FILE, Trained
 
 
 def write_card(done: Trained) -> None:
@@ -55,11 +56,6 @@ def next_commands(done: Trained) -> list[tuple[str, str]]:
     ]
 
 
-def shares(one: ByClass) -> list[str]:
-    """Precision, recall and F1 of a class in percent."""
-    return [f"{100 * value:.1f}" for value in (one.precision, one.recall, one.f1)]
-
-
 def _lines(done: Trained) -> list[str]:
     task = done.task
     what = {"classes": "Tells classes apart", "labels": "Tells which labels fit"}.get(task.target, "Gives scores")
@@ -70,7 +66,7 @@ def _lines(done: Trained) -> list[str]:
         lines += [f"- {score.line}"] + ([f"- {score.verdict}"] if score.verdict else [])
     lines += ["", f"Scored on {done.untouched}. The interval is of 95 %.", ""]
     if done.classes:
-        lines += _by_class(done)
+        lines += [_by_class(done)]
     lines += ["", "## Data", ""]
     lines += ["| set | rows | labels |", "|---|---:|---|"]
     lines += [f"| {name} | {count:,} | {_cell(done.labels[name])} |" for name, count in done.rows.items()]
@@ -85,14 +81,15 @@ def _lines(done: Trained) -> list[str]:
     return lines
 
 
-def _by_class(done: Trained) -> list[str]:
+def _by_class(done: Trained) -> str:
+    """A table of the classes, or labels, in percent."""
     several = done.task.target == "labels"
     heading = ["label" if several else "class", "precision", "recall", "F1", "rows"] + ["threshold"] * several
-    rows = [
-        [_cell(one.name), *shares(one), f"{one.support:,}"] + [f"{100 * (one.threshold or 0):.1f}"] * several
-        for one in done.classes
-    ]
-    return [f"| {' | '.join(row)} |" for row in [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]]
+    rows = []
+    for one in done.classes:
+        shares = [f"{100 * value:.1f}" for value in (one.precision, one.recall, one.f1)]
+        rows.append([_cell(one.name), *shares, f"{one.support:,}"] + [f"{100 * (one.threshold or 0):.1f}"] * several)
+    return markdown_table(heading, rows)
 
 
 def _search(done: Trained) -> str:

@@ -18,7 +18,7 @@ from glot.extract.options import ExtractOptions, check_engine
 from glot.extract.source import ModelSource, resolve_model
 from glot.fit.study import FEWEST
 from glot.registry.tasks import Columns
-from glot.store.files import check_parent, check_version, file_sha256, holds_something, read_json, write_json
+from glot.store.files import check_parent, file_sha256, holds_something, read_versioned, write_json
 from glot.train.result import RESULT_FILE, Trained
 
 VERSION = 1
@@ -196,9 +196,7 @@ def _check_folder(folder: Path, asked: dict[str, Any]) -> Trained | None:
             raise UsageError(f"{folder} is not empty, and not made by `glot train`: choose another folder with --out")
         check_parent(folder)
         return None
-    data = read_json(path)
-    check_version(path, data, VERSION)
-    there = data.get("asked", {})
+    there = read_versioned(path, VERSION, lambda data: data.get("asked", {}))
     for name, value in asked.items():
         if there.get(name) != value:
             raise UsageError(

@@ -9,7 +9,7 @@ from typing import Any
 from glot.errors import FaultError, UsageError
 from glot.fit.statistics import Difference, Interval
 from glot.registry.tasks import Columns
-from glot.store.files import check_version, read_json, write_json
+from glot.store.files import read_versioned, write_json
 from glot.store.task_spec import TaskSpec
 
 VERSION = 1
@@ -103,10 +103,7 @@ class Trained:
 
     @classmethod
     def _read(cls, folder: Path) -> Trained:
-        path = folder / RESULT_FILE
-        data = read_json(path)
-        try:
-            check_version(path, data, VERSION)
+        def build(data: dict[str, Any]) -> Trained:
             values = {name: value for name, value in data.items() if name != "version"}
             values |= {
                 "folder": folder,
@@ -116,8 +113,8 @@ class Trained:
             values |= {"files": tuple(data["files"]), "scores": tuple(map(_score, data["scores"]))}
             values["classes"] = tuple(ByClass(**one) for one in data["classes"])
             return cls(**values)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise FaultError(f"{path} is damaged: {error!r}; remove it and run `glot train` again") from None
+
+        return read_versioned(folder / RESULT_FILE, VERSION, build, "; remove it and run `glot train` again")
 
 
 def _score(data: dict[str, Any]) -> Score:

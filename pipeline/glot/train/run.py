@@ -177,7 +177,7 @@ def _goes_on() -> Iterator[None]:
     try:
         yield
     except Stopped as error:
-        raise Stopped(f"{str(error).partition(';')[0]}; the same command goes on where it was") from None
+        raise error.but("the same command goes on where it was") from None
 
 
 def _take_run(run: Path, folder: Path) -> None:
