@@ -106,7 +106,7 @@ def kinds_of_errors() -> list[errors.GlotError]:
             yield from below(other)
 
     others = {kind for kind in below(errors.GlotError) if kind.__module__.startswith("glot.")} - {LossError}
-    return [LossError("not finite", Path("run")), *(kind("words") for kind in others)]
+    return [LossError("not finite", Path("run")), *(kind("words") for kind in sorted(others, key=str))]
 
 
 @pytest.mark.parametrize("error", kinds_of_errors(), ids=lambda error: type(error).__name__)
