@@ -35,7 +35,7 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     """
     asked_way()  # now, and not when the run's folder is there
     entry = cache.examples_entry(set_name(options["group"], "train"))
-    options = with_preset(options, entry.task, cache.manifest.states, entry.examples)
+    options = _with_preset(options, entry.task, cache.manifest.states, entry.examples)
     asked = Asked(**options.values(Asked, {}))
     if options["class_weights"] == "balanced" and entry.task.target not in ("classes", "labels"):
         raise UsageError(f"--class-weights balanced: {entry.task.name} has no classes: leave it out")
@@ -51,6 +51,18 @@ def draft_configs(cache: Cache, options: FitOptions) -> list[RunConfig]:
     if trains[0].start == "regression":
         _check_start(pooler, contrastive)
     return [run_config(cache, pooler, train, asked.backbone_layer, asked.group, contrastive) for train in trains]
+
+
+def _with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, examples: int) -> FitOptions:
+    """As `with_preset`; a pooler whose mix of layers trains, but which cannot begin at a regression, begins at random.
+
+    So that one sweep compares "cls" with the others over a cache of several layers.
+    """
+    found = with_preset(options, task, states, examples)
+    pooler = _pooler_config(found, task, states)
+    if "start" in options.given or pooler.entry.may_start_at_regression(pooler):
+        return found
+    return FitOptions(**{name: value for name, value in found.given.items() if name != "start"})
 
 
 def _check_mix(cache: Cache, asked: Asked) -> None:
@@ -108,7 +120,7 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
     """
     states, train, layer = config.states, config.train, options["backbone_layer"]
     given = options.given
-    options = with_preset(options, config.task, states, examples or 1)
+    options = _with_preset(options, config.task, states, examples or 1)
     if layer is None:
         layer = config.layer
     elif layer < 0:
