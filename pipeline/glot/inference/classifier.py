@@ -54,7 +54,8 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
 
         `sample_weight` (n,) are what the samples count in the loss; one of 0 is as if it were not there.
         """
-        samples, labels = self._read(X), _check_labels(y)
+        labels = _check_labels(y)
+        samples = self._read(X, labels)
         check_consistent_length(samples.first, labels)
         rows, weight = weighted_rows(sample_weight, len(samples))
         if labels.ndim == 2:
