@@ -123,7 +123,7 @@ def _tell_understood(job: Job) -> None:
         return
     for line in job.corpus.understood():
         tell(line)
-    for line in job.corpus.remarks:
+    for line in job.remarks:
         note(line)
     counts = {name: len(split.examples) for name, split in job.corpus.splits.items()}
     tell(f"{counts['train']:,} rows to train on, {counts['test']:,} to score on: {job.untouched}")
