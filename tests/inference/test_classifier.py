@@ -127,7 +127,7 @@ def test_what_is_no_text_is_refused(make: MakeClassifier, data: tuple, X: object
 @pytest.mark.parametrize(
     ("y", "match"),
     [
-        (["x", "x"], "one class only"),
+        (["x", "x"], r"one class only \('x'\)"),
         (["x", "y", "x"], "inconsistent numbers of samples"),
         ([0.5, 1.7], "continuous"),
         ([[0, 2], [1, 0]], "1d array"),

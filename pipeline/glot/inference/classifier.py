@@ -68,7 +68,7 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
         encoder = LabelEncoder().fit(labels[rows])
         classes = encoder.classes_
         if len(classes) < 2:
-            raise ValueError(f"y holds one class only ({classes[0]!r}): a classifier needs two or more")
+            raise ValueError(f"y holds one class only ({classes.tolist()[0]!r}): a classifier needs two or more")
         names = tuple(map(str, classes.tolist()))
         task = TaskSpec("texts", samples.num_texts, "classes", names)
         self._train(samples.take(rows), encoder.transform(labels[rows]).astype(np.int64), task, weight)
