@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from glot.registry.tasks import Columns
+from glot.train.result import Trained
 from tests.report.test_page import Page
 
 Glot = Callable[..., tuple[int, str, str]]
@@ -90,6 +92,29 @@ def test_without_its_cache_a_run_is_scored_alone(glot: Glot, extracted: Path) ->
     assert "Doubtful labels" not in Page(Path("page.html")).text
     code, out, _ = glot("evaluate", "--run", "run", "--data", "dev.csv", *COLUMNS, "--quiet", "--json")
     assert json.loads(out)["runs"][0]["scaling"] is None
+
+
+def test_columns_that_nobody_names(glot: Glot, extracted: Path) -> None:
+    """They are those that `glot train` had, where it made the run; else the obvious ones; a name always holds."""
+    assert glot(*FIT, "--cache", extracted, "--out", "run")[0] == 0
+    words = ["evaluate", "--run", "run", "--data"]
+    code, named, err = glot(*words, "dev.csv", *COLUMNS)
+    code, out, err = glot(*words, "dev.csv")
+    assert (code, out) == (0, named), err
+    assert "dev.csv: text in 'sentence'; label in 'kind'\n" in err
+    rows = [[row["sentence"], row["kind"], "x", f"{row['sentence']} and on"] for row in read_rows("dev.csv")]
+    write_rows("more.csv", [["was", "what", "text", "sentence"], *rows])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trained, "columns_of", lambda folder: Columns("was", None, "what"))
+        code, out, err = glot(*words, "more.csv")
+        assert (code, out.replace("more.csv", "dev.csv")) == (0, named), err
+        assert "more.csv: text in 'was', as in training; label in 'what', as in training\n" in err
+        code, out, err = glot(*words, "more.csv", "--text", "sentence")
+        assert code == 0, err
+        assert "more.csv: label in 'what', as in training\n" in err
+    write_rows("vague.csv", [["was", "what"], *(["the dog", "the water"] for _ in rows)])
+    code, _, err = glot(*words, "vague.csv")
+    assert (code, "Name it with --text" in err, len(err.splitlines())) == (2, True, 1), err
 
 
 def test_rows_that_cannot_be_scored_are_named(glot: Glot, extracted: Path) -> None:

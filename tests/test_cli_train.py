@@ -127,6 +127,20 @@ def test_stopped_it_goes_on_where_it_was(
     assert len(forwarded) == max(first, len(forwarded) if where == "extract_states" else 0)
 
 
+def test_columns_that_are_named_are_the_request_that_found_them(train: Glot) -> None:
+    rows = [
+        f"{place % 5}.{place % 7};the old {word} {place};{word}" for place in range(12) for word in ("dog", "river")
+    ]
+    Path("t.csv").write_text("\n".join(["length;body text;class", *rows, "1;the old bus;bus"]), encoding="utf-8")
+    code, _, err = train("t.csv")
+    assert code == 0, err
+    assert "no row is scored of 'bus' (1 to train on)" in err
+    code, again, err = train("t.csv", "--text", "body text", "--label", "class")
+    assert (code, "made is finished already" in again) == (0, True), err
+    code, _, err = train("t.csv", "--delimiter", "semicolon")
+    assert (code, "other format (auto, True there, ;, auto, True here)" in err) == (2, True), err
+
+
 def test_another_request_is_refused_in_the_same_folder(train: Glot, table: Path) -> None:
     assert train(table)[0] == 0
     before = {path: path.read_bytes() for path in Path("made").rglob("*") if path.is_file()}

@@ -191,6 +191,15 @@ def test_remarks(classes: tuple, expected: list) -> None:
     assert [line[: len(start)] for line, start in zip(found, expected, strict=True)] == expected
 
 
+def test_few_whole_scores_are_perhaps_classes(tmp_path: Path) -> None:
+    """pandas writes 1.0 for a class 1 in a column with an empty cell."""
+    (line,) = load_table(written(tmp_path / "t.csv", ["1.0", "0.0", "1.0"] * 10)).remarks
+    assert line.startswith("label: scores, for they are written as decimals, but there are only 0, 1: if these are cl")
+    for labels in (["1.5", "0.0"], [f"{i}.0" for i in range(6)]):
+        assert load_table(written(tmp_path / "t.csv", labels * 10)).remarks == []
+    assert load_table(written(tmp_path / "t.csv", ["1.0", "0.0"] * 10), target="score").remarks == []
+
+
 def test_two_spellings_are_remarked_where_a_table_is_loaded(tmp_path: Path) -> None:
     corpus = load_table(written(tmp_path / "t.csv", ["pos", "pos ", "neg"] * 10))
     assert [line.partition(",")[0] for line in corpus.remarks] == ["label: 'pos'"]
@@ -253,7 +262,7 @@ def test_inferring_row_by_row_is_as_inferring_from_a_list(labels: list) -> None:
 class RowList(list):
     """Rows in place of a table."""
 
-    bad_rows = "stop"
+    bad_rows, source = "stop", "t"
 
 
 def outcome(infer: Any, rows: list[Row]) -> tuple | str:

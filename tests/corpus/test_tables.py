@@ -113,7 +113,12 @@ def test_a_test_file_may_lack_labels(tmp_path: Path) -> None:
         ("a.csv", "", "a.csv has no rows"),
         ("a.txt", "text", "a.txt: unknown kind of table '.txt': the suffix must be one of .csv, .tsv, "),
         ("a.jsonl", '{"text": "x", "label": 1}\n\n{"text"\n', "a.jsonl line 3: Expecting ':' delimiter"),
-        ("a.json", '[{"text": "x", "label": 1}]\n', "a.json line 1: a list where one JSON object a line is expected"),
+        ("a.csv", "text,label\nx, \n", "fill it in; --on-bad-row skip leaves such rows out"),
+        ("a.jsonl", '[{"text": "x", "label": 1}]\n', "a.jsonl line 1: a list where one JSON object a line is expected"),
+        ("a.json", '[{"text": "x", "label": 1},\n{"text"]', "a.json line 2: Expecting ':' delimiter: one array of obj"),
+        ("a.json", '[{"text": "x", "label": 1}, 2]', "a.json row 2: a int where an object is expected"),
+        ("a.json", "[]", "a.json has no rows"),
+        ("a.csv.gz", "x", "a.csv.gz is compressed: unpack it"),
         ("a.jsonl", '{"text": null, "label": 1}\n', "a.jsonl line 1: column 'text' holds null where a text belongs"),
         ("a.jsonl", '{"text": 5, "label": 1}\n', "a.jsonl line 1: column 'text' holds int where a text belongs"),
         ("a.jsonl", '{"text": "x", "label": NaN}\n', "a.jsonl line 1: no label in column 'label'"),
@@ -132,9 +137,22 @@ def test_what_cannot_be_read_is_named(file: str, content: str, message: str, tmp
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_array_of_objects_is_what_its_lines_are(indent: int | None, tmp_path: Path) -> None:
+    lines = write_table(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "a.json").write_text("\n" + json.dumps(ROWS, indent=indent), "utf-8-sig")
+    array, by_line = Table(tmp_path / "a.json", PAIR), Table(lines, PAIR)
+    assert [row[2:] for row in array] == [row[2:] for row in by_line]
+    assert [row.where for row in array] == ["a.json row 1", "a.json row 2"]
+    assert (array.described, array.column_types()) == ("JSON, UTF-8", by_line.column_types())
+
+
 def test_a_missing_file_other_encodings_and_a_missing_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match=r"no file .*b\.csv: pass a CSV, TSV, JSON lines or Parquet file"):
         list(Table(tmp_path / "b.csv", COLUMNS))
+    (tmp_path / "f.csv").mkdir()
+    with pytest.raises(UsageError, match=r"f\.csv is a folder: pass a CSV, TSV, JSON lines or Parquet file"):
+        list(Table(tmp_path / "f.csv", COLUMNS))
     (tmp_path / "l.csv").write_bytes("text,label\nna\xefve,1\n".encode("latin-1"))
     with pytest.raises(UsageError, match=r"l\.csv is not UTF-8 text .*: save it as UTF-8, .*--encoding latin-1"):
         list(Table(tmp_path / "l.csv", COLUMNS))

@@ -49,6 +49,17 @@ def test_an_option_overrides_it(make_fit_cache: MakeCache) -> None:
     assert config_of(folder, preset="strong", pooler="mlp").train.start == "random"  # which holds no mean
 
 
+def test_any_pooler_goes_with_a_mix(make_fit_cache: MakeCache) -> None:
+    """So that one sweep compares them: a mix trains, and no regression on the mean is a beginning for one token."""
+    folder = make_fit_cache()
+    for pooler, start in (("glot", "regression"), ("mean", "regression"), ("cls", "random"), ("max", "random")):
+        config = config_of(folder, preset="strong", pooler=pooler)
+        assert (config.train.start, config.pooler.mixed_layers) == (start, 2), pooler
+        assert setting_difference(config, FitOptions(preset="strong", pooler=pooler), None) is None
+    with pytest.raises(UsageError, match="--start regression: vectors of cls"):
+        config_of(folder, preset="strong", pooler="cls", start="regression")
+
+
 @pytest.mark.parametrize(
     ("examples", "chosen", "last"),
     [

@@ -61,6 +61,8 @@ def test_what_a_pooler_uses() -> None:
 def test_what_is_no_setting_is_refused() -> None:
     with pytest.raises(UsageError, match="a fit has no setting momentum"):
         FitOptions(momentum=0.9)
+    with pytest.raises(UsageError, match="a fit has no setting epoch: did you mean epochs"):
+        FitOptions(epoch=3)
 
 
 def test_choices_are_listed_and_completed(glot: Callable[..., tuple]) -> None:

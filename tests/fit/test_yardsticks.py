@@ -178,6 +178,8 @@ def test_the_verdict_is_as_clear_as_the_paired_interval(wrong: int, theirs: int,
     other = replace(found, yardsticks={**found.yardsticks, "majority": 0.999})  # ahead of the head and of its rival
     assert other.verdict is not None
     assert other.verdict.endswith("; the majority has 99.9") == words.startswith("not clearly")
+    level = replace(found, yardsticks={**found.yardsticks, "majority": found.score.value})  # with the head, and ahead
+    assert (level.verdict or "").endswith(f"; the majority has {100 - wrong}.0") == (wrong < theirs)
 
 
 def test_a_fit_ends_with_its_score_beside_the_yardsticks(glot: Callable[..., tuple], extracted: Path) -> None:

@@ -127,7 +127,7 @@ def test_what_is_no_text_is_refused(make: MakeClassifier, data: tuple, X: object
 @pytest.mark.parametrize(
     ("y", "match"),
     [
-        (["x", "x"], "one class only"),
+        (["x", "x"], r"one class only \('x'\)"),
         (["x", "y", "x"], "inconsistent numbers of samples"),
         ([0.5, 1.7], "continuous"),
         ([[0, 2], [1, 0]], "1d array"),
@@ -360,6 +360,8 @@ def test_what_is_no_pair_is_told(make: MakeClassifier) -> None:
     for given in (["rain", "falls"], [("rain", "falls", "softly")], np.zeros((2, 3)), "rain", []):
         with pytest.raises(ValueError, match="pair"):
             pairs.fit(given, [0, 1])
+    with pytest.raises(ValueError, match=r"whose first texts are y itself: leave the column .* X\[\['text'\]\]"):
+        pairs.fit([("wet", "rain falls"), ("dry", "the sun")], ["wet", "dry"])  # a table of labels and texts
     with pytest.raises(TypeError, match="pairs of texts"):
         pairs.fit([("rain", 1), ("falls", "softly")], [0, 1])
     with pytest.raises(UsageError, match=r"must hold \{text\} once"):

@@ -85,8 +85,9 @@ def test_texts_without_labels(backbone_folders: dict[str, Path], tmp_path: Path)
     [
         ({"texts": "one text"}, ValueError, "X must be"),
         ({"labels": ["a"]}, ValueError, "inconsistent"),
+        ({"texts": [("x", "a"), ("y", "b")]}, ValueError, "whose second texts are y itself: leave the column"),
         ({"labels": ["a", "a"]}, UsageError, "every label is 'a'"),
-        ({"labels": ["a", None]}, UsageError, r"labels\[1\]: no label"),
+        ({"labels": ["a", None]}, UsageError, r"labels\[1\]: no label .*: fill it in$"),
         ({"model": "minilmm"}, UsageError, "did you mean minilm"),
         ({"model": 7}, TypeError, r"pair \(model, tokenizer\)"),
         ({"prompt": "none"}, UsageError, "must hold {text}"),

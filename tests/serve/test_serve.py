@@ -26,11 +26,11 @@ pytest.importorskip("fastapi", reason="FastAPI is not installed (extra: serve)")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed (extra: serve)")
 
 from glot import GlotModel
-from glot.errors import FaultError
+from glot.errors import FaultError, UsageError
 from glot.fit.ensemble import Ensemble
 from glot.fit.run_folder import RunConfig
 from glot.serve.batcher import Batcher
-from glot.serve.options import Limits, address_of, take_address
+from glot.serve.options import Limits, address_of, listen, take_address
 from glot.serve.server import make_server
 from glot.serve.service import Service
 from glot.store.task_spec import TaskSpec
@@ -350,6 +350,10 @@ def test_a_port_that_is_taken_and_a_missing_package_are_one_line(
         code, out, err = glot(*words, "--port", other.getsockname()[1])
     assert (code, out, len(err.splitlines())) == (2, "", 1)
     assert "pass another with --port" in err
+    with take_address("127.0.0.1", 0) as first, take_address(*first.getsockname()[:2]) as second:  # two at once
+        listen(first)
+        with pytest.raises(UsageError, match=r"cannot listen on 127\.0\.0\.1 port .*; pass another with --port"):
+            listen(second)
     monkeypatch.setitem(sys.modules, "fastapi", None)
     code, out, err = glot(*words)
     assert (code, out, "pip install 'glot-pipeline[serve]'" in err) == (2, "", True), err

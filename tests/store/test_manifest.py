@@ -78,6 +78,11 @@ def test_the_first_difference_is_named_with_both_values(identity: StatesIdentity
         assert identity.digest() != other.digest()
 
 
+def test_another_backbone_is_told_by_its_name(identity: StatesIdentity) -> None:
+    other = replace(identity, backbone="another name", weights_sha256="f" * 64)
+    assert identity.difference(other) == f"backbone: {identity.backbone} -> another name"
+
+
 def test_what_is_not_known_is_not_compared(identity: StatesIdentity) -> None:
     before = replace(identity, loader_sha256="")
     assert before.difference(identity) is identity.difference(before) is None

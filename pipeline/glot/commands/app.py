@@ -118,9 +118,8 @@ def main() -> None:
     except (OSError, MemoryError) as error:
         _fail(f"{type(error).__name__}: {error}", 1, error)
     except Exception as error:
-        told = getattr(error, "format_message", None)
-        if told is not None:  # Typer's own: an unknown option, a value that does not parse
-            _fail(told(), getattr(error, "exit_code", 2), error)
+        if hasattr(error, "format_message"):  # Typer's own: an unknown option, a value that does not parse
+            _fail(_told(error), getattr(error, "exit_code", 2), error)
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
             _fail("the device is out of memory: pass a smaller --batch-size, or --device cpu", 1, error)
         raise
@@ -146,6 +145,20 @@ def _run(arguments: list[str]) -> int:
             raise
         print(vars(error)["ctx"].get_help())  # a group alone: its help, as `glot` alone prints its own
         return 0
+
+
+def _told(error: Any) -> str:
+    """What Typer says of a wrong command line, and what to pass: the help of what is missing, or how an argument goes
+    whose name was given as an option."""
+    message = error.format_message().removesuffix(".")
+    missing: Any = error.param if type(error).__name__ == "MissingParameter" else None
+    if missing is not None and missing.help:
+        return f"{message}: {missing.help}"
+    if type(error).__name__ == "NoSuchOption" and error.ctx is not None:
+        name = error.option_name.lstrip("-")
+        if any(one.param_type_name == "argument" and one.name == name for one in error.ctx.command.params):
+            return f"{message}: it is passed without a name, as in `{error.ctx.command_path} {name.upper()}`"
+    return message
 
 
 def _fail(message: str, code: int, error: BaseException | None = None) -> NoReturn:

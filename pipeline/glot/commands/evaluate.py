@@ -59,11 +59,17 @@ def evaluate(
         ),
     ] = None,
     text: Annotated[
-        str | None, typer.Option("--text", help="Of --data: the column of the text; default: text.")
+        str | None,
+        typer.Option(
+            "--text", help="Of --data: the column of the text; default: as `glot train` had it, or the obvious one."
+        ),
     ] = None,
     text_b: TextBOption = None,
     label: Annotated[
-        str | None, typer.Option("--label", help="Of --data: the column of the label; default: label.")
+        str | None,
+        typer.Option(
+            "--label", help="Of --data: the column of the label; default: as `glot train` had it, or the obvious one."
+        ),
     ] = None,
     label_separator: LabelSeparatorOption = None,
     page: Annotated[
@@ -140,9 +146,12 @@ def evaluate(
     if data is not None:
         refuse_given({**of_mteb, "--split": split}, "--data")
         form = table_format(delimiter, quoting, encoding, no_header)
+        from glot.corpus.guess import NamedColumns
         from glot.inference.labelled import EvaluateOptions, LabelledFile
+        from glot.train.result import Trained
 
-        labelled = LabelledFile(data, text or "text", text_b, label or "label", form, on_bad_row, label_separator)
+        columns = NamedColumns(text, text_b, label, label_separator)
+        labelled = LabelledFile(data, columns, form, on_bad_row, Trained.columns_of(run[0]))
         evaluate_data(
             run, labelled, EvaluateOptions(model, device, trust_remote_code, engine, backend, yardsticks), page
         )

@@ -31,7 +31,9 @@ def evaluate_data(runs: list[Path], labelled: LabelledFile, options: EvaluateOpt
     check_engine(options.engine)
     if page is not None:
         _check_page(page)
-    folders, split = check_labelled(runs, labelled, options.model)
+    folders, split, found_columns = check_labelled(runs, labelled, options.model)
+    if found_columns:
+        note(found_columns)
     if page is not None and len(folders) > 1:
         raise UsageError(f"--page shows one run, and there are {len(folders)}: name one with --run")
     from glot.inference.evaluation import evaluate_split

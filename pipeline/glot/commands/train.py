@@ -123,6 +123,8 @@ def _tell_understood(job: Job) -> None:
     if job.corpus is None:
         return
     tell_understood(job.corpus)
+    if job.unscored:
+        note(job.unscored)
     counts = {name: len(split.examples) for name, split in job.corpus.splits.items()}
     tell(f"{counts['train']:,} rows to train on, {counts['test']:,} to score on: {job.untouched}")
 

@@ -305,10 +305,10 @@ class BadRows:
         if self.choice not in BAD_ROWS:
             raise UsageError(f"unknown way with bad rows {self.choice!r}: choose --on-bad-row {'|'.join(BAD_ROWS)}")
 
-    def meet(self, row: UnfitRow) -> None:
-        """Count an unfit row, or raise it."""
+    def meet(self, row: UnfitRow, advice: str = "") -> None:
+        """Count an unfit row, or raise it with some advice behind it."""
         if self.choice == "stop":
-            raise row
+            raise UnfitRow(f"{row}{advice}") from row
         self.count += 1
         self.first = self.first or str(row)
 

@@ -11,13 +11,15 @@ from typing import Any
 from glot.corpus.delimited import read_rows
 from glot.corpus.dialect import DELIMITERS, FoundDialect, TableFormat, is_delimited
 from glot.corpus.examples import UnfitRow
-from glot.corpus.lines import read_file
+from glot.corpus.lines import check_file, read_file
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 
 JSON_LINES = {".jsonl", ".json", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
+A_TABLE = "a CSV, TSV, JSON lines or Parquet file"  # for messages
 _SPREADSHEETS = {".xlsx", ".xls", ".ods"}
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"}
 _PARQUET_BUFFER = 1 << 20  # without one, pyarrow reads a row group's columns whole
 _PARQUET_ROWS = 4096  # turned into Python objects at a time
 
@@ -29,12 +31,13 @@ def is_table(path: Path, form: TableFormat) -> bool:
 
 def check_table(path: Path, form: TableFormat) -> None:
     """Raise UsageError where there is no such file, its format is unknown, or is not one that the options are for."""
-    if not path.is_file():
-        raise UsageError(f"no file {path}: pass a CSV, TSV, JSON lines or Parquet file")
+    check_file(path, A_TABLE)
     suffix = path.suffix.lower()
     if not is_table(path, form):
         if suffix in _SPREADSHEETS:
             raise UsageError(f"{path} is a spreadsheet: save it as CSV, and pass that")
+        if suffix in _COMPRESSED:
+            raise UsageError(f"{path} is compressed: unpack it, and pass what was in it")
         known = ", ".join([*DELIMITERS, *sorted(JSON_LINES), *sorted(_PARQUET)])
         raise UsageError(
             f"{path}: unknown kind of table {path.suffix!r}: the suffix must be one of {known}; --delimiter makes any "
@@ -86,14 +89,38 @@ def read_delimited(path: Path, found: FoundDialect) -> Iterator[tuple[str, dict[
             yield where, dict(zip(found.header, cells, strict=False))
 
 
+def is_json_array(path: Path, encoding: str | None = None) -> bool:
+    """Whether a file `.json` is one array, as pandas writes records; else it has an object a line."""
+    if path.suffix.lower() != ".json":
+        return False
+    return next((line for line in read_file(path, encoding) if line.strip()), "").lstrip().startswith("[")
+
+
 def read_json_lines(path: Path, encoding: str | None = None) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
-    """Pairs of (where, a line's object or what is wrong with it)."""
-    for where, cells in json_values(read_file(path, encoding), path.name, "object"):
+    """Pairs of (where, a row's object or what is wrong with it), of an object a line or of one array of objects.
+
+    Raises UsageError for an array that is damaged. An array is read whole; lines are read one by one.
+    """
+    is_array = is_json_array(path, encoding)
+    pairs = _json_array(path, encoding) if is_array else json_values(read_file(path, encoding), path.name, "object")
+    for where, cells in pairs:
         if isinstance(cells, (dict, UnfitRow)):
             yield where, cells
         else:
-            kind = type(cells).__name__
-            yield where, UnfitRow(f"{where}: a {kind} where one JSON object a line is expected")
+            expected = "an object" if is_array else "one JSON object a line"
+            yield where, UnfitRow(f"{where}: a {type(cells).__name__} where {expected} is expected")
+
+
+def _json_array(path: Path, encoding: str | None) -> Iterator[tuple[str, Any]]:
+    try:
+        values = json.loads("".join(read_file(path, encoding)), parse_int=_whole)
+    except (json.JSONDecodeError, RecursionError) as error:
+        place = f" line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = getattr(error, "msg", str(error))
+        raise UsageError(
+            f"{path.name}{place}: {reason}: one array of objects is expected, or one JSON object a line"
+        ) from error
+    return ((f"{path.name} row {number}", value) for number, value in enumerate(values, start=1))
 
 
 def json_values(lines: Iterable[str], name: str, expected: str) -> Iterator[tuple[str, Any]]:

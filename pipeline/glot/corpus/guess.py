@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from glot.corpus.dialect import FIND_OUT, TableFormat, is_delimited
+from glot.corpus.examples import UnfitRow
 from glot.corpus.formats import is_parquet
 from glot.corpus.labels import is_number
 from glot.corpus.tables import Table
@@ -43,6 +44,15 @@ _SAMPLE = 500  # rows that show what columns hold
 _WORDS = 2.0  # a text has more on average, a label no more
 _DISTINCT, _SHARE = 20, 0.2  # values that a column of labels may have: so many, or so many a row
 _OTHER_MARKS = ("tab", "semicolon", "pipe", "comma")
+
+
+class NamedColumns(NamedTuple):
+    """The columns that a user names, see `Columns`; None: not named."""
+
+    text: str | None = None
+    text_b: str | None = None
+    label: str | None = None
+    separator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,33 @@ def guess_texts(path: Path, texts_each: int, form: TableFormat = FIND_OUT, train
     return _texts_found([_one(path, "text", names, TEXTS, likely, names)], form)
 
 
+def guess_labelled(
+    path: Path, columns: NamedColumns, texts_each: int, form: TableFormat = FIND_OUT, trained: Columns | None = None
+) -> Guess:
+    """The columns of labelled rows that somebody trained a head for: those that are named, and for the others as in
+    `guess_texts`; the label's is that of the table that was trained on, where this one has it, else the obvious one.
+
+    Raises UsageError as `guess_columns`.
+    """
+    text, text_b, label, separator = columns
+    shown = []
+    if text is None:
+        texts = guess_texts(path, texts_each, form, trained)
+        text, form = texts.columns.text, texts.form
+        text_b = text_b or texts.columns.text_b
+        shown.append(texts.found)
+    if label is None and trained is not None and form.header:
+        names = set(_names(path, Columns("", None, ""), form)[1])
+        if trained.labels and set(trained.labels) <= names:
+            label, separator = trained.label, separator or trained.separator
+            shown.append(f"label in {label!r}, as in training")
+    if label is None:
+        rest = guess_columns(path, text, text_b, None, form, separator)
+        label, form = rest.columns.label, rest.form
+        shown.append("" if label == LABELS[0] else rest.found)
+    return Guess(Columns(text, text_b, label, separator), form, "; ".join(filter(None, shown)))
+
+
 def _texts_found(names: Sequence[str], form: TableFormat, why: str = "") -> Guess:
     """The guess of one text or two; nothing is said of the name that a text has where nobody says otherwise."""
     if len(names) == 2:
@@ -144,6 +181,9 @@ def _names(path: Path, columns: Columns, form: TableFormat) -> tuple[TableFormat
             if len(found) > 1:
                 return other, found
     if not names:
+        _, first = next(_table(path, columns, form).cells(), ("", None))
+        if isinstance(first, UnfitRow):
+            raise first
         raise UsageError(f"{path.name} has no rows: pass data that has some")
     return form, names
 

@@ -34,6 +34,7 @@ _FRACTION = re.compile(r".*\.[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _NAMES_SHOWN, _NAME_CHARACTERS = 20, 40
+_FEW_SCORES = 5  # so few different ones may be classes
 
 # "word": a class's name, "whole" and "fraction": plain decimals written in text, "integer" and "float": so typed.
 _Kind = Literal["word", "whole", "fraction", "integer", "float", "unfit"]
@@ -99,16 +100,18 @@ def infer_spec(name: str, table: Rows, num_texts: Literal[1, 2], target: str | N
         raise labels.unfit
     if labels.target == "score":
         if labels.low == labels.high:
-            raise UsageError(f"{name}: every score is {labels.low:g}: there is nothing to learn")
+            raise UsageError(f"{table.source}: every score is {labels.low:g}: there is nothing to learn")
         score_range = (labels.low, labels.high)
         return TaskSpec(name, num_texts, "score", score_range=score_range, metrics=("spearman", "pearson"))
-    return classes_spec(name, in_order(labels.names), num_texts)
+    return classes_spec(name, in_order(labels.names), num_texts, table.source)
 
 
-def classes_spec(name: str, classes: tuple[str, ...], num_texts: Literal[1, 2]) -> TaskSpec:
-    """The task of telling classes apart; raises UsageError where there are fewer than two."""
+def classes_spec(name: str, classes: tuple[str, ...], num_texts: Literal[1, 2], source: str | None = None) -> TaskSpec:
+    """The task of telling classes apart; raises UsageError, which names the source, where there are fewer than two."""
     if len(classes) < 2:
-        raise UsageError(f"{name}: every label is {_short(classes[0])!r}: training needs at least two classes")
+        raise UsageError(
+            f"{source or name}: every label is {_short(classes[0])!r}: training needs at least two classes"
+        )
     metrics = ("accuracy", "f1") if len(classes) == 2 else ("accuracy", "macro_f1")
     return TaskSpec(name, num_texts, "classes", classes, metrics=metrics)
 
@@ -274,8 +277,18 @@ class LabelEncoder:
         return self._classes[name]
 
 
-def remarks(spec: TaskSpec) -> list[str]:
-    """What a user should look at: classes that are perhaps one, and numbers among which a word made classes."""
+def remarks(spec: TaskSpec, values: np.ndarray | None = None) -> list[str]:
+    """What a user should look at: classes that are perhaps one, numbers among which a word made classes, and scores
+    that are perhaps classes: few (n,) `values`, all whole, as tools write classes with decimals where a cell is empty.
+    """
+    if spec.target == "score" and values is not None:
+        there = np.unique(values[~np.isnan(values)])
+        if len(there) <= _FEW_SCORES and (there == np.rint(there)).all():
+            listed = ", ".join(f"{value:g}" for value in there)
+            return [
+                f"label: scores, for they are written as decimals, but there are only {listed}: if these are "
+                "classes, pass --target classes"
+            ]
     if spec.target != "classes":
         return []
     alike: dict[Any, list[str]] = defaultdict(list)

@@ -56,6 +56,14 @@ def check_encoding(encoding: str | None) -> None:
         raise UsageError(f"unknown --encoding {encoding}: pass one as in utf-8, latin-1, utf-16-le") from error
 
 
+def check_file(path: Path, wanted: str) -> None:
+    """Raise UsageError, which says what is `wanted`, where there is no such file, or it is a folder."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: pass {wanted}")
+    if not path.is_file():
+        raise UsageError(f"no file {path}: pass {wanted}")
+
+
 def read_lines(stream: IO[bytes] | io.BufferedIOBase, encoding: str | None = None) -> Iterator[str]:
     """The lines of a stream, each with its end; UnicodeDecodeError where they are not in the encoding.
 

@@ -272,7 +272,8 @@ def _own_corpus(
     if held is not None and held not in sources:
         splits[:1] = _hold_out(spec, splits[0], HELD_OUT if share is None else share, held)
     corpus = _checked(spec, [replace(split, examples=_sample(split.examples, limit)) for split in splits])
-    return replace(corpus, remarks=labels.remarks(spec))
+    values = None if target else labels_of(corpus.splits["train"].examples)
+    return replace(corpus, remarks=labels.remarks(spec, values))
 
 
 def _parse_share(value: str) -> float:

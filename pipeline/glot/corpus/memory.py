@@ -14,7 +14,7 @@ SOURCE = "memory"
 class MemoryRows(Rows):
     """n texts, or pairs of them, and n labels."""
 
-    source, label_needed, bad_rows, same_columns = SOURCE, True, "stop", True
+    source, label_needed, bad_rows, same_columns, skippable = SOURCE, True, "stop", True, False
 
     def __init__(self, texts: Sequence[str], texts_b: Sequence[str] | None, labels: Sequence[Any]) -> None:
         self.columns = Columns("text", None if texts_b is None else "text_b", "label")

@@ -13,6 +13,7 @@ from glot.corpus.examples import BadRows, UnfitRow, check_text
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 
+SKIP = "; --on-bad-row skip leaves such rows out"  # said where labels are read: those commands have the option
 YES_NO = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
 
 
@@ -49,6 +50,7 @@ class Rows:
         bad_rows: what becomes of a row that is unfit on its own: "stop" or "skip".
         same_columns: every row has the columns of the first, so one that is missing is missing for good.
         classes: the names that the source itself gives its classes; none where only the labels can tell.
+        skippable: whether whoever names the source may ask for unfit rows to be skipped.
     """
 
     source: str
@@ -57,6 +59,7 @@ class Rows:
     bad_rows: str
     same_columns: bool
     classes: tuple[str, ...] = ()
+    skippable: bool = True
 
     @property
     def described(self) -> str:
@@ -84,7 +87,7 @@ class Rows:
             except UnfitRow as error:
                 if isinstance(error, _NoColumn) and self.same_columns:
                     raise
-                bad.meet(error)
+                bad.meet(error, SKIP if self.label_needed and self.skippable else "")
             else:
                 yield row
         if index < 0:
@@ -107,7 +110,7 @@ def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Colu
         return Row(index, where, text, text_b, names, cells)
     label = plain_label(cells.get(columns.label))
     if label is None and label_needed:
-        raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in or leave the row out")
+        raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in")
     return Row(index, where, text, text_b, label, cells)
 
 

@@ -13,6 +13,7 @@ from glot.corpus.examples import BadRows, Example, ExampleTable, Reading, Split,
 from glot.corpus.formats import (
     JSON_LINES,
     check_table,
+    is_json_array,
     is_parquet,
     json_columns,
     parquet_columns,
@@ -33,8 +34,8 @@ class Table(Rows):
     """A file of rows, read anew, row by row, each time it is iterated; the file's suffix says its format.
 
     How delimited text is written is found out by a look through the file (see `glot.corpus.dialect`) but for what
-    `form` says; `.json` means one object a line, like `.jsonl`. An empty string is a text; a null is not. For labels
-    see `glot.corpus.labels`.
+    `form` says; `.json` means one object a line, like `.jsonl`, or one array of objects. An
+    empty string is a text; a null is not. For labels see `glot.corpus.labels`.
 
     Attributes:
         path: the file.
@@ -74,7 +75,8 @@ class Table(Rows):
         if is_parquet(self.path):
             return "Parquet"
         if self._found is None:
-            return f"JSON lines, {encoding_of(self.path, self.form.encoding)}"
+            kind = "JSON" if is_json_array(self.path, self.form.encoding) else "JSON lines"
+            return f"{kind}, {encoding_of(self.path, self.form.encoding)}"
         return self._found.described
 
     @property

@@ -21,7 +21,7 @@ import numpy as np
 from glot.corpus import hub
 from glot.corpus.examples import BadRows, Corpus, Example, ExampleTable, Split, UnfitRow, check_text, take
 from glot.corpus.formats import json_values
-from glot.corpus.lines import read_lines
+from glot.corpus.lines import check_file, read_lines
 from glot.corpus.request import HUB, check_name
 from glot.errors import UsageError
 from glot.store.plan import text_hash
@@ -142,8 +142,7 @@ def _rows(source: str) -> Iterator[tuple[str, Any]]:
 
 def _file_rows(source: str) -> Iterator[tuple[str, Any]]:
     path = Path(source)
-    if not path.is_file():
-        raise UsageError(f"no file {path}: pass JSON lines (.jsonl, .jsonl.gz), or hub:owner/name/file.jsonl.gz")
+    check_file(path, "JSON lines (.jsonl, .jsonl.gz), or hub:owner/name/file.jsonl.gz")
     if not _JSON_LINES.fullmatch(path.name):
         raise UsageError(f"{path}: pairs are JSON lines: the suffix must be .jsonl, .json or .ndjson, perhaps with .gz")
     return _lines(path.open("rb"), str(path), path.name)

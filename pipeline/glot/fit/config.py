@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from glot.errors import UsageError
@@ -211,7 +212,9 @@ class FitOptions:
         named = {names.get(name, name): value for name, value in given.items()}
         unknown = [name for name in named if name not in settings]
         if unknown:
-            raise UsageError(f"a fit has no setting {', '.join(unknown)}")
+            near = get_close_matches(unknown[0], settings, n=1)
+            hint = f": did you mean {near[0]}?" if near else ""
+            raise UsageError(f"a fit has no setting {', '.join(unknown)}{hint}")
         self.given: Mapping[str, Any] = {name: value for name, value in named.items() if value is not None}
 
     def __getitem__(self, name: str) -> Any:

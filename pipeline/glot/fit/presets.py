@@ -43,12 +43,15 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
         pace["lr"] = FEW_PACE["lr"]  # the map under a cosine has D² weights that nothing but training sets
     if options["select"] == "last" and examples >= VERY_FEW:
         pace["epochs"] = EPOCHS_UNWATCHED
-    added: dict[str, Any] = {"start": "regression", "precision": "auto", **pace}
-    pooler = PoolerConfig(**options.values(PoolerConfig, {"adapool_hidden": 1}))
-    if not pooler.entry.may_start_at_regression(pooler):
-        del added["start"]
+    added: dict[str, Any] = {"precision": "auto", **pace}
     if len(states.layers) > 1 and options["backbone_layer"] is None:
         added["mix"] = True
+    mixes = options.given.get("mix", "mix" in added)
+    pooler = PoolerConfig(
+        **options.values(PoolerConfig, {"adapool_hidden": 1}), mixed_layers=len(states.layers) if mixes else 0
+    )
+    if pooler.entry.may_start_at_regression(pooler):
+        added["start"] = "regression"
     if task.num_texts == 2 and task.target != "score":
         added["pair_features"] = "symmetric" if is_symmetric(task) else "full"
     if options["max_steps"] is not None:

@@ -100,12 +100,19 @@ class Judgement:
         value, low, high = (f"{round(100 * some, 1) + 0.0:+.1f}" for some in (found.value, found.low, found.high))
         flattered = "; its epoch was chosen on these very examples, which flatters it" if self.chose else ""
         said = f"{clear} than the {self.rival}: {value} [{low}, {high}]"
-        if found.low > 0:
-            return said + flattered
-        # The rival was chosen by cross-validation on train: another may have come out better here.
+        ahead = f"; the {self.ahead[0]} has {100 * self.ahead[1]:.1f}" if self.ahead else ""
+        return said + (flattered if found.low > 0 else "") + ahead
+
+    @property
+    def ahead(self) -> tuple[str, float] | None:
+        """The name and the score of a yardstick that is better than the rival, and no worse than the head, here.
+
+        The rival was chosen by cross-validation on train, so there may be one; None where there is none.
+        """
+        if self.rival is None:
+            return None
         name, score = max(self.yardsticks.items(), key=lambda item: item[1])
-        is_ahead = score > max(self.score.value, self.yardsticks[self.rival])
-        return said + (f"; the {name} has {100 * score:.1f}" if is_ahead else "")
+        return (name, score) if score >= self.score.value and score > self.yardsticks[self.rival] else None
 
 
 def describe_interval(score: Interval) -> str:

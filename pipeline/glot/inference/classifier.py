@@ -54,7 +54,8 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
 
         `sample_weight` (n,) are what the samples count in the loss; one of 0 is as if it were not there.
         """
-        samples, labels = self._read(X), _check_labels(y)
+        labels = _check_labels(y)
+        samples = self._read(X, labels)
         check_consistent_length(samples.first, labels)
         rows, weight = weighted_rows(sample_weight, len(samples))
         if labels.ndim == 2:
@@ -67,7 +68,7 @@ class GlotClassifier(ClassifierMixin, GlotEstimator):
         encoder = LabelEncoder().fit(labels[rows])
         classes = encoder.classes_
         if len(classes) < 2:
-            raise ValueError(f"y holds one class only ({classes[0]!r}): a classifier needs two or more")
+            raise ValueError(f"y holds one class only ({classes.tolist()[0]!r}): a classifier needs two or more")
         names = tuple(map(str, classes.tolist()))
         task = TaskSpec("texts", samples.num_texts, "classes", names)
         self._train(samples.take(rows), encoder.transform(labels[rows]).astype(np.int64), task, weight)

@@ -16,7 +16,7 @@ import numpy as np
 from glot.corpus.dialect import FIND_OUT, TableFormat
 from glot.corpus.formats import is_table
 from glot.corpus.guess import guess_texts
-from glot.corpus.lines import bare, read_file, read_stdin, readable
+from glot.corpus.lines import bare, check_file, read_file, read_stdin, readable
 from glot.corpus.tables import Table
 from glot.errors import UsageError
 from glot.inference.run_checks import answer_columns, check_vector_texts
@@ -138,8 +138,8 @@ class Input:
             raise UsageError("pairs come in a table: pass a CSV, TSV, JSON lines or Parquet file with --input")
         if self.form.asked:
             raise UsageError(f"{self.form.asked} is for a table, and {self.path} has a text a line: leave it out")
-        if self.path != STDIN and not Path(self.path).is_file():
-            raise UsageError(f"no file {self.path}: pass a file of texts, or - for stdin, with --input")
+        if self.path != STDIN:
+            check_file(Path(self.path), "a file of texts, or - for stdin, with --input")
 
 
 def check_vectors_file(out: Path) -> None:

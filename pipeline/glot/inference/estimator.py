@@ -32,7 +32,7 @@ from glot.fit.train import fit_head
 from glot.inference.bars import DELAY, progress_bar, somebody_looks
 from glot.inference.encode import BYTES_A_TOKEN
 from glot.inference.model import GlotModel
-from glot.inference.samples import Samples, read_samples
+from glot.inference.samples import Samples, check_no_labels, read_samples
 from glot.inference.text_cache import open_with_texts
 from glot.nn.config import PoolerConfig
 from glot.nn.graph import resolve_backend
@@ -228,9 +228,14 @@ class GlotEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         check_prompt(template)
         return template
 
-    def _read(self, X: Iterable) -> Samples:
-        """What the backbone reads of X; for a prompt of pairs the one text that it makes of both."""
+    def _read(self, X: Iterable, labels: np.ndarray | None = None) -> Samples:
+        """What the backbone reads of X; for a prompt of pairs the one text that it makes of both.
+
+        Raises ValueError where a column of X is the `labels`.
+        """
         samples = read_samples(X)
+        if labels is not None:
+            check_no_labels(samples, labels)
         return samples.joined() if takes_pair(self._template) else samples
 
     def _samples(self, X: Iterable) -> Samples:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from glot.corpus.dialect import FIND_OUT, TableFormat
 from glot.corpus.examples import Split
+from glot.corpus.guess import Guess, NamedColumns, guess_labelled
 from glot.corpus.labels import check_separator
 from glot.corpus.tables import Table, read_split
 from glot.errors import UsageError
@@ -17,39 +18,48 @@ from glot.inference.run_checks import check_new_labels
 from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec
 
+NONE_NAMED = NamedColumns()
+
 
 @dataclass(frozen=True)
 class LabelledFile:
     """A table (CSV, TSV, JSON lines, Parquet) of texts and labels.
 
     Attributes:
-        path: the file. text, text_b, label: its columns; `text_b` that of the second text of pairs.
-        separator: between several labels in the column `label`.
+        path: the file. columns: those that are named; `trained`: those of the table that the run was trained on, if
+            they are known, which stand in for the others (see `guess_labelled`).
         form: what is known of how it is written. bad_rows: "stop" at a row that is unfit on its own, or "skip" it.
     """
 
     path: Path
-    text: str = "text"
-    text_b: str | None = None
-    label: str = "label"
+    columns: NamedColumns = NONE_NAMED
     form: TableFormat = FIND_OUT
     bad_rows: str = "stop"
-    separator: str | None = None
+    trained: Columns | None = None
 
-    def read(self, config: RunConfig, run: Path) -> Split:
-        """The rows as examples of a run's task, the file's name for the split's; all are labelled.
+    def find_columns(self, config: RunConfig, run: Path) -> Guess:
+        """The columns, and which of them nobody named.
 
-        Raises UsageError where the file, a column or a label is missing, a label is none of the run's classes (the
-        line or row is named), or the run takes another number of texts an example.
+        Raises UsageError where the file or a column is missing, several could be the one, or the run takes another
+        number of texts an example, or of labels.
         """
-        if config.texts_each != (1 if self.text_b is None else 2):
+        text, text_b, _, _ = self.columns
+        if (text_b is not None and config.texts_each == 1) or (text and not text_b and config.texts_each == 2):
             raise UsageError(
                 f"{run} was trained on {config.texts_each} text(s) an example: "
-                + ("leave out --text-b" if self.text_b else "name the column of the second with --text-b")
+                + ("leave out --text-b" if text_b else "name the column of the second with --text-b")
             )
-        columns = Columns(self.text, self.text_b, self.label, self.separator)
-        _check_kind(config.task, columns, run)
-        table = Table(self.path, columns, bad_rows=self.bad_rows, form=self.form)
+        found = guess_labelled(self.path, self.columns, config.texts_each, self.form, self.trained)
+        _check_kind(config.task, found.columns, run)
+        return found
+
+    def read(self, config: RunConfig, found: Guess) -> Split:
+        """The rows as examples of a run's task, the file's name for the split's; all are labelled.
+
+        Raises UsageError where a column or a label is missing, or a label is none of the run's classes (the line or row
+        is named).
+        """
+        table = Table(self.path, found.columns, bad_rows=self.bad_rows, form=found.form)
         table.check()
         return read_split(self.path.name, config.task, table)
 
@@ -87,8 +97,10 @@ class EvaluateOptions:
 
 def check_labelled(
     folders: Sequence[Path], labelled: LabelledFile, model: str | None = None
-) -> tuple[list[Path], Split]:
+) -> tuple[list[Path], Split, str]:
     """The runs and ensembles in some folders, each by itself, and the rows that they are to be scored on.
+
+    The last tells people which columns were found that nobody named: "" where there is nothing to say.
 
     Raises UsageError where there is none, their backbone (or `model`) is missing, they do not go together, or the rows
     cannot be read as examples of their task.
@@ -101,4 +113,6 @@ def check_labelled(
         asked = [(one.config.task.target, one.config.task.classes, one.config.texts_each) for one in (first, run)]
         if asked[0] != asked[1]:
             raise UsageError(f"{first.folder} and {run.folder} do not go together: they were trained for other labels")
-    return found, labelled.read(first.config, first.folder)
+    columns = labelled.find_columns(first.config, first.folder)
+    said = columns.found and f"{labelled.path.name}: {columns.found}"
+    return found, labelled.read(first.config, columns), said

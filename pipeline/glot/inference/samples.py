@@ -75,6 +75,18 @@ def read_samples(X: Any) -> Samples:
     return _of_columns([rows], [""])
 
 
+def check_no_labels(samples: Samples, labels: Sequence[Any] | np.ndarray) -> None:
+    """Raise ValueError where a column of pairs is y itself: a table of texts and labels was passed as X."""
+    if samples.second is None:
+        return
+    for place, column in enumerate(samples.columns):
+        if column == list(map(str, labels)):
+            raise ValueError(
+                f"X holds pairs, whose {('first', 'second')[place]} texts are y itself: leave the column of the labels "
+                "out of X, as in X[['text']]"
+            )
+
+
 def _few(names: Sequence[str]) -> Sequence[str]:
     """The names of one or two columns; raises ValueError for more: which of them hold the texts is not guessed."""
     if len(names) not in (1, 2):

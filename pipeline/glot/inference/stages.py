@@ -26,7 +26,7 @@ from glot.fit.run import finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig, check_new_folder
 from glot.inference.bars import DELAY, progress_bar, somebody_looks
 from glot.inference.model import GlotModel
-from glot.inference.samples import Samples, read_samples
+from glot.inference.samples import Samples, check_no_labels, read_samples
 from glot.store.files import make_folder
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
@@ -100,6 +100,7 @@ def _corpus(name: str, samples: Samples, labels: Iterable | None, share: float |
         return Corpus(spec, {UNLABELLED: Split(UNLABELLED, examples, SOURCE)})
     given = list(labels)
     check_consistent_length(samples.first, given)
+    check_no_labels(samples, given)
     return load_memory(name, samples.first, samples.second, given, share, target)
 
 

@@ -70,10 +70,23 @@ def take_address(host: str, port: int) -> socket.socket:
         taken.bind(address)
     except OSError as error:
         taken.close()
-        raise UsageError(
-            f"cannot listen on {host} port {port}: {error.strerror}; pass another with --port, 0 for any free one"
-        ) from None
+        raise _cannot_listen(host, port, error) from None
     return taken
+
+
+def listen(taken: socket.socket) -> None:
+    """Listen at a socket that has an address; raises UsageError where another program does so meanwhile."""
+    try:
+        taken.listen()
+    except OSError as error:  # until somebody listens, several sockets may have one address
+        host, port = taken.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from None
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot listen on {host} port {port}: {error.strerror}; pass another with --port, 0 for any free one"
+    )
 
 
 def address_of(taken: socket.socket) -> str:

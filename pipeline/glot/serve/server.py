@@ -9,7 +9,7 @@ import uvicorn
 
 from glot.process import stop_flag
 from glot.serve.app import make_app
-from glot.serve.options import Limits
+from glot.serve.options import Limits, listen
 from glot.serve.service import Service
 
 LEAVE_SECONDS = 30  # for requests in hand, when the server is asked to stop; about what container managers wait
@@ -28,8 +28,11 @@ def make_server(service: Service, limits: Limits, ready: Callable[[], None] = la
 
 
 def serve_until_stopped(service: Service, limits: Limits, taken: socket.socket, ready: Callable[[], None]) -> None:
-    """Answer at an address until SIGTERM or Ctrl-C, then what is in hand; a second Ctrl-C leaves at once."""
+    """Answer at an address until SIGTERM or Ctrl-C, then what is in hand; a second Ctrl-C leaves at once.
+
+    Raises UsageError where another program listens there meanwhile.
+    """
     server = make_server(service, limits, ready)
-    taken.listen()
+    listen(taken)
     with stop_flag():  # uvicorn raises the signals that it took once more when it is done
         server.run(sockets=[taken])

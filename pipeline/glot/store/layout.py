@@ -137,7 +137,8 @@ class StatesIdentity:
         return "first" if self.kind == "encoder" else "last"
 
     def difference(self, other: StatesIdentity) -> str | None:
-        """The first field in which `other` differs, as "field: old -> new"; None where they are equal.
+        """The first field in which `other` differs, as "field: old -> new"; None where they are equal. Of weights
+        under two names it is the names, which say more than two hashes.
 
         What the backbone is called and where it lies do not count: the same weights make the same states.
         """
@@ -145,6 +146,8 @@ class StatesIdentity:
             old, new = getattr(self, item.name), getattr(other, item.name)
             unknown = item.name == "loader_sha256" and not (old and new)
             if item.name not in _NAMES and not unknown and old != new:
+                if item.name == "weights_sha256" and self.backbone != other.backbone:
+                    return f"backbone: {self.backbone} -> {other.backbone}"
                 # Of a template every space counts.
                 return f"{item.name}: {old!r} -> {new!r}" if item.name == "template" else f"{item.name}: {old} -> {new}"
         return None

@@ -49,7 +49,7 @@ def find_cache(given: Path | str | RemoteFolder) -> Place:
         raise UsageError(f"{path} holds no cache; make one with `glot extract`")
     if len(found) > 1:
         names = [cache.relative_to(path).as_posix() for cache in found]
-        raise UsageError(f"{path} holds several caches ({', '.join(names)}): name one, as in --cache {found[0]}")
+        raise UsageError(f"{path} holds several caches ({', '.join(names)}): name one, as in {found[0]}")
     return found[0]
 
 
@@ -185,7 +185,9 @@ class Cache:
         """What the manifest says of an example set."""
         if name not in self.manifest.examples:
             there = ", ".join(self.manifest.examples)
-            raise UsageError(f"{self.folder} has no example set {name!r} (it has {there}); extract it with --split")
+            raise UsageError(
+                f"{self.folder} has no example set {name!r} (it has {there}): name one of these, or extract it"
+            )
         return self.manifest.examples[name]
 
     def resolve_layer(self, layer: int | None) -> int:

@@ -7,9 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from glot.corpus.dialect import FIND_OUT, TableFormat
-from glot.corpus.examples import Corpus, Split
+from glot.corpus.examples import Corpus, Split, labels_of
+from glot.corpus.formats import A_TABLE
 from glot.corpus.guess import guess_columns
+from glot.corpus.lines import check_file
 from glot.corpus.load import load_table
 from glot.corpus.request import OWN_MAX_TOKENS, check_name, table_name
 from glot.errors import UsageError
@@ -24,6 +28,7 @@ from glot.train.result import RESULT_FILE, Trained
 VERSION = 1
 JOB_FILE, CACHE_FOLDER, STUDY_FOLDER = "train.json", "cache", "tune"
 KEPT_ASIDE = 0.2  # of the rows, where no file holds others: the more they are, the surer the score
+_SHOWN = 5  # classes in a remark
 TEST = "test"  # the set that nothing is trained on or chosen by
 
 
@@ -111,6 +116,24 @@ class Job:
         assert self.corpus is not None  # of a job that is not done
         return self.corpus.splits[name]
 
+    @property
+    def unscored(self) -> str:
+        """The classes of which no row is scored, in words; "" where there is none."""
+        assert self.corpus is not None  # of a job that is not done
+        task = self.corpus.spec
+        if task.target != "classes":
+            return ""
+        trained, scored = (
+            np.bincount(labels_of(self.corpus.splits[name].examples).astype(int), minlength=len(task.classes))
+            for name in ("train", TEST)
+        )
+        lacking = [f"{task.classes[at]!r} ({trained[at]:,} to train on)" for at in np.flatnonzero(scored == 0)]
+        if not lacking:
+            return ""
+        more = [f"and {len(lacking) - _SHOWN:,} more"] if len(lacking) > _SHOWN else []
+        shown = ", ".join([*lacking[:_SHOWN], *more])
+        return f"no row is scored of {shown}: how good the answers are there stays unknown"
+
     def begin(self) -> None:
         """Make the folder this job's."""
         if not (self.folder / JOB_FILE).exists():
@@ -131,10 +154,10 @@ def prepare(request: TrainRequest) -> Job:
     guess = guess_columns(
         request.data, request.text, request.text_b, request.label, request.form, request.label_separator
     )
-    request = replace(request, form=guess.form)
     name = check_name(table_name(request.data, None))
     folder = request.out or Path("runs") / f"{name}-{source.name}"
-    asked = _asked(request, source, guess.columns)
+    asked = _asked(request, source, guess.columns)  # before how it is written was found: naming columns changes nothing
+    request = replace(request, form=guess.form)
     done = _check_folder(folder, asked)
     corpus = None if done is not None else _read(request, guess.columns)
     return Job(request, source, guess.columns, guess.found, folder, asked, corpus, done)
@@ -178,8 +201,7 @@ def _asked(request: TrainRequest, source: ModelSource, columns: Columns) -> dict
 
 
 def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise UsageError(f"no file {path}: pass a CSV, TSV, JSON lines or Parquet file")
+    check_file(path, A_TABLE)
     return file_sha256(path)
 
 
@@ -207,7 +229,9 @@ def _check_folder(folder: Path, asked: dict[str, Any]) -> Trained | None:
 
 
 def _shown(value: Any) -> str:
-    """A setting for people: of a file its name and the beginning of its digest."""
+    """A setting for people: of a file its name and the beginning of its digest, of several what is given of them."""
     if isinstance(value, list) and len(value) == 2 and len(str(value[1])) == 64:
         return f"{value[0]} {value[1][:8]}"
+    if isinstance(value, list):
+        return ", ".join(str(one) for one in value if one is not None)
     return "none" if value is None else str(value)
