@@ -163,7 +163,7 @@ def test_nested_caches_are_named_and_the_only_one_is_found(work: Path, glot: Glo
         code, _, err = glot(*command)
         assert (code, len(err.splitlines())) == (2, 1)
         assert "caches holds several caches (cola/minilm, flat, lab/sst2/minilm): name one" in err
-        assert "--cache caches/cola/minilm" in err
+        assert "as in caches/cola/minilm" in err
 
 
 def test_a_plan_ends_with_what_to_do_next(work: Path, glot: Glot) -> None:
