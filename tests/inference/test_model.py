@@ -70,6 +70,7 @@ def test_labels_and_probabilities(run: Path, table: Path) -> None:
     model = GlotModel.load(run)
     labels, probabilities = model.predict(texts), model.predict_proba(texts)
     assert probabilities.shape == (40, 2)
+    assert repr(model) == f"<GlotModel: glot over layer 2 of {model.backbone.name}, 2 classes, on {model.device}>"
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     assert labels.tolist() == [model.config.task.classes[i] for i in probabilities.argmax(axis=1)]
     best = json.loads((run / "metrics.json").read_text())["best"]["validation"]["accuracy"]

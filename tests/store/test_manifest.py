@@ -38,6 +38,10 @@ def test_a_saved_manifest_loads_the_same(made: MadeCache) -> None:
     loaded = Manifest.load(made.folder)
     assert loaded == made.manifest
     assert loaded.complete
+    assert f"{made.folder}: " in repr(Cache(made.folder))
+    assert repr(Cache(made.folder)).endswith(
+        f" {loaded.plan.tokens:,} tokens; train {loaded.examples['train'].examples}>"
+    )
     entry = made.manifest.examples["train"]
     score = TaskSpec("sts", 2, "score", (), (0.0, 5.0), ("spearman", "pearson"))
     made.manifest.examples["train"] = replace(entry, task=score)

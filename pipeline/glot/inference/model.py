@@ -64,6 +64,12 @@ class GlotModel:
         self._layers = layers_of(its for its, _ in self._heads)
         self._folders: list[Path] = []  # of the heads, where they were loaded
 
+    def __repr__(self) -> str:
+        layers = f"layer{'s' if len(self._layers) > 1 else ''} {', '.join(map(str, self._layers))}"
+        heads = f"{len(self._heads)} heads" if len(self._heads) > 1 else self.config.pooler.pooler
+        classes = f", {len(self.config.task.classes)} classes" if self.config.task.classes else ""
+        return f"<GlotModel: {heads} over {layers} of {self.backbone.name}{classes}, on {self.device}>"
+
     @classmethod
     def load(
         cls,

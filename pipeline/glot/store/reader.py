@@ -127,6 +127,14 @@ class Cache:
         self._layers: dict[int, _LayerIndex] = {}
         self._added: dict[str, ExampleSet] = {}
 
+    def __repr__(self) -> str:
+        states, plan = self.manifest.states, self.manifest.plan
+        layers = f"layer{'s' if len(states.layers) > 1 else ''} {', '.join(map(str, states.layers))}"
+        sets = ", ".join(f"{name} {entry.examples:,}" for name, entry in self.manifest.examples.items())
+        return (
+            f"<Cache {self.folder}: {states.backbone}, {layers}, {plan.texts:,} texts, {plan.tokens:,} tokens; {sets}>"
+        )
+
     @property
     def remedy(self) -> str:
         """What to do where a file of the cache's own folder is missing or damaged."""
