@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from glot.corpus.dialect import TableFormat
-from glot.corpus.guess import guess_columns, guess_texts
+from glot.corpus.guess import guess_columns, guess_texts, name_columns
+from glot.corpus.load import load_corpus
+from glot.corpus.request import CorpusRequest
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 
@@ -135,3 +138,31 @@ def test_new_texts_that_are_not_obvious(content: str, said: str, tmp_path: Path)
     with pytest.raises(UsageError) as raised:
         guess_texts(path, 1)
     assert said in str(raised.value)
+
+
+def test_extract_takes_text_and_label_or_what_is_obvious(tmp_path: Path) -> None:
+    """A request that says the usual names by saying nothing stays the same request; one that is completed reads on."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,title,label,class\na b c,d e f,x,y\n", encoding="utf-8")
+    asked = CorpusRequest(data=path)
+    assert name_columns(asked) == (asked, "")
+    path.write_text(
+        "nr;meinung;urteil\n1;das war ganz gut;+\n2;gar nicht gut;-\n3;na ja das geht;+\n4;und das war nichts;-\n"
+    )
+    named, said = name_columns(CorpusRequest(data=path))
+    assert (named.text, named.label, said) == ("meinung", "urteil", "a.csv: text in 'meinung', label in 'urteil'")
+    assert name_columns(replace(asked, text="meinung", label="urteil"))[1] == ""
+    assert name_columns(replace(asked, label="urteil"))[0] == named
+    examples = [row for split in load_corpus(named).splits.values() for row in split.examples]
+    assert sorted(example.text for example in examples) == [
+        "das war ganz gut",
+        "gar nicht gut",
+        "na ja das geht",
+        "und das war nichts",
+    ]
+    path.write_text("question1,question2,label\na b,b c,1\nd e,f g,0\n", encoding="utf-8")
+    assert name_columns(asked)[0] == replace(asked, text="question1", text_b="question2", label="label")
+    path.write_text("a,b\n1,2\n2,3\n")
+    for unclear in (asked, replace(asked, data=tmp_path / "missing.csv")):
+        assert name_columns(unclear) == (unclear, "")
+    assert name_columns(CorpusRequest(task="sst2")) == (CorpusRequest(task="sst2"), "")

@@ -60,10 +60,15 @@ def extract(
     ] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: see --split.")] = None,
     test_data: Annotated[Path | None, typer.Option(help="Your test data; labels are not needed.")] = None,
-    text: Annotated[str | None, typer.Option(help="Column of the text in your data; default: text.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Column of the text in your data; default: text, or the obvious one.")
+    ] = None,
     text_b: Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")] = None,
     label: Annotated[
-        str | None, typer.Option(help="Column of the label, or of each of several: billing,login; default: label.")
+        str | None,
+        typer.Option(
+            help="Column of the label, or of each of several: billing,login; default: label, or the obvious one."
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None,
@@ -146,10 +151,12 @@ def extract(
 ) -> None:
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from glot.cluster.launch import check_address, parse_launcher
+    from glot.corpus.guess import name_columns
     from glot.corpus.load import load_corpus
     from glot.corpus.request import CorpusRequest, check_template, corpus_name, default_max_tokens, request_digest
     from glot.extract.folders import check_source
     from glot.extract.options import ExtractOptions, check_folder, check_options
+    from glot.extract.processes import this_process
     from glot.extract.source import resolve_model
     from glot.store.places import RemoteFolder, place_of
     from glot.store.sending import scratch_folder, sending
@@ -184,6 +191,7 @@ def extract(
         label_separator,
     )
     name = corpus_name(request)
+    request, found = name_columns(request)
     options = ExtractOptions(
         max_tokens=max_tokens,
         usual_tokens=default_max_tokens(request),
@@ -217,6 +225,8 @@ def extract(
     check_folder(folder)
     if cluster is not None:
         check_address(cluster)
+    if found and this_process()[0] == 0:
+        note(found)
     if estimate:
         corpus = load_corpus(request)
         tell_understood(corpus)

@@ -12,6 +12,7 @@ from glot.corpus.dialect import FIND_OUT, TableFormat, is_delimited
 from glot.corpus.examples import UnfitRow
 from glot.corpus.formats import is_parquet
 from glot.corpus.labels import is_number
+from glot.corpus.request import CorpusRequest
 from glot.corpus.tables import Table
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
@@ -84,8 +85,9 @@ def guess_columns(
     """
     if text is not None and label is not None:
         return Guess(Columns(text, text_b, label, separator), form, "")
-    form, names = _names(path, Columns(text or "", text_b, label or ""), form)
-    rows = _sample(path, form)
+    named = Columns(text or "", text_b, label or "")
+    form, names = _names(path, named, form)
+    rows = _sample(path, named, form)
     taken = [name for name in (text, text_b, *Columns("", None, label or "").labels) if name]
     there = [name for name in names if name not in taken]
     second = text_b
@@ -103,6 +105,28 @@ def guess_columns(
         label = _one(path, "label", there, LABELS, [name for name in there if _is_label(rows, name)], names)
         shown.append(f"label in {label!r}")
     return Guess(Columns(text, second, label, separator), form, ", ".join(shown))
+
+
+def name_columns(request: CorpusRequest) -> tuple[CorpusRequest, str]:
+    """A request for a table with its columns named, and in words those that nobody named; any other as it is.
+
+    "text" and "label" are taken where the table has them, and then the request stays as it is, which tells it from
+    others. So it does where nothing is obvious: whoever reads the table says what is wrong.
+    """
+    path, text, label = request.data, request.text, request.label
+    if not isinstance(path, Path) or (text is not None and label is not None):
+        return request, ""
+    try:
+        names = _names(path, Columns(text or "", request.text_b, label or ""), request.form)[1]
+        text = text or (TEXTS[0] if TEXTS[0] in names else None)
+        label = label or (LABELS[0] if LABELS[0] in names else None)
+        if text is not None and label is not None:
+            return request, ""
+        guess = guess_columns(path, text, request.text_b, label, request.form, request.label_separator)
+    except UsageError:
+        return request, ""
+    found = guess.columns
+    return replace(request, text=found.text, text_b=found.text_b, label=found.label), f"{path.name}: {guess.found}"
 
 
 def guess_texts(path: Path, texts_each: int, form: TableFormat = FIND_OUT, trained: Columns | None = None) -> Guess:
@@ -132,7 +156,7 @@ def guess_texts(path: Path, texts_each: int, form: TableFormat = FIND_OUT, train
     table = _table(path, Columns(TEXTS[0], None, ""), form)
     if form.header and table.is_headless and not {name.lower() for name in names} & set(TEXTS):
         table.check()  # raises: it has no such column
-    rows = _sample(path, form)
+    rows = _sample(path, Columns("", None, ""), form)
     likely = [name for name in names if len(name.split()) <= _WORDS and _is_text(rows, name)]
     return _texts_found([_one(path, "text", names, TEXTS, likely, names)], form)
 
@@ -192,8 +216,8 @@ def _table(path: Path, columns: Columns, form: TableFormat) -> Table:
     return Table(path, columns, label_needed=bool(columns.label), form=form, whole=True)
 
 
-def _sample(path: Path, form: TableFormat) -> list[dict[str, Any]]:
-    cells = _table(path, Columns("", None, ""), form).cells()
+def _sample(path: Path, columns: Columns, form: TableFormat) -> list[dict[str, Any]]:
+    cells = _table(path, columns, form).cells()
     return [row for _, row in islice(cells, _SAMPLE) if isinstance(row, dict)]
 
 
