@@ -153,7 +153,9 @@ def test_extract_takes_text_and_label_or_what_is_obvious(tmp_path: Path) -> None
     assert (named.text, named.label, said) == ("meinung", "urteil", "a.csv: text in 'meinung', label in 'urteil'")
     assert name_columns(replace(asked, text="meinung", label="urteil"))[1] == ""
     assert name_columns(replace(asked, label="urteil"))[0] == named
-    examples = [row for split in load_corpus(named).splits.values() for row in split.examples]
+    corpus = load_corpus(asked)
+    assert corpus.remarks == [said]
+    examples = [row for split in corpus.splits.values() for row in split.examples]
     assert sorted(example.text for example in examples) == [
         "das war ganz gut",
         "gar nicht gut",

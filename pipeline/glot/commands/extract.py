@@ -151,12 +151,10 @@ def extract(
 ) -> None:
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
     from glot.cluster.launch import check_address, parse_launcher
-    from glot.corpus.guess import name_columns
     from glot.corpus.load import load_corpus
     from glot.corpus.request import CorpusRequest, check_template, corpus_name, default_max_tokens, request_digest
     from glot.extract.folders import check_source
     from glot.extract.options import ExtractOptions, check_folder, check_options
-    from glot.extract.processes import this_process
     from glot.extract.source import resolve_model
     from glot.store.places import RemoteFolder, place_of
     from glot.store.sending import scratch_folder, sending
@@ -191,7 +189,6 @@ def extract(
         label_separator,
     )
     name = corpus_name(request)
-    request, found = name_columns(request)
     options = ExtractOptions(
         max_tokens=max_tokens,
         usual_tokens=default_max_tokens(request),
@@ -225,8 +222,6 @@ def extract(
     check_folder(folder)
     if cluster is not None:
         check_address(cluster)
-    if found and this_process()[0] == 0:
-        note(found)
     if estimate:
         corpus = load_corpus(request)
         tell_understood(corpus)

@@ -14,6 +14,7 @@ import numpy as np
 from glot.corpus import glue_folder, hub, hub_rows, labels, stress, tables
 from glot.corpus.dialect import FIND_OUT, TableFormat
 from glot.corpus.examples import BadRows, Corpus, Example, Split, labels_of, take
+from glot.corpus.guess import name_columns
 from glot.corpus.labels import check_spread, is_number
 from glot.corpus.memory import MemoryRows
 from glot.corpus.request import (
@@ -51,10 +52,11 @@ def load_corpus(request: CorpusRequest) -> Corpus:
     BadRows(request.bad_rows)  # refuses an unknown choice before anything is read
     if request.data is not None:
         _refuse(request, ("data_dir", *STRESS_OPTIONS, "pairs", "negatives"), "your own --data")
+        named, found = name_columns(request)
         options: dict[str, Any] = {
-            "text": request.text or "text",
-            "text_b": request.text_b,
-            "label": request.label or "label",
+            "text": named.text or "text",
+            "text_b": named.text_b,
+            "label": named.label or "label",
             "limit": request.limit,
             "name": request.task,
             "bad_rows": request.bad_rows,
@@ -67,7 +69,8 @@ def load_corpus(request: CorpusRequest) -> Corpus:
             _refuse(request, FORMAT_OPTIONS, f"{request.data}, which the hub reads")
             return load_hub(request.data, **options)
         files = request.data, request.eval_data
-        return load_table(*files, test_data=request.test_data, form=request.form, **options)
+        corpus = load_table(*files, test_data=request.test_data, form=request.form, **options)
+        return replace(corpus, remarks=[found, *corpus.remarks]) if found else corpus
     if request.pairs is not None:
         _refuse(request, PAIRS_NOT + TASK_OPTIONS + STRESS_OPTIONS, "--pairs")
         return load_pairs(
