@@ -34,8 +34,8 @@ class Table(Rows):
     """A file of rows, read anew, row by row, each time it is iterated; the file's suffix says its format.
 
     How delimited text is written is found out by a look through the file (see `glot.corpus.dialect`) but for what
-    `form` says; `.json` means one object a line, like `.jsonl`, or one array of objects. An
-    empty string is a text; a null is not. For labels see `glot.corpus.labels`.
+    `form` says; `.json` means one object a line, like `.jsonl`, or one array of objects. An empty
+    string is a text; a null is not. For labels see `glot.corpus.labels`.
 
     Attributes:
         path: the file.
