@@ -108,16 +108,20 @@ def guess_columns(
 
 
 def name_columns(request: CorpusRequest) -> tuple[CorpusRequest, str]:
-    """A request for a table with its columns named, and in words those that nobody named; any other as it is.
+    """A request for a table with its columns named, and in words those that nobody named.
 
-    "text" and "label" are taken where the table has them, and then the request stays as it is, which tells it from
-    others. So it does where nothing is obvious: whoever reads the table says what is wrong.
+    It stays as it is where the table has the usual "text" and "label", where nothing is obvious (whoever reads the
+    table says what is wrong), and where it is for no table.
     """
     path, text, label = request.data, request.text, request.label
     if not isinstance(path, Path) or (text is not None and label is not None):
         return request, ""
+    named = Columns(text or "", request.text_b, label or "")
     try:
-        names = _names(path, Columns(text or "", request.text_b, label or ""), request.form)[1]
+        first = set[str]().union(*_sample(path, named, request.form))  # to name all columns, JSON is read whole
+        if {text or TEXTS[0], *(named.labels or LABELS[:1])} <= first:
+            return request, ""
+        names = _names(path, named, request.form)[1]
         text = text or (TEXTS[0] if TEXTS[0] in names else None)
         label = label or (LABELS[0] if LABELS[0] in names else None)
         if text is not None and label is not None:
