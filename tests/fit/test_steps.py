@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from glot.fit.states import HostBatch
 from glot.fit.steps import FILLERS, WARM_UP, BatchSize, RecordedSteps, Steps, make_steps
 from glot.fit.train import fit_head
 from glot.fit.training_data import labels_of, open_data, open_states
+from glot.nn.tokens import TokenBatch
 from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
@@ -119,6 +122,32 @@ def test_a_recorded_step_waits_for_nothing(make_fit_cache: MakeCache, way: str) 
     with Waits() as waits:
         assert units[0].lost.nonzero().ndim == 2
     assert waits.seen  # that it sees what it looks for
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_step_leaves_nothing_of_its_batch(
+    make_fit_cache: MakeCache, monkeypatch: pytest.MonkeyPatch, way: str, recorded: bool
+) -> None:
+    """What lived on would hold memory of a GPU; and a gradient of a mix that does cannot be recorded there."""
+    units, data, states = open_units(Cache(make_fit_cache()), CPU, **WAYS[way])
+    steps = (RecordedSteps if recorded else Steps)(make_units(units), CPU)
+    batches: list[weakref.ref[TokenBatch]] = []
+    check = TokenBatch.__post_init__
+
+    def note(batch: TokenBatch) -> None:
+        check(batch)
+        batches.append(weakref.ref(batch))
+
+    monkeypatch.setattr(TokenBatch, "__post_init__", note)
+    gc.collect()
+    gc.disable()
+    try:
+        train_by(steps, data, states, [np.arange(16)] * 4)
+        assert batches
+        assert [batch for batch in batches if batch() is not None] == []
+    finally:
+        gc.enable()
 
 
 def test_what_cannot_be_recorded(make_fit_cache: MakeCache) -> None:

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -90,7 +91,12 @@ class FixedBatch(TokenBatch):
 
     def __init__(self, states: Tensor, lengths: Tensor, index: TokenIndex, longest: int) -> None:
         super().__init__(states, lengths)
-        self.__dict__.update(index=index, longest=longest, buckets=[self])
+        self.__dict__.update(index=index, longest=longest)
+
+    @cached_property
+    def buckets(self) -> list[TokenBatch]:
+        """See `TokenBatch`; never cut, for the lengths change."""
+        return [self.with_states(self.states)]
 
     def with_states(self, states: Tensor) -> FixedBatch:
         """See `TokenBatch`; the index stays the one that changes with what the batch holds."""

@@ -65,5 +65,6 @@ def build_graph(batch: TokenBatch, rule: EdgeRule, backend: Backend) -> TokenGra
     key = (rule, backend)
     if key not in batch.graphs:  # heads that are trained side by side ask for the same graphs
         pieces = [(bucket, rule.edges(bucket)) for bucket in batch.buckets]
-        batch.graphs[key] = DglGraph(batch, pieces) if backend == "dgl" else DenseGraph(batch, pieces)
+        texts = batch.with_states(batch.states)  # a batch that its own graphs hold would keep itself alive
+        batch.graphs[key] = DglGraph(texts, pieces) if backend == "dgl" else DenseGraph(texts, pieces)
     return batch.graphs[key]

@@ -140,7 +140,7 @@ class TokenBatch:
         """
         cuts = _cuts(self.lengths.numpy(), CUT_CELLS[self.device.type == "cuda"])
         if not cuts:
-            return [self]
+            return [self.with_states(self.states)]  # not the batch itself, which would then keep itself alive
         lengths = self.lengths.tensor_split(cuts)
         states = self.states.split([int(part.sum()) for part in lengths])
         return [TokenBatch(*part) for part in zip(states, lengths, strict=True)]
