@@ -14,6 +14,8 @@ cache's own extraction by `glot extract`, its start included) and with the searc
 whole in each sample. The start of a process, the model's loading and the scoring count for nobody. Of fewer
 than 2,000 rows a head keeps its last epoch, for a tenth of so few chooses little; of more a hold-out chooses it.
 
+`--device cuda` is for scores that a processor takes hours for: its seconds are in no table.
+
 `setfit` needs an environment of its own, for it is no dependency of this project:
 
     python3 -m venv setfit && setfit/bin/pip install setfit==1.2.0 torch==2.13.0
@@ -137,6 +139,7 @@ class Frontier:
                 cache_rate=rate,
                 settled=settled,
                 setfit_python=str(given.setfit_python or ""),
+                device=given.device,
             )
             asked, answer = Path(made) / "spec.json", Path(made) / "measured.json"
             asked.write_text(json.dumps(asdict(spec)))
@@ -161,7 +164,7 @@ class Frontier:
         command = ["-m", "glot", "extract", "--model", model, "--task", family, "--out", str(folder)]
         command += ["--data-dir", str(glue_folder(self.given.data_dir)), "--layers", "all" if every_layer else "-1"]
         log, before = self.folder / "logs" / f"extract-{folder.name}.txt", os.times()
-        if run_process([*command, "--device", "cpu", "--json"], self.given.threads, log, None):
+        if run_process([*command, "--device", self.given.device, "--json"], self.given.threads, log, None):
             raise SystemExit(f"`glot extract` of {folder} failed: see {log}")
         after = os.times()
         spent = after.children_user - before.children_user + after.children_system - before.children_system
@@ -237,6 +240,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, help="samples or seeds; default: 5, of tuned 1")
     parser.add_argument("--folder", type=Path, default=Path("cache/bench/frontier"))
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, where scores alone are comparable; default: cpu")
     parser.add_argument("--most-minutes", type=float, default=25.0, help="of one measurement; default: 25")
     parser.add_argument("--setfit-python", type=Path, help="the interpreter of an environment that has setfit")
     parser.add_argument("--again", action="store_true", help="measure what is there already, too")

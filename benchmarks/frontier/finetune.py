@@ -102,6 +102,7 @@ class FineTuning:
 
     def __init__(self, case: Case, backbone: Backbone) -> None:
         self.case, self.backbone, self.pace = case, backbone, Pace.of(len(case.rows))
+        self.device = torch.device(case.spec.device)
         self.is_score = case.task.target == "score"
         labels = np.asarray([row.label for row in case.train])
         self.shift, self.scale = (labels.mean(), labels.std()) if self.is_score else (0.0, 1.0)
@@ -133,7 +134,8 @@ class FineTuning:
             model = get_peft_model(model, LoraConfig(**LORA))
         else:
             model.requires_grad_(True)
-        return Classifier(model, self.backbone.width, 1 if self.is_score else len(self.case.task.classes))
+        classifier = Classifier(model, self.backbone.width, 1 if self.is_score else len(self.case.task.classes))
+        return classifier.to(self.device)
 
     def trained(self, rate: float) -> Trained:
         """The best epoch of a training at a rate; stops where `patience` epochs were no better."""
@@ -167,7 +169,11 @@ class FineTuning:
     def loss(self, model: Classifier, data: Encoded, rows: np.ndarray) -> Tensor:
         """() the mean over rows."""
         inputs, target = data.batch(rows, self.backbone.tokenizer.pad_token_id or 0)
-        return self.loss_of(model(inputs), target)
+        return self.loss_of(model(self.on_device(inputs)), target.to(self.device))
+
+    def on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The model's inputs where it computes."""
+        return {name: values.to(self.device) for name, values in inputs.items()}
 
     def loss_of(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross entropy, or the squared error."""
@@ -185,14 +191,14 @@ class FineTuning:
 
     @torch.no_grad()
     def outputs(self, model: Classifier, data: Encoded, rows: np.ndarray) -> Tensor:
-        """(m, outputs) of rows, in batches of similar length."""
+        """(m, outputs) of rows, on the processor, in batches of similar length."""
         model.eval()
         order = np.argsort([len(data.ids[row]) for row in rows], kind="stable")
         pad, parts = self.backbone.tokenizer.pad_token_id or 0, []
         for start in range(0, len(order), EVAL_BATCH):
             inputs, _ = data.batch(rows[order[start : start + EVAL_BATCH]], pad)
-            parts.append(model(inputs))
-        output = torch.cat(parts)
+            parts.append(model(self.on_device(inputs)))
+        output = torch.cat(parts).cpu()
         return output[torch.from_numpy(np.argsort(order))]
 
     def predictions(self, output: Tensor) -> np.ndarray:
@@ -208,7 +214,7 @@ def _trained_weights(model: nn.Module) -> dict[str, Tensor]:
 
 def fine_tuned(case: Case) -> Outcome:
     """All weights, or adapters, trained with the labels; the first sample chooses the rate of all."""
-    backbone = load_backbone(resolve_model(case.spec.model), "float32", "cpu")
+    backbone = load_backbone(resolve_model(case.spec.model), "float32", case.spec.device)
     tuning, settled = FineTuning(case, backbone), case.spec.settled
     rates: tuple[float, ...] = RATES[case.spec.method]
     if settled:

@@ -100,7 +100,7 @@ def fitted(case: Case) -> Outcome:
     """As `glot fit` trains it."""
     opened, spec = Opened(case), case.spec
     select = "last" if len(opened.train) < FEW else "holdout"  # as `glot train` does
-    options = FitOptions(**OPTIONS[spec.method], select=select, seeds=(spec.sample,), device="cpu")
+    options = FitOptions(**OPTIONS[spec.method], select=select, seeds=(spec.sample,), device=spec.device)
     run = Path(spec.scratch) / "run"
     with case.meter.on("training"):
         result = fit_head(opened.cache, make_configs(opened.cache, options)[0], run)
@@ -119,7 +119,7 @@ def tuned(case: Case) -> Outcome:
     folder = make_folder(Path(case.spec.scratch) / "study")
     with case.meter.on("training"):
         StudyFile.of(opened.cache).save(folder)
-        tuner = Tuner(folder, opened.cache, "cpu")
+        tuner = Tuner(folder, opened.cache, case.spec.device)
         tuner.search(60 * case.spec.minutes)
         run = tuner.finish()
     assert run is not None  # no other process knows of the study

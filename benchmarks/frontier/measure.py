@@ -35,6 +35,7 @@ class Spec:
         settled: what the first sample found out for this one: `rate`, and `search_seconds`.
         scratch: an empty folder to work in.
         minutes: of search, for `tuned`.
+        device: what trains; the regressions compute on the processor in any case.
     """
 
     task: str
@@ -49,6 +50,7 @@ class Spec:
     settled: dict[str, float] = field(default_factory=dict)
     setfit_python: str = ""
     minutes: float = 10.0
+    device: str = "cpu"
 
 
 def processor_seconds() -> float:
@@ -161,6 +163,7 @@ def measure(spec: Spec) -> Measured:
         scoring_seconds=meter.spent["scoring"],
         wall_seconds=time.monotonic() - began,
         parameters=outcome.parameters,
+        device=spec.device,
         chosen=outcome.chosen,
         versions={**_versions(), **outcome.versions},
     )

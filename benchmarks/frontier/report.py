@@ -43,12 +43,13 @@ class Row:
     """A method on a task with a backbone: its samples.
 
     Attributes:
+        seconds: the median of the samples that a processor trained; None where a GPU did all.
         scores: name -> a value a sample, as fractions, the main one first. not_done: why there are none.
     """
 
     method: str
     parameters: int
-    seconds: float
+    seconds: float | None
     scores: dict[str, list[float]]
     not_done: str = ""
 
@@ -75,7 +76,8 @@ def rows_of(results: list[Measured], task: str, model: str) -> dict[str, Row]:
         done = [one for one in samples if not one.not_done]
         if done:
             scores = {name: [one.scores[name] for one in done] for name in SCORES[TaskName.parse(task).family]}
-            seconds = statistics.median(one.processor_seconds for one in done)
+            spent = [one.processor_seconds for one in done if one.device == "cpu"]
+            seconds = statistics.median(spent) if spent else None
             rows[method] = Row(method, done[0].parameters, seconds, scores)
         elif samples:
             rows[method] = Row(method, 0, 0.0, {}, samples[0].not_done)
@@ -98,7 +100,7 @@ def write_report(results: list[Measured], path: Path) -> None:
     lines = [
         "Validation scores in percent, mean ± half the 95 % interval over samples or seeds (their number in brackets);",
         "processor seconds of training, median, extraction and the search of learning rates counted. Of full: the",
-        "share of full fine-tuning's score; cost: processor seconds over those of strong.",
+        "share of full fine-tuning's score; cost: processor seconds over those of strong; a GPU's count for none.",
     ]
     for task, model in groups_of(results):
         lines += ["", f"### {TaskName.parse(task).title}, `{model}`", "", *table(results, task, model)]
@@ -113,7 +115,8 @@ def write_scores(results: list[Measured], path: Path) -> None:
             for name, values in row.scores.items():
                 mean, half = interval([100 * value for value in values])
                 width = "" if half is None else f"{half:.1f}"
-                numbers = f"{mean:.1f},{width},{len(values)},{row.parameters},{row.seconds:.1f}"
+                seconds = "" if row.seconds is None else f"{row.seconds:.1f}"
+                numbers = f"{mean:.1f},{width},{len(values)},{row.parameters},{seconds}"
                 lines.append(f"{task},{model},{row.method},{SCORE_TITLES[name]},{numbers}")
     write_text(path, "\n".join(lines) + "\n")
 
@@ -135,12 +138,14 @@ def table(results: list[Measured], task: str, model: str) -> list[str]:
         cells += [_score(values) for values in row.scores.values()]
         has_share = whole is not None and whole.scores and whole.main > 0
         cells.append(f"{100 * row.main / whole.main:.1f} %" if whole is not None and has_share else "")
-        cells.append(f"{row.seconds / ours.seconds:.3g}" if ours is not None and ours.scores else "")
+        cells.append(f"{row.seconds / ours.seconds:.3g}" if ours and row.seconds and ours.seconds else "")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def _seconds(value: float) -> str:
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return ""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
@@ -187,10 +192,11 @@ def _draw_panel(axis: Axes, tables: list[dict[str, Row]]) -> None:
     """A line a method through its tables, its name at the right edge beside the last point."""
     ends: list[tuple[float, float, str]] = []
     for method, (colour, marker) in COLOURS.items():
-        points = [rows[method] for rows in tables if method in rows and rows[method].scores]
+        rows = [rows[method] for rows in tables if method in rows and rows[method].scores]
+        points = [(max(row.seconds, 0.01), 100 * row.main) for row in rows if row.seconds is not None]
         if not points:
             continue
-        x, y = [max(row.seconds, 0.01) for row in points], [100 * row.main for row in points]
+        x, y = zip(*points, strict=True)
         width = 2 if method == OURS else 1
         axis.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=width, alpha=0.9, zorder=3)
         ends.append((y[-1], x[-1], method))

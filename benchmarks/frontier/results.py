@@ -62,6 +62,7 @@ class Measured:
             were tried and not taken (those of the first sample count in every other).
         setup_seconds, scoring_seconds: processor seconds beside it.
         wall_seconds: of the whole process. parameters: how many numbers were trained.
+        device: what trained; processor seconds of anything but a "cpu" are no cost that compares.
         chosen: what the training examples chose. versions: of this project and of the libraries that matter.
         not_done: why there is no score; "" where there is one.
     """
@@ -78,6 +79,7 @@ class Measured:
     scoring_seconds: float = 0.0
     wall_seconds: float = 0.0
     parameters: int = 0
+    device: str = "cpu"
     chosen: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     not_done: str = ""
