@@ -14,14 +14,13 @@ import pytest
 
 pytest.importorskip("optuna", reason="optuna is not installed (extra: tune)")
 
-from glot.fit import study, tune
+from glot.fit import study
 from glot.store.reader import Cache
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (study, tune):
-        monkeypatch.setattr(module, "EPOCHS", 1)
+    monkeypatch.setattr("glot.fit.presets._pace", lambda examples, size: {"lr": 1e-3, "epochs": 1})
     monkeypatch.setattr(study, "SPACE", replace(study.SPACE, hidden=(4,)))
     monkeypatch.setattr("glot.fit.regression.STRENGTHS", (0.1,))
 

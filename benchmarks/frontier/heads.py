@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.frontier.measure import Case, Outcome
 from glot.fit.config import FitOptions
 from glot.fit.head_model import pool_texts
-from glot.fit.presets import FEW
+from glot.fit.presets import select_of
 from glot.fit.run import make_configs
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
@@ -99,7 +99,7 @@ def logistic_best_layer(case: Case) -> Outcome:
 def fitted(case: Case) -> Outcome:
     """As `glot fit` trains it."""
     opened, spec = Opened(case), case.spec
-    select = "last" if len(opened.train) < FEW else "holdout"  # as `glot train` does
+    select = select_of(len(opened.train))  # as `glot train` does
     options = FitOptions(**OPTIONS[spec.method], select=select, seeds=(spec.sample,), device=spec.device)
     run = Path(spec.scratch) / "run"
     with case.meter.on("training"):

@@ -17,8 +17,6 @@ pytest.importorskip("optuna", reason="optuna is not installed (extra: tune)")
 
 from glot.errors import FaultError, Stopped, UsageError
 from glot.fit import ensemble_run
-from glot.fit import study as studies
-from glot.fit import tune as tuning
 from glot.fit.ensemble import find_heads
 from glot.fit.ensemble_run import score_ensemble
 from glot.fit.head_model import HeadModel, load_head
@@ -36,8 +34,7 @@ MakeCache = Callable[..., Path]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (studies, tuning):
-        monkeypatch.setattr(module, "EPOCHS", 1)
+    monkeypatch.setattr("glot.fit.presets._pace", lambda examples, size: {"lr": 1e-3, "epochs": 1})
     monkeypatch.setattr("glot.fit.regression.STRENGTHS", (0.1,))
 
 

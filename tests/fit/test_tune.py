@@ -24,6 +24,7 @@ from glot.fit import study as studies
 from glot.fit import tune as tuning
 from glot.fit.learner import Learner
 from glot.fit.result import FitResult
+from glot.fit.run import FitOptions, make_configs
 from glot.fit.run_folder import RunConfig
 from glot.fit.study import StudyFile, check_tunable, propose, settings_of
 from glot.fit.tune import Searcher, Tuner
@@ -37,9 +38,7 @@ HOUR = 3600.0
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (studies, tuning):
-        monkeypatch.setattr(module, "EPOCHS", 2)
-    monkeypatch.setattr(tuning, "WATCHED", 1)
+    monkeypatch.setattr("glot.fit.presets._pace", lambda examples, size: {"lr": 1e-3, "epochs": 2})
     monkeypatch.setattr("glot.fit.regression.STRENGTHS", (0.1,))
     monkeypatch.setattr(studies, "SPACE", replace(studies.SPACE, hidden=(4, 8)))
 
@@ -69,15 +68,52 @@ def test_a_study_ends_with_a_winner_and_yardsticks(make_fit_cache: MakeCache, tm
     best = tuner.finish()
     assert best == tmp_path / "study/best"
     winner, config = tuner.winner(), RunConfig.load(best)
-    whole = [scores for *_, scores in trials(tuner) if scores and len(scores) == 3]
-    assert mean(winner.user_attrs["scores"]) == tuner.standing().best == max(map(mean, whole))
+    assert mean(winner.user_attrs["scores"]) == tuner.standing().best
+    assert len(winner.user_attrs["scores"]) == 3
     made = asdict(config.pooler) | asdict(config.train)
     wanted = {name: value for name, value in settings_of(winner.params).items() if name in made}
     assert {name: made[name] for name in wanted} == wanted
-    assert config.train.select == "holdout"
-    assert set(FitResult.load(best).best) == {"holdout", "validation"}
+    assert config.train.select == "last"  # for 40 examples are few: all are trained on
+    assert set(FitResult.load(best).best) == {"validation"}
     heads = {path.name for path in (tmp_path / "study/yardsticks").iterdir()}
     assert heads == {"published", "adapool", "mean"}
+
+
+def test_the_run_of_strong_is_that_of_a_fit(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    tuner = begin(make_fit_cache(num_texts=2, train=40, validation=24), tmp_path / "study")
+    tuner.search(0)
+    strong = tuner._strong()
+    expected = make_configs(tuner.cache, FitOptions(preset="strong", select="last", device="cpu"))[0]
+    assert tuner._config(strong.params) == expected
+
+
+@pytest.mark.parametrize(
+    ("right", "wins", "said"),
+    [
+        (12, True, "clearly better than the preset strong: accuracy +50.0 ["),
+        (1, False, "not clearly better than the preset strong, which wins: layers mixed, adapool"),
+        (-3, False, "no candidate scored above the preset strong, which is the winner"),
+    ],
+)
+def test_another_than_strong_wins_where_it_is_clearly_better(
+    make_fit_cache: MakeCache, tmp_path: Path, right: int, wins: bool, said: str
+) -> None:
+    """The leader is right on so many more of the 24 held-out examples than strong, which is right on half of them."""
+    tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
+    tuner.queue_first(again=True)
+    [_, strong, other, _] = tuner._ask(4)
+    label = np.concatenate([tuner.examples.label[tuner.fold_of == fold] for fold in range(3)])
+    for candidate, count in ((strong, 12), (other, 12 + right)):
+        answers = np.where(np.arange(24) < count, label, 1 - label)
+        for fold, part in enumerate(np.split(answers, 3)):
+            np.save(tuner._held_out(candidate.trial.number, fold), part)
+        correct = np.split(answers == label, 3)
+        candidate.trial.set_user_attr("scores", [float(part.mean()) for part in correct])
+    assert (tuner.winner().number == other.trial.number) == wins
+    assert said in tuner.verdict()
+    for path in (tuner.folder / tuning.HELD_OUT).iterdir():  # a study of before they were kept
+        path.unlink()
+    assert (tuner.winner().number == other.trial.number) == (right > 0)
 
 
 def test_what_is_behind_is_pruned_and_the_first_are_not(

@@ -138,6 +138,7 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
 
     standing, importances = tuner.standing(), tuner.importances()
     tell(f"winner: {describe(standing.params)}")
+    tell(tuner.verdict())
     if importances:
         tell("what mattered: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
     else:
@@ -160,6 +161,7 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
         "folder": tuner.folder,
         "best": best,
         "standing": standing,
+        "verdict": tuner.verdict(),
         "importances": importances,
         "heads": heads,
     }

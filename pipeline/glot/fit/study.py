@@ -26,7 +26,7 @@ VERSION = 1
 STUDY_FILE, JOURNAL_FILE = "study.json", "study.journal"
 TRAIN = "train"  # the set that is searched on; all others are looked at when the search is over
 MIX = "mix"  # as a choice of layers
-EPOCHS, PATIENCE = 6, 3  # of each candidate: the best epoch counts, and it stops so many after it
+PATIENCE = 3  # epochs after a candidate's best one, where that counts, before it stops
 FOLDS, HOLD_OUTS = 5, 3  # parts of train, and how many of them are held out, one after the other, to score a candidate
 FEWEST = 2 * FOLDS  # examples
 MOST = 4000  # examples of train that a search takes, drawn at random: more would cost it candidates
@@ -110,7 +110,7 @@ def describe(params: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a study is: `best` is the mean score of the leading candidate over `hold_outs`, as a fraction.
+    """How far a study is: `best` is the mean score of the winner so far over `hold_outs`, as a fraction.
 
     `candidates` are all that trained for an epoch at least, those `pruned` among them.
     """

@@ -26,13 +26,14 @@ from glot.errors import FaultError, UsageError
 from glot.fit.config import FitOptions
 from glot.fit.ensemble_run import make_ensemble
 from glot.fit.learner import Job, LossError
+from glot.fit.presets import select_of
 from glot.fit.ray_claim import wait_for_orphans
 from glot.fit.result import Epoch
 from glot.fit.run import make_configs
 from glot.fit.run_folder import RunConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
+from glot.fit.statistics import Difference, paired_bootstrap
 from glot.fit.study import (
-    EPOCHS,
     HOLD_OUTS,
     JOURNAL_FILE,
     MOST,
@@ -40,6 +41,7 @@ from glot.fit.study import (
     TRAIN,
     Standing,
     StudyFile,
+    describe,
     folds_of,
     preset_params,
     propose,
@@ -53,11 +55,10 @@ from glot.fit.warm_start import Start
 from glot.fit.yardsticks import measure_yardsticks
 from glot.process import quiet
 from glot.store.claims import Claims, Owner
-from glot.store.files import checked, make_folder
+from glot.store.files import checked, make_folder, save_array
 from glot.store.reader import Cache
 
 SIDE_BY_SIDE = 6  # candidates of a round
-WATCHED = EPOCHS // 2  # epochs of a candidate before it may be pruned
 LIKED = "liked"  # as a layer: the one that cross-validation of the regression on the mean likes best
 # Tried first: the search cannot end below them but by chance. The others are pruned against those that were finished.
 FIRST: dict[str, dict[str, Any]] = {
@@ -67,7 +68,10 @@ FIRST: dict[str, dict[str, Any]] = {
     "regression": {"preset": "strong", "pooler": "mean", "backbone_layer": LIKED},
 }
 YARDSTICKS = {"published": "glot", "adapool": "adapool", "mean": "mean"}  # poolers, with the published settings
+STRONG = "strong"  # of `FIRST`: the winner, unless another candidate is clearly better
 BEST, ENSEMBLE = "best", "ensemble"  # the winner's run folder, and that of the best few
+HELD_OUT = "held-out"  # folder: `NUMBER-FOLD.npy`, what a candidate answers to a hold-out, for comparisons
+RESAMPLES = 2000  # of a comparison
 END = "end"  # the claim of who trains them
 
 
@@ -125,16 +129,16 @@ class Tuner:
         self.searcher = Searcher.me()
         self.entry = cache.examples_entry(TRAIN)
         self.metric = self.entry.task.metrics[0]
-        options = FitOptions(select="holdout", device=device, precision="auto")
-        self.precision = make_configs(cache, options)[0].train.precision  # which refuses examples of one class
+        self.strong = self._make_config(preset=STRONG)  # which refuses examples of one class
         every = cache.examples(TRAIN)
         sample = np.random.default_rng(0).permutation(len(every))[:MOST]
         self.examples = every.subset(np.sort(sample))
         self.fold_of = folds_of(labels_of(self.examples))
+        make_folder(folder / HELD_OUT)
         self.states: dict[tuple, States] = {}
         self.known: dict[tuple, dict[tuple, Start]] = {}  # by layers and fold
         self.deadline = 0.0
-        self.study = _open_study(folder / JOURNAL_FILE)
+        self.study = _open_study(folder / JOURNAL_FILE, watched=self.strong.train.epochs // 2)
 
     def search(
         self,
@@ -179,11 +183,46 @@ class Tuner:
         return Standing(len(tried), pruned, mean(scores), len(scores), winner.params)
 
     def winner(self) -> FrozenTrial:
-        """The trial with the best mean score, of those that were scored on the most hold-outs.
+        """The preset strong, or the leader where that is clearly better: the best of many is so by chance, too.
 
         Raises UsageError where no candidate was scored yet.
         """
-        return self._ranked()[0]
+        leader, strong = self._ranked()[0], self._strong()
+        if strong is None or leader.number == strong.number:
+            return leader
+        lead = self._lead(leader, strong)
+        return leader if lead is None or lead.low > 0 else strong
+
+    def verdict(self) -> str:
+        """In a line, whether a candidate was better than the preset strong on the hold-outs, and which won."""
+        leader, strong = self._ranked()[0], self._strong()
+        if strong is None or leader.number == strong.number:
+            return "no candidate scored above the preset strong, which is the winner"
+        lead = self._lead(leader, strong)
+        if lead is None:
+            return "the winner cannot be compared with the preset strong: the study is of before answers were kept"
+        value, low, high = (f"{100 * number:+.1f}" for number in (lead.value, lead.low, lead.high))
+        compared = f"{self.metric} {value} [{low}, {high}] beside it on {lead.examples:,} held-out examples"
+        if lead.low > 0:
+            return f"clearly better than the preset strong: {compared}"
+        return f"not clearly better than the preset strong, which wins: {describe(leader.params)}; {compared}"
+
+    def _strong(self) -> FrozenTrial | None:
+        """The candidate with the settings of the preset strong, once it was scored."""
+        return next((trial for trial in self._scored() if trial.user_attrs.get("first") == STRONG), None)
+
+    def _lead(self, trial: FrozenTrial, over: FrozenTrial) -> Difference | None:
+        """By how much a candidate is better than another on the hold-outs of both; None where one kept no answers."""
+        folds = range(min(len(one.user_attrs["scores"]) for one in (trial, over)))
+        kept = [[self._held_out(one.number, fold) for fold in folds] for one in (trial, over)]
+        if not all(path.exists() for paths in kept for path in paths):
+            return None  # a study of before they were kept
+        ours, theirs = (np.concatenate([np.load(path) for path in paths]) for paths in kept)
+        labels = np.concatenate([labels_of(self.examples.subset(self.fold_of == fold)) for fold in folds])
+        return paired_bootstrap(ours, theirs, labels, self.metric, RESAMPLES)
+
+    def _held_out(self, number: int, fold: int) -> Path:
+        return self.folder / HELD_OUT / f"{number}-{fold}.npy"
 
     def _ranked(self) -> list[FrozenTrial]:
         """The trials that were scored, the best first, of equals the earliest; UsageError where there is none."""
@@ -200,9 +239,9 @@ class Tuner:
         return [trial for trial in self._trials() if trial.user_attrs.get("scores")]
 
     def _leaders(self, most: int) -> list[RunConfig]:
-        """The configs of the winner and those behind it, the best first, each other in a setting that it uses."""
+        """The configs of the winner and of the best of the others, each other in a setting that it uses."""
         found: dict[str, RunConfig] = {}
-        for trial in self._ranked():
+        for trial in [self.winner(), *self._ranked()]:
             config = self._config(trial.params)
             found.setdefault(settings_key(config), config)
             if len(found) == most:
@@ -222,7 +261,7 @@ class Tuner:
         should_stop: Callable[[], bool] = lambda: False,
         ensemble: int | None = None,
     ) -> Path | None:
-        """Train the winner and the yardsticks on all of train but the hold-out that chooses their epoch.
+        """Train the winner and the yardsticks on all of train, of many examples but for those that choose the epoch.
 
         Gives the winner's run folder, the yardsticks lie beside it; None where another process is at it. What is there
         already stays. With `ensemble` so many of the best candidates, the winner first, become the ensemble beside it;
@@ -247,8 +286,7 @@ class Tuner:
         leaders = self._leaders(ensemble or 1)
         configs = {self.folder / BEST: leaders[0]}
         for name, pooler in YARDSTICKS.items():
-            options = FitOptions(preset="published", select="holdout", device=self.device, pooler=pooler)
-            configs[self.folder / "yardsticks" / name] = make_configs(self.cache, options)[0]
+            configs[self.folder / "yardsticks" / name] = self._make_config(preset="published", pooler=pooler)
         remove_others(self.folder, configs, configs)  # the winner of before
         jobs = [Job(config, make_folder(run)) for run, config in configs.items()]
         finish_jobs(jobs, self.folder, self.cache, progress, should_stop)
@@ -315,15 +353,12 @@ class Tuner:
         return candidates
 
     def _config(self, params: dict[str, Any]) -> RunConfig:
-        """A candidate's config: that of its winning run too."""
-        given = {
-            "select": "holdout",
-            "epochs": EPOCHS,
-            "patience": PATIENCE,
-            "precision": self.precision,
-            "device": self.device,
-        }
-        return make_configs(self.cache, FitOptions(**given, **settings_of(params)))[0]
+        """A candidate's config, as its run would have it: what the study does not search is as in strong."""
+        return self._make_config(preset=STRONG, **settings_of(params))
+
+    def _make_config(self, **given: Any) -> RunConfig:
+        select = select_of(self.entry.examples)
+        return make_configs(self.cache, FitOptions(select=select, device=self.device, **given))[0]
 
     def _run_round(
         self, candidates: list[Candidate], progress: Progress | None, should_stop: Callable[[], bool]
@@ -373,17 +408,21 @@ class Tuner:
                     group[folders.index(error.folder)].given_up = "diverged"
                     group = [candidate for candidate in group if not candidate.given_up]
                     continue
+                for candidate, folder in zip(group, folders, strict=True):
+                    answers = np.load(folder / "predictions-holdout.npy")
+                    save_array(self._held_out(candidate.trial.number, fold), answers)
             for candidate, result in zip(group, results, strict=True):
-                if not candidate.given_up or len(result.epochs) == EPOCHS:
+                if not candidate.given_up or len(result.epochs) == self.strong.train.epochs:
                     candidate.scores.append(result.best["holdout"][self.metric])
                     candidate.trial.set_user_attr("scores", candidate.scores)
             return
 
     def _watch(self, candidate: Candidate, fold: int, records: list[Epoch]) -> bool:
         """Report an epoch of a candidate to the study; whether it is given up, for it is behind or the time is up."""
-        step = fold * EPOCHS + records[-1].epoch
+        step = fold * self.strong.train.epochs + records[-1].epoch
         if step > candidate.reported:  # else it is trained again beside one that diverged
-            so_far = max(record.scores["holdout"][self.metric] for record in records)
+            scores = [record.scores["holdout"][self.metric] for record in records]
+            so_far = scores[-1] if candidate.config.train.select == "last" else max(scores)
             candidate.trial.report(mean([*candidate.scores, so_far]), step)
             candidate.reported = step
         if not candidate.is_first and candidate.trial.should_prune():
@@ -395,6 +434,8 @@ class Tuner:
     def _config_of(self, candidate: Candidate, fold: int) -> RunConfig:
         """Its config on one fold, with a seed of the fold's own; it names train alone."""
         train = replace(candidate.config.train, order_seed=fold, init_seed=fold)
+        if train.select == "holdout":
+            train = replace(train, patience=PATIENCE)
         return replace(candidate.config, train=train, data={TRAIN: self.entry.fingerprint})
 
     def _open(self, config: RunConfig, fold: int) -> tuple[States, TrainingData]:
@@ -410,8 +451,11 @@ class Tuner:
         return states, TrainingData(train, holdout, {}, states.lengths, self.cache.plan.shard_of(train.text_id))
 
 
-def _open_study(journal: Path) -> optuna.Study:
-    """The study of a journal, a new one where there is none; raises FaultError where it is damaged."""
+def _open_study(journal: Path, watched: int) -> optuna.Study:
+    """The study of a journal, a new one where there is none; candidates train `watched` epochs before one is pruned.
+
+    Raises FaultError where it is damaged.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         return optuna.create_study(
@@ -419,7 +463,7 @@ def _open_study(journal: Path) -> optuna.Study:
             study_name="tune",
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=len(FIRST), n_warmup_steps=WATCHED),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=len(FIRST), n_warmup_steps=watched),
         )
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise FaultError(f"{journal} is damaged ({error!r}): tune anew with --out") from None

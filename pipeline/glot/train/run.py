@@ -18,7 +18,7 @@ from glot.extract.prepare import states_identity
 from glot.extract.run import extract_states, load_source
 from glot.fit.config import FitOptions
 from glot.fit.curve import learning_curve
-from glot.fit.presets import FEW
+from glot.fit.presets import select_of
 from glot.fit.run import finish_runs, make_configs
 from glot.fit.run_folder import CONFIG_FILE, HEAD_FILE, METRICS_FILE, RunConfig
 from glot.fit.study import STUDY_FILE, Standing, StudyFile, check_tunable
@@ -137,7 +137,7 @@ def _fit(job: Job, cache: Cache, watch: Watch) -> None:
     """Train the preset "strong": of few rows all of them, of more all but the tenth that chooses the epoch."""
     if not (job.folder / CONFIG_FILE).exists():
         count = cache.examples_entry("train").examples
-        options = FitOptions(preset="strong", select="last" if count < FEW else "holdout", device=job.request.device)
+        options = FitOptions(preset="strong", select=select_of(count), device=job.request.device)
         make_configs(cache, options)[0].save(job.folder)
     if not (job.folder / METRICS_FILE).exists():
         watch.say(f"training on {cache.examples_entry('train').examples:,} rows")
@@ -165,6 +165,7 @@ def _search(job: Job, cache: Cache, watch: Watch) -> int:
     with stop_flag() as should_stop, _goes_on():
         tuner = Tuner(folder, cache, device)
         tuner.search(max(0.0, seconds - spent), None, watch.epochs, should_stop, on_round)
+        watch.say(tuner.verdict())
         best = tuner.finish(watch.epochs, should_stop)
     assert best is not None  # nobody else is at this study: the folder is ours
     _take_run(best, job.folder)
