@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean
+from statistics import NormalDist, mean
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -72,6 +72,8 @@ STRONG = "strong"  # of `FIRST`: the winner, unless another candidate is clearly
 BEST, ENSEMBLE = "best", "ensemble"  # the winner's run folder, and that of the best few
 HELD_OUT = "held-out"  # folder: `NUMBER-FOLD.npy`, what a candidate answers to a hold-out, for comparisons
 RESAMPLES = 2000  # of a comparison
+
+normal_quantile = NormalDist().inv_cdf
 END = "end"  # the claim of who trains them
 
 
@@ -212,14 +214,21 @@ class Tuner:
         return next((trial for trial in self._scored() if trial.user_attrs.get("first") == STRONG), None)
 
     def _lead(self, trial: FrozenTrial, over: FrozenTrial) -> Difference | None:
-        """By how much a candidate is better than another on the hold-outs of both; None where one kept no answers."""
+        """By how much a candidate is better than another on the hold-outs of both; None where one kept no answers.
+
+        The interval is that of the best of so many, each of which is to be above 0 by chance so many times more seldom
+        (Bonferroni).
+        """
         folds = range(min(len(one.user_attrs["scores"]) for one in (trial, over)))
         kept = [[self._held_out(one.number, fold) for fold in folds] for one in (trial, over)]
         if not all(path.exists() for paths in kept for path in paths):
             return None  # a study of before they were kept
         ours, theirs = (np.concatenate([np.load(path) for path in paths]) for paths in kept)
         labels = np.concatenate([labels_of(self.examples.subset(self.fold_of == fold)) for fold in folds])
-        return paired_bootstrap(ours, theirs, labels, self.metric, RESAMPLES)
+        found = paired_bootstrap(ours, theirs, labels, self.metric, RESAMPLES)
+        wider = normal_quantile(1 - 0.025 / max(1, len(self._scored()) - 1)) / normal_quantile(0.975)
+        below, above = wider * (found.value - found.low), wider * (found.high - found.value)
+        return replace(found, low=found.value - below, high=found.value + above)
 
     def _held_out(self, number: int, fold: int) -> Path:
         return self.folder / HELD_OUT / f"{number}-{fold}.npy"
