@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ def map_over_ray(function: Callable[[Item], Result], items: Iterator[Item]) -> I
     from ray.exceptions import RayTaskError
 
     first = list(islice(items, FEW))
-    processors = int(sum(node.get("CPU", 0) for node in living_nodes().values()))
+    processors = _processors()
     if len(first) < FEW or not processors:
         yield from map(function, chain(first, items))
         return
@@ -41,6 +42,26 @@ def map_over_ray(function: Callable[[Item], Result], items: Iterator[Item]) -> I
             yield ray.get(pending.popleft())
     except RayTaskError as error:
         raise error.cause from None
+
+
+def start_processes(items: int, modules: Sequence[str]) -> None:
+    """Have Ray start processes for a map of so many items to come, and import modules there, while all goes on here."""
+    import ray
+
+    if items < FEW:
+        return
+    prepare = ray.remote(num_cpus=1)(_prepare)
+    for _ in range(_processors()):
+        prepare.remote(list(modules))
+
+
+def _processors() -> int:
+    return int(sum(node.get("CPU", 0) for node in living_nodes().values()))
+
+
+def _prepare(modules: list[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)
 
 
 def _call(held: list[Any], item: Any) -> Any:

@@ -76,11 +76,12 @@ def is_parquet(path: Path) -> bool:
 
 def read_delimited(path: Path, found: FoundDialect) -> Iterator[tuple[str, dict[str, str] | UnfitRow]]:
     """Pairs of (where, cells by column name or what is wrong with the row)."""
-    rows = read_rows(read_file(path, found.dialect.encoding), found.dialect, path.name)
+    name = path.name
+    rows = read_rows(read_file(path, found.dialect.encoding), found.dialect, name)
     if found.dialect.header:
         next(rows, None)
     for number, cells in rows:
-        where = f"{path.name} line {number}"
+        where = f"{name} line {number}"
         if isinstance(cells, UnfitRow):
             yield where, cells
         elif misfit := found.dialect.misfit(len(cells), found.least):

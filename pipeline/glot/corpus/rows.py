@@ -101,13 +101,15 @@ def _row(index: int, where: str, cells: dict[str, Any] | UnfitRow, columns: Colu
         raise cells
     text = _text_cell(where, cells, columns.text)
     text_b = _text_cell(where, cells, columns.text_b) if columns.text_b else None
-    missing = [name for name in columns.labels or (columns.label,) if name not in cells]
-    if missing and label_needed:
-        raise _no_column(where, cells, missing[0])
     if columns.has_several:
+        missing = [name for name in columns.labels or (columns.label,) if name not in cells]
+        if missing and label_needed:
+            raise _no_column(where, cells, missing[0])
         blank = columns.separator is None and all(plain_label(cells.get(name)) is None for name in columns.labels)
         names = None if missing or (blank and not label_needed) else _several(where, cells, columns)
         return Row(index, where, text, text_b, names, cells)
+    if columns.label not in cells and label_needed:
+        raise _no_column(where, cells, columns.label)
     label = plain_label(cells.get(columns.label))
     if label is None and label_needed:
         raise UnfitRow(f"{where}: no label in column {columns.label!r}: fill it in")

@@ -14,11 +14,12 @@ import torch
 from glot.cluster.assign import Assigner
 from glot.cluster.launch import RayOptions, check_address
 from glot.cluster.pool import RayPool, connected, place_workers, wait_until_shown
-from glot.cluster.ray_map import map_over_ray
+from glot.cluster.ray_map import map_over_ray, start_processes
 from glot.corpus.examples import Corpus, in_template
 from glot.errors import FaultError, UsageError
 from glot.extract.backbone import Backbone
 from glot.extract.options import ExtractOptions, check_folder, check_options
+from glot.extract.planning import TOKENIZE_BATCH, tokenize_into
 from glot.extract.prepare import Preparation, Progress, Say, states_identity
 from glot.extract.run import (
     ExtractSummary,
@@ -69,7 +70,7 @@ def extract_over_ray(
     corpus, folder = in_template(corpus, options.template), folder.absolute()
     source = replace(source, location=_absolute(source.location))
     with made_folder(folder), Claims(folder) as claims, _alone(claims), connected(cluster):
-        manifest = _prepare(corpus, source, folder, options, planning, say)
+        manifest = prepare_over_ray(corpus, source, folder, options, planning, say)
         _make_room()
         plan = Plan(folder, manifest.plan.data)
         numbers = (number for number in range(plan.num_shards) if not finished_shard(folder, number, manifest))
@@ -111,15 +112,21 @@ def _alone(claims: Claims) -> Iterator[None]:
     yield
 
 
-def _prepare(
+def prepare_over_ray(
     corpus: Corpus, source: ModelSource, folder: Path, options: ExtractOptions, planning: Progress, say: Say
 ) -> Manifest:
-    """Make or extend the plan, with a backbone of this process; many texts are tokenized all over the cluster."""
+    """Make or extend the plan, with a backbone of this process; many texts are tokenized all over the cluster.
+
+    To be used while Ray is connected and the plan's claim is held.
+    """
     backbone = load_source(source, options)
     identity = states_identity(backbone, options)
     tell_of_backbone(backbone, identity, options, say)
     # A tokenizer of code that its folder brings along is not known elsewhere.
     spread = map if options.trust_remote_code else map_over_ray
+    if spread is map_over_ray:
+        texts = sum(len(split.examples) for split in corpus.splits.values())
+        start_processes(-(-texts // TOKENIZE_BATCH), [tokenize_into.__module__, type(backbone.tokenizer).__module__])
     return Preparation(folder, backbone, identity, options, planning, say, spread).run(corpus)
 
 
