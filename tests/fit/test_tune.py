@@ -82,7 +82,7 @@ def test_a_study_ends_with_a_winner_and_yardsticks(make_fit_cache: MakeCache, tm
 def test_the_run_of_strong_is_that_of_a_fit(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     tuner = begin(make_fit_cache(num_texts=2, train=40, validation=24), tmp_path / "study")
     tuner.search(0)
-    strong = tuner._strong()
+    [strong] = [trial for trial in tuner.study.get_trials() if trial.user_attrs.get("first") == "strong"]
     expected = make_configs(tuner.cache, FitOptions(preset="strong", select="last", device="cpu"))[0]
     assert tuner._config(strong.params) == expected
 

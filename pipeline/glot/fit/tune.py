@@ -60,7 +60,7 @@ from glot.store.reader import Cache
 
 SIDE_BY_SIDE = 6  # candidates of a round
 LIKED = "liked"  # as a layer: the one that cross-validation of the regression on the mean likes best
-# Tried first: the search cannot end below them but by chance. The others are pruned against those that were finished.
+# Tried first: the search ends below none of them but by chance. The others are pruned against those that were finished.
 FIRST: dict[str, dict[str, Any]] = {
     "published": {"preset": "published"},
     "strong": {"preset": "strong"},
@@ -72,9 +72,9 @@ STRONG = "strong"  # of `FIRST`: the winner, unless another candidate is clearly
 BEST, ENSEMBLE = "best", "ensemble"  # the winner's run folder, and that of the best few
 HELD_OUT = "held-out"  # folder: `NUMBER-FOLD.npy`, what a candidate answers to a hold-out, for comparisons
 RESAMPLES = 2000  # of a comparison
+END = "end"  # the claim of who trains them
 
 normal_quantile = NormalDist().inv_cdf
-END = "end"  # the claim of who trains them
 
 
 @dataclass
@@ -189,18 +189,14 @@ class Tuner:
 
         Raises UsageError where no candidate was scored yet.
         """
-        leader, strong = self._ranked()[0], self._strong()
-        if strong is None or leader.number == strong.number:
-            return leader
-        lead = self._lead(leader, strong)
-        return leader if lead is None or lead.low > 0 else strong
+        leader, strong, lead = self._contest()
+        return leader if strong is None or lead is None or lead.low > 0 else strong
 
     def verdict(self) -> str:
         """In a line, whether a candidate was better than the preset strong on the hold-outs, and which won."""
-        leader, strong = self._ranked()[0], self._strong()
-        if strong is None or leader.number == strong.number:
+        leader, strong, lead = self._contest()
+        if strong is None:
             return "no candidate scored above the preset strong, which is the winner"
-        lead = self._lead(leader, strong)
         if lead is None:
             return "the winner cannot be compared with the preset strong: the study is of before answers were kept"
         value, low, high = (f"{100 * number:+.1f}" for number in (lead.value, lead.low, lead.high))
@@ -209,9 +205,13 @@ class Tuner:
             return f"clearly better than the preset strong: {compared}"
         return f"not clearly better than the preset strong, which wins: {describe(leader.params)}; {compared}"
 
-    def _strong(self) -> FrozenTrial | None:
-        """The candidate with the settings of the preset strong, once it was scored."""
-        return next((trial for trial in self._scored() if trial.user_attrs.get("first") == STRONG), None)
+    def _contest(self) -> tuple[FrozenTrial, FrozenTrial | None, Difference | None]:
+        """The leader; the candidate with the settings of strong, None where that leads; and the lead over it."""
+        leader = self._ranked()[0]
+        strong = next((trial for trial in self._scored() if trial.user_attrs.get("first") == STRONG), leader)
+        if leader.number == strong.number:
+            return leader, None, None
+        return leader, strong, self._lead(leader, strong)
 
     def _lead(self, trial: FrozenTrial, over: FrozenTrial) -> Difference | None:
         """By how much a candidate is better than another on the hold-outs of both; None where one kept no answers.
