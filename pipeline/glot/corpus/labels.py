@@ -272,7 +272,8 @@ class LabelEncoder:
     def _place(self, row: Row, name: str) -> int:
         if name not in self._classes:
             raise UsageError(
-                f"{row.where}: label {_short(name)!r} is not among the training labels: {_listed(self._classes)}"
+                f"{row.where}: label {_short(name)!r} is not among the training labels: {_listed(self._classes)}; "
+                "train on rows of it too, or leave such rows out"
             )
         return self._classes[name]
 
