@@ -171,6 +171,14 @@ def test_a_file_of_other_rows_is_what_is_scored(train: Glot, table: Path) -> Non
     ]
 
 
+def test_texts_that_are_cut_are_told(train: Glot) -> None:
+    rows = [f"{'cat ' * (30 if row < 3 else 2)}{row},{'ab'[row % 2]}" for row in range(40)]
+    Path("long.csv").write_text("\n".join(["text,label", *rows]))
+    code, _, err = train("long.csv")
+    assert code == 0, err
+    assert "3 of 40 texts are longer than 24 tokens and were cut there: --max-tokens 48 reads more of them" in err
+
+
 @pytest.mark.slow
 def test_pairs_with_scores(train: Glot) -> None:
     rng = np.random.default_rng(0)

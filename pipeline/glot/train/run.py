@@ -105,8 +105,18 @@ def _extract(job: Job, watch: Watch) -> Cache:
     backbone = load_source(job.source, options)
     if there is None and options.layers is None:
         options = replace(options, layers=_choose_layers(job, backbone, folder, watch))
-    extract_states(job.corpus, backbone, folder, options, watch.tokens, watch.texts, watch.note)
-    return Cache(folder)
+    found = extract_states(job.corpus, backbone, folder, options, watch.tokens, watch.texts, watch.note)
+    cache = Cache(folder)
+    if found.truncated:
+        _tell_of_cut(found.truncated, found.distinct, cache.manifest.states.max_tokens, backbone.max_positions, watch)
+    return cache
+
+
+def _tell_of_cut(count: int, texts: int, limit: int, most: int | None, watch: Watch) -> None:
+    """Say how many texts are cut at `limit` tokens, and where the backbone takes more (`most`, None for any length)."""
+    longer = 2 * limit if most is None else min(2 * limit, most)
+    more = f": --max-tokens {longer} reads more of them" if longer > limit else ", for the model takes no more"
+    watch.note(f"{count:,} of {texts:,} texts are longer than {limit} tokens and were cut there{more}")
 
 
 def _choose_layers(job: Job, backbone: Backbone, folder: Path, watch: Watch) -> tuple[int, ...] | None:
