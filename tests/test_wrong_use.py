@@ -111,7 +111,7 @@ WRONG = {
     "encode --run run --input texts.txt --output new.csv": "the suffix must be one of .npy, .parquet, .jsonl, .ndjson",
     "encode --run run --input texts.txt --output cache": "cache is a folder: name a file with --output",
     "encode --run run --input texts.txt --output texts.txt/new.npy": "texts.txt is a file",
-    "encode --run run --input rows.jsonl --output ./rows.jsonl": "rows.jsonl is the file of the texts, and would be lost",
+    "encode --run run --input rows.jsonl --output ./rows.jsonl": "rows.jsonl is the file of the texts",
     "encode --run run --input nothing.txt --output new.npy": "no file nothing.txt",
     "encode --run run --input data.csv --text body --output new.npy": "body",
     "encode --run seeds --input texts.txt --output new.npy": "seeds holds 2 runs (seed-0, seed-1): name one",

@@ -160,8 +160,8 @@ def encode_file(model: GlotModel, texts: Input, out: Path, report: Report = lamb
     `.npy` holds the array; `.parquet` a column `vector` of lists of D numbers; `.jsonl` (or `.ndjson`) an object a line
     with `index` and `vector`. The file is there whole or not at all; memory is that of one window.
 
-    Raises UsageError for another suffix, the file of the texts itself, pairs or single texts where the run's vectors are
-    of the other, or texts that cannot be read; FaultError where it cannot be written.
+    Raises UsageError for another suffix, the file of the texts itself, pairs or single texts where the run's vectors
+    are of the other, or texts that cannot be read; FaultError where it cannot be written.
     """
     check_vectors_file(out)
     texts.check_stays(out)
