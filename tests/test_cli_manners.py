@@ -163,3 +163,12 @@ def test_every_command_takes_the_shared_options() -> None:
     for command in commands:
         options = {name for parameter in command.params for name in parameter.opts}
         assert {"--quiet", "--verbose", "--json"} <= options, command.name
+
+
+def test_help_groups_the_options_and_begins_with_those_that_matter() -> None:
+    shown = subprocess.run([sys.executable, "-m", "glot", "train", "-h"], capture_output=True, text=True).stdout
+    parts = [shown.index(f"\n{title}:\n") for title in ("Options", "How the table is written", "Machine")]
+    assert parts == sorted(parts)
+    assert (
+        parts[0] < shown.index("--minutes") < parts[1] < shown.index("--quoting") < parts[2] < shown.index("--device")
+    )

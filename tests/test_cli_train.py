@@ -159,6 +159,18 @@ def test_another_request_is_refused_in_the_same_folder(train: Glot, table: Path)
     assert {path: path.read_bytes() for path in Path("made").rglob("*") if path.is_file()} == before
 
 
+def test_a_request_that_is_refused_keeps_no_folder_for_itself(
+    train: Glot, glot: Glot, table: Path, backbone_folders: dict[str, Path]
+) -> None:
+    long = ["train", table, "--model", backbone_folders["bert"], "--device", "cpu", "--out", "made"]
+    code, _, err = glot(*long, "--max-tokens", 100_000)
+    assert (code, "100000" in err) == (2, True), err
+    code, _, err = train(table)  # cut shorter
+    assert code == 0, err
+    code, _, err = glot(*long)
+    assert (code, "made was made with other max_tokens (24 there, none here)" in err) == (2, True), err
+
+
 def test_a_file_of_other_rows_is_what_is_scored(train: Glot, table: Path) -> None:
     with table.with_name("dev.csv").open("a", encoding="utf-8") as file:  # a row that is trained on
         file.write(table.read_text(encoding="utf-8").splitlines(keepends=True)[1])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import email
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,9 +15,14 @@ import zipfile
 from email.message import Message
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from glot.errors import UsageError
+from glot.extract.source import resolve_model
 from glot.version import __version__
+from tests.environments import make_environment, required
+from tests.sst2 import read_sst2, sst2_folder, write_csv
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "pipeline"
@@ -129,3 +137,54 @@ def test_every_module_compiles(version: str, wheel: Path, tmp_path: Path) -> Non
     command = [python, "-W", "error", "-m", "compileall", "-q", str(tmp_path / "glot")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+ASK = """
+import csv, importlib.util, json
+with open("../new.csv", newline="", encoding="utf-8") as file:
+    found = run([row["text"] for row in csv.DictReader(file)])
+there = [name for name in ("glot", "torch", "transformers") if importlib.util.find_spec(name)]
+print(json.dumps([there, found["probabilities"].tolist()]))
+"""
+
+
+@pytest.mark.real
+def test_from_the_wheel_to_answers_without_torch(wheel: Path, metadata: Message, tmp_path: Path) -> None:
+    """Install it beside what it requires, train on SST-2, predict, export, and answer where no torch is."""
+    folder = sst2_folder()
+    for package in ("jinja2", "onnx", "onnxscript", "tokenizers"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extras: report, onnx)")
+    try:
+        resolve_model("minilm")
+    except UsageError as error:
+        pytest.skip(str(error))
+    python = make_environment(tmp_path / "full", *required(metadata.get_all("Requires-Dist"), "demo", "report", "onnx"))
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
+    subprocess.run(pip, check=True, capture_output=True, timeout=120)
+    write_csv(tmp_path / "train.csv", ["text", "label"], read_sst2(folder / "train.tsv", slice(0, 200)))
+    write_csv(tmp_path / "held.csv", ["text", "label"], read_sst2(folder / "dev.tsv", slice(0, 100)))
+    write_csv(tmp_path / "new.csv", ["text"], [[text] for text, _ in read_sst2(folder / "dev.tsv", slice(100, 120))])
+    bare = {"PATH": "", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+    def run(*words: object, cwd: Path = tmp_path) -> str:
+        done = subprocess.run(list(map(str, words)), cwd=cwd, env=bare, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    glot = python.with_name("glot")
+    said = run(glot, "train", "train.csv", "--model", "minilm", "--test", "held.csv", "--out", "made")
+    score = re.search(r"^([\d.]+) % accuracy \[.*\] on 100 untouched rows", said, re.MULTILINE)
+    assert score, said
+    assert score[1] in (tmp_path / "made/report.html").read_text(encoding="utf-8")
+    run(glot, "predict", "--run", "made", "--input", "new.csv", "--output", "answers.csv")
+    run(glot, "export", "--run", "made", "--to", "onnx", "graph")
+
+    small = make_environment(tmp_path / "small", "onnxruntime", "tokenizers", "numpy")
+    code = re.search(r"```python\n(.*?)```", (tmp_path / "graph/README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    there, found = json.loads(run(small, "-I", "-c", code + ASK, cwd=tmp_path / "graph").splitlines()[-1])
+    assert there == []
+    with open(tmp_path / "answers.csv", newline="", encoding="utf-8") as file:
+        expected = [
+            [float(row["probability_negative"]), float(row["probability_positive"])] for row in csv.DictReader(file)
+        ]
+    np.testing.assert_allclose(found, expected, atol=1e-4)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,38 +12,19 @@ import pytest
 from glot.errors import UsageError
 from glot.extract.source import resolve_model
 from tests import pages
-
-CLASSES = ("negative", "positive")
-
-
-@pytest.fixture
-def sst2() -> Path:
-    folder = Path(os.environ.get("GLUE_DIR") or pages.ROOT.parent / "shared/data/glue") / "SST-2"
-    if not (folder / "train.tsv").is_file():
-        pytest.skip(f"needs SST-2 in the official GLUE layout, and {folder} is not there: set GLUE_DIR")
-    return folder
-
-
-def read(path: Path, rows: slice) -> list[list[str]]:
-    """Text and class of some rows; their quotes are text."""
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
-    return [[text, CLASSES[int(label)]] for text, label in (line.split("\t") for line in lines[rows])]
-
-
-def write_csv(path: Path, head: list[str], rows: list[list[str]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *rows])
+from tests.sst2 import read_sst2, sst2_folder, write_csv
 
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_from_a_csv_of_sst2_to_predictions(glot: Callable[..., tuple], sst2: Path) -> None:
+def test_from_a_csv_of_sst2_to_predictions(glot: Callable[..., tuple]) -> None:
+    sst2 = sst2_folder()
     try:
         resolve_model("minilm")
     except UsageError as error:
         pytest.skip(str(error))
-    dev = read(sst2 / "dev.tsv", slice(None))
-    write_csv(Path("train.csv"), ["body", "topic"], read(sst2 / "train.tsv", slice(0, 3000)))
+    dev = read_sst2(sst2 / "dev.tsv", slice(None))
+    write_csv(Path("train.csv"), ["body", "topic"], read_sst2(sst2 / "train.tsv", slice(0, 3000)))
     write_csv(Path("new.csv"), ["body"], [[text] for text, _ in dev])
     (block,) = [block for block in pages.blocks(pages.ROOT / "README.md") if "predictions.jsonl" in block.text]
     for line in pages.lines_of(block.text):

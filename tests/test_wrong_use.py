@@ -21,6 +21,8 @@ WRONG = {
     "train data.csv --model minillm": "unknown model 'minillm': did you mean minilm?",
     "train data.csv --model model --text body": "no column 'body'; the columns are: text, label",
     "train data.csv --model model --label topic": "no column 'topic'; the columns are: text, label",
+    "train data.csv --model model --text text --text-b text": "the column 'text' is named twice",
+    "train data.csv --model model --text text --label text": "the column 'text' is named twice",
     "train vague.csv --model model": "which column is the label? Name it with --label",
     "train one.csv --model model": "one.csv: every label is 'yes': training needs at least two classes",
     "train data.csv --model model --test new.csv": "new.csv line 3: label 'perhaps' is not among the training labels",
@@ -109,6 +111,7 @@ WRONG = {
     "encode --run run --input texts.txt --output new.csv": "the suffix must be one of .npy, .parquet, .jsonl, .ndjson",
     "encode --run run --input texts.txt --output cache": "cache is a folder: name a file with --output",
     "encode --run run --input texts.txt --output texts.txt/new.npy": "texts.txt is a file",
+    "encode --run run --input rows.jsonl --output ./rows.jsonl": "rows.jsonl is the file of the texts",
     "encode --run run --input nothing.txt --output new.npy": "no file nothing.txt",
     "encode --run run --input data.csv --text body --output new.npy": "body",
     "encode --run seeds --input texts.txt --output new.npy": "seeds holds 2 runs (seed-0, seed-1): name one",
@@ -122,6 +125,7 @@ WRONG = {
     "predict --run both --input data.csv --text-b label": "both was trained on 1 text(s) an example: leave out",
     "predict --run run --input texts.txt --output new.xlsx": "one of .jsonl, .ndjson, .csv, .tsv, .parquet",
     "predict --run run --input texts.txt --output new": "one of .jsonl, .ndjson, .csv, .tsv, .parquet",
+    "predict --run run --input data.csv --output data.csv": "data.csv is the file of the texts, and would be lost",
     "predict --run run --input texts.txt --format glue": "leave it out",
     "predict --run run --input data.csv --text-b label": "leave out --text-b",
     "predict --run run --input nothing.csv": "no file nothing.csv",
@@ -206,6 +210,7 @@ def told(
 ) -> tuple[dict[str, tuple[int, str, str]], set[str], set[str]]:
     """What each command came to in a process that may not import torch; and the files before and after."""
     work = make_work(tmp_path_factory.mktemp("work"), backbone_folders["bert"])
+    (work / "rows.jsonl").write_text('{"text": "rain falls"}\n')
     (work / "one.csv").write_text("text,label\nrain falls,yes\nold town,yes\n")
     (work / "new.csv").write_text("text,label\nrain falls,yes\nold town,perhaps\n")
     (work / "vague.csv").write_text("text,id\nrain falls,1\nold town,2\nbooks,3\n")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-import venv
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ pytest.importorskip("sentence_transformers", reason="sentence-transformers is no
 
 from glot import GlotModel
 from glot.export.folder import export_folder
+from tests.environments import make_environment
 
 PROGRAM = """\
 import importlib.util, json, sys
@@ -30,34 +28,10 @@ print(json.dumps({"vectors": vectors.tolist(), "again": again.tolist(), "there":
 """
 
 
-def needed(name: str) -> set[str]:
-    """A package and all that it requires, as far as it is installed."""
-    found, left = set(), [name]
-    while left:
-        name = re.sub(r"[-_.]+", "-", left.pop()).lower()
-        if name in found:
-            continue
-        try:
-            requires = distribution(name).requires or []
-        except PackageNotFoundError:
-            continue  # for another platform or Python
-        found.add(name)
-        left += [re.match(r"[\w.-]+", line)[0] for line in requires if "extra ==" not in line]
-    return found
-
-
 @pytest.fixture
 def python(tmp_path: Path) -> Path:
-    """The interpreter of such an environment; its packages are links to those that are installed here."""
-    folder = tmp_path / "environment"
-    venv.create(folder)
-    (site,) = folder.glob("lib/python*/site-packages")
-    for name in needed("sentence-transformers"):
-        package = distribution(name)
-        for top in {path.parts[0] for path in package.files or [] if path.parts[0] not in ("..", "__pycache__")}:
-            if not (site / top).exists():
-                (site / top).symlink_to(Path(package.locate_file(top)))
-    return folder / "bin/python"
+    """The interpreter of such an environment."""
+    return make_environment(tmp_path / "environment", "sentence-transformers")
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ from glot.commands import (
 )
 from glot.commands.console import errors, manners, say, screen
 from glot.commands.examples import examples_of
-from glot.commands.settings import SettingsCommand
+from glot.commands.settings import GroupedCommand, SettingsCommand
 from glot.errors import GlotError
 from glot.process import share_processor
 from glot.version import __version__
@@ -60,7 +60,7 @@ for command in (
     reproduce.reproduce,
     doctor.doctor,
 ):
-    app.command(cls=SettingsCommand if command in (fit.fit, sweep.sweep) else None)(command)
+    app.command(cls=SettingsCommand if command in (fit.fit, sweep.sweep) else GroupedCommand)(command)
 app.add_typer(cache.app, name="cache")
 app.add_typer(bench.app, name="bench")
 

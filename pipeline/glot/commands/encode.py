@@ -80,6 +80,7 @@ def encode(
     check_vectors_file(output)
     check_engine(engine)
     texts = Input(input, text or "text", text_b, table_format(delimiter, quoting, encoding, no_header))
+    texts.check_stays(output)
     checked = check_new_texts(run, model)
     if text is None and text_b is None:
         texts = _find_columns(texts, 2 if takes_pair(checked.config.states.template) else 1, checked.folder)
@@ -170,6 +171,8 @@ def predict(
     assert input is not None  # checked above
     check_engine(engine)
     texts = Input(input, text or "text", text_b, table_format(delimiter, quoting, encoding, no_header))
+    if out is not None:
+        texts.check_stays(out)
     checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
     if text is None and text_b is None:

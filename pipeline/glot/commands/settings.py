@@ -72,23 +72,8 @@ def _completion(item: Declared) -> Callable[[str], list[str]]:
     return complete
 
 
-class SettingsCommand(TyperCommand):
-    """A command whose help lists the choices of its settings, names from outside too, and groups them."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        """The parameters, each with the names there are when it is asked."""
-        params, settings = super().get_params(ctx), all_settings()
-        for param in params:
-            if getattr(param, "rich_help_panel", None) and settings[param.name].choices:
-                more = ",..." if ",..." in (param.metavar or "") else ""
-                param.metavar = f"<{'|'.join(settings[param.name].choices)}{more}>"
-        return params
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the old names of options too."""
-        old = {name: item.option for item in all_settings().values() for name in item.setting.old_options}
-        parted = [word.partition("=") for word in args]
-        return super().parse_args(ctx, [old.get(name, name) + sign + value for name, sign, value in parted])
+class GroupedCommand(TyperCommand):
+    """A command whose help groups its options."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Print the options of each group under its name."""
@@ -100,6 +85,25 @@ class SettingsCommand(TyperCommand):
         for title, records in groups.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+
+class SettingsCommand(GroupedCommand):
+    """A command whose help lists the choices of its settings, names from outside too."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The parameters, each with the names there are when it is asked."""
+        params, settings = super().get_params(ctx), all_settings()
+        for param in params:
+            if param.name in settings and settings[param.name].choices:
+                more = ",..." if ",..." in (param.metavar or "") else ""
+                param.metavar = f"<{'|'.join(settings[param.name].choices)}{more}>"
+        return params
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take the old names of options too."""
+        old = {name: item.option for item in all_settings().values() for name in item.setting.old_options}
+        parted = [word.partition("=") for word in args]
+        return super().parse_args(ctx, [old.get(name, name) + sign + value for name, sign, value in parted])
 
 
 def given_options(given: dict[str, Any]) -> FitOptions:

@@ -46,6 +46,8 @@ class Table(Rows):
         form: what the user says of how it is written.
         whole: rows bring the cells of all columns; else those of a Parquet file that go unread are None.
 
+    Raises UsageError where a column is named for two things.
+
     Iteration raises:
         UsageError: the file or a column is missing, the format is unknown, the file is damaged, or it is empty or
             without a fit row; with "stop" also the first unfit row. The message names the file and the line or row.
@@ -57,6 +59,15 @@ class Table(Rows):
     bad_rows: str = "stop"
     form: TableFormat = FIND_OUT
     whole: bool = False
+
+    def __post_init__(self) -> None:
+        named = [name for name in (self.columns.text, self.columns.text_b, *self.columns.labels) if name]
+        for place, name in enumerate(named):
+            if name in named[:place]:
+                raise UsageError(
+                    f"{self.source}: the column {name!r} is named twice: the text, the second text of pairs and each "
+                    "label need one of their own"
+                )
 
     @property
     def source(self) -> str:  # type: ignore[override]  # a table tells it by its path, a stream is given it

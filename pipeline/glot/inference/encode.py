@@ -73,6 +73,11 @@ class Input:
         found = replace(self, text=columns.text, text_b=columns.text_b, form=guess.form)
         return found, guess.found and f"{Path(self.path).name}: {guess.found}"
 
+    def check_stays(self, out: Path) -> None:
+        """Raise UsageError where `out` is the file of the texts itself, which answers would replace."""
+        if self.path != STDIN and out.exists() and Path(self.path).exists() and out.samefile(self.path):
+            raise UsageError(f"{out} is the file of the texts, and would be lost: name another with --output")
+
     def describe(self) -> str:
         """How a table is written, "" for lines; stdin stays untouched.
 
@@ -155,10 +160,11 @@ def encode_file(model: GlotModel, texts: Input, out: Path, report: Report = lamb
     `.npy` holds the array; `.parquet` a column `vector` of lists of D numbers; `.jsonl` (or `.ndjson`) an object a line
     with `index` and `vector`. The file is there whole or not at all; memory is that of one window.
 
-    Raises UsageError for another suffix, pairs or single texts where the run's vectors are of the other, or texts that
-    cannot be read; FaultError where it cannot be written.
+    Raises UsageError for another suffix, the file of the texts itself, pairs or single texts where the run's vectors
+    are of the other, or texts that cannot be read; FaultError where it cannot be written.
     """
     check_vectors_file(out)
+    texts.check_stays(out)
     check_vector_texts(model.config, texts.text_b)
     done = 0
     make_folder(out.parent)
@@ -183,8 +189,10 @@ def predict_file(
     a column of such a name, the prediction's begins with "predicted_"; its own `index` stands in the place of ours.
     The suffix says how rows are written (see `glot.store.rows`). The file is there whole or not at all.
 
-    Raises UsageError where the texts cannot be read or are not what the head was trained on, or the suffix is unknown.
+    Raises UsageError where the texts cannot be read or are not what the head was trained on, or the suffix is unknown,
+    or `out` is the file of the texts itself.
     """
+    texts.check_stays(out)
     done = 0
     names = answer_names(model.config.task, kept)
     types = answer_columns(model.config.task, with_probabilities=True)

@@ -22,11 +22,12 @@ from glot.extract.options import ExtractOptions, check_engine
 from glot.extract.source import ModelSource, resolve_model
 from glot.fit.study import FEWEST
 from glot.registry.tasks import Columns
-from glot.store.files import check_parent, file_sha256, holds_something, read_versioned, write_json
+from glot.store.files import check_parent, file_sha256, holds_something, is_unfinished, read_versioned, write_json
 from glot.train.result import RESULT_FILE, Trained
 
 VERSION = 1
 JOB_FILE, CACHE_FOLDER, STUDY_FOLDER = "train.json", "cache", "tune"
+CLAIM = "train"  # of the process that works in a folder
 KEPT_ASIDE = 0.2  # of the rows, where no file holds others: the more they are, the surer the score
 _SHOWN = 5  # classes in a remark
 TEST = "test"  # the set that nothing is trained on or chosen by
@@ -135,8 +136,8 @@ class Job:
         return f"no row is scored of {shown}: how good the answers are there stays unknown"
 
     def begin(self) -> None:
-        """Make the folder this job's."""
-        if not (self.folder / JOB_FILE).exists():
+        """Make the folder this job's, where nothing was made in it yet."""
+        if _is_bare(self.folder):
             write_json(self.folder / JOB_FILE, {"version": VERSION, "asked": self.asked})
 
 
@@ -219,6 +220,8 @@ def _check_folder(folder: Path, asked: dict[str, Any]) -> Trained | None:
         check_parent(folder)
         return None
     there = read_versioned(path, VERSION, lambda data: data.get("asked", {}))
+    if _is_bare(folder):
+        return None  # that request was refused, or stopped, before it made anything
     for name, value in asked.items():
         if there.get(name) != value:
             raise UsageError(
@@ -226,6 +229,11 @@ def _check_folder(folder: Path, asked: dict[str, Any]) -> Trained | None:
                 "another folder with --out"
             )
     return Trained.load(folder) if (folder / RESULT_FILE).exists() else None
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether a folder of a job holds nothing that was made for it: the request at most, and who is at it."""
+    return {path.name for path in folder.iterdir() if not is_unfinished(path)} <= {JOB_FILE, f"{CLAIM}.claim"}
 
 
 def _shown(value: Any) -> str:

@@ -30,7 +30,7 @@ from glot.store.layout import MANIFEST_FILE
 from glot.store.reader import Cache
 from glot.store.task_spec import describe_labels
 from glot.train.card import write_card
-from glot.train.job import CACHE_FOLDER, STUDY_FOLDER, TEST, Job
+from glot.train.job import CACHE_FOLDER, CLAIM, STUDY_FOLDER, TEST, Job
 from glot.train.result import CARD_FILE, DOUBTS_FILE, PAGE_FILE, PREDICTIONS_FILE, Trained
 from glot.train.score import classes_of, evaluate_untouched, scores_of, write_doubts, write_untouched
 
@@ -70,7 +70,7 @@ def train_table(job: Job, watch: Watch = Watch()) -> Trained:
         return job.done
     make_folder(job.folder)
     with Claims(job.folder) as claims:
-        if not claims.acquire("train"):
+        if not claims.acquire(CLAIM):
             raise UsageError(
                 f"another process trains in {job.folder}: wait for it, or choose another folder with --out"
             )
