@@ -182,6 +182,19 @@ def test_the_verdict_is_as_clear_as_the_paired_interval(wrong: int, theirs: int,
     assert (level.verdict or "").endswith(f"; the majority has {100 - wrong}.0") == (wrong < theirs)
 
 
+def test_the_rival_is_the_regression_that_is_better_on_these_examples() -> None:
+    """Whichever cross-validation likes best: so nobody is told of a lead over the worse of two."""
+    labels, flip = np.arange(100) % 2, np.arange(100)
+    last, other = (
+        Yardstick(name, {"validation": labels ^ (flip < wrong)}, 9, 9, layer)
+        for name, wrong, layer in (("regression", 20, 2), ("regression of layer 1", 30, 1))
+    )
+    (found,) = judge("validation", labels ^ (flip < 25), labels, ("accuracy",), [last, other])
+    assert found.rival == "regression"
+    assert found.verdict is not None
+    assert found.verdict.startswith("clearly worse than the regression: -5.0 [")
+
+
 def test_a_fit_ends_with_its_score_beside_the_yardsticks(glot: Callable[..., tuple], extracted: Path) -> None:
     options = ("--epochs", 2, "--hidden", 4)
     code, out, err = glot("fit", "--cache", extracted, *options, "--out", "run")

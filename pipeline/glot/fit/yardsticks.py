@@ -59,7 +59,7 @@ class Judgement:
 
     Attributes:
         score: of the head, the mean of its seeds. yardsticks: name -> score.
-        rival: the regression that the head is compared with: that of the layer which cross-validation likes best.
+        rival: the regression that the head is compared with: the one that scores best here, by its luck too.
         difference: the head's score less the rival's; None where there is no rival, or too few examples to tell.
         rows: training examples that the rival is made of, and how many there are.
         chose: whether the head's epoch is the one that scored best on this very set.
@@ -105,10 +105,7 @@ class Judgement:
 
     @property
     def ahead(self) -> tuple[str, float] | None:
-        """The name and the score of a yardstick that is better than the rival, and no worse than the head, here.
-
-        The rival was chosen by cross-validation on train, so there may be one; None where there is none.
-        """
+        """The name and the score of a yardstick that is no regression, and better than the rival and the head here."""
         if self.rival is None:
             return None
         name, score = max(self.yardsticks.items(), key=lambda item: item[1])
@@ -202,22 +199,24 @@ def judge(
     """What to make of predictions (m,), or (s, m) of s seeds, for a set of a task: a judgement a metric.
 
     Args:
-        yardsticks: those of `measure_yardsticks`; the last one is the rival.
+        yardsticks: those of `measure_yardsticks`, of which the best regression is the rival.
         chose: see `Judgement`. classes: the names of the task's, where it has some.
     """
-    beside = [some for some in yardsticks or [] if set_name in some.predictions]
-    rival = beside[-1] if beside and beside[-1].layer is not None else None
-    name, rows = (None, (0, 0)) if rival is None else (rival.name, (rival.rows, rival.of_rows))
+    beside = {some.name: some for some in yardsticks or [] if set_name in some.predictions}
+    regressions = [name for name, some in beside.items() if some.layer is not None]
+    rows = (beside[regressions[0]].rows, beside[regressions[0]].of_rows) if regressions else (0, 0)
     resamples = resamples_for(len(labels))
     found = []
     for metric in metrics:
         interval = score_interval(predictions, labels, metric, resamples)
-        scores = {some.name: compute_metrics([metric], some.predictions[set_name], labels)[metric] for some in beside}
+        answers = {name: some.predictions[set_name] for name, some in beside.items()}
+        scores = {name: compute_metrics([metric], given, labels)[metric] for name, given in answers.items()}
+        rival = max(regressions, key=lambda name: scores[name], default=None)
         difference = None
         if rival is not None and len(labels) >= FEWEST:
-            difference = paired_bootstrap(predictions, rival.predictions[set_name], labels, metric, resamples)
+            difference = paired_bootstrap(predictions, answers[rival], labels, metric, resamples)
         title = metric_in_words(metric, classes)
-        found.append(Judgement(set_name, metric, interval, scores, name, difference, rows, chose, title))
+        found.append(Judgement(set_name, metric, interval, scores, rival, difference, rows, chose, title))
     return found
 
 

@@ -23,7 +23,7 @@ class Score:
 
     Attributes:
         score: with its 95 % interval. yardsticks: name -> score.
-        rival: the best of the regressions by cross-validation; difference: the score less the rival's.
+        rival: the regression that scores best on these rows; difference: the score less the rival's.
         line, verdict: both for people.
     """
 
