@@ -161,8 +161,7 @@ class ColumnWriter:
             _write_all(self.descriptor, memoryview(_head(columns, self.about, digest)), 0)
             os.fsync(self.descriptor)
             size = os.fstat(self.descriptor).st_size
-            os.close(self.descriptor)
-            self.descriptor = -1
+            self._close()
             self._publish()
             fsync_folder(self.path.parent)
         except FileExistsError:
@@ -196,9 +195,9 @@ class ColumnWriter:
             os.replace(self.temporary, self.path.with_name(self.path.name + KEPT))
 
     def _close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        descriptor, self.descriptor = self.descriptor, -1  # closed for good, even where closing says that it failed
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def __enter__(self) -> ColumnWriter:
         return self
