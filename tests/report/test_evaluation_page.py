@@ -73,11 +73,12 @@ def test_many_classes_have_no_matrix(tmp_path: Path) -> None:
 
 def test_doubts_and_duplicates(tmp_path: Path) -> None:
     page = made(2, 0.9, 0.5)
-    doubts = Doubts(40, (Doubt(7, ("an odd text",), "no", "yes", 0.1, 0.9),))
+    doubts = Doubts(40, (Doubt(7, ("an odd text",), "no", "yes", 0.1, 0.9),), 0.625)
     doubled = (Duplicate(1, 2, ("a doubled text",), "no", "yes"),)
     write_page(tmp_path / "page.html", Page(page.evaluation, duplicates=doubled, doubts=doubts))
     text = Parsed(tmp_path / "page.html").text
     assert "1 of 40 training labels is in doubt" in text
+    assert "It is right on 62.5 % of all" in text.replace("\xa0", " ")
     assert "the regression says yes 90.0 % training row 7 an odd text" in text
     assert "one of which stands in the training data too" in text
     assert "row 1, training row 2 a doubled text" in text

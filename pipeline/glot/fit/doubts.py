@@ -49,10 +49,16 @@ class Doubt:
 
 @dataclass(frozen=True)
 class Doubts:
-    """The training labels in doubt, the likeliest wrong first, and how many examples were looked at."""
+    """The training labels in doubt, the likeliest wrong first.
+
+    Attributes:
+        of: how many examples were looked at. right: the share of them whose one class the regression tells that has
+            not seen them, so how far its doubts can be trusted; None where they have scores, or several labels.
+    """
 
     of: int
     found: tuple[Doubt, ...]
+    right: float | None = None
 
 
 def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int) -> Doubts | None:
@@ -69,14 +75,17 @@ def find_doubts(cache: Cache, train: ExampleSet, means: Means, layer: int) -> Do
         return None
     labels, features = labels_of(some), means.features(some, layer)
     find = {"score": _far_scores, "labels": _doubted_labels}.get(means.task.target, _doubted_classes)
-    places, shown = find(means.task, features, labels)
+    places, shown, right = find(means.task, features, labels)
     texts = texts_of(cache, some.subset(places))
     rows = some.index[places].tolist()
     found = [Doubt(row, text, *words) for row, text, words in zip(rows, texts, shown, strict=True)]
-    return Doubts(len(some), tuple(found))
+    return Doubts(len(some), tuple(found), right)
 
 
-def _doubted_classes(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
+Doubted = tuple[np.ndarray, list[tuple], float | None]  # places, what is said of each, and `Doubts.right`
+
+
+def _doubted_classes(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -> Doubted:
     """The places of the doubted labels, the most doubted first, and what is said of each."""
     shares = _held_out_shares(features, labels, len(task.classes))
     places, others = _rivals(shares, labels)
@@ -86,10 +95,10 @@ def _doubted_classes(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -
     order = np.argsort(own - best, kind="stable")
     names = task.classes
     said = [(names[labels[places[i]]], names[others[i]], float(own[i]), float(best[i])) for i in order.tolist()]
-    return places[order], said
+    return places[order], said, float((shares.argmax(axis=1) == labels).mean())
 
 
-def _doubted_labels(task: TaskSpec, features: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
+def _doubted_labels(task: TaskSpec, features: np.ndarray, codes: np.ndarray) -> Doubted:
     """As `_doubted_classes`, but each label is a question of its own: a text has it (1) or not (0).
 
     Labels that are missing and labels that are wrong take turns, the most doubted of either first: the margins of both
@@ -108,7 +117,7 @@ def _doubted_labels(task: TaskSpec, features: np.ndarray, codes: np.ndarray) -> 
     found.sort(key=lambda one: one[0])
     kinds = [[one for one in found if one[2][-1] is is_missing] for is_missing in (True, False)]
     turns = [one for turn in zip_longest(*kinds) for one in turn if one is not None]
-    return np.asarray([place for _, place, _ in turns], dtype=np.int64), [words for *_, words in turns]
+    return np.asarray([place for _, place, _ in turns], dtype=np.int64), [words for *_, words in turns], None
 
 
 def _held_out_shares(features: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
@@ -137,14 +146,14 @@ def _rivals(shares: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return places, rivals[places].argmax(axis=1)
 
 
-def _far_scores(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, list[tuple]]:
+def _far_scores(task: TaskSpec, features: np.ndarray, labels: np.ndarray) -> Doubted:
     estimates = np.zeros(len(labels))
     for fit, held in _folds(len(labels)):
         estimates[held] = fit_ridge(features[fit], labels[fit]).raw(features[held])[:, 0]
     off = np.abs(labels - estimates - np.median(labels - estimates))
     places = np.flatnonzero(off > FAR * MAD * max(float(np.median(off)), 1e-12))
     places = places[np.argsort(-off[places], kind="stable")]
-    return places, [(f"{labels[i]:.4g}", f"{estimates[i]:.4g}") for i in places.tolist()]
+    return places, [(f"{labels[i]:.4g}", f"{estimates[i]:.4g}") for i in places.tolist()], None
 
 
 def _folds(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
