@@ -18,7 +18,8 @@ from string import ascii_lowercase
 
 import numpy as np
 
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch: Ray's workers take it from here
+# One thread each, before torch and tokenizers: Ray's workers take it from here.
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 from benchmarks.extraction import MAX_TOKENS, glue_folder, load_pairs
 from benchmarks.ratios import describe_machine, seconds_of, verdict

@@ -24,7 +24,7 @@ from glot.fit.run_folder import RunConfig
 from glot.fit.states import StreamedStates
 from glot.fit.study import StudyFile, preset_params
 from glot.fit.tune import Tuner
-from glot.fit.yardsticks import judge_each, judge_runs
+from glot.fit.yardsticks import judge_each
 from glot.inference.predictions import evaluate_head
 from glot.store.files import make_folder
 from glot.store.reader import Cache
@@ -141,7 +141,7 @@ def test_it_predicts_the_mean_and_can_be_copied(tuned: Tuner, tmp_path: Path) ->
     np.testing.assert_array_equal(kept[clear], expected.argmax(axis=1)[clear])
 
     groups = judge_each([[best], [folder]], cache)
-    assert groups[0] == judge_runs([best], cache)
+    assert groups[0] == judge_each([[best]], cache)[0]
     accuracy = (kept == examples.label).mean()
     assert groups[1][0].score.value == pytest.approx(accuracy)
     assert groups[1][0].yardsticks == groups[0][0].yardsticks

@@ -15,7 +15,7 @@ from glot.fit.ensemble_run import estimate_heads
 from glot.fit.options import FitOptions
 from glot.fit.run import finish_runs, make_configs, prepare_runs
 from glot.fit.training_data import read_train
-from glot.fit.yardsticks import judge_runs
+from glot.fit.yardsticks import judge_each
 from glot.inference.evaluation import evaluate_cache
 from glot.inference.labelled import EvaluateOptions
 from glot.inference.predictions import evaluate_head
@@ -45,7 +45,7 @@ def test_scores_and_yardsticks_are_those_of_the_fit(trained: tuple[Path, Cache])
     found = evaluate_cache(run, cache, "validation", source="held.csv")
     scores = evaluate_head(run, cache, "validation", "cpu", "dense")
     assert {one.metric: one.score.value for one in found.judgements} == pytest.approx(scores)
-    fitted = next(one for one in judge_runs([run], cache) if one.set_name == "validation")
+    fitted = next(one for one in judge_each([[run]], cache)[0] if one.set_name == "validation")
     assert found.judgements[0].yardsticks == fitted.yardsticks
     assert found.judgements[0].difference == fitted.difference
     assert found.judgements[0].set_name == found.scored.source == "held.csv"

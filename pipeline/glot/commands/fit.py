@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from glot.commands.console import CacheOption, answer, chat, manners, note, notes, refuse_beside, tell
+from glot.commands.judgements import print_judgements, tell_ensemble
 from glot.commands.progress import epoch_bar
 from glot.commands.settings import given_options, with_settings
 from glot.errors import FaultError, UsageError
@@ -41,23 +42,31 @@ def fit(
             help="Score the commonest class and the regression on the mean too (seconds; over wide states a minute).",
         ),
     ] = True,
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="Also average the heads of several --seeds, as OUT/ensemble.")
+    ] = False,
     **settings: Any,
 ) -> None:
     """Stage two: train the token graph's GNN, readout and head over a cache. Unset options take the task's defaults."""
     from glot.fit.options import draft_configs
-    from glot.fit.run_folder import check_new_folder, check_resumable
+    from glot.fit.run_folder import RunConfig, check_new_folder, check_resumable, find_runs
     from glot.fit.track import check_tracker
     from glot.store.reader import Cache
 
     if resume is not None:
         refuse_beside(
-            "--resume", context, ("--cache", "--track", "--yardsticks"), "which goes on with the run's own settings"
+            "--resume",
+            context,
+            ("--cache", "--track", "--yardsticks", "--ensemble"),
+            "which goes on with the run's own settings",
         )
     if track is not None:
         check_tracker(track)
     if resume is not None:
         folder, opened = resume, Cache(cache) if cache else None
         check_resumable(resume, opened)
+        if ensemble:
+            _check_ensemble([RunConfig.load(run) for run in find_runs(resume)])
     elif cache is None:
         raise UsageError("pass --cache (made by `glot extract`), or --resume with a run's folder")
     else:
@@ -65,6 +74,8 @@ def fit(
         configs = draft_configs(opened, options)
         folder = out or _run_folder(configs[0])
         check_new_folder(folder)
+        if ensemble:
+            _check_ensemble(configs)
         tell(_describe_preset(options, configs[0]))
         if options["backbone_layer"] is None:
             note_layer(configs[0])
@@ -78,11 +89,27 @@ def fit(
     if not all([draw_loss(run) for run in results]):
         note("loss.png is left out: pip install 'glot-pipeline[report]'")
     _print_fit(folder, results)
+    groups = [list(results)]
+    if ensemble:
+        groups.append([_make_ensemble(folder, list(results), opened)])
     is_wanted = yardsticks and (manners.as_json or not manners.quiet)
-    judgements = _judge(list(results), opened) if is_wanted else []
-    _print_judgements(judgements)
+    judged = _judge(groups, opened) if is_wanted else [[] for _ in groups]
+    print_judgements(judged[0])
     runs = [{"run": run, **_summary(result)} for run, result in results.items()]
-    answer({"folder": folder, "runs": runs, "judgements": judgements})
+    found: dict[str, Any] = {"folder": folder, "runs": runs, "judgements": judged[0]}
+    if ensemble:
+        [made] = groups[1]
+        _print_ensemble(made, len(results), judged[1], RunConfig.load(groups[0][0]).cache)
+        found["ensemble"] = {"folder": made, "judgements": judged[1]}
+    answer(found)
+
+
+def _check_ensemble(configs: list[RunConfig]) -> None:
+    """Raise UsageError where there are no several heads to average, or none that gives labels or scores."""
+    if len(configs) < 2:
+        raise UsageError("--ensemble averages the heads of several seeds: pass --seeds 0..4 beside it")
+    if configs[0].contrastive is not None:
+        raise UsageError("--ensemble averages labels or scores, and heads on pairs without labels give neither")
 
 
 def note_layer(config: RunConfig) -> None:
@@ -171,26 +198,38 @@ def _print_scores(folder: Path, results: dict[Path, FitResult]) -> dict[tuple[st
     return scores
 
 
-def _judge(runs: list[Path], cache: Cache | None) -> list[Judgement]:
-    """The runs' scores beside the yardsticks'; none, and a remark, where the cache cannot be read any more."""
-    from glot.fit.yardsticks import judge_runs
+def _judge(groups: list[list[Path]], cache: Cache | None) -> list[list[Judgement]]:
+    """The scores of runs, or an ensemble, beside the yardsticks; none, and a remark, where the cache is gone."""
+    from glot.fit.yardsticks import judge_each
 
     try:
         with notes.status("the yardsticks: a regression on the mean of the same states"):
-            return judge_runs(runs, cache)
+            return judge_each(groups, cache)
     except (UsageError, FaultError) as error:  # the runs themselves are finished
         note(f"no yardsticks: {error}")
-        return []
+        return [[] for _ in groups]
 
 
-def _print_judgements(judgements: list[Judgement]) -> None:
-    """A line a set and metric; and of each set whether the head is clearly better, by the task's first metric."""
-    judged: set[str] = set()
-    for judgement in judgements:
-        tell(judgement.line)
-        if judgement.verdict is not None and judgement.set_name not in judged:
-            tell(judgement.verdict)
-        judged.add(judgement.set_name)
+def _make_ensemble(folder: Path, runs: list[Path], cache: Cache | None) -> Path:
+    """Put the heads of finished runs side by side into a folder below theirs."""
+    from glot.fit.ensemble import ENSEMBLE
+    from glot.fit.ensemble_run import make_ensemble
+    from glot.fit.run import open_cache
+    from glot.fit.run_folder import RunConfig
+
+    configs = [RunConfig.load(run) for run in runs]
+    make_ensemble(folder / ENSEMBLE, configs, runs, open_cache(configs[0], cache, runs[0]))
+    return folder / ENSEMBLE
+
+
+def _print_ensemble(folder: Path, count: int, judgements: list[Judgement], cache: str) -> None:
+    from glot.fit.ensemble_run import score_ensemble
+
+    if not judgements:
+        for name, scores in score_ensemble(folder).items():
+            tell(f"ensemble: {name} " + ", ".join(f"{metric} {_percent(value)}" for metric, value in scores.items()))
+    print_judgements(judgements, "ensemble: ")
+    tell_ensemble(folder, count, cache)
 
 
 def _print_convergence(results: list[FitResult]) -> None:

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from glot.commands.console import CacheOption, DeviceOption, answer, chat, note, notes, refuse_beside, tell
+from glot.commands.judgements import print_judgements, tell_ensemble
 from glot.commands.launch_options import LAUNCH_OPTIONS, GpusOption, LauncherOption, RayAddressOption, WorkersOption
 from glot.commands.progress import epoch_bar
 from glot.errors import Stopped, UsageError
@@ -17,7 +18,6 @@ from glot.process import stop_flag
 if TYPE_CHECKING:
     from glot.cluster.launch import RayOptions
     from glot.fit.tune import Tuner
-    from glot.fit.yardsticks import Judgement
 
 
 def tune(
@@ -132,8 +132,8 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
 
     Where an ensemble of so many heads was `asked` for, that too.
     """
+    from glot.fit.ensemble import ENSEMBLE, Ensemble
     from glot.fit.study import describe
-    from glot.fit.tune import ENSEMBLE
     from glot.fit.yardsticks import judge_each
 
     standing, importances = tuner.standing(), tuner.importances()
@@ -148,14 +148,19 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
     judged = dict(zip(made, judge_each([[folder] for folder in made.values()], tuner.cache), strict=True))
     for name, every in judged.items():
         judged[name] = [one for one in every if one.metric == tuner.metric]
-        _print_judgements(judged[name], "" if name == "winner" else f"{name}: ")
+        print_judgements(judged[name], "" if name == "winner" else f"{name}: ")
     if not judged["winner"]:
         note(
             f"{tuner.cache.folder} has no labelled validation examples: score the winner on others before you trust it"
         )
     tell(f"the winner is a run: `glot evaluate --run {best} --cache {tuner.cache.folder}`, `glot predict --run {best}`")
     if asked is not None:
-        _tell_ensemble(tuner, made[ENSEMBLE], asked)
+        count = len(Ensemble.load(made[ENSEMBLE]).members)
+        if count < asked:
+            note(
+                f"only {count} candidates with different settings were scored: the ensemble is of {count}, not {asked}"
+            )
+        tell_ensemble(made[ENSEMBLE], count, tuner.cache.folder)
     tell(f"`glot tune --resume {tuner.folder}` searches on")
     found: dict[str, Any] = {
         "folder": tuner.folder,
@@ -167,25 +172,6 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
     }
     found["judgements"] = judged.pop("winner")
     answer(found | {name: {"folder": made[name], "judgements": judged[name]} for name in judged})
-
-
-def _print_judgements(judged: list[Judgement], whose: str) -> None:
-    for found in judged:
-        tell(whose + found.line)
-        if found.verdict is not None:
-            tell(whose + found.verdict)
-
-
-def _tell_ensemble(tuner: Tuner, folder: Path, asked: int) -> None:
-    from glot.fit.ensemble import Ensemble
-
-    count = len(Ensemble.load(folder).members)
-    if count < asked:
-        note(f"only {count} candidates with different settings were scored: the ensemble is of {count}, not {asked}")
-    tell(
-        f"the ensemble, the mean of {count} heads, gives labels and scores as a run does: `glot evaluate --run "
-        f"{folder} --cache {tuner.cache.folder}`, `glot predict --run {folder}`"
-    )
 
 
 def _print_heads(tuner: Tuner, made: dict[str, Path]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from glot.store.layout import StatesIdentity
 from glot.store.task_spec import TaskSpec
 
 VERSION = 1
+ENSEMBLE = "ensemble"  # the folder of one that was made of what a study or several seeds trained, in their folder
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Ensemble:
     """`ensemble.json`: written when all members are trained, so that a folder with it is whole.
 
     Attributes:
-        members: names of the run folders below it, "1" to "K", the best by the search first.
+        members: names of the run folders below it, "1" to "K", the best of a search first.
         cache: the folder that they were trained on. states: the identity of its states. task: theirs.
     """
 
@@ -86,8 +87,8 @@ class Ensemble:
             check_readable_folder(folder)
             raise UsageError(
                 f"{folder} is not whole: it is an ensemble of {len(self.members)} heads, and there is no trained run "
-                f"{member}; copy the folder again, or make it with `glot tune --resume STUDY --minutes 0 --ensemble "
-                f"{len(self.members)}`"
+                f"{member}; copy the folder again, or make it with `glot fit --resume RUNS --ensemble` or `glot tune "
+                f"--resume STUDY --minutes 0 --ensemble {len(self.members)}`"
             )
         config = RunConfig.load(member)
         different = self.states.difference(config.states)

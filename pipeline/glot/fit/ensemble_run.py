@@ -29,7 +29,7 @@ RUN_FILES = (CONFIG_FILE, METRICS_FILE, HEAD_FILE, *PATTERNS)
 def make_ensemble(
     folder: Path,
     configs: list[RunConfig],
-    best: Path,
+    finished: list[Path],
     cache: Cache,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -40,8 +40,8 @@ def make_ensemble(
     that the members were scored on, as a run's does.
 
     Args:
-        configs: of the members, the best first. best: the finished run of the first: its files are copied, so that the
-            folder is whole by itself.
+        configs: of the members, the best first. finished: the runs of the first of them, which are trained already:
+            their files are copied, so that the folder is whole by itself.
 
     Raises Stopped after `should_stop` said so; the next call goes on.
     """
@@ -53,17 +53,22 @@ def make_ensemble(
         return
     (make_folder(folder) / ENSEMBLE_FILE).unlink(missing_ok=True)  # until all members are there it is none
     remove_others(folder, _runs_in(folder), members)
-    if not _is_finished(runs[0], configs[0]):
-        shutil.rmtree(runs[0], ignore_errors=True)
-        with atomic_folder(runs[0]) as copy:
-            for pattern in RUN_FILES:
-                for path in best.glob(pattern):
-                    shutil.copyfile(path, copy / path.name)
+    for run, config, there in zip(runs, configs, finished, strict=False):
+        if not _is_finished(run, config):
+            _copy_run(there, run)
     jobs = [Job(config, run) for run, config in members.items() if not _is_finished(run, config)]
     finish_jobs(jobs, folder, cache, progress, should_stop)
     remove_checkpoints(folder)  # also those of a process that was killed when it had all but ended
     _keep_predictions(folder, runs, cache)
     made.save(folder)
+
+
+def _copy_run(finished: Path, run: Path) -> None:
+    shutil.rmtree(run, ignore_errors=True)
+    with atomic_folder(run) as copy:
+        for pattern in RUN_FILES:
+            for path in finished.glob(pattern):
+                shutil.copyfile(path, copy / path.name)
 
 
 def predict_heads(

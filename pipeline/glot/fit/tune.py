@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from glot.errors import FaultError, UsageError
 from glot.fit.config import FitOptions
+from glot.fit.ensemble import ENSEMBLE
 from glot.fit.ensemble_run import make_ensemble
 from glot.fit.learner import Job, LossError
 from glot.fit.presets import select_of
@@ -69,7 +70,7 @@ FIRST: dict[str, dict[str, Any]] = {
 }
 YARDSTICKS = {"published": "glot", "adapool": "adapool", "mean": "mean"}  # poolers, with the published settings
 STRONG = "strong"  # of `FIRST`: the winner, unless another candidate is clearly better
-BEST, ENSEMBLE = "best", "ensemble"  # the winner's run folder, and that of the best few
+BEST = "best"  # the winner's run folder
 HELD_OUT = "held-out"  # folder: `NUMBER-FOLD.npy`, what a candidate answers to a hold-out, for comparisons
 RESAMPLES = 2000  # of a comparison
 END = "end"  # the claim of who trains them
@@ -300,7 +301,7 @@ class Tuner:
         jobs = [Job(config, make_folder(run)) for run, config in configs.items()]
         finish_jobs(jobs, self.folder, self.cache, progress, should_stop)
         if ensemble is not None:
-            make_ensemble(self.folder / ENSEMBLE, leaders, self.folder / BEST, self.cache, progress, should_stop)
+            make_ensemble(self.folder / ENSEMBLE, leaders, [self.folder / BEST], self.cache, progress, should_stop)
 
     @property
     def _is_late(self) -> bool:

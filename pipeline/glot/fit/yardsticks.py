@@ -220,24 +220,18 @@ def judge(
     return found
 
 
-def judge_runs(runs: list[Path], cache: Cache | None = None) -> list[Judgement]:
-    """Judge finished runs that differ in their seeds alone, on every validation set that they predicted.
+def judge_each(groups: list[list[Path]], cache: Cache | None = None) -> list[list[Judgement]]:
+    """Judge groups of finished runs that differ in their seeds alone, on every validation set that they predicted.
 
-    Nothing where there is none, or no labels. The regression has all training examples, what `--select holdout` keeps
-    aside too, for it needs none to choose by.
+    All by the yardsticks of the first run, measured once. Nothing where there is no such set, or no labels. The
+    regression has all training examples, what `--select holdout` keeps aside too, for it needs none to choose by.
 
     Args:
-        cache: what they were trained on; None opens the one that their config names.
+        groups: a folder after those of the first group needs no config of its own: an ensemble's predictions are
+            enough.
+        cache: what the runs were trained on; None opens the one that their config names.
 
     Raises UsageError where the cache is gone or holds other examples, FaultError where it is damaged.
-    """
-    return judge_each([runs], cache)[0]
-
-
-def judge_each(groups: list[list[Path]], cache: Cache | None = None) -> list[list[Judgement]]:
-    """Judge some folders each as `judge_runs` does, all by the yardsticks of the first run, measured once.
-
-    A folder after those of the first group needs no config of its own: an ensemble's predictions are enough.
     """
     runs = groups[0]
     config = RunConfig.load(runs[0])

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from glot.errors import FaultError, UsageError
 from glot.fit.config import differing_settings
 from glot.fit.result import FitResult, Scores
-from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, is_run
+from glot.fit.run_folder import CONFIG_FILE, METRICS_FILE, RunConfig, is_ensemble, is_run
 from glot.nn.registry import POOLERS
 from glot.report.methods import METHODS
 from glot.store.files import read_versioned
@@ -197,6 +197,8 @@ def _find(folders: Sequence[Path]) -> tuple[list[Path], list[Path], list[Path]]:
         if not folder.is_dir():
             raise UsageError(f"there is no folder {folder}: name one that holds runs, as `glot fit` makes them")
         for config in sorted(folder.rglob(CONFIG_FILE)):
+            if is_ensemble(config.parents[1]):
+                continue  # its members are copies of runs, or stand for none alone
             if config.with_name(METRICS_FILE).exists():
                 finished.setdefault(config.resolve(), config.parent)
             elif is_run(config):
