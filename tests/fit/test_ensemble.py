@@ -72,6 +72,8 @@ def test_members_are_the_best_that_differ(
         scored(0.8, 0.8, 0.8, lr=0.003),
         SimpleNamespace(params=plain, user_attrs={}),
     ]
+    for number, trial in enumerate(found):
+        trial.number = number
     monkeypatch.setattr(tuner, "_trials", lambda *states: found)
     rates = [config.train.lr for config in tuner._leaders(9)]
     assert rates == [0.003, 0.004, 0.002, 0.001]
