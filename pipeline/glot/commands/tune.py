@@ -136,9 +136,9 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
     from glot.fit.study import describe
     from glot.fit.yardsticks import judge_each
 
-    standing, importances = tuner.standing(), tuner.importances()
+    standing, verdict, importances = tuner.standing(), tuner.verdict(), tuner.importances()
     tell(f"winner: {describe(standing.params)}")
-    tell(tuner.verdict())
+    tell(verdict)
     if importances:
         tell("what mattered: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
     else:
@@ -166,7 +166,7 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
         "folder": tuner.folder,
         "best": best,
         "standing": standing,
-        "verdict": tuner.verdict(),
+        "verdict": verdict,
         "importances": importances,
         "heads": heads,
     }

@@ -59,7 +59,7 @@ class Judgement:
 
     Attributes:
         score: of the head, the mean of its seeds. yardsticks: name -> score.
-        rival: the regression that the head is compared with: the one that scores best here, by its luck too.
+        rival: the regression that the head is compared with: the one that scores best on this set.
         difference: the head's score less the rival's; None where there is no rival, or too few examples to tell.
         rows: training examples that the rival is made of, and how many there are.
         chose: whether the head's epoch is the one that scored best on this very set.
