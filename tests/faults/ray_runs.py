@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -61,7 +62,12 @@ class RayRuns:
 
     def workers(self, kind: str) -> list[psutil.Process]:
         """The processes of the workers, at work or loading, of this cluster alone."""
-        return [child for child in psutil.Process().children(recursive=True) if kind in child.name()]
+        found = []
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended while the list was read
+                if kind in child.name():
+                    found.append(child)
+        return found
 
     def replace_node(self) -> None:
         """Remove a node that is not the head, and start another."""

@@ -83,8 +83,10 @@ def test_a_search_whose_worker_dies(ray_runs: RayRuns, cache: Path, tmp_path: Pa
     out = tmp_path / "study"
 
     def trials() -> list[optuna.trial.FrozenTrial]:
+        # The journal is there before the study is written into it.
         storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
-        return optuna.load_study(study_name="tune", storage=storage).trials
+        names = optuna.get_all_study_names(storage)
+        return [trial for name in names for trial in optuna.load_study(study_name=name, storage=storage).trials]
 
     pid = ray_runs.start("tune", "--cache", cache, "--minutes", 20, "--trials", 8, "--out", out)
     ray_runs.wait_for(lambda: (out / "study.journal").exists(), pid)
