@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 ROOT = Path(__file__).parents[1]
 GENERATED = "cli.md"
@@ -114,7 +114,8 @@ def complaint(tree: Any, words: list[str], whole: bool) -> str:
             return f"there is no command {rest[0]}"
         command, rest = command.commands[rest[0]], rest[1:]
     options = {name: item for item in command.params for name in (*item.opts, *item.secondary_opts)}
-    hints = get_type_hints(inspect.unwrap(command.callback), include_extras=True) if command.callback else {}
+    parameters = inspect.signature(command.callback, eval_str=True).parameters if command.callback else {}
+    hints = {name: item.annotation for name, item in parameters.items()}
     given, positional = set(), []
     while rest:
         word, rest = rest[0], rest[1:]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from glot.commands.console import DeviceOption, TrustOption, answer, note, say, screen, tell
+from glot.commands.console import answer, note, say, screen, tell
+from glot.commands.machine_options import DeviceOption, TrustOption
 from glot.errors import UsageError
 
 if TYPE_CHECKING:

@@ -10,9 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from glot.commands.console import (
-    DeviceOption,
     ShardOption,
-    TrustOption,
     answer,
     manners,
     notes,
@@ -23,6 +21,7 @@ from glot.commands.console import (
     tell,
     words,
 )
+from glot.commands.machine_options import DeviceOption, TrustOption
 from glot.commands.progress import byte_bar
 from glot.errors import FaultError, UsageError
 from glot.store.template import TEXT

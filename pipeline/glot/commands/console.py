@@ -83,34 +83,6 @@ CacheOption = Annotated[
     typer.Option("--cache", help="A cache, a folder with one cache below it, or a URL as s3://bucket/folder."),
 ]
 ShardOption = Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a shard, MiB.")]
-MACHINE = "Machine"  # a group of options in the help
-DeviceOption = Annotated[
-    str | None,
-    typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.", rich_help_panel=MACHINE),
-]
-EngineOption = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        help="What forwards the model on a CPU: torch, openvino, or auto: openvino where it is installed, agrees with "
-        "torch, and there is much to do or the model was converted before.",
-        rich_help_panel=MACHINE,
-    ),
-]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Run the code that a model's folder brings along, if any; else it never runs.",
-        rich_help_panel=MACHINE,
-    ),
-]
-BackendOption = Annotated[
-    str,
-    typer.Option(
-        "--backend", help="Passes messages: dense (plain torch), dgl, or auto: dense.", rich_help_panel=MACHINE
-    ),
-]
 
 
 def printable(text: str) -> str:

@@ -12,11 +12,7 @@ import typer
 
 from glot.commands.console import (
     BackboneOption,
-    BackendOption,
-    DeviceOption,
-    EngineOption,
     RunOption,
-    TrustOption,
     answer,
     manners,
     note,
@@ -24,14 +20,10 @@ from glot.commands.console import (
     notes,
     tell,
 )
+from glot.commands.groups import with_groups
+from glot.commands.machine_options import BackendOption, MachineOptions
 from glot.commands.progress import text_bar
-from glot.commands.table_options import (
-    DelimiterOption,
-    EncodingOption,
-    NoHeaderOption,
-    QuotingOption,
-    table_format,
-)
+from glot.commands.table_options import TableOptions
 from glot.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,8 +45,10 @@ class Format(str, Enum):
     glue = "glue"
 
 
+@with_groups
 def encode(
     run: RunOption,
+    *,
     input: Annotated[str, typer.Option(help="Texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")],
     output: Annotated[Path, typer.Option(help="The vectors: a .npy, .parquet, .jsonl or .ndjson file.")],
     text: TextOption = None,
@@ -62,14 +56,9 @@ def encode(
         str | None,
         typer.Option("--text-b", help="Column of the second text, for a run whose prompt holds both texts of a pair."),
     ] = None,
-    delimiter: DelimiterOption = None,
-    quoting: QuotingOption = None,
-    encoding: EncodingOption = None,
-    no_header: NoHeaderOption = False,
+    table: TableOptions,
     model: BackboneOption = None,
-    trust_remote_code: TrustOption = False,
-    device: DeviceOption = None,
-    engine: EngineOption = "auto",
+    machine: MachineOptions,
 ) -> None:
     """Vectors of new texts, through a run's backbone and pooler."""
     from glot.extract.options import check_engine
@@ -78,17 +67,15 @@ def encode(
     from glot.store.template import takes_pair
 
     check_vectors_file(output)
-    check_engine(engine)
-    texts = Input(input, text or "text", text_b, table_format(delimiter, quoting, encoding, no_header))
+    check_engine(machine.engine)
+    texts = Input(input, text or "text", text_b, table.form)
     texts.check_stays(output)
     checked = check_new_texts(run, model)
     if text is None and text_b is None:
         texts = _find_columns(texts, 2 if takes_pair(checked.config.states.template) else 1, checked.folder)
     check_vector_texts(checked.config, texts.text_b)
     described = texts.describe()
-    from glot.inference.model import GlotModel
-
-    loaded = GlotModel.load(run, model, device, trust_remote_code, engine, texts.about_tokens, note)
+    loaded = machine.load(run, model, texts.about_tokens)
     note_unfinished(run)
     with text_bar(notes, "encode") as report:
         count = encode_file(loaded, texts, output, report)
@@ -110,8 +97,10 @@ def _find_columns(texts: Input, texts_each: int, run: Path) -> Input:
     return found
 
 
+@with_groups
 def predict(
     run: AnyRunOption,
+    *,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Predict an example set of a cache, or --input new texts.")
     ] = None,
@@ -120,10 +109,7 @@ def predict(
     ] = None,
     text: TextOption = None,
     text_b: TextBOption = None,
-    delimiter: DelimiterOption = None,
-    quoting: QuotingOption = None,
-    encoding: EncodingOption = None,
-    no_header: NoHeaderOption = False,
+    table: TableOptions,
     split: Annotated[str, typer.Option(help="The example set of the cache to predict.")] = "test",
     format: Annotated[
         Format | None,
@@ -139,10 +125,8 @@ def predict(
         ),
     ] = None,
     model: BackboneOption = None,
-    trust_remote_code: TrustOption = False,
     backend: BackendOption = "auto",
-    device: DeviceOption = None,
-    engine: EngineOption = "auto",
+    machine: MachineOptions,
     keep: Annotated[
         str | None,
         typer.Option(
@@ -154,11 +138,11 @@ def predict(
     if (cache is None) == (input is None):
         raise UsageError("pass new texts with --input, or an example set of a cache with --cache and --split")
     if cache is not None:
-        if engine != "auto":
+        if machine.engine != "auto":
             raise UsageError("--engine forwards new texts, and a cache holds their states: leave it out")
         if keep is not None:
             raise UsageError("--keep is for the columns of --input, and a cache has none: leave it out")
-        _predict_cache(run, cache, split, format, out, backend, device)
+        _predict_cache(run, cache, split, format, out, backend, machine.device)
         return
     if format is Format.glue:
         raise UsageError("--format glue is for an example set of a cache: leave it out, or pass --cache")
@@ -169,8 +153,8 @@ def predict(
     if out is not None:
         check_predictions_file(out, format and format.value)
     assert input is not None  # checked above
-    check_engine(engine)
-    texts = Input(input, text or "text", text_b, table_format(delimiter, quoting, encoding, no_header))
+    check_engine(machine.engine)
+    texts = Input(input, text or "text", text_b, table.form)
     if out is not None:
         texts.check_stays(out)
     checked = check_new_labels(run, model)
@@ -184,9 +168,7 @@ def predict(
             f"{folder} was trained on {config.texts_each} text(s) an example: "
             + ("leave out --text-b" if texts.text_b is not None else "name the column of the second with --text-b")
         )
-    from glot.inference.model import GlotModel
-
-    loaded = GlotModel.load(run, model, device, trust_remote_code, engine, texts.about_tokens, note)
+    loaded = machine.load(run, model, texts.about_tokens)
     note_unfinished(run)
     with text_bar(notes, "predict") as report:
         if out is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +12,6 @@ from rich.table import Table
 
 from glot.commands.console import (
     BackboneOption,
-    BackendOption,
-    DeviceOption,
-    EngineOption,
-    TrustOption,
     answer,
     manners,
     note,
@@ -27,70 +24,53 @@ from glot.commands.console import (
 )
 from glot.commands.encode import TextBOption
 from glot.commands.evaluate_data import evaluate_data
+from glot.commands.groups import refuse_group, with_groups
+from glot.commands.machine_options import BackendOption, MachineOptions
 from glot.commands.progress import text_bar
-from glot.commands.table_options import (
-    BadRowOption,
-    DelimiterOption,
-    EncodingOption,
-    LabelSeparatorOption,
-    NoHeaderOption,
-    QuotingOption,
-    table_format,
-)
+from glot.commands.table_options import BadRowOption, LabelSeparatorOption, TableOptions
 from glot.errors import UsageError
 
 if TYPE_CHECKING:
     from glot.mteb_eval.run import Scores
 
 
-def evaluate(
-    run: Annotated[
-        list[Path],
-        typer.Option(
-            "--run", help="A run's folder, with --data or --cache also an ensemble's; again for more, a column each."
-        ),
-    ],
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--data",
-            help="Score the head on a file of labelled texts: CSV, TSV, JSON lines or Parquet.",
-            show_default=False,
-        ),
-    ] = None,
+@dataclass(frozen=True)
+class RowsOptions:
+    """What goes with `--data`."""
+
     text: Annotated[
         str | None,
         typer.Option(
             "--text", help="Of --data: the column of the text; default: as `glot train` had it, or the obvious one."
         ),
-    ] = None,
-    text_b: TextBOption = None,
+    ] = None
+    text_b: TextBOption = None
     label: Annotated[
         str | None,
         typer.Option(
             "--label", help="Of --data: the column of the label; default: as `glot train` had it, or the obvious one."
         ),
-    ] = None,
-    label_separator: LabelSeparatorOption = None,
+    ] = None
+    label_separator: LabelSeparatorOption = None
     page: Annotated[
         Path | None,
         typer.Option("--page", help="Of --data: also write all of it as a page, one HTML file (extra: report)."),
-    ] = None,
+    ] = None
     yardsticks: Annotated[
         bool,
         typer.Option(
             help="Of --data: compare with the regression on the mean, where the cache of the run's training is there."
         ),
-    ] = True,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="The example set of the cache to score on; default: validation.")
-    ] = None,
+    ] = True
+
+
+@dataclass(frozen=True)
+class VectorsOptions:
+    """Tasks of mteb, and what goes with them."""
+
     mteb: Annotated[
         str | None, typer.Option(help="Score the vectors on tasks and benchmarks of mteb: STSBenchmark,SciFact,...")
-    ] = None,
+    ] = None
     mteb_local: Annotated[
         list[str] | None,
         typer.Option(
@@ -99,30 +79,52 @@ def evaluate(
             "fifth of each class is the test), retrieval:FOLDER in BEIR's layout (queries.jsonl, corpus.jsonl, "
             "qrels.tsv or qrels/test.tsv; or a qrels file). CSV, TSV, JSON lines or Parquet."
         ),
-    ] = None,
-    on_bad_row: BadRowOption = "stop",
-    delimiter: DelimiterOption = None,
-    quoting: QuotingOption = None,
-    encoding: EncodingOption = None,
-    no_header: NoHeaderOption = False,
+    ] = None
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="For mteb: cut texts at so many tokens; default: as the run was trained.")
-    ] = None,
+    ] = None
     mteb_prompt: Annotated[
         list[str] | None,
         typer.Option(
             help="NAME=TEXT, put before texts: NAME is query, document, a task, a type of tasks, or Retrieval-query."
         ),
-    ] = None,
+    ] = None
     out: Annotated[
         Path | None,
         typer.Option(help="The folder of mteb's results and the table; default: mteb in the first run's folder."),
+    ] = None
+
+
+@with_groups
+def evaluate(
+    run: Annotated[
+        list[Path],
+        typer.Option(
+            "--run", help="A run's folder, with --data or --cache also an ensemble's; again for more, a column each."
+        ),
+    ],
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="Score the head on a file of labelled texts: CSV, TSV, JSON lines or Parquet.",
+            show_default=False,
+        ),
     ] = None,
+    rows: RowsOptions,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The example set of the cache to score on; default: validation.")
+    ] = None,
+    on_bad_row: BadRowOption = "stop",
+    table: TableOptions,
+    vectors: VectorsOptions,
     model: BackboneOption = None,
-    trust_remote_code: TrustOption = False,
     backend: BackendOption = "auto",
-    device: DeviceOption = None,
-    engine: EngineOption = "auto",
+    machine: MachineOptions,
 ) -> None:
     """Score a saved head on labelled texts or a cache; or its vectors with mteb, beside mean and CLS pooling.
 
@@ -130,79 +132,74 @@ def evaluate(
     cache of another backbone, layer or width is refused. With --mteb or --mteb-local every text is forwarded once for
     all columns, vectors are normalised, finished tasks are kept as mteb's JSON and not done again.
     """
-    tables = {"--delimiter": delimiter, "--quoting": quoting, "--encoding": encoding, "--no-header": no_header}
-    of_data = {
-        "--text": text,
-        "--text-b": text_b,
-        "--label": label,
-        "--label-separator": label_separator,
-        "--page": page,
-        "--no-yardsticks": not yardsticks,
-    }
-    of_mteb = {"--max-tokens": max_tokens, "--mteb-prompt": mteb_prompt, "--out": out}
-    on_mteb = mteb is not None or bool(mteb_local)
+    on_mteb = vectors.mteb is not None or bool(vectors.mteb_local)
     if (data is not None) + (cache is not None) + on_mteb != 1:
         raise UsageError("pass labelled texts with --data, or --cache, or tasks with --mteb or --mteb-local")
-    if data is not None:
-        refuse_given({**of_mteb, "--split": split}, "--data")
-        form = table_format(delimiter, quoting, encoding, no_header)
+    if cache is not None:
+        refuse_group(rows, "--cache")
+        refuse_group(vectors, "--cache")
+        refuse_given({"--model": model, "--on-bad-row": on_bad_row != "stop"}, "--cache")
+        refuse_group(machine, "--cache", but=("device",))
+        refuse_group(table, "--cache")
+        _evaluate_cache(run, cache, split or "validation", backend, machine.device)
+    elif data is not None:
+        refuse_group(vectors, "--data")
+        refuse_given({"--split": split}, "--data")
         from glot.corpus.guess import NamedColumns
         from glot.inference.labelled import EvaluateOptions, LabelledFile
         from glot.train.result import Trained
 
-        columns = NamedColumns(text, text_b, label, label_separator)
-        labelled = LabelledFile(data, columns, form, on_bad_row, Trained.columns_of(run[0]))
-        evaluate_data(
-            run, labelled, EvaluateOptions(model, device, trust_remote_code, engine, backend, yardsticks), page
-        )
-        return
-    refuse_given(of_data, "--cache" if cache is not None else "--mteb")
-    if cache is not None:
-        asked = {
-            **of_mteb,
-            "--model": model,
-            "--trust-remote-code": trust_remote_code,
-            "--on-bad-row": on_bad_row != "stop",
-        }
-        asked |= {"--engine": engine != "auto"}
-        refuse_given({**asked, **tables}, "--cache")
-        _evaluate_cache(run, cache, split or "validation", backend, device)
-        return
-    refuse_given({"--split": split}, "--mteb")
-    form = table_format(delimiter, quoting, encoding, no_header)
+        columns = NamedColumns(rows.text, rows.text_b, rows.label, rows.label_separator)
+        labelled = LabelledFile(data, columns, table.form, on_bad_row, Trained.columns_of(run[0]))
+        options = EvaluateOptions(model, backend=backend, yardsticks=rows.yardsticks, **vars(machine))
+        evaluate_data(run, labelled, options, rows.page)
+    else:
+        refuse_group(rows, "--mteb")
+        refuse_given({"--split": split}, "--mteb")
+        _evaluate_vectors(run, vectors, table, on_bad_row, model, backend, machine)
+
+
+def _evaluate_vectors(
+    runs: list[Path],
+    vectors: VectorsOptions,
+    table: TableOptions,
+    on_bad_row: str,
+    model: str | None,
+    backend: str,
+    machine: MachineOptions,
+) -> None:
+    form = table.form
     from glot.extract.options import check_engine
     from glot.inference.run_checks import check_new_texts, check_single_texts
     from glot.mteb_eval import check_installed
     from glot.store.files import check_parent
 
-    check_engine(engine)
-    for folder in run:
+    check_engine(machine.engine)
+    for folder in runs:
         check_single_texts(check_new_texts(folder, model))
-    if out is not None:
-        check_parent(out / "results")
+    if vectors.out is not None:
+        check_parent(vectors.out / "results")
     check_installed()
     from glot.fit.run import check_device
     from glot.nn.graph import resolve_backend
 
-    place = check_device(device)
+    place = check_device(machine.device)
     from glot.mteb_eval.run import MtebOptions, evaluate_mteb, quiet_libraries
 
     options = MtebOptions(
-        runs=run,
-        tasks=mteb or "",
-        local=mteb_local or (),
+        runs=runs,
+        tasks=vectors.mteb or "",
+        local=vectors.mteb_local or (),
         form=form,
         bad_rows=on_bad_row,
-        out=out,
-        max_tokens=max_tokens,
-        prompts=mteb_prompt or (),
+        out=vectors.out,
+        max_tokens=vectors.max_tokens,
+        prompts=vectors.mteb_prompt or (),
         model=model,
-        trust_remote_code=trust_remote_code,
-        device=device,
         backend=resolve_backend(backend, place),
-        engine=engine,
+        **vars(machine),
     )
-    note_unfinished(*run)
+    note_unfinished(*runs)
     with nullcontext() if manners.verbose else quiet_libraries(), text_bar(notes, "forward") as report:
         scores = evaluate_mteb(options, report, note)
     _print_scores(scores)

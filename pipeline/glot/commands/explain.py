@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glot.commands.console import BackboneOption, DeviceOption, TrustOption, answer, note_unfinished, tell
+from glot.commands.console import BackboneOption, answer, note_unfinished, tell
+from glot.commands.machine_options import DeviceOption, TrustOption
 from glot.errors import UsageError
 
 if TYPE_CHECKING:

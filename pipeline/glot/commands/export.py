@@ -10,14 +10,13 @@ import typer
 
 from glot.commands.console import (
     BackboneOption,
-    DeviceOption,
     RunOption,
-    TrustOption,
     answer,
     note_unfinished,
     refuse_given,
     tell,
 )
+from glot.commands.machine_options import DeviceOption, TrustOption
 from glot.errors import UsageError
 
 GRAPHS = ("onnx", "openvino")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,34 +10,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glot.commands.console import (
-    DeviceOption,
-    EngineOption,
     ModelOption,
-    ShardOption,
-    TrustOption,
     answer,
     note,
     notes,
-    numbers,
     say,
     tell,
 )
-from glot.commands.launch_options import GpusOption, LauncherOption, RayAddressOption, WorkersOption
+from glot.commands.data_options import DataOptions
+from glot.commands.groups import with_groups
+from glot.commands.launch_options import LaunchOptions
+from glot.commands.machine_options import MachineOptions
 from glot.commands.progress import extract_bars
-from glot.commands.table_options import (
-    BadRowOption,
-    DelimiterOption,
-    EncodingOption,
-    LabelSeparatorOption,
-    NoHeaderOption,
-    QuotingOption,
-)
+from glot.commands.states_options import StatesOptions
+from glot.commands.table_options import TableOptions
 from glot.errors import UsageError
 
 if TYPE_CHECKING:
     from glot.cluster.launch import RayOptions
     from glot.corpus.examples import Corpus
-    from glot.corpus.request import CorpusRequest, HubDataset
+    from glot.corpus.request import CorpusRequest
     from glot.extract.estimate import Estimate
     from glot.extract.options import ExtractOptions
     from glot.extract.run import ExtractSummary
@@ -44,91 +37,13 @@ if TYPE_CHECKING:
     from glot.store.places import RemoteFolder
 
 
+@with_groups
 def extract(
     model: ModelOption,
-    task: Annotated[str | None, typer.Option(help="cola sst2 stsb mrpc qqp mnli qnli rte wnli imdb stress.")] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet, or hub:owner/name[:config]."),
-    ] = None,
-    pairs: Annotated[
-        str | None,
-        typer.Option(help="Queries with positives, as JSON lines: a file, or hub:owner/name/file.jsonl.gz; no labels."),
-    ] = None,
-    negatives: Annotated[
-        int | None, typer.Option(help="With --pairs: hard negatives kept of a row; default: 1.")
-    ] = None,
-    eval_data: Annotated[Path | None, typer.Option(help="Your validation data; default: see --split.")] = None,
-    test_data: Annotated[Path | None, typer.Option(help="Your test data; labels are not needed.")] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Column of the text in your data; default: text, or the obvious one.")
-    ] = None,
-    text_b: Annotated[str | None, typer.Option(help="Column of the second text, for pairs.")] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of the label, or of each of several: billing,login; default: label, or the obvious one."
-        ),
-    ] = None,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(help="A folder in the official GLUE download layout; default: GLUE_DIR, else the hub."),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Splits of a known task, as in train,validation,test; default: all but test. For your own data "
-            "without a validation set, the share of train to keep as one; default: 0.1."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Take only N examples of each split, for a quick try.")
-    ] = None,
-    generator: Annotated[
-        str | None, typer.Option(help="Stress test: published, balanced or paired; default: published.")
-    ] = None,
-    ratio: Annotated[float | None, typer.Option(help="Stress test: share of distractor words; default: 0.9.")] = None,
+    *,
+    data: DataOptions,
     out: Annotated[Path | None, typer.Option(help="The cache's folder, or a URL; default: cache/TASK/MODEL.")] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="What stands around each text, as in 'Classify: {text}'; with {text_b} around both texts of a pair, "
-            "as one text. Another prompt is another cache."
-        ),
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Cut longer texts; default: 128, imdb 512, or the model's limit.")
-    ] = None,
-    layers: Annotated[str, typer.Option(help="Layers to keep, 0 to n or all; -1 is after the final norm.")] = "-1",
-    dtype: Annotated[
-        str,
-        typer.Option(
-            help="States as float16, bfloat16, float32 or int8; auto: as in the cache that is there, else int8 for "
-            "several layers, else 16 bits."
-        ),
-    ] = "auto",
-    compute_dtype: Annotated[
-        str,
-        typer.Option(help="The model's arithmetic; auto: the checkpoint's own; bfloat16 changed no score measurably."),
-    ] = "auto",
-    token_budget: Annotated[int | None, typer.Option(min=1, help="Padded tokens a forward; default by device.")] = None,
-    shard_mb: ShardOption = 1024,
-    order_seed: Annotated[int, typer.Option(min=0, help="Seed of the examples' order in a new cache.")] = 0,
-    no_texts: Annotated[bool, typer.Option("--no-texts", help="Leave the texts themselves out of the cache.")] = False,
-    device: DeviceOption = None,
-    device_map: Annotated[
-        str | None, typer.Option(help="auto: spread a model larger than one device over all, memory and disk.")
-    ] = None,
-    trust_remote_code: TrustOption = False,
-    engine: EngineOption = "auto",
-    part: Annotated[
-        str | None, typer.Option(help="One job of an array, as in 3/8: makes its share of the shards and ends.")
-    ] = None,
-    launcher: LauncherOption = None,
-    ray_address: RayAddressOption = None,
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Make the plan and the example sets, and no states.")] = False,
+    states: StatesOptions,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Print bytes and hours for this model and data, and stop.")
     ] = False,
@@ -136,108 +51,59 @@ def extract(
         str | None,
         typer.Option(help="A file of other labels for the cache at --out: adds the sets FILE.train, FILE.validation."),
     ] = None,
-    on_overflow: Annotated[
-        str, typer.Option(help="States beyond float16: stop, or float32-shard, which keeps that shard in float32.")
-    ] = "stop",
-    on_bad_row: BadRowOption = "stop",
-    target: Annotated[
-        str | None, typer.Option(help="What the labels of your data are, whatever they look like: classes or score.")
-    ] = None,
-    delimiter: DelimiterOption = None,
-    quoting: QuotingOption = None,
-    encoding: EncodingOption = None,
-    no_header: NoHeaderOption = False,
-    label_separator: LabelSeparatorOption = None,
+    machine: MachineOptions,
+    launch: LaunchOptions,
+    table: TableOptions,
 ) -> None:
     """Stage one: run the frozen model once over each distinct text and keep its token states."""
-    from glot.cluster.launch import check_address, parse_launcher
+    from glot.cluster.launch import check_address
     from glot.corpus.load import load_corpus
-    from glot.corpus.request import CorpusRequest, check_template, corpus_name, default_max_tokens, request_digest
+    from glot.corpus.request import check_template, corpus_name
     from glot.extract.folders import check_source
-    from glot.extract.options import ExtractOptions, check_folder, check_options
+    from glot.extract.options import check_folder, check_options
     from glot.extract.source import resolve_model
     from glot.store.places import RemoteFolder, place_of
     from glot.store.sending import scratch_folder, sending
-    from glot.store.template import TEXT
 
     place = None if out is None else place_of(out)
     if isinstance(place, RemoteFolder):
-        _check_url(place, {"--part": part, "--plan": plan, "--examples": examples, "--launcher": launcher})
+        asked = {"--part": states.part, "--plan": states.plan, "--examples": examples, "--launcher": launch.launcher}
+        _check_url(place, asked)
     source = resolve_model(model)
-    check_source(source, trust_remote_code)
-    request = CorpusRequest(
-        task if examples is None else None,
-        _own_data(data, examples, pairs),
-        eval_data,
-        test_data,
-        text,
-        text_b,
-        label,
-        data_dir,
-        split,
-        generator,
-        ratio,
-        limit,
-        on_bad_row,
-        pairs,
-        negatives,
-        delimiter,
-        quoting,
-        encoding,
-        no_header or None,
-        target,
-        label_separator,
-    )
+    check_source(source, machine.trust_remote_code)
+    request = data.request(table, examples)
     name = corpus_name(request)
-    options = ExtractOptions(
-        max_tokens=max_tokens,
-        usual_tokens=default_max_tokens(request),
-        template=TEXT if prompt is None else prompt,
-        layers=None if layers == "all" else numbers(layers, "--layers"),
-        dtype=dtype,
-        compute_dtype=compute_dtype,
-        token_budget=token_budget,
-        shard_bytes=shard_mb * 2**20,
-        order_seed=order_seed,
-        keep_texts=not no_texts,
-        device=device,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        engine=engine,
-        on_overflow=on_overflow,
-        part=_part(part),
-        plan_only=plan,
-        request=request_digest(request),
-    )
+    options = states.options(request, machine)
     folder = scratch_folder(place) if isinstance(place, RemoteFolder) else place or Path("cache") / name / source.name
     if examples is not None:
-        folder, options = _for_examples(out, task, source.name, prompt, replace(options, group=name))
+        folder, options = _for_examples(out, data.task, source.name, states.prompt, replace(options, group=name))
     check_options(options)
     beside = {
         "--part shares out by hand what --launcher ray assigns: pass one of them": options.part is not None,
-        "--plan makes no states, so there is nothing for --launcher ray: leave it out": plan,
+        "--plan makes no states, so there is nothing for --launcher ray: leave it out": options.plan_only,
     }
-    cluster = parse_launcher(launcher, ray_address, workers, gpus_per_worker, beside)
+    cluster = launch.cluster(beside)
     check_template(request, options.template)
     check_folder(folder)
     if cluster is not None:
         check_address(cluster)
+    title = f"{name}, {source.name}"
     if estimate:
         corpus = load_corpus(request)
         tell_understood(corpus)
         _print_estimate(_estimate(corpus, source, folder, options), name, source.name)
     elif cluster is not None:
-        _extract_over_ray(request, source, folder, options, cluster, f"{name}, {source.name}")
+        _extract_over_ray(request, source, folder, options, cluster, title)
     elif isinstance(place, RemoteFolder):
         with sending(place, note) as finish:
-            _extract(request, source, folder, options, f"{name}, {source.name}", str(place))
+            _extract(request, source, folder, options, title, str(place))
             finish()
         tell(f"{place}: every file is there")
     else:
-        _extract(request, source, folder, options, f"{name}, {source.name}", str(folder))
+        _extract(request, source, folder, options, title, str(folder))
 
 
-def _check_url(place: RemoteFolder, beside: dict[str, object]) -> None:
+def _check_url(place: RemoteFolder, beside: Mapping[str, object]) -> None:
     """Raise UsageError where a cache cannot be made at a URL: by several processes, or from a part."""
     from glot.extract.processes import this_process
 
@@ -304,27 +170,6 @@ def tell_understood(corpus: Corpus) -> None:
         tell(line)
     for line in corpus.remarks:
         note(line)
-
-
-def _own_data(data: str | None, examples: str | None, pairs: str | None) -> Path | HubDataset | None:
-    from glot.corpus.request import parse_data
-
-    if examples is not None and pairs is not None:
-        raise UsageError("--examples adds labels to a cache, --pairs has none: pass one of them")
-    if data is not None and examples is not None:
-        raise UsageError("--examples adds to a cache that is there, --data makes one: pass one of them")
-    given = data if examples is None else examples
-    return None if given is None else parse_data(given)
-
-
-def _part(value: str | None) -> tuple[int, int] | None:
-    """(2, 8) from "3/8"."""
-    if value is None:
-        return None
-    index, _, count = value.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-        raise UsageError(f"--part takes a job's number and how many there are, as in 3/8; got {value!r}")
-    return int(index) - 1, int(count)
 
 
 def _for_examples(

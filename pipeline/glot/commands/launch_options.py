@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from glot.cluster.launch import RayOptions
 
 LauncherOption = Annotated[
     str | None,
@@ -33,3 +37,19 @@ GpusOption = Annotated[
     ),
 ]
 LAUNCH_OPTIONS = ("--launcher", "--ray-address", "--workers", "--gpus-per-worker")
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Whether Ray starts the workers, where, and how many."""
+
+    launcher: LauncherOption = None
+    ray_address: RayAddressOption = None
+    workers: WorkersOption = None
+    gpus_per_worker: GpusOption = None
+
+    def cluster(self, beside: dict[str, bool]) -> RayOptions | None:
+        """The cluster; None where this command works itself; see `parse_launcher` for the rest."""
+        from glot.cluster.launch import parse_launcher
+
+        return parse_launcher(self.launcher, self.ray_address, self.workers, self.gpus_per_worker, beside)

@@ -10,7 +10,6 @@ import typer
 from glot.commands.console import (
     LinksOption,
     ModelOption,
-    TrustOption,
     answer,
     floats,
     notes,
@@ -19,6 +18,7 @@ from glot.commands.console import (
     tell,
     words,
 )
+from glot.commands.machine_options import TrustOption
 from glot.commands.progress import extract_bars
 from glot.errors import FaultError, UsageError
 from glot.process import stop_flag

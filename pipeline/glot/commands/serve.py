@@ -7,21 +7,16 @@ from typing import Annotated
 
 import typer
 
-from glot.commands.console import (
-    BackboneOption,
-    DeviceOption,
-    EngineOption,
-    TrustOption,
-    answer,
-    note,
-    note_unfinished,
-    tell,
-)
+from glot.commands.console import BackboneOption, answer, note_unfinished, tell
 from glot.commands.encode import AnyRunOption
+from glot.commands.groups import with_groups
+from glot.commands.machine_options import MachineOptions
 
 
+@with_groups
 def serve(
     run: AnyRunOption,
+    *,
     host: Annotated[
         str, typer.Option(help="Where to listen; 0.0.0.0 for every network that reaches it.")
     ] = "127.0.0.1",
@@ -32,9 +27,7 @@ def serve(
         int, typer.Option(min=1, help="Most texts that wait for their turn; more are sent away with 503.")
     ] = 4096,
     model: BackboneOption = None,
-    trust_remote_code: TrustOption = False,
-    device: DeviceOption = None,
-    engine: EngineOption = "auto",
+    machine: MachineOptions,
 ) -> None:
     """A trained run over HTTP: POST /predict and /encode, GET /health; requests that wait are forwarded together.
 
@@ -44,15 +37,14 @@ def serve(
     from glot.serve.options import Limits, address_of, check_packages, check_served, take_address
 
     check_packages()
-    check_engine(engine)
+    check_engine(machine.engine)
     limits = Limits(max_texts, max_characters, max_waiting)
     folder = check_served(run, model)
     with take_address(host, port) as taken:
-        from glot.inference.model import GlotModel
         from glot.serve.server import serve_until_stopped
         from glot.serve.service import Service
 
-        service = Service(GlotModel.load(folder, model, device, trust_remote_code, engine, say=note), run)
+        service = Service(machine.load(folder, model), run)
         note_unfinished(folder)
 
         def ready() -> None:

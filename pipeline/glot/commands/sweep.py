@@ -12,7 +12,8 @@ from rich.table import Table
 
 from glot.commands.console import CacheOption, answer, chat, note, notes, refuse_beside, tell, words
 from glot.commands.fit import note_layer
-from glot.commands.launch_options import LAUNCH_OPTIONS, GpusOption, LauncherOption, RayAddressOption, WorkersOption
+from glot.commands.groups import with_groups
+from glot.commands.launch_options import LAUNCH_OPTIONS, LaunchOptions
 from glot.commands.progress import epoch_bar, share_bar
 from glot.commands.settings import given_grid, with_settings
 from glot.errors import UsageError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 @with_settings(lists=True, without=("device",))
+@with_groups
 def sweep(
     context: typer.Context,
     cache: CacheOption = None,
@@ -34,20 +36,17 @@ def sweep(
     devices: Annotated[str, typer.Option(help="One, or several that share the heads, as in cuda:0,cuda:1.")] = "",
     out: Annotated[Path | None, typer.Option(help="Default: runs/TASK-MODEL-sweep-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted sweep.")] = None,
-    launcher: LauncherOption = None,
-    ray_address: RayAddressOption = None,
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
+    launch: LaunchOptions,
     **settings: Any,
 ) -> None:
     """Stage two many times: train every combination of the settings given, as in --tau 0.3,0.6, and compare them."""
-    from glot.cluster.launch import check_address, parse_launcher
+    from glot.cluster.launch import check_address
     from glot.fit.options import check_comparable, draft_configs, grid_options
     from glot.fit.run_folder import check_new_folder, find_sweep_runs
     from glot.store.reader import Cache
 
     beside = {"--devices names what --launcher ray finds: leave it out, or see --gpus-per-worker": bool(devices)}
-    cluster = parse_launcher(launcher, ray_address, workers, gpus_per_worker, beside)
+    cluster = launch.cluster(beside)
     if resume is not None:
         refuse_beside("--resume", context, ("--cache", *LAUNCH_OPTIONS), "which goes on with the sweep's own settings")
     opened = Cache(cache) if cache else None

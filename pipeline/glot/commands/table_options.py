@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -49,8 +50,18 @@ BadRowOption = Annotated[
 ]
 
 
-def table_format(delimiter: str | None, quoting: str | None, encoding: str | None, no_header: bool) -> TableFormat:
-    """The options together; raises UsageError for values that are none."""
-    from glot.corpus.dialect import TableFormat
+@dataclass(frozen=True)
+class TableOptions:
+    """How the files are written, see `TableFormat`."""
 
-    return TableFormat(delimiter, quoting or "auto", encoding, not no_header)
+    delimiter: DelimiterOption = None
+    quoting: QuotingOption = None
+    encoding: EncodingOption = None
+    no_header: NoHeaderOption = False
+
+    @property
+    def form(self) -> TableFormat:
+        """The options together; raises UsageError for values that are none."""
+        from glot.corpus.dialect import TableFormat
+
+        return TableFormat(self.delimiter, self.quoting or "auto", self.encoding, not self.no_header)

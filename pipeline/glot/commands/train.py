@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glot.commands.console import (
-    DeviceOption,
-    EngineOption,
     ModelOption,
-    TrustOption,
     answer,
     note,
     notes,
@@ -21,25 +18,21 @@ from glot.commands.console import (
 )
 from glot.commands.evaluate_data import class_table
 from glot.commands.extract import tell_understood
+from glot.commands.groups import with_groups
+from glot.commands.machine_options import MachineOptions
 from glot.commands.progress import epoch_bar, extract_bars
-from glot.commands.table_options import (
-    BadRowOption,
-    DelimiterOption,
-    EncodingOption,
-    LabelSeparatorOption,
-    NoHeaderOption,
-    QuotingOption,
-    table_format,
-)
+from glot.commands.table_options import BadRowOption, LabelSeparatorOption, TableOptions
 
 if TYPE_CHECKING:
     from glot.train.job import Job
     from glot.train.result import Trained
 
 
+@with_groups
 def train(
     data: Annotated[Path, typer.Argument(help="Your table of texts and labels: CSV, TSV, JSONL or Parquet.")],
     model: ModelOption,
+    *,
     text: Annotated[str | None, typer.Option(help="Column of the text; default: the obvious one.")] = None,
     label: Annotated[
         str | None,
@@ -65,13 +58,8 @@ def train(
         int | None, typer.Option(min=1, help="Cut longer texts; default: 128, or the model's limit.")
     ] = None,
     on_bad_row: BadRowOption = "stop",
-    delimiter: DelimiterOption = None,
-    quoting: QuotingOption = None,
-    encoding: EncodingOption = None,
-    no_header: NoHeaderOption = False,
-    device: DeviceOption = None,
-    engine: EngineOption = "auto",
-    trust_remote_code: TrustOption = False,
+    table: TableOptions,
+    machine: MachineOptions,
 ) -> None:
     """From a table to a decision: extract states, train a head, score it on rows that nothing was trained on.
 
@@ -92,10 +80,10 @@ def train(
         target=target,
         max_tokens=max_tokens,
         bad_rows=on_bad_row,
-        form=table_format(delimiter, quoting, encoding, no_header),
-        device=device,
-        engine=engine,
-        trust_remote_code=trust_remote_code,
+        form=table.form,
+        device=machine.device,
+        engine=machine.engine,
+        trust_remote_code=machine.trust_remote_code,
         label_separator=label_separator,
     )
     job = prepare(request)

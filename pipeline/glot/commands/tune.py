@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from glot.commands.console import CacheOption, DeviceOption, answer, chat, note, notes, refuse_beside, tell
+from glot.commands.console import CacheOption, answer, chat, note, notes, refuse_beside, tell
+from glot.commands.groups import with_groups
 from glot.commands.judgements import print_judgements, tell_ensemble
-from glot.commands.launch_options import LAUNCH_OPTIONS, GpusOption, LauncherOption, RayAddressOption, WorkersOption
+from glot.commands.launch_options import LAUNCH_OPTIONS, LaunchOptions
+from glot.commands.machine_options import DeviceOption
 from glot.commands.progress import epoch_bar
 from glot.errors import Stopped, UsageError
 from glot.process import stop_flag
@@ -20,9 +22,11 @@ if TYPE_CHECKING:
     from glot.fit.tune import Tuner
 
 
+@with_groups
 def tune(
     context: typer.Context,
     cache: CacheOption = None,
+    *,
     minutes: Annotated[
         float, typer.Option(min=0, help="Of search, by this process; the winner is trained after it.")
     ] = 10.0,
@@ -39,13 +43,10 @@ def tune(
     resume: Annotated[
         Path | None, typer.Option(help="Go on with a study, or join in one that runs; --minutes 0 ends it.")
     ] = None,
-    launcher: LauncherOption = None,
-    ray_address: RayAddressOption = None,
-    workers: WorkersOption = None,
-    gpus_per_worker: GpusOption = None,
+    launch: LaunchOptions,
 ) -> None:
     """Search for the settings of a head, on train alone; ends with the winner, trained, beside simpler heads."""
-    from glot.cluster.launch import check_address, parse_launcher
+    from glot.cluster.launch import check_address
     from glot.fit.config import FitOptions
     from glot.fit.run_folder import check_new_folder
     from glot.fit.study import StudyFile, check_tunable
@@ -54,7 +55,7 @@ def tune(
     from glot.store.reader import Cache
 
     beside_ray = {"--device names what --launcher ray finds: leave it out, or see --gpus-per-worker": bool(device)}
-    cluster = parse_launcher(launcher, ray_address, workers, gpus_per_worker, beside_ray)
+    cluster = launch.cluster(beside_ray)
     if resume is not None:
         beside = ("--cache", "--minutes", "--trials", "--ensemble", "--device", *LAUNCH_OPTIONS)
         refuse_beside("--resume", context, beside, "which has its folder")
