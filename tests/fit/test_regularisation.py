@@ -1,4 +1,4 @@
-"""Weight decay, warm-up and dropout do what their names say, alone, stacked and after a stop."""
+"""Weight decay, warm-up, dropout and the mean of weights do what their names say, alone, stacked and after a stop."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from glot.errors import Stopped, UsageError
 from glot.fit.config import FitOptions
-from glot.fit.head_model import fetch
+from glot.fit.head_model import fetch, load_head
 from glot.fit.learner import Job, Learner
 from glot.fit.run import finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig
-from glot.fit.schedule import lr_factor, make_optimizer
+from glot.fit.schedule import lr_factor, make_optimizer, mean_weights
 from glot.fit.stack import Stack, make_units
 from glot.fit.steps import RecordedSteps, make_steps
 from glot.fit.training_data import open_data, open_states
+from glot.inference.predictions import predict_examples
 from glot.nn.dropout import Dropout
 from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
 CPU = torch.device("cpu")
-ALL = {"weight_decay": 0.3, "warm_up": 0.25, "dropout": 0.4, "schedule": "linear"}
+ALL = {"weight_decay": 0.3, "warm_up": 0.25, "dropout": 0.4, "schedule": "linear", "average": 0.7}
 
 
 def test_weight_decay_is_that_of_adamw() -> None:
@@ -82,6 +84,36 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean() -> None:
     assert torch.equal(dropped, Dropout(0.4, 0, CPU)(vectors))
     assert not torch.equal(dropped, Dropout(0.4, 1, CPU)(vectors))
     assert torch.equal(dropout.eval()(vectors), vectors)
+
+
+def test_the_mean_of_the_weights_is_that_of_the_last_steps() -> None:
+    """Of all steps while they are fewer than the window, from then on exponential."""
+    model, weights = torch.nn.Linear(3, 2), torch.randn(6, 2, 3)
+    expected = torch.zeros(2, 3)
+    means = mean_weights(model, 4)
+    for step, weight in enumerate(weights, 1):
+        model.weight.data.copy_(weight)
+        means.update_parameters(model)
+        expected = weights[:step].mean(0) if step <= 4 else 0.75 * expected + 0.25 * weight
+        torch.testing.assert_close(means.module.weight.data, expected)
+    assert torch.equal(model.weight.data, weights[-1])
+
+
+def test_what_is_scored_and_kept_is_the_mean(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+    """Training itself goes on as without it."""
+    cache = Cache(make_fit_cache())
+    given = FitOptions(device="cpu", preset="strong", lr=1e-2, epochs=2, select="last")
+    found, kept = {}, {}
+    for average in (0.0, 1.5):
+        run = tmp_path / str(average)
+        prepare_runs(make_configs(cache, given.but(average=average)), run)
+        found[average] = finish_runs(run)[run]
+        kept[average] = load_head(run, RunConfig.load(run), "dense", CPU).state_dict()
+        saved = np.load(run / "predictions-validation.npy")
+        assert np.array_equal(predict_examples(run, RunConfig.load(run), cache, "validation", "cpu", "dense")[0], saved)
+    losses = {average: [epoch.loss for epoch in result.epochs] for average, result in found.items()}
+    assert losses[0.0] == losses[1.5]
+    assert not torch.equal(kept[0.0]["head.linear.weight"], kept[1.5]["head.linear.weight"])
 
 
 def _learners(cache: Cache, seeds: tuple[int, ...]) -> tuple[list[Learner], object, object]:
@@ -164,6 +196,7 @@ def test_a_step_with_dropout_is_never_recorded(make_fit_cache: MakeCache) -> Non
     [
         ({"dropout": 1.0}, r"--dropout must lie in 0\.\.0\.9"),
         ({"warm_up": -0.1}, r"--warm-up must lie in 0\.\.0\.9"),
+        ({"average": -1}, r"--average must lie in 0\.\.1000"),
         ({"weight_decay": float("nan")}, "--weight-decay must be at least 0"),
         ({"warm_up": 0.1, "schedule": "plateau-steps"}, "--warm-up does not go with --schedule plateau-steps"),
     ],

@@ -98,6 +98,15 @@ class TrainConfig:
         float,
         Setting("Share of a text's vector that each step leaves out before the head.", TRAINING, least=0, most=0.9),
     ] = 0.0
+    average: Annotated[
+        float,
+        Setting(
+            "Score and keep the running mean of the weights over about so many epochs; 0: the weights themselves.",
+            TRAINING,
+            least=0,
+            most=1000,
+        ),
+    ] = 0.0
     max_steps: Annotated[int | None, Setting("Steps at most, over all epochs.", TRAINING, least=1, default="all")] = (
         None
     )

@@ -18,7 +18,7 @@ from glot.fit.metrics import compute_metrics
 from glot.fit.result import Epoch, FitResult, Scores, argmax, best_published
 from glot.fit.retrieval import score_pairs
 from glot.fit.run_folder import HEAD_FILE, RunConfig, load_weights, save_tensors
-from glot.fit.schedule import StepPlateau, lr_factor, make_optimizer, set_rate
+from glot.fit.schedule import StepPlateau, lr_factor, make_optimizer, mean_weights, set_rate
 from glot.fit.states import Texts
 from glot.fit.training_data import TrainingData, labels_of
 from glot.fit.warm_start import Start, start_at_regression
@@ -78,6 +78,7 @@ class Learner:
     """A head in training: its weights and optimizer, the losses of this epoch, and the record of those before.
 
     Attributes:
+        mean: of the weights over the last steps, where it is kept in their place.
         start: the scores before the first epoch, where training does not begin at random weights.
         lost: () float64 on the device, the sum of examples' losses since `flush_loss`, which alone waits for a GPU.
         loss_sum: the same of the whole epoch, as far as it was flushed.
@@ -94,6 +95,8 @@ class Learner:
             assert isinstance(model.head, ClassHead | LabelsHead)  # see `draft_configs`
             model.head.balance(labels_of(data.train), data.train.weight)
         self.model = model.to(self.device)
+        window = max(1, round(train.average * math.ceil(len(data.train) / train.batch_size)))
+        self.mean = mean_weights(self.model, window) if train.average else None
         if train.dropout:
             model.dropout = Dropout(train.dropout, train.init_seed, self.device)
         self.optimizer = make_optimizer(model.parameters(), train.lr, self.device, train.weight_decay)
@@ -111,6 +114,7 @@ class Learner:
             return
         began = time.monotonic()
         loss = start_at_regression(self.model, source, self.data.train, train.class_weights, known)
+        self.take_mean()
         scores, predictions = self._score(source)
         self.start = Epoch(0, loss, time.monotonic() - began, scores)
         self._save_weights(0)
@@ -138,6 +142,16 @@ class Learner:
         if self.plateau is not None:
             self.plateau.step(loss.item())
         self.lost += loss.double() * len(rows[0])
+
+    @property
+    def kept(self) -> HeadModel:
+        """What is scored and saved: the mean of the weights, where that was asked for, or the weights."""
+        return self.model if self.mean is None else self.mean.module
+
+    def take_mean(self) -> None:
+        """Take the weights, after a step, into their mean."""
+        if self.mean is not None:
+            self.mean.update_parameters(self.model)
 
     @property
     def can_be_recorded(self) -> bool:
@@ -173,7 +187,7 @@ class Learner:
     def _score(self, source: Source) -> tuple[Scores, dict[str, np.ndarray]]:
         """The scores of the weights on every set, and their predictions there."""
         sets, metrics = self.data.score_sets, self.config.task.metrics
-        predictions = {name: predict(self.model, source, sets[name], self.data.lengths) for name in sets}
+        predictions = {name: predict(self.kept, source, sets[name], self.data.lengths) for name in sets}
         scores = {name: compute_metrics(metrics, predictions[name], labels_of(sets[name])) for name in sets}
         return scores, predictions
 
@@ -185,7 +199,7 @@ class Learner:
     def _evaluate_pairs(self, position: Position, source: Source) -> None:
         scores, losses = {}, {}
         for name, examples in self.data.score_sets.items():
-            scores[name], losses[name] = score_pairs(self.model, source, examples, self.config.train.batch_size)
+            scores[name], losses[name] = score_pairs(self.kept, source, examples, self.config.train.batch_size)
         self._record(position, scores, losses)
 
     def _record(self, position: Position, scores: Scores, losses: dict[str, float] | None = None) -> bool:
@@ -200,7 +214,7 @@ class Learner:
         return is_best
 
     def _save_weights(self, epoch: int) -> None:
-        save_tensors(self.folder / HEAD_FILE, self.model.state_dict(), {"epoch": epoch})
+        save_tensors(self.folder / HEAD_FILE, self.kept.state_dict(), {"epoch": epoch})
 
     def end_epoch(self) -> None:
         """Tell of the epoch that was just recorded, and ask whether to go on."""
@@ -258,11 +272,13 @@ class Learner:
         )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Weights, optimizer, and how far dropout's random numbers are, for a checkpoint."""
+        """Weights, their mean, optimizer, and how far dropout's random numbers are, for a checkpoint."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             # Heads in a `Stack` share the tensor that counts their steps; safetensors refuses shared tensors.
             tensors |= {f"adam.{number}.{name}": value.clone() for name, value in state.items()}
+        if self.mean is not None:
+            tensors |= {f"mean.{name}": tensor for name, tensor in self.mean.state_dict().items()}
         if self.model.dropout is not None:
             tensors["dropout"] = self.model.dropout.generator.get_state()
         return tensors
@@ -271,6 +287,9 @@ class Learner:
         """Take over what `tensors` gave."""
         names = [name for name in tensors if name.startswith("model.")]
         load_weights(self.model, {name.removeprefix("model."): tensors[name] for name in names}, path)
+        if self.mean is not None:
+            means = {name.removeprefix("mean."): tensors[name] for name in tensors if name.startswith("mean.")}
+            load_weights(self.mean, means, path)
         state: dict[int, dict[str, Tensor]] = {}
         for name in tensors:
             if name.startswith("adam."):

@@ -8,9 +8,10 @@ from inspect import unwrap
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 
 PLATEAU_EPOCHS = 2
 PLATEAU_STEPS, PLATEAU_FACTOR = 50, 0.1
@@ -71,6 +72,20 @@ def set_rate(optimizer: Optimizer, lr: float) -> None:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+
+
+def mean_weights(model: nn.Module, window: int) -> AveragedModel:
+    """A copy of a model whose weights are the mean of all steps so far, from `window` steps on an exponential one.
+
+    Its `update_parameters` takes in a step. A GPU is not waited for. See Polyak and Juditsky (1992).
+    """
+
+    def follow(means: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
+        share = 1 / (steps + 1).clamp(max=window)
+        for mean, weight in zip(means, weights, strict=True):
+            mean.lerp_(weight, share.to(mean.dtype))
+
+    return AveragedModel(model, multi_avg_fn=torch.no_grad()(follow))
 
 
 class StepPlateau:

@@ -60,6 +60,8 @@ def train(training: Training, progress: Progress, should_stop: Callable[[], bool
                 for unit in units:
                     unit.set_rate(training.share_done)
                 running.run(host_batch, training.labels_of(chosen))  # of each unit: loss, gradients, weights
+                for learner in learners:
+                    learner.take_mean()
                 position.step += 1
                 position.examples_seen += len(chosen)
                 must_stop = should_stop()
@@ -297,7 +299,7 @@ class Training:
             return None
         rule, texts = EdgeRule.of(pooler), self.data.train.text_id
         if pooler.mixed_layers:
-            return graph_density(self.states, texts, rule, learner.model.pooler)
+            return graph_density(self.states, texts, rule, learner.kept.pooler)
         if rule not in self.density:
             self.density[rule] = graph_density(self.states, texts, rule)
         return self.density[rule]
