@@ -153,7 +153,7 @@ def test_the_types_of_parquet_stay(predict: Glot) -> None:
 def test_a_cache_has_no_columns(glot: Glot, made: Path) -> None:
     code, _, err = glot("predict", "--run", made / "run", "--cache", made / "cache", "--keep", "all")
     assert (code, len(err.splitlines())) == (2, 1)
-    assert "--keep is for the columns of --input" in err
+    assert "--keep does not go with --cache" in err
 
 
 def test_an_obvious_column_of_texts_need_not_be_named(glot: Glot, made: Path, predict: Glot) -> None:

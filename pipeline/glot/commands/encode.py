@@ -18,9 +18,10 @@ from glot.commands.console import (
     note,
     note_unfinished,
     notes,
+    refuse_given,
     tell,
 )
-from glot.commands.groups import with_groups
+from glot.commands.groups import refuse_group, with_groups
 from glot.commands.machine_options import BackendOption, MachineOptions
 from glot.commands.progress import text_bar
 from glot.commands.table_options import TableOptions
@@ -124,42 +125,56 @@ def predict(
             "else in the run's folder.",
         ),
     ] = None,
-    model: BackboneOption = None,
-    backend: BackendOption = "auto",
-    machine: MachineOptions,
     keep: Annotated[
         str | None,
         typer.Option(
             help="Columns of the input that go with its predictions: all, none, or names as in id,text; default: all."
         ),
     ] = None,
+    model: BackboneOption = None,
+    backend: BackendOption = "auto",
+    machine: MachineOptions,
 ) -> None:
     """A trained head's labels or scores, for new texts or for an example set of a cache."""
     if (cache is None) == (input is None):
         raise UsageError("pass new texts with --input, or an example set of a cache with --cache and --split")
     if cache is not None:
-        if machine.engine != "auto":
-            raise UsageError("--engine forwards new texts, and a cache holds their states: leave it out")
-        if keep is not None:
-            raise UsageError("--keep is for the columns of --input, and a cache has none: leave it out")
+        refuse_given({"--text": text, "--text-b": text_b, "--keep": keep, "--model": model}, "--cache")
+        refuse_group(machine, "--cache", but=("device",))
+        refuse_group(table, "--cache")
         _predict_cache(run, cache, split, format, out, backend, machine.device)
         return
-    if format is Format.glue:
-        raise UsageError("--format glue is for an example set of a cache: leave it out, or pass --cache")
+    assert input is not None  # checked above
+    of_cache = {"--split": split != "test", "--backend": backend != "auto", "--format glue": format is Format.glue}
+    refuse_given(of_cache, "--input")
     from glot.extract.options import check_engine
-    from glot.inference.encode import ALL, Input, predict_file, predict_rows
-    from glot.inference.run_checks import check_new_labels, check_predictions_file
+    from glot.inference.encode import Input
+    from glot.inference.run_checks import check_predictions_file
 
     if out is not None:
         check_predictions_file(out, format and format.value)
-    assert input is not None  # checked above
     check_engine(machine.engine)
     texts = Input(input, text or "text", text_b, table.form)
     if out is not None:
         texts.check_stays(out)
+    _predict_texts(run, texts, text is None and text_b is None, keep, out, model, machine)
+
+
+def _predict_texts(
+    run: Path,
+    texts: Input,
+    find_columns: bool,
+    keep: str | None,
+    out: Path | None,
+    model: str | None,
+    machine: MachineOptions,
+) -> None:
+    from glot.inference.encode import ALL, predict_file, predict_rows
+    from glot.inference.run_checks import check_new_labels
+
     checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
-    if text is None and text_b is None:
+    if find_columns:
         texts = _find_columns(texts, config.texts_each, folder)
     described = texts.describe()
     kept = texts.kept(keep or ALL)
