@@ -67,7 +67,7 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
 def _pace(examples: int, batch_size: int) -> dict[str, Any]:
     """How fast and how long "strong" trains on so many examples: of very few 2 √examples steps, the rate falling to 0.
 
-    Found on samples of SST-2 (16 to 5,000 sentences, `minilm`): docs/stages.md.
+    Found on samples of SST-2 (16 to 5,000 sentences, `minilm`): docs/benchmarks.md.
     """
     if examples >= VERY_FEW:
         return dict(FEW_PACE if examples < FEW else MANY_PACE)
