@@ -153,6 +153,10 @@ class RemoteFile:
 
     def _load(self, number: int) -> bytes:
         try:
+            came = self.blocks.open(self._key(number), self._bytes(number))  # since somebody looked for it in vain
+            if came is not None:
+                with open(came, "rb") as file:
+                    return file.read()
             start = number * BLOCK_BYTES
             data = fetch(self.place, start, start + self._bytes(number))
             self.blocks.put(self._key(number), data)
