@@ -98,8 +98,9 @@ def test_a_section_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.Capt
     ],
 )
 def test_a_process_that_crashes_or_hangs_is_said_in_one_line(code: str, seconds: float, says: str) -> None:
-    report = Report(None)  # of a Python that starts in a hundredth of the seconds: it says its line before it is killed
-    assert gpu_check.run_apart([sys.executable, "-I", "-S", "-c", code], "made", seconds, report) is not bool(says)
+    report = Report(None)
+    python = [sys.executable, "-I", "-S"]  # starts at once, and so says its line before it is killed
+    assert gpu_check.run_apart([*python, "-c", code], "made", seconds, report) is not bool(says)
     assert report.lines[0] == "# one"
     assert [line.strip() for line in report.lines if "failed" in line] == ([says] if says else [])
 

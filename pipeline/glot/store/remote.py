@@ -156,7 +156,9 @@ class RemoteFile:
             came = self.blocks.open(self._key(number), self._bytes(number))  # since somebody looked for it in vain
             if came is not None:
                 with open(came, "rb") as file:
-                    return file.read()
+                    data = file.read()
+                if len(data) == self._bytes(number):
+                    return data
             start = number * BLOCK_BYTES
             data = fetch(self.place, start, start + self._bytes(number))
             self.blocks.put(self._key(number), data)
