@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.made_runs", "tests.s3", "tests.stage_two"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
+os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"  # servers of tests are on this machine
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GLOT_PRODUCTS", "torch")  # what is measured may fall out otherwise in the next process

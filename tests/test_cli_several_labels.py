@@ -130,7 +130,9 @@ def test_wrong_uses_take_one_line(
 
 
 @pytest.mark.slow
-def test_out_to_other_tools(glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path]) -> None:
+def test_out_to_other_tools(
+    glot: Glot, tables: tuple[Path, Path], backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     flags, _ = tables
     model = "--model", backbone_folders["bert"], "--device", "cpu"
     code, _, err = glot("extract", "--data", flags, "--text", "body", *FORMS[0], *model, "--out", "several")
@@ -145,6 +147,7 @@ def test_out_to_other_tools(glot: Glot, tables: tuple[Path, Path], backbone_fold
     for place, to in enumerate(("sentence-transformers", "onnx")):
         code, _, err = glot("export", "--run", "run", "--to", to, f"exported{place}")
         assert code == 0, err
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(Path("modules").resolve()))
     theirs = SentenceTransformer("exported0", trust_remote_code=True, device="cpu")
     vectors = theirs.encode(texts)
     np.testing.assert_allclose(theirs[1].predict_proba(vectors), shares, atol=1e-4)

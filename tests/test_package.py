@@ -76,9 +76,8 @@ def metadata(wheel: Path) -> Message:
 
 def package_files() -> set[str]:
     """What git would carry of the package."""
-    return {str(path.relative_to(SOURCE)) for path in (SOURCE / "glot").rglob("*") if path.is_file()} - {
-        str(path.relative_to(SOURCE)) for path in (SOURCE / "glot").rglob("__pycache__/*")
-    }
+    files = {path.relative_to(SOURCE) for path in (SOURCE / "glot").rglob("*") if path.is_file()}
+    return {str(path) for path in files if "__pycache__" not in path.parts}
 
 
 def test_the_archive_holds_the_package_and_no_tests(unpacked: Path) -> None:

@@ -93,13 +93,14 @@ def test_a_section_that_fails_stops_no_other(tmp_path: Path, capsys: pytest.Capt
     [
         ("print('# one'); print('two')", 60.0, ""),
         ("print('# one', flush=True); import os; os.abort()", 60.0, "made failed: its process ended with -6"),
-        ("print('# one', flush=True); import time; time.sleep(60)", 1.0, "made failed: stopped after 1 s"),
+        ("print('# one', flush=True); import time; time.sleep(60)", 2.0, "made failed: stopped after 2 s"),
         ("print('# one'); print('made failed: known'); raise SystemExit(1)", 60.0, "made failed: known"),
     ],
 )
 def test_a_process_that_crashes_or_hangs_is_said_in_one_line(code: str, seconds: float, says: str) -> None:
     report = Report(None)
-    assert gpu_check.run_apart([sys.executable, "-c", code], "made", seconds, report) is not bool(says)
+    python = [sys.executable, "-I", "-S"]  # starts at once, and so says its line before it is killed
+    assert gpu_check.run_apart([*python, "-c", code], "made", seconds, report) is not bool(says)
     assert report.lines[0] == "# one"
     assert [line.strip() for line in report.lines if "failed" in line] == ([says] if says else [])
 

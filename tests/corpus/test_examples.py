@@ -104,19 +104,22 @@ def test_a_table_is_like_a_list() -> None:
             table[place]
 
 
-def test_few_bytes_stay_in_memory_and_the_file_goes_with_the_table() -> None:
+def test_few_bytes_stay_in_memory_and_the_file_goes_with_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
 
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("no /proc/self/fd to count open files in")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where no other process puts anything
     gc.collect()
-    before, listed = open_files(), os.listdir(tempfile.gettempdir())
+    before = open_files()
     small = ExampleTable([Example(0, "x" * 100, None, 0)])
     assert open_files() == before
     large = ExampleTable([Example(0, "x" * 100, None, 0)], Spool(99))
     assert open_files() == before + 1
-    assert not [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("tmp") and name not in listed]
+    assert os.listdir(tmp_path) == []  # it has no name
     view = large.take([0])
     del large
     assert view[0].text == small[0].text

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,18 +45,19 @@ def answering() -> Iterator[str]:
 
 
 def test_an_address_where_nobody_answers(glot: Callable, words: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server((HERE, 0)) as server:
-        port = server.getsockname()[1]
     folder = Path("tmp/ray")
     folder.mkdir(parents=True)
-    (folder / "ray_current_cluster").write_text(f"{HERE}:{port}")  # of a cluster that was not stopped, but is gone
     monkeypatch.setenv("RAY_TMPDIR", "tmp")
-    for given, variable in ((f"{HERE}:{port}", ""), ("auto", f"{HERE}:{port}"), ("auto", "")):
-        monkeypatch.setenv("RAY_ADDRESS", variable)
-        code, out, err = glot(*words, "--ray-address", given)
-        assert (code, out) == (1, "")
-        assert err.startswith(f"glot: no Ray answers at {HERE}:{port} (Connection refused): start it there with")
-        assert not Path("out").exists()
+    with socket.socket() as taken:  # nobody else can listen there
+        taken.bind((HERE, 0))
+        address = f"{HERE}:{taken.getsockname()[1]}"
+        (folder / "ray_current_cluster").write_text(address)  # of a cluster that was not stopped, but is gone
+        for given, variable in ((address, ""), ("auto", address), ("auto", "")):
+            monkeypatch.setenv("RAY_ADDRESS", variable)
+            code, out, err = glot(*words, "--ray-address", given)
+            assert (code, out) == (1, "")
+            assert err.startswith(f"glot: no Ray answers at {address} (Connection refused): start it there with")
+            assert not Path("out").exists()
 
 
 def test_ray_is_not_installed(glot: Callable, words: list, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,19 +111,28 @@ def test_a_backbone_in_memory(make_corpus: Callable, backbone_folders: dict[str,
         extract_over_ray(make_corpus(), backbone, tmp_path / "out", ExtractOptions(), RayOptions())
 
 
-def test_a_worker_that_nobody_asks_ends_itself() -> None:
+def test_a_worker_that_nobody_asks_ends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it works, and only then: its driver may be gone, or thinks that it is and has its shard made elsewhere."""
-    from glot.cluster.actor import Lease
+    from glot.cluster import actor
 
-    ended = threading.Event()
-    lease = Lease(0.2, end=lambda code: ended.set())
-    assert not ended.wait(0.5)  # it has nothing in hand
+    now, ended = [0.0], threading.Event()
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda seconds, sleep=time.sleep: sleep(0.005))
+    monkeypatch.setattr(actor, "time", clock)  # one that does not go on while this machine is busy elsewhere
+    lease = actor.Lease(30.0, end=lambda code: ended.set())
+
+    def ends_after(seconds: float) -> bool:
+        now[0] += seconds
+        return ended.wait(0.1)
+
     lease.begin()
     lease.finish()
-    assert not ended.wait(0.5)
+    assert not ends_after(100.0)  # it has nothing in hand
     lease.begin()
+    assert not ends_after(20.0)
+    lease.renew()
+    assert not ends_after(20.0)
+    now[0] += 20.0
     assert ended.wait(30)
     ended.clear()
-    time.sleep(0.3)
     lease.renew()  # too late
     assert ended.is_set()

@@ -124,5 +124,6 @@ def test_each_kind_trains(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     ):
         [config] = make_configs(cache, FitOptions(device="cpu", epochs=6, lr=1e-2, **given))
         result = fit_head(cache, config, tmp_path / str(number))
-        assert result.best["validation"]["accuracy"] > 0.75, given  # chance is 0.5
+        # Chance is 0.5; of twenty seeds the worst has 0.79, where the token that tells is left out of some texts.
+        assert result.best["validation"]["accuracy"] > 0.65, given
         assert replace(config.pooler, **given) == config.pooler

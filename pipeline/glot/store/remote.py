@@ -153,6 +153,12 @@ class RemoteFile:
 
     def _load(self, number: int) -> bytes:
         try:
+            came = self.blocks.open(self._key(number), self._bytes(number))  # since somebody looked for it in vain
+            if came is not None:
+                with open(came, "rb") as file:
+                    data = file.read()
+                if len(data) == self._bytes(number):
+                    return data
             start = number * BLOCK_BYTES
             data = fetch(self.place, start, start + self._bytes(number))
             self.blocks.put(self._key(number), data)
