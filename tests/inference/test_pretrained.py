@@ -70,6 +70,31 @@ def test_encode_takes_what_sentence_transformers_encode_takes(
         model.encode(TEXTS, batch_size=0)
 
 
+def test_encode_answers_as_sentence_transformers_does(
+    glot: Callable[..., tuple], extracted: Path, backbone_folders: dict[str, Path]
+) -> None:
+    """The mean of the last layer is what sentence-transformers makes of a bare model: the same call, the same answer."""
+    peer = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    fit = ["--pooler", "mean", "--preset", "published", "--epochs", 1, "--no-yardsticks", "--device", "cpu"]
+    assert glot("fit", "--cache", extracted, *fit, "--out", "runs/mean")[0] == 0
+    theirs, ours = peer.SentenceTransformer(str(backbone_folders["bert"]), device="cpu"), GlotModel.load("runs/mean")
+    for given in (TEXTS, TEXTS[0], []):
+        for options in (
+            {},
+            {"batch_size": 2, "show_progress_bar": False},
+            {"convert_to_tensor": True},
+            {"normalize_embeddings": True},
+            {"normalize_embeddings": True, "convert_to_tensor": True, "batch_size": 3},
+        ):
+            expected, found = theirs.encode(given, **options), ours.encode(given, **options)
+            if given:
+                assert (type(found), found.dtype, found.shape) == (type(expected), expected.dtype, expected.shape)
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+            assert len(found) == len(expected)
+    vectors = ours.encode(TEXTS)
+    torch.testing.assert_close(ours.similarity(vectors, vectors), theirs.similarity(vectors, vectors))
+
+
 def test_one_text_has_one_answer(run: Path) -> None:
     model = GlotModel.load(run)
     assert model.classes_.tolist() == ["animal", "water"]
