@@ -89,6 +89,7 @@ texts = [f"{word} {row}" for row in range(8) for word in ("dog", "river")]
 def fit(verbose):
     classifier = GlotClassifier(%r, max_tokens=24, hidden=4, epochs=1, device="cpu", verbose=verbose)
     classifier.fit(texts, [0, 1] * 8)
+fit(0)  # what libraries say when they are imported is no bar
 """
 RUN = """
 import json, sys, nbclient, nbformat
