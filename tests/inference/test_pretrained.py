@@ -73,7 +73,7 @@ def test_encode_takes_what_sentence_transformers_encode_takes(
 def test_encode_answers_as_sentence_transformers_does(
     glot: Callable[..., tuple], extracted: Path, backbone_folders: dict[str, Path]
 ) -> None:
-    """The mean of the last layer is what sentence-transformers makes of a bare model: the same call, the same answer."""
+    """The mean of the last layer is what it makes of a bare model: the same call, the same answer."""
     peer = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     fit = ["--pooler", "mean", "--preset", "published", "--epochs", 1, "--no-yardsticks", "--device", "cpu"]
     assert glot("fit", "--cache", extracted, *fit, "--out", "runs/mean")[0] == 0
