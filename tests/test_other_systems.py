@@ -26,8 +26,7 @@ for name in ("SIGKILL", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "S
     delattr(signal, name)
 """
 GONE = """
-for name in ("fork", "forkpty", "geteuid", "getuid", "getpgid", "killpg", "setsid", "sysconf", "mkfifo", "fchmod", "getloadavg",
-             "nice", "setuid"):
+for name in ("fork", "forkpty", "geteuid", "getuid", "getpgid", "killpg", "setsid", "sysconf", "mkfifo", "fchmod"):
     delattr(os, name)
 """
 COMMANDS = """

@@ -96,6 +96,26 @@ def test_encode_answers_as_sentence_transformers_does(
     torch.testing.assert_close(ours.similarity(vectors, vectors), theirs.similarity(vectors, vectors))
 
 
+@pytest.mark.slow
+def test_a_model_has_the_device_and_the_engine_that_were_asked_for(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed (extra: openvino)")
+    monkeypatch.setattr("glot.extract.converted.models_folder", lambda: tmp_path / "converted")
+    names = {}
+    for engine in ("torch", "openvino"):
+        model = GlotModel.from_pretrained(run, device="cpu", engine=engine)
+        assert repr(model).endswith(", on cpu>")
+        assert model.encode(TEXTS, convert_to_tensor=True).device == model.device
+        names[engine] = model.backbone.engine_name, model.encode(TEXTS)
+    assert [name.split()[0] for name, _ in names.values()] == ["torch", "openvino"]
+    np.testing.assert_allclose(names["openvino"][1], names["torch"][1], rtol=1e-3, atol=1e-4)
+    with pytest.raises(UsageError, match="nowhere"):
+        GlotModel.from_pretrained(run, device="nowhere")
+    with pytest.raises(UsageError, match=r"unknown .*engine 'fast'"):
+        GlotModel.from_pretrained(run, engine="fast")
+
+
 def test_one_text_has_one_answer(run: Path) -> None:
     model = GlotModel.load(run)
     assert model.classes_.tolist() == ["animal", "water"]
