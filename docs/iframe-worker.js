@@ -7,12 +7,16 @@ if (location.protocol === "file:") {
       const frame = document.createElement("iframe");
       frame.hidden = true;
       frame.title = "Search";
+      this.inside = new Promise((resolve) => {
+        frame.onload = () => {
+          const script = frame.contentDocument.createElement("script");
+          script.src = new URL(address, location.href);
+          script.onload = () => resolve(frame.contentWindow);
+          frame.contentWindow.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
+          frame.contentDocument.body.append(script);
+        };
+      });
       document.body.append(frame);
-      const script = frame.contentDocument.createElement("script");
-      script.src = new URL(address, location.href);
-      this.inside = new Promise((resolve) => { script.onload = () => resolve(frame.contentWindow); });
-      frame.contentWindow.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
-      frame.contentDocument.body.append(script);
     }
     async postMessage(data) {
       (await this.inside).dispatchEvent(new MessageEvent("message", { data }));
