@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glot.commands.console import (
-    DeviceOption,
     LinksOption,
     ModelOption,
     answer,
@@ -19,7 +18,7 @@ from glot.commands.console import (
     tell,
     words,
 )
-from glot.commands.machine_options import TrustOption
+from glot.commands.machine_options import DeviceOption, TrustOption
 from glot.commands.progress import extract_bars
 from glot.errors import FaultError, UsageError
 from glot.process import stop_flag
