@@ -56,6 +56,25 @@ def test_a_file_has_the_scores_that_its_cache_has(glot: Glot, extracted: Path) -
     assert "dev.csv: comma-separated, UTF-8, 40 rows" in err
 
 
+@pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet"])
+def test_any_table_that_pandas_writes_is_scored(glot: Glot, extracted: Path, suffix: str) -> None:
+    pandas = pytest.importorskip("pandas", reason="pandas is not installed")
+    assert glot(*FIT, "--no-yardsticks", "--cache", extracted, "--out", "run")[0] == 0
+    frame, held = pandas.read_csv("dev.csv"), Path("held").with_suffix(suffix)
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow", reason="Parquet files need pyarrow")
+        frame.to_parquet(held)
+    elif suffix == ".jsonl":
+        frame.to_json(held, orient="records", lines=True)
+    else:
+        frame.to_csv(held, sep="\t", index=False)
+    words = ["evaluate", "--run", "run", *COLUMNS, "--json", "--data"]
+    (expected,), (found,) = (json.loads(glot(*words, path)[1])["runs"] for path in ("dev.csv", held))
+    assert found["source"] == held.name
+    for part in ("confusion", "classes", "judgements", "calibration"):
+        assert json.dumps(found[part]) == json.dumps(expected[part]).replace("dev.csv", held.name)
+
+
 def test_runs_and_ensembles_share_one_forward(
     glot: Glot, extracted: Path, forwarded: list[tuple[int, ...]], tmp_path: Path
 ) -> None:

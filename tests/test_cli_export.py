@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from glot import GlotModel
+from tests.hub_server import hub_of_a_test
+
+TEXTS = ["rain falls over the old dog", "the river in autumn", "books"]
 
 
 @pytest.fixture
@@ -30,10 +33,10 @@ def test_from_texts_to_a_folder(glot: Callable[..., tuple], fitted: Path, monkey
     assert (code, err) == (0, "")  # no bar of any library
     assert "checked" in out
     model = SentenceTransformer("made", trust_remote_code=True, device="cpu")
-    texts = ["rain falls over the old dog", "the river in autumn", "books"]
-    vectors, run = model.encode(texts), GlotModel.load(fitted, device="cpu")
-    np.testing.assert_allclose(vectors, run.encode(texts), rtol=1e-5, atol=1e-5)
-    assert model[1].predict(vectors) == run.predict(texts).tolist()
+    vectors, run = model.encode(TEXTS), GlotModel.load(fitted, device="cpu")
+    np.testing.assert_allclose(vectors, run.encode(TEXTS), rtol=1e-5, atol=1e-5)
+    assert model[1].predict(vectors) == run.predict(TEXTS).tolist()
+    np.testing.assert_allclose(model[1].predict_proba(vectors), run.predict_proba(TEXTS), rtol=1e-5, atol=1e-6)
     card = Path("made/README.md").read_text(encoding="utf-8")
     assert "license: mit" in card
     found: dict = {}
@@ -60,16 +63,38 @@ def test_the_head_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
     assert (code, "--license does not go with --to onnx" in err) == (2, True)
 
 
+def test_a_folder_goes_to_the_hub(
+    glot: Callable[..., tuple], fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    from sentence_transformers import SentenceTransformer
+
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(Path("modules").resolve()))
+    with hub_of_a_test(monkeypatch, str(tmp_path / "hub")) as hub:
+        words = ["--to", "sentence-transformers", "made", "--push", "somebody/mine"]
+        code, out, err = glot("export", "--run", fitted, *words)
+        assert code == 0, err
+        assert f"{hub.address}/somebody/mine" in out
+        made = {path.relative_to("made").as_posix(): path for path in Path("made").rglob("*") if path.is_file()}
+        assert hub.files["somebody/mine"] == {name: path.read_bytes() for name, path in made.items()}
+        assert 'SentenceTransformer("somebody/mine", trust_remote_code=True)' in made["README.md"].read_text("utf-8")
+        theirs = SentenceTransformer("somebody/mine", trust_remote_code=True, device="cpu")
+    run = GlotModel.load(fitted, device="cpu")
+    np.testing.assert_allclose(theirs.encode(TEXTS), run.encode(TEXTS), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.slow
-def test_texts_to_labels_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
-    for name in ("onnx", "onnxruntime", "onnxscript"):
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_texts_to_labels_as_a_graph(to: str, glot: Callable[..., tuple], fitted: Path) -> None:
+    for name in ("onnx", "onnxruntime", "onnxscript", *(["openvino"] if to == "openvino" else [])):
         pytest.importorskip(name, reason=f"{name} is not installed (extra: onnx)")
-    code, out, err = glot("export", "--run", fitted, "--to", "onnx", "--out", "made", "--json")
+    code, out, err = glot("export", "--run", fitted, "--to", to, "--out", "made", "--json")
     assert code == 0, err
     found = json.loads(out)
     assert (found["path"], found["outputs"], found["difference"] < 1e-4) == ("made", ["vectors", "probabilities"], True)
     assert {path.name for path in Path("made").iterdir()} == set(found["files"])
-    code, _, err = glot("export", "--run", fitted, "--to", "onnx", "made")
+    assert {"onnx": "model.onnx", "openvino": "model.xml"}[to] in found["files"]
+    code, _, err = glot("export", "--run", fitted, "--to", to, "made")
     assert (code, "made is there already" in err) == (2, True)
 
 

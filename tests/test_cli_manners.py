@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from scipy.stats import binomtest
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "pipeline"
@@ -163,6 +165,53 @@ def test_every_command_takes_the_shared_options() -> None:
     for command in commands:
         options = {name for parameter in command.params for name in parameter.opts}
         assert {"--quiet", "--verbose", "--json"} <= options, command.name
+
+
+# What has states, forwards or trains; the others read and write files alone.
+COMPUTES = {"train", "extract", "fit", "sweep", "tune", "evaluate", "encode", "predict", "export", "serve", "explain"}
+COMPUTES |= {"stress", "reproduce"}
+
+
+def test_one_meaning_a_word() -> None:
+    """Everywhere --text is a column of a table, --device where it is computed, --out and --output where it goes."""
+    from glot.commands import app as cli
+
+    tree, texts = cli.command_tree(), 0
+    assert set(tree.commands) > COMPUTES
+    for name, command in tree.commands.items():
+        options = {option: parameter for parameter in command.params for option in parameter.opts}
+        assert ("--device" in options) >= (name in COMPUTES), name
+        assert ("--out" in options) == ("--output" in options), name
+        texts += "--text" in options
+        assert "--text" not in options or "olumn of the text" in options["--text"].help, name
+    assert texts >= 5
+
+
+@pytest.mark.parametrize("name", ["train", "fit", "explain"])
+def test_the_help_of_a_command_ends_with_two_examples(name: str, glot: Callable[..., tuple]) -> None:
+    from glot.commands.examples import EXAMPLES
+
+    shown = glot(name, "-h")[1].rpartition("Examples:")[2]
+    assert [line.strip() for line in shown.strip().splitlines()] == [f"glot {line}" for line in EXAMPLES[name]]
+
+
+def test_the_table_of_fit_is_for_who_wants_to_know_how_good_it_is(glot: Callable[..., tuple], extracted: Path) -> None:
+    """Set, rows, metric, score with its interval, epoch; the published rule's column is of the published preset."""
+    heads = {}
+    for preset, more in (("strong", ["--pooler", "mlp"]), ("published", [])):  # both begin at random weights
+        words = ["fit", "--cache", extracted, "--preset", preset, "--epochs", 1, "--hidden", 8, "--out", preset]
+        code, out, err = glot(*words, *more, "--no-yardsticks")
+        assert code == 0, err
+        lines = re.findall(r"^[┃│](.*)[┃│]\s*$", out, re.MULTILINE)
+        heads[preset], first, *_ = ([cell.strip() for cell in re.split("[┃│]", line)] for line in lines)
+        cells = dict(zip(heads[preset], first, strict=True))
+        metrics = json.loads(Path(preset, "metrics.json").read_text())
+        best, epoch = metrics["best"]["validation"]["accuracy"], str(metrics["best_epoch"])
+        assert (cells["set"], cells["rows"], cells["metric"], cells["epoch"]) == ("validation", "40", "accuracy", epoch)
+        interval = binomtest(round(40 * best), 40).proportion_ci(method="wilson")
+        shown = [100 * best, 100 * interval.low, 100 * interval.high]
+        assert cells["score [95 % interval]"] == "{:.1f} [{:.1f}, {:.1f}]".format(*shown)
+    assert heads["published"] == [*heads["strong"], "best (published rule)"]
 
 
 def test_help_groups_the_options_and_begins_with_those_that_matter() -> None:

@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
+from glot.fit.run_folder import RunConfig
 from glot.inference.model import GlotModel
 from glot.store.reader import Cache
+from tests.report.test_page import Page
 
 Glot = Callable[..., tuple[int, str, str]]
 
@@ -40,6 +43,11 @@ def test_from_a_table_to_a_decision(
     assert "train.csv: text in 'sentence', label in 'kind'\n" in out
     assert "label: 2 classes (animal 120, water 120)\n" in out
     assert "192 rows to train on, 48 to score on: a fifth of the rows of train.csv" in out
+    told = re.search(
+        r"^240 texts, (\d+) distinct, ([\d,]+) tokens: 0.00 GB of states in made/cache, ", out, re.MULTILINE
+    )
+    assert told, out
+    assert re.search(r"made/cache, (seconds|about \d+ s on cpu) to make$", out, re.MULTILINE), out
     source, answers, cache = rows_of(table), rows_of("made/predictions.csv"), Cache("made/cache")
     # The rows that are scored: a fifth of each class, none of which was trained on.
     held = [int(row["index"]) for row in answers]
@@ -57,6 +65,19 @@ def test_from_a_table_to_a_decision(
     assert "on 48 untouched rows; majority 50.0; logistic regression on the mean " in out
     for row in answers:
         assert float(row["probability"]) == float(row[f"probability_{row['label']}"])
+    # How many tokens there are to come is what the tokenizer of the model counts.
+    tokenizer, texts = AutoTokenizer.from_pretrained(backbone_folders["bert"]), {row["sentence"] for row in source}
+    assert int(told[1]) == len(texts)
+    lengths = [len(tokenizer(text, truncation=True, max_length=24)["input_ids"]) for text in texts]
+    assert int(told[2].replace(",", "")) == sum(lengths) == cache.plan.length.sum()
+    config = RunConfig.load(Path("made"))  # of the preset strong
+    assert (config.train.start, config.layers) == ("regression", (0, 1, 2))
+    page = Page(Path("made/report.html")).text
+    assert f"{100 * right:.1f} % [" in page.replace("\xa0", " ")
+    for part in ("logistic regression", "By class, percent", "Confusion matrix", "Calibration in numbers"):
+        assert part in page
+    for part in ("Training labels that are likely", "Rows that train has", "Is more data", "Settings", "Environment"):
+        assert part in page
     # The folder is a run, and the card and the lines at the end say how to use it.
     model = GlotModel.load("made", backbone_folders["bert"])
     close = model.predict_proba([row["sentence"] for row in answers])[:, 0]  # the cache keeps its states in 8 bits
@@ -79,6 +100,11 @@ def test_from_a_table_to_a_decision(
         code, _, err = glot(*shlex.split(line)[1:])
         assert code == 0, f"{line}: {err}"
     assert len(rows_of("answers.csv")) == 40
+    if find_spec("sentence_transformers") is not None:  # the card of what goes to others says what was found
+        given = Path("made/exported/README.md").read_text(encoding="utf-8")
+        assert "; logistic regression on the mean " in given
+        for words in (f"accuracy {100 * right:.1f} [", "a fifth of the rows of train.csv", "192 rows", "## Limits"):
+            assert words in given
 
 
 def test_the_same_command_again_does_nothing_twice(train: Glot, table: Path, forwarded: list) -> None:

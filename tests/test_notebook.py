@@ -79,3 +79,36 @@ def test_it_runs_in_a_kernel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/letters/report.html").exists()
     assert (tmp_path / "explain.png").exists()
+
+
+BARS = """
+import glot.inference.estimator
+from glot import GlotClassifier
+glot.inference.estimator.DELAY = 0.0
+texts = [f"{word} {row}" for row in range(8) for word in ("dog", "river")]
+def fit(verbose):
+    classifier = GlotClassifier(%r, max_tokens=24, hidden=4, epochs=1, device="cpu", verbose=verbose)
+    classifier.fit(texts, [0, 1] * 8)
+fit(0)  # what libraries say when they are imported is no bar
+"""
+RUN = """
+import json, sys, nbclient, nbformat
+cells = [nbformat.v4.new_code_cell(source) for source in json.load(sys.stdin)]
+made = nbclient.NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=300).execute()
+print(json.dumps([[dict(output) for output in cell.outputs] for cell in made.cells]))
+"""
+
+
+@pytest.mark.slow
+def test_bars_are_drawn_in_a_notebook_and_not_at_verbose_0(backbone_folders: dict[str, Path]) -> None:
+    """In a kernel of Jupyter, whose errors go to no terminal."""
+    pytest.importorskip("nbclient", reason="nbclient is not installed: make setup brings it")
+    cells = json.dumps([BARS % str(backbone_folders["bert"]), "fit(0)", "fit(1)"])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-c", RUN], input=cells, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    _, silent, shown = json.loads(done.stdout.splitlines()[-1])
+    assert silent == []
+    assert "training" in json.dumps(shown)

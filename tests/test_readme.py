@@ -36,6 +36,22 @@ def test_from_a_csv_of_sst2_to_predictions(glot: Callable[..., tuple]) -> None:
     assert np.load("vectors.npy").shape[0] == len(dev)
 
 
+def test_the_first_screen_says_what_for_whom_why_and_how() -> None:
+    """In 25 lines: the sentence, the picture of the frontier, and the lines that train and answer; then the rivals."""
+    lines = (pages.ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    first = "\n".join(lines[:25])
+    assert "You have a language model, some texts, and want labels or vectors" in first
+    assert "](docs/frontier.svg)" in first
+    commands = [line.split()[1] for line in lines[:25] if line.startswith("glot ")]
+    assert commands == ["train", "predict"]
+    rivals = [line.split("|")[1].strip() for line in lines[:35] if line.startswith("| ")][1:]
+    assert len(rivals) == 4
+    assert "SetFit" in rivals
+    titles = [line for line in lines if line.startswith("## ")]
+    paths = ["## With a table", "## In Python", "## With the paper"]
+    assert [title for title in titles if title in paths] == paths
+
+
 ROWS = {
     "cls": ("cls",),
     "mean": ("mean",),

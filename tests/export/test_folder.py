@@ -26,6 +26,7 @@ from glot.export.folder import export_folder
 from glot.extract.backbone import load_backbone
 from glot.extract.source import resolve_model
 from glot.store.task_spec import TaskSpec
+from tests import pages
 from tests.export.conftest import TEXTS
 
 CASES = {
@@ -61,6 +62,18 @@ def test_the_same_vectors_in_batches_of_any_size(family: str, make_run: Callable
     np.testing.assert_allclose(
         prompted, GlotModel.load(run).encode(["the old town and " + TEXTS[1]]), rtol=1e-5, atol=1e-5
     )
+
+
+def test_sentence_transformers_asks_for_trust_in_the_folder_s_code(
+    make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """So the line that loads it says trust_remote_code=True: on the card, in the README, and why."""
+    made = export_folder(make_run("bert", pooler="mean"), tmp_path / "made")
+    with pytest.raises(ValueError, match="trust_remote_code=True"):
+        SentenceTransformer(str(made.path), device="cpu")
+    assert "trust_remote_code=True" in (made.path / "README.md").read_text(encoding="utf-8")
+    said = " ".join((pages.ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "`trust_remote_code=True` (graph and readout are a file of code in it" in said
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -21,6 +21,7 @@ from glot.extract.source import resolve_model
 from glot.fit.ensemble import Ensemble
 from glot.fit.run_folder import RunConfig
 from glot.store.task_spec import TaskSpec
+from tests.hub_server import hub_of_a_test
 
 TEXTS = ["a dog in the rain", "the old river", "books about ships", "a dog in the rain", "rain"]
 
@@ -70,6 +71,51 @@ def test_encode_takes_what_sentence_transformers_encode_takes(
         model.encode(TEXTS, batch_size=0)
 
 
+def test_encode_answers_as_sentence_transformers_does(
+    glot: Callable[..., tuple], extracted: Path, backbone_folders: dict[str, Path]
+) -> None:
+    """The mean of the last layer is what it makes of a bare model: the same call, the same answer."""
+    peer = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    fit = ["--pooler", "mean", "--preset", "published", "--epochs", 1, "--no-yardsticks", "--device", "cpu"]
+    assert glot("fit", "--cache", extracted, *fit, "--out", "runs/mean")[0] == 0
+    theirs, ours = peer.SentenceTransformer(str(backbone_folders["bert"]), device="cpu"), GlotModel.load("runs/mean")
+    for given in (TEXTS, TEXTS[0], []):
+        for options in (
+            {},
+            {"batch_size": 2, "show_progress_bar": False},
+            {"convert_to_tensor": True},
+            {"normalize_embeddings": True},
+            {"normalize_embeddings": True, "convert_to_tensor": True, "batch_size": 3},
+        ):
+            expected, found = theirs.encode(given, **options), ours.encode(given, **options)
+            if given:
+                assert (type(found), found.dtype, found.shape) == (type(expected), expected.dtype, expected.shape)
+                np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+            assert len(found) == len(expected)
+    vectors = ours.encode(TEXTS)
+    torch.testing.assert_close(ours.similarity(vectors, vectors), theirs.similarity(vectors, vectors))
+
+
+@pytest.mark.slow
+def test_a_model_has_the_device_and_the_engine_that_were_asked_for(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed (extra: openvino)")
+    monkeypatch.setattr("glot.extract.converted.models_folder", lambda: tmp_path / "converted")
+    names = {}
+    for engine in ("torch", "openvino"):
+        model = GlotModel.from_pretrained(run, device="cpu", engine=engine)
+        assert repr(model).endswith(", on cpu>")
+        assert model.encode(TEXTS, convert_to_tensor=True).device == model.device
+        names[engine] = model.backbone.engine_name, model.encode(TEXTS)
+    assert [name.split()[0] for name, _ in names.values()] == ["torch", "openvino"]
+    np.testing.assert_allclose(names["openvino"][1], names["torch"][1], rtol=1e-3, atol=1e-4)
+    with pytest.raises(UsageError, match="nowhere"):
+        GlotModel.from_pretrained(run, device="nowhere")
+    with pytest.raises(UsageError, match=r"unknown .*engine 'fast'"):
+        GlotModel.from_pretrained(run, engine="fast")
+
+
 def test_one_text_has_one_answer(run: Path) -> None:
     model = GlotModel.load(run)
     assert model.classes_.tolist() == ["animal", "water"]
@@ -114,40 +160,27 @@ def test_an_ensemble_is_saved_whole(glot: Callable[..., tuple], extracted: Path)
     np.testing.assert_array_equal(GlotModel.from_pretrained("saved").predict_proba(TEXTS), model.predict_proba(TEXTS))
 
 
-def test_a_run_goes_to_the_hub_and_comes_from_it(
-    run: Path, tmp_path: Path, backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Over a Hub that is made up: what is uploaded there, and downloaded again under its name."""
-    kept: dict[str, dict[str, bytes]] = {}
-
-    class Hub:
-        def whoami(self) -> dict:
-            return {"name": "somebody"}
-
-        def create_repo(self, repo_id: str, exist_ok: bool) -> str:
-            return f"https://huggingface.co/{repo_id}"
-
-        def upload_folder(self, repo_id: str, folder_path: Path, commit_message: str) -> None:
-            kept[repo_id] = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
-
-    def snapshot_download(repo: str, revision: str | None, allow_patterns: list[str]) -> str:
-        folder = Path("downloaded")
-        folder.mkdir(exist_ok=True)
-        for name, content in kept[repo].items():
-            (folder / name).write_bytes(content)
-        return str(folder)
-
+def test_a_run_goes_to_the_hub_and_comes_from_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the Hub's own client, over HTTP, from a Hub on this machine."""
     model = GlotModel.load(run)
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    assert model.push_to_hub("somebody/mine") == "https://huggingface.co/somebody/mine"
-    assert not [name for name, content in kept["somebody/mine"].items() if str(tmp_path.parent).encode() in content]
-    card = kept["somebody/mine"]["README.md"].decode()
-    assert 'GlotModel.from_pretrained("somebody/mine", backbone="...")' in card
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(UsageError, match="tiny-bert"):  # its backbone is a folder here, whose place is not told
-        GlotModel.from_pretrained("somebody/mine")
-    again = GlotModel.from_pretrained("somebody/mine", backbone=model.config.states.source)
-    np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    with hub_of_a_test(monkeypatch, str(tmp_path / "hub")) as hub:
+        assert model.push_to_hub("somebody/mine") == f"{hub.address}/somebody/mine"
+        kept = hub.files["somebody/mine"]
+        assert set(kept) == {"README.md", "config.json", "head.safetensors", "metrics.json"}
+        assert not [name for name, content in kept.items() if str(tmp_path.parent).encode() in content]
+        assert 'GlotModel.from_pretrained("somebody/mine", backbone="...")' in kept["README.md"].decode()
+        with pytest.raises(UsageError, match="tiny-bert"):  # its backbone is a folder here, whose place is not told
+            GlotModel.from_pretrained("somebody/mine")
+        for _ in range(2):  # the second time from what was kept
+            again = GlotModel.from_pretrained("somebody/mine", backbone=model.config.states.source)
+            np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+        with pytest.raises(UsageError, match="the hub has no model 'somebody/nothing'"):
+            GlotModel.from_pretrained("somebody/nothing")
+        monkeypatch.setenv("HF_TOKEN", "hf_another")
+        with pytest.raises(UsageError, match="does not take this token"):
+            model.push_to_hub("somebody/mine")
+    again.save_pretrained("saved")
+    assert Path("saved/metrics.json").read_bytes() == (run / "metrics.json").read_bytes()
 
 
 def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_one_line(tmp_path: Path) -> None:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import copy
+import fcntl
+import os
 import pickle
+import pty
+import struct
+import sys
+import termios
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -229,6 +236,17 @@ def test_a_model_in_memory_learns_what_the_named_one_does(
         GlotClassifier(given[0], **SMALL).fit(texts, labels)
 
 
+def test_a_sentence_transformer_learns_what_its_folder_does(
+    classifier: Callable, backbone_folders: dict[str, Path], data: tuple
+) -> None:
+    peer = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    texts, labels = data[0], (data[1] > 2).astype(int)
+    embedder = peer.SentenceTransformer(str(backbone_folders["bert"]), device="cpu")
+    fitted = GlotClassifier(embedder, **SMALL).fit(texts, labels)
+    expected = classifier().fit(texts, labels).predict_proba(texts)
+    np.testing.assert_allclose(fitted.predict_proba(texts), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_states_of_two_models_in_memory_are_not_confused(
     backbone_folders: dict[str, Path], data: tuple, tmp_path: Path, forwarded: list
 ) -> None:
@@ -272,3 +290,33 @@ def test_bars_are_drawn_where_somebody_looks_and_not_at_verbose_0(
     classifier(verbose=1).fit(texts, labels).predict(texts)
     shown = capsys.readouterr().err
     assert all(word in shown for word in ("tokens", "training", "texts", "48/48"))
+
+
+def test_bars_are_drawn_in_a_terminal(classifier: Callable, data: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real one: what it shows is read at its other end."""
+    texts, labels = data[0], (data[1] > 2).astype(int)
+    monkeypatch.setattr("glot.inference.estimator.DELAY", 0.0)
+    for verbose, words in ((0, ()), (1, ("tokens", "training", "texts", "48/48"))):
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # rows and columns
+        with os.fdopen(theirs, "w") as terminal, ThreadPoolExecutor(1) as reader:
+            shown = reader.submit(read_terminal, ours)
+            monkeypatch.setattr(sys, "stderr", terminal)
+            classifier(verbose=verbose).fit(texts, labels).predict(texts)
+            terminal.write(END)
+            terminal.flush()
+            screen = shown.result(60)
+        assert [word for word in words if word not in screen] == [], screen
+        assert bool(words) or screen == END
+
+
+END = "the end"
+
+
+def read_terminal(descriptor: int) -> str:
+    """What was written to a terminal until its end."""
+    found = b""
+    while not found.endswith(END.encode()):
+        found += os.read(descriptor, 2**12)
+    os.close(descriptor)
+    return found.decode()

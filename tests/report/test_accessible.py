@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ from glot.inference.run_checks import open_runs
 from glot.report import evaluation_page
 from glot.report import explain as explain_page
 from glot.reproduce.report import write_report
+from tests.report.browser import look
 from tests.report.test_evaluation_page import made
 
 CONTROLS = ("input", "select", "textarea", "button")
@@ -43,7 +45,7 @@ def write_evaluation(path: Path) -> Path:
 
 
 def write_explanation(path: Path, make_head_run: Callable, make_example: Callable) -> Path:
-    words = ["[CLS]", "the", "box", "never", "one", "two", "files", "[SEP]"]
+    words = ["[CLS]", *["the", "box", "never", "one", "two", "files"] * 21, "[SEP]"]  # 128
     runs = [make_head_run("glot", num_texts=1, tau=0.3), make_head_run("adapool", num_texts=1, pooler="adapool")]
     explain_page.write_page([explain(make_example(words, task="stress-made"), open_runs(runs))], path)
     return path
@@ -126,3 +128,31 @@ def test_tables_pictures_and_controls_say_what_they_are(page: Path) -> None:
         is_named = words or given.get("aria-label") or given.get("aria-labelledby") or given.get("title")
         is_filled = "id" in given and f'getElementById("{given["id"]}")' in page.read_text(encoding="utf-8")
         assert is_named or "label" in around or given.get("id") in labelled or is_filled, given
+
+
+MEASURE = """
+const page = document.documentElement, body = getComputedStyle(document.body);
+const light = (name) => body[name].match(/\\d+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0);
+tell([innerWidth, page.scrollWidth - page.clientWidth, light("color"), light("backgroundColor")]);
+"""
+WHITE = 3 * 255
+
+
+@pytest.mark.parametrize(
+    ("width", "dark"),
+    [(390, True), *(pytest.param(*look, marks=pytest.mark.slow) for look in ((390, False), (1280, True)))],
+)
+def test_a_page_fits_a_phone_and_has_a_dark_side(page: Path, tmp_path: Path, width: int, dark: bool) -> None:
+    given, beyond, ink, ground = look(page, tmp_path, MEASURE, width, dark)
+    assert (given, beyond) == (width, 0)
+    assert ink > 500 > 200 > ground if dark else ground > 500 > 200 > ink
+
+
+@pytest.mark.slow
+def test_paper_is_white_and_wide_enough(page: Path, tmp_path: Path) -> None:
+    """A4 without the page's margins."""
+    *_, shape = ["portrait", *re.findall(r"size: A4 (\w+)", page.read_text(encoding="utf-8"))]  # the last rule holds
+    width = {"portrait": 688, "landscape": 1031}[shape]
+    _, beyond, ink, ground = look(page, tmp_path, MEASURE, width, paper=True)
+    assert (beyond, ground) == (0, WHITE)
+    assert ink < 200

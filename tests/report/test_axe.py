@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import html
-import json
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,23 +11,14 @@ import pytest
 
 from glot.reproduce.report import write_report
 from tests import pages
+from tests.report.browser import find_browser, look
 from tests.report.conftest import MakeRun
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking")
 LOOKS = [(width, dark) for width in (390, 1280) for dark in (False, True)]
-# The policy of the pages runs no script that is not theirs; the checker is one.
-POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"\s[^>]*>')
-ASK = """\
-window.addEventListener("load", () => axe.run({resultTypes: ["violations"]}).then(found => parent.postMessage(
-  JSON.stringify(found.violations.map(one => [one.impact, one.id, one.nodes.map(n => n.html)])), "*")));
+ASK = """
+axe.run({resultTypes: ["violations"]}).then(found => tell(
+  found.violations.map(one => [one.impact, one.id, one.nodes.map(n => n.html)])));
 """
-# A window without a screen is never as narrow as a phone; a frame has the width that it is given.
-FRAME = """<!DOCTYPE html><meta charset="utf-8"><pre id="axe-found"></pre>
-<script>onmessage = told => document.getElementById("axe-found").textContent = told.data</script>
-<iframe src="copy.html" style="width:{width}px;height:900px;border:0"></iframe>
-"""
-
 
 TEMPLATES = pages.ROOT / "pipeline/glot/report/templates"
 PAIRS = {  # what is written on what
@@ -66,28 +53,15 @@ def test_letters_stand_out_from_what_they_stand_on(name: str) -> None:
 @pytest.fixture
 def check(tmp_path: Path) -> Callable[[Path], list]:
     """`check(page)` gives the serious findings: (width, dark, impact, rule, elements)."""
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     axe = Path(os.environ.get("AXE_JS") or pages.ROOT / "node_modules/axe-core/axe.min.js")
-    if browser is None or not axe.is_file():
-        lacks = f"{axe} (npm install --no-save axe-core, or set AXE_JS)" if browser else "a browser: chromium"
+    find_browser()
+    if not axe.is_file():
+        lacks = f"{axe} (npm install --no-save axe-core, or set AXE_JS)"
         pytest.skip(f"the pages are not checked by axe-core, for there is no {lacks}")
-    script = axe.read_text(encoding="utf-8").replace("</script", "<\\/script")
+    script = axe.read_text(encoding="utf-8").replace("</script", "<\\/script") + ASK
 
     def run(page: Path) -> list:
-        copy = tmp_path / "copy.html"
-        text = POLICY.sub("", page.read_text(encoding="utf-8"))
-        copy.write_text(text.replace("</body>", f"<script>{script}\n{ASK}</script></body>"), encoding="utf-8")
-        found = []
-        for width, dark in LOOKS:
-            frame = tmp_path / "frame.html"
-            frame.write_text(FRAME.format(width=width), encoding="utf-8")
-            look = ["--window-size=1400,1000", f"--blink-settings=preferredColorScheme={0 if dark else 1}"]
-            words = [browser, *FLAGS, *look, f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=20000"]
-            done = subprocess.run([*words, "--dump-dom", frame.as_uri()], capture_output=True, text=True, timeout=120)
-            told = re.search(r'<pre id="axe-found">(.*?)</pre>', done.stdout, re.DOTALL)
-            assert told, f"no page came back: {done.stderr[-500:]}"
-            assert told[1], f"axe did not answer: {done.stderr[-500:]}"
-            found += [(width, dark, *one) for one in json.loads(html.unescape(told[1]))]
+        found = [(width, dark, *one) for width, dark in LOOKS for one in look(page, tmp_path, script, width, dark)]
         return [one for one in found if one[2] in ("serious", "critical")]
 
     return run

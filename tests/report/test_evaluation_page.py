@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import classification_report, confusion_matrix, log_loss
 
 pytest.importorskip("matplotlib", reason="pages need the extra report")
+
+from matplotlib.figure import Figure
 
 from glot.errors import UsageError
 from glot.fit.doubts import Doubt, Doubts, Duplicate
 from glot.fit.evaluation import Scored, TokenWeights, evaluate
 from glot.fit.yardsticks import Yardstick
+from glot.report.evaluation_figures import Residuals, Scatter
 from glot.report.evaluation_page import MOST_CLASSES, Page, shaded, write_page
 from glot.store.task_spec import TaskSpec
 from tests.report.test_page import Page as Parsed
@@ -42,6 +48,69 @@ def test_the_answer_comes_first(tmp_path: Path, right: float, rival: float, said
     assert body.index(f"{100 * right:.1f} %") < body.index(said) < body.index("Scores")
     assert f"{said} better than the logistic regression" in body or f"{said} than the logistic regression" in body
     assert f"which has {100 * rival:.1f} %" in body
+
+
+def rows_of(page: Path, part: str) -> dict[str, list[str]]:
+    """The tables of a part of the page: the heading of each row -> its cells, shares of a row left out."""
+    html = page.read_text(encoding="utf-8")
+    (section,) = re.findall(rf'<section id="{part}".*?</section>', html, re.DOTALL)
+    section = re.sub(r"<small>.*?</small>", "", section)
+    found: dict[str, list[str]] = {}
+    for name, cells in re.findall(r'<tr><th scope="row">(.*?)</th>(.*?)</tr>', section, re.DOTALL):
+        found.setdefault(name, []).extend(re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<td.*?</td>", cells))
+    return found
+
+
+def test_the_tables_are_scikit_learn_s(tmp_path: Path) -> None:
+    """Of each class precision, recall, F1 and support, then its row of the confusion matrix; and calibration."""
+    page = made(3, 0.8, 0.5)
+    scored, classes = page.evaluation.scored, list("abc")
+    scored = replace(scored, task=TaskSpec("made", 1, "classes", tuple(classes), metrics=("accuracy",)))
+    labels, answers = scored.labels, scored.estimates.argmax(axis=1)
+    turned = np.where(np.arange(400) % 4 == 0, (labels + 1) % 3, labels)
+    aside = replace(scored, source="validation", labels=turned)  # on which the head is too sure of itself
+    found = evaluate(scored, held_out=aside)
+    write_page(tmp_path / "page.html", Page(found))
+    report = classification_report(labels, answers, target_names=classes, output_dict=True)
+    matrix = confusion_matrix(labels, answers)
+    shown = rows_of(tmp_path / "page.html", "classes")
+    for place, name in enumerate(classes):
+        shares = [f"{100 * report[name][part]:.1f}" for part in ("precision", "recall", "f1-score")]
+        expected = [*shares, f"{report[name]['support']:.0f}", *map(str, matrix[place])]
+        assert shown[name][:7] == expected
+    shown = rows_of(tmp_path / "page.html", "calibration")
+    assert found.scaling is not None
+    raised = scored.estimates ** (1 / found.scaling.temperature)
+    scaled = raised / raised.sum(axis=1, keepdims=True)
+    for name, shares in (
+        ("as they are", scored.estimates),
+        (f"at temperature {found.scaling.temperature:.2f}", scaled),
+    ):
+        assert shown[name][1] == f"{log_loss(labels, shares):.3f}"
+    assert shown["as they are"] != shown[f"at temperature {found.scaling.temperature:.2f}"]
+    text = Parsed(tmp_path / "page.html").text
+    assert re.search(r"Calibration: as it is, .* points; at temperature \d\.\d\d, .* points", text)  # of the picture
+
+
+def test_scores_have_a_scatter_and_residuals(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    labels = random.uniform(0, 5, 60)
+    answers = labels + random.normal(0.2, 0.3, 60)
+    task = TaskSpec("made", 1, "score", score_range=(0.0, 5.0), metrics=("spearman",))
+    write_page(tmp_path / "page.html", Page(evaluate(Scored("held.csv", task, labels, answers))))
+    text = Parsed(tmp_path / "page.html").text
+    assert "Answers over labels: 60 examples" in text
+    assert f"the median {np.median(answers - labels):.2f}" in text
+    assert f"mean error {(answers - labels).mean():+.4g}" in text
+    scatter, residuals = Figure().subplots(1, 2)
+    Scatter("", labels, answers).draw(scatter, {})
+    points = np.asarray(scatter.collections[0].get_offsets())
+    np.testing.assert_allclose(points[points[:, 0].argsort()], np.stack([labels, answers], axis=1)[labels.argsort()])
+    Residuals("", answers - labels).draw(residuals, {})
+    bars = residuals.patches
+    assert sum(bar.get_height() for bar in bars) == 60
+    expected = np.histogram(answers - labels, [bar.get_x() for bar in bars] + [bars[-1].get_x() + bars[-1].get_width()])
+    assert [bar.get_height() for bar in bars] == expected[0].tolist()
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from glot.inference.attribution import Explanation, explain
 from glot.inference.run_checks import open_runs
 from glot.report.explain import page_data, render_page, roles, write_page
 from glot.report.pieces import readable_pieces
+from tests.report.browser import look
 
 WORDS = ["[CLS]", "in", "the", "box", "are", "never", "one", "two", "three", "four", "files", "not", "[SEP]"]
 HOSTILE = [
@@ -239,6 +240,44 @@ def test_a_narrow_page_does_not_scroll_sideways(explained: Callable, browse: Cal
     dom = browse([found, found], script=measure, width=500)  # Chromium's narrowest
     assert "<title>beyond: 0</title>" in dom
     assert [dom.count(f'id="example-{number}"') for number in (1, 2, 3)] == [1, 1, 0]
+
+
+LEGIBLE = """
+const places = (name) => [...document.querySelectorAll(name)].map((one) => one.getBoundingClientRect());
+const style = (name) => getComputedStyle(document.querySelector(name));
+const hot = () => document.querySelector(".edge.hot").getAttribute("d");
+const drawn = [hot()];
+document.querySelectorAll(".token")[40].dispatchEvent(new PointerEvent("pointerenter", {pointerType: "mouse"}));
+drawn.push(hot());
+document.querySelector(".tokens").dispatchEvent(new PointerEvent("pointerleave", {pointerType: "mouse"}));
+drawn.push(hot());
+document.getElementById("all").click();
+tell({arcs: [...document.querySelectorAll(".edge")].map((one) => one.getAttribute("d")).join(""),
+  tokens: places(".token").map((one) => [one.left, one.right, one.top]), drawn,
+  words: places(".token .word").map((one) => one.top), letters: parseFloat(style(".token .word").fontSize),
+  numbers: parseFloat(style(".token .value").fontSize), behind: [style(".token .value"), style("body")].map(
+  (one) => one.backgroundColor)});
+"""
+
+
+def test_128_tokens_are_legible_on_a_phone(explained: Callable, tmp_path: Path) -> None:
+    """Lines of tokens in the window, arcs in the room above a line, numbers on a ground that covers the edges."""
+    write_page([explained(WORDS * 9 + WORDS[:11], tau=-1.0)], tmp_path / "page.html")
+    found = look(tmp_path / "page.html", tmp_path, LEGIBLE, width=390)
+    left, right, top = np.array(found["tokens"]).T
+    assert len(left) == 128
+    assert left.min() >= 0
+    assert right.max() <= 390
+    assert len(set(top.round())) > 10
+    assert found["letters"] >= 14
+    assert found["numbers"] >= 11
+    assert found["behind"][0] == found["behind"][1]
+    assert [path.count("M") for path in found["drawn"]] == [0, 12, 0]  # while the mouse is on a token
+    room = (np.array(found["words"]) - top).min()
+    arcs = [list(map(float, re.findall(r"-?[\d.]+", arc))) for arc in found["arcs"].split("M")[1:]]
+    assert len(arcs) == 120
+    heights = [0.75 * (arc[1] - arc[3]) for arc in arcs if arc[1] == arc[-1]]  # of those that stay in a line
+    assert 0 < max(heights) <= room
 
 
 def test_a_token_with_many_neighbours_shows_the_strongest(explained: Callable, browse: Callable) -> None:

@@ -301,7 +301,10 @@ def test_glot_is_compared_with_the_best_baseline(tmp_path: Path, make_run: Make)
     make_run("cola", "minilm", "glot", {"validation": {"mcc": 0.5}})
     make_run("cola", "minilm", "mean", {"validation": {"mcc": 0.4}})
     write_report(tmp_path / "runs", tmp_path / "out")
-    assert "GLOT against the best baseline" in Page(tmp_path / "out/index.html").text
+    text = Page(tmp_path / "out/index.html").text
+    assert "GLOT against the best baseline" in text
+    said = "GLOT is clearly better than the best baseline in 1 of 1 comparisons"
+    assert 0 < text.index(said) < text.index("GLOT against the best baseline")  # the finding comes before the tables
     (found,) = json.loads((tmp_path / "out/results.json").read_text())["comparisons"]
     assert (found["task"], found["baseline"], found["seeds"], found["examples"]) == ("rte", "adapool", [2, 2], 500)
     assert 10 < found["low"] < found["difference"] < found["high"] < 30

@@ -99,6 +99,15 @@ def test_a_step_that_cannot_run_is_told_and_the_others_go_on(tiny: str, tmp_path
     assert all(step.place(tmp_path / "runs").exists() for step in steps[2:])
 
 
+def test_a_device_is_that_of_states_and_runs(tiny: str, tmp_path: Path) -> None:
+    steps, folders = stress_steps(tiny, ("paired",), (0.5,), ("mean",), (0,)), (tmp_path / "cache", tmp_path / "runs")
+    (failed,) = run_steps(steps, *folders, None, _watch([]), device="tpu9")
+    assert "tpu9" in failed[1]
+    assert run_steps(steps[1:], *folders, None, _watch([]), device="cpu") == []  # what trains no head
+    (failed,) = run_steps(steps, *folders, None, _watch([]), device="tpu9")  # the states are there
+    assert "tpu9" in failed[1]
+
+
 def test_states_made_with_other_settings_are_refused(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

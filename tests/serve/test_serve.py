@@ -155,6 +155,9 @@ def test_the_answers_are_those_of_predict_and_encode(
         vectors = ask(address, "/encode", {"texts": SENTENCES}).json["vectors"]
         facts = ask(address, "/health").json
         paths = ask(address, "/openapi.json").json["paths"]
+        with urllib.request.urlopen(f"{address}/docs", timeout=SECONDS) as reply:  # the page for people
+            assert (reply.status, reply.headers.get_content_type()) == (200, "text/html")
+            assert "/openapi.json" in reply.read().decode()
     lines = [json.loads(line) for line in Path("answers.jsonl").read_text().splitlines()]
     assert [answer["label"] for answer in predictions] == [line["label"] for line in lines]
     for name in ("no", "yes"):

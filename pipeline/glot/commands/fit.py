@@ -49,6 +49,7 @@ def fit(
 ) -> None:
     """Stage two: train the token graph's GNN, readout and head over a cache. Unset options take the task's defaults."""
     from glot.fit.options import draft_configs
+    from glot.fit.presets import preset_of
     from glot.fit.run_folder import RunConfig, check_new_folder, check_resumable, find_runs
     from glot.fit.track import check_tracker
     from glot.store.reader import Cache
@@ -62,6 +63,7 @@ def fit(
         )
     if track is not None:
         check_tracker(track)
+    preset = None  # of a run that goes on nobody knows it
     if resume is not None:
         folder, opened = resume, Cache(cache) if cache else None
         check_resumable(resume, opened)
@@ -76,7 +78,8 @@ def fit(
         check_new_folder(folder)
         if ensemble:
             _check_ensemble(configs)
-        tell(_describe_preset(options, configs[0]))
+        preset = preset_of(options, configs[0].task)
+        tell(_describe_preset(preset, options, configs[0]))
         if options["backbone_layer"] is None:
             note_layer(configs[0])
     from glot.fit.run import finish_runs, make_configs, prepare_runs  # with torch, after all that is wrong is told
@@ -88,7 +91,7 @@ def fit(
         results = finish_runs(folder, opened, report, should_stop, track)
     if not all([draw_loss(run) for run in results]):
         note("loss.png is left out: pip install 'glot-pipeline[report]'")
-    _print_fit(folder, results)
+    _print_fit(folder, results, preset)
     groups = [list(results)]
     if ensemble:
         groups.append([_make_ensemble(folder, list(results), opened)])
@@ -129,9 +132,9 @@ def _summary(result: FitResult) -> dict[str, Any]:
     return {name: value for name, value in vars(result).items() if name not in left_out}
 
 
-def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
+def _print_fit(folder: Path, results: dict[Path, FitResult], preset: str | None) -> None:
     first = next(iter(results.values()))
-    cells = _print_scores(folder, results)
+    cells = _print_scores(folder, results, preset)
     if first.start is not None:
         scored = [
             f"{name} {metric} {_percent(value)}"
@@ -166,14 +169,19 @@ def _print_fit(folder: Path, results: dict[Path, FitResult]) -> None:
             )
 
 
-def _print_scores(folder: Path, results: dict[Path, FitResult]) -> dict[tuple[str, str], list[float]]:
-    """The table of the kept epochs' scores, which are returned: (set, metric) -> a score a seed."""
+def _print_scores(
+    folder: Path, results: dict[Path, FitResult], preset: str | None
+) -> dict[tuple[str, str], list[float]]:
+    """The table of the kept epochs' scores, which are returned: (set, metric) -> a score a seed.
+
+    The published rule's column is for runs of the published preset, or of one that nobody knows and may be that.
+    """
     from glot.fit.predictions_file import read_predictions
     from glot.fit.statistics import score_interval
     from glot.fit.yardsticks import describe_interval, resamples_for
 
     has_seeds, has_rule = len(results) > 1, any(result.best_published for result in results.values())
-    has_rule = has_rule and all(result.start is None for result in results.values())
+    has_rule = has_rule and preset != "strong" and all(result.start is None for result in results.values())
     table = Table(title=str(folder), title_justify="left")
     columns = ["set", "rows", "metric", "score [95 % interval]", "epoch", "last epoch's"]
     for heading in ["seed"] * has_seeds + columns + ["best (published rule)"] * has_rule:
@@ -246,11 +254,9 @@ def _print_convergence(results: list[FitResult]) -> None:
     )
 
 
-def _describe_preset(options: FitOptions, config: RunConfig) -> str:
+def _describe_preset(preset: str, options: FitOptions, config: RunConfig) -> str:
     """Which preset is in force, why, and what that means, single options included."""
-    from glot.fit.presets import preset_of
-
-    preset, why = preset_of(options, config.task), ""
+    why = ""
     if options["preset"] == "auto":
         reasons = {"strong": "for your own labels", "published": f"for {config.task.name}"}
         why = f" ({reasons[preset]})"

@@ -18,7 +18,7 @@ from glot.commands.console import (
     tell,
     words,
 )
-from glot.commands.machine_options import TrustOption
+from glot.commands.machine_options import DeviceOption, TrustOption
 from glot.commands.progress import extract_bars
 from glot.errors import FaultError, UsageError
 from glot.process import stop_flag
@@ -48,6 +48,7 @@ def stress(
     cache: CachesOption = Path("cache"),
     runs: RunsOption = Path("runs/stress"),
     out: OutOption = Path("results/stress"),
+    device: DeviceOption = None,
 ) -> None:
     """The stress test: is a short signal found among distractors? Makes data, states, heads and a table."""
     from glot.extract.folders import check_source
@@ -60,7 +61,7 @@ def stress(
     steps = stress_steps(
         model, words(generator), floats(ratios, "--ratios"), words(poolers), numbers(seeds, "--seeds"), converged
     )
-    _run(Agenda(steps, []), cache, runs, out, trust_remote_code=trust_remote_code)
+    _run(Agenda(steps, []), cache, runs, out, trust_remote_code=trust_remote_code, device=device)
     tell((out / "stress.md").read_text(encoding="utf-8"))
 
 
@@ -80,6 +81,7 @@ def reproduce(
     runs: RunsOption = Path("runs/reproduce"),
     out: OutOption = Path("results"),
     links: LinksOption = True,
+    device: DeviceOption = None,
 ) -> None:
     """The main job: redo the paper's evidence on this machine, beside the paper's numbers."""
     from glot.report.figures import check_extra
@@ -95,7 +97,7 @@ def reproduce(
     if profile == "paper" and not yes:
         raise UsageError("the paper profile downloads its backbones and runs for long: pass YES=1 (or --yes) to start")
     check_extra()
-    _run(agenda, cache, runs, out, data_dir, links)
+    _run(agenda, cache, runs, out, data_dir, links, device=device)
 
 
 def _run(
@@ -106,13 +108,15 @@ def _run(
     data_dir: Path | None = None,
     links: bool = True,
     trust_remote_code: bool = False,
+    device: str | None = None,
 ) -> None:
     """Run what is not there yet, write the report and say where; raises FaultError where some steps could not run."""
     from glot.reproduce.report import write_report
     from glot.reproduce.run import Watch, run_steps
 
     with stop_flag() as should_stop, extract_bars(notes, "extract") as (tokens, _):
-        failed = run_steps(agenda.steps, cache, runs, data_dir, Watch(tell, tokens, should_stop), trust_remote_code)
+        watch = Watch(tell, tokens, should_stop)
+        failed = run_steps(agenda.steps, cache, runs, data_dir, watch, trust_remote_code, device)
     written = write_report(runs, out, agenda.skipped + failed, links=links)
     for path in written:
         tell(str(path))

@@ -33,7 +33,9 @@ def sweep(
     context: typer.Context,
     cache: CacheOption = None,
     *,
-    devices: Annotated[str, typer.Option(help="One, or several that share the heads, as in cuda:0,cuda:1.")] = "",
+    devices: Annotated[
+        str, typer.Option("--devices", "--device", help="One, or several that share the heads, as in cuda:0,cuda:1.")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Default: runs/TASK-MODEL-sweep-TIME.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with an interrupted sweep.")] = None,
     launch: LaunchOptions,

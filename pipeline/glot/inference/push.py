@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from glot.errors import FaultError, GlotError, UsageError, reason_of
+from glot.store.files import atomic_folder
 
 RUN_PATTERNS = ("*.json", "*.safetensors", "README.md")  # of a run, or in the folders of an ensemble's heads
+COPIES = "glot"  # in the folder of a repository, where the Hub's client keeps it
 LOGIN = "run `hf auth login` with a token that may write (or set HF_TOKEN)"
 
 
@@ -72,13 +75,14 @@ def one_line_of_hub(repo: str) -> Iterator[None]:
 def fetch_run(repo: str, revision: str | None = None) -> Path:
     """The folder of a run on the Hub, downloaded or found where it was downloaded before.
 
-    Raises UsageError where the Hub has no such repository, it is gated, or it cannot be reached.
+    Raises UsageError where the Hub has no such repository, it is gated, or it cannot be reached, FaultError where there
+    is no room for it.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(RUN_PATTERNS)))
+        snapshot = Path(snapshot_download(repo, revision=revision, allow_patterns=list(RUN_PATTERNS)))
     except GatedRepoError:
         raise UsageError(f"{repo} is gated: accept its licence on the hub, then run `hf auth login`") from None
     except RepositoryNotFoundError:
@@ -88,3 +92,17 @@ def fetch_run(repo: str, revision: str | None = None) -> Path:
             f"there is no folder {repo}, and the hub cannot be asked for it ({type(error).__name__}): "
             f"{reason_of(error)}"
         ) from None
+    return _without_links(snapshot)
+
+
+def _without_links(snapshot: Path) -> Path:
+    """A copy of a snapshot, made once: the Hub's client keeps files as links, and no run is read through links."""
+    copy = snapshot.parents[1] / COPIES / snapshot.name
+    try:
+        if not copy.exists():
+            with atomic_folder(copy) as folder:
+                shutil.copytree(snapshot, folder, dirs_exist_ok=True)
+    except GlotError:
+        if not copy.exists():  # else another process made it meanwhile
+            raise
+    return copy

@@ -48,10 +48,12 @@ def run_steps(
     data_dir: Path | None,
     watch: Watch,
     trust_remote_code: bool = False,
+    device: str | None = None,
 ) -> list[tuple[str, str]]:
     """Run every step that is not done; a step that cannot run is told with its reason, and the others go on.
 
-    `trust_remote_code` runs the code that a model's folder brings along; else it is never run.
+    `trust_remote_code` runs the code that a model's folder brings along; else it is never run. `device` is where states
+    are made and runs begin, None a GPU where there is one; what is measured by itself, as the cost, has its own.
 
     Returns (step, reason) of those that could not run. Raises Stopped between two steps or inside one, UsageError where
     runs are there that were made with other settings than the steps have.
@@ -74,8 +76,8 @@ def run_steps(
                 scores = [_run_cost(step, step.place(runs), data_dir)]
             else:
                 if group not in caches:
-                    caches[group] = _open_cache(step, cache, data_dir, watch, trust_remote_code)
-                scores = _run_together(some, caches[group], runs, watch.should_stop)
+                    caches[group] = _open_cache(step, cache, data_dir, watch, trust_remote_code, device)
+                scores = _run_together(some, caches[group], runs, device, watch.should_stop)
         except Stopped:
             raise Stopped("stopped; the same command goes on where it was") from None
         except GlotError as error:
@@ -99,7 +101,9 @@ def _side_by_side(steps: list[Step]) -> list[list[Step]]:
     return list(groups.values())
 
 
-def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch, trust_remote_code: bool) -> Cache:
+def _open_cache(
+    step: Step, root: Path, data_dir: Path | None, watch: Watch, trust_remote_code: bool, device: str | None
+) -> Cache:
     """The step's cache; extracted first, where it is missing, unfinished, or holds fewer examples than the data."""
     folder, corpus = root / step.task / step.cache_name, _corpus(step.task, data_dir)
     if (folder / MANIFEST_FILE).exists():
@@ -121,6 +125,7 @@ def _open_cache(step: Step, root: Path, data_dir: Path | None, watch: Watch, tru
         max_tokens=_max_tokens(step.task),
         compute_dtype=COMPUTE_DTYPE,
         layers=step.layers,
+        device=device,
         trust_remote_code=trust_remote_code,
     )
     summary = extract_states(corpus, resolve_model(step.location or step.model), folder, options, report)
@@ -154,7 +159,9 @@ def _corpus(task: str, data_dir: Path | None) -> Corpus:
     return load_task(task, data_dir=data_dir)
 
 
-def _run_together(steps: list[Step], cache: Cache, runs: Path, should_stop: Callable[[], bool]) -> list[str]:
+def _run_together(
+    steps: list[Step], cache: Cache, runs: Path, device: str | None, should_stop: Callable[[], bool]
+) -> list[str]:
     """Run steps that differ in their methods alone; what each scored, in words."""
     if steps[0].setting == BASELINE:
         return [_run_baseline(step, cache, step.place(runs)) for step in steps]
@@ -163,7 +170,7 @@ def _run_together(steps: list[Step], cache: Cache, runs: Path, should_stop: Call
     from glot.fit.sweep import finish_jobs
     from glot.fit.train import Job
 
-    folders = [_prepare_run(step, cache, runs) for step in steps]
+    folders = [_prepare_run(step, cache, runs, device) for step in steps]
     # A run that was stopped goes on with the settings that it began with.
     jobs = [Job(RunConfig.load(folder), folder) for folder in folders]
     finish_jobs(jobs, folders[0].parents[1], cache, should_stop=should_stop)
@@ -173,14 +180,14 @@ def _run_together(steps: list[Step], cache: Cache, runs: Path, should_stop: Call
     return [_in_words(FitResult.load(folder)) for folder in folders]
 
 
-def _prepare_run(step: Step, cache: Cache, runs: Path) -> Path:
+def _prepare_run(step: Step, cache: Cache, runs: Path, device: str | None) -> Path:
     """The step's run folder, with its config."""
     from glot.fit.run import make_configs
     from glot.fit.run_folder import CONFIG_FILE
 
     folder = step.place(runs).parent
     if not (folder / CONFIG_FILE).exists():
-        make_configs(cache, _fit_options(step))[0].save(make_folder(folder))
+        make_configs(cache, _fit_options(step).but(device=device))[0].save(make_folder(folder))
     return folder
 
 
