@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -146,7 +147,7 @@ class Learner:
     @property
     def kept(self) -> HeadModel:
         """What is scored and saved: the mean of the weights, where that was asked for, or the weights."""
-        return self.model if self.mean is None else self.mean.module
+        return self.model if self.mean is None else cast(HeadModel, self.mean.module)
 
     def take_mean(self) -> None:
         """Take the weights, after a step, into their mean."""

@@ -121,7 +121,7 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
     if examples is None and options["max_steps"] is not None and "epochs" not in options.given:
         asked["epochs"] = train.epochs
     if examples is None and preset_of(options, config.task) != "published":
-        asked |= {name: getattr(train, name) for name in ("lr", "epochs") if name not in given}
+        asked |= {name: getattr(train, name) for name in ("lr", "epochs", "average") if name not in given}
     made = {**asdict(config.pooler), **asdict(train), "layer": config.layer}
     return next((f"{name} {made[name]}, now {asked[name]}" for name in made if made[name] != asked[name]), None)
 

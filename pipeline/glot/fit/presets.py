@@ -14,7 +14,7 @@ from glot.store.task_spec import TaskSpec
 
 VERY_FEW = 400  # examples, below which three epochs are too few steps to learn anything
 FEW = 2000  # examples, below which a head that trains as fast and as long as with many forgets what it began with
-FEW_PACE, MANY_PACE = {"lr": 2e-4, "epochs": 3}, {"lr": 1e-3, "epochs": 6}
+FEW_PACE, MANY_PACE = {"lr": 2e-4, "epochs": 3}, {"lr": 1e-3, "epochs": 6, "average": 1.0}
 EPOCHS_UNWATCHED = 3  # where the last epoch is kept, whatever it scores
 
 

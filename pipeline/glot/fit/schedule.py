@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from inspect import unwrap
 from typing import Any
 
@@ -80,7 +80,8 @@ def mean_weights(model: nn.Module, window: int) -> AveragedModel:
     Its `update_parameters` takes in a step. A GPU is not waited for. See Polyak and Juditsky (1992).
     """
 
-    def follow(means: list[Tensor], weights: list[Tensor], steps: Tensor) -> None:
+    def follow(means: Sequence[Tensor], weights: Sequence[Tensor], steps: Tensor | int) -> None:
+        assert isinstance(steps, Tensor)  # where the means are
         share = 1 / (steps + 1).clamp(max=window)
         for mean, weight in zip(means, weights, strict=True):
             mean.lerp_(weight, share.to(mean.dtype))
