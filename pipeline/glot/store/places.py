@@ -63,12 +63,18 @@ class RemoteFolder:
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop) of this object, or as many as there are. Raises one line, see `told`."""
+        # Unless its file is said to end there, the Hub's client lists the folder, and fetches more than the range.
+        options = {"size": stop} if self.scheme == "hf" else {}
         with told(self.url):
-            return bytes(self._system.cat_file(self._path, start=start, end=stop)) if start < stop else b""
+            return bytes(self._system.cat_file(self._path, start=start, end=stop, **options)) if start < stop else b""
 
     def read_json(self) -> Any:
-        """The JSON of this object; raises UsageError where it is missing, FaultError where it is none."""
+        """The JSON of this object; raises UsageError where it is missing, FaultError where it is none.
+
+        It is as it is there now, and so is what is read of that folder next: the Hub's client keeps what it has seen.
+        """
         with told(self.url):
+            self._system.invalidate_cache()
             if self._system.info(self._path)["size"] > MAX_TEXT:
                 raise OSError(errno.EFBIG, "it is too large")
             data = bytes(self._system.cat_file(self._path))
