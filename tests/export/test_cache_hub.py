@@ -101,7 +101,7 @@ def test_a_head_is_trained_from_the_hub(
 def test_no_more_is_fetched_than_is_read(
     hub: HubServer, make_fit_cache: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By blocks; and no folder is listed for them, which may hold thousands of shards."""
+    """Each request is for a block."""
     monkeypatch.setattr(remote, "BLOCK_BYTES", 8000)
     shutil.copytree(make_fit_cache(train=64, validation=32, shards=4), hub.folder / "somebody/states")
     cache = Cache(URL)

@@ -63,7 +63,7 @@ class RemoteFolder:
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop) of this object, or as many as there are. Raises one line, see `told`."""
-        # Unless its file is said to end there, the Hub's client lists the folder, and fetches more than the range.
+        # Unless the file is said to end there, the Hub's client fetches what follows, too.
         options = {"size": stop} if self.scheme == "hf" else {}
         with told(self.url):
             return bytes(self._system.cat_file(self._path, start=start, end=stop, **options)) if start < stop else b""
