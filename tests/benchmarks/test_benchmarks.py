@@ -172,11 +172,15 @@ def test_scale(tmp_path: Path) -> None:
     saving, opening, size = scale.measure_manifest(30, tmp_path)
     assert min(saving, opening) > 0
     assert size == (tmp_path / "manifest.json").stat().st_size
+    seconds, size = scale.measure_order(20000)
+    assert seconds > 0
+    assert size >= 8  # a number an example
     overhead, shards = scale.measure_assignment(40, 4, 0.005, 0.2)
     assert shards == 40  # those whose worker was lost too
     assert overhead > -0.5
     lines = list(scale.describe_hours(scale.BACKBONES[:1]))
     assert lines[1].startswith("minilm (2 cores, 5,000 tokens/s), 1e+08 texts: 2.07 TB, 1,931 shards; 150.0 h on 1, ")
+    assert lines[1].endswith("; 1.8 h and 9.00 GB to plan, 5.5 h to put into a store")
 
 
 def test_streaming(tmp_path: Path) -> None:
