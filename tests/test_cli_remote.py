@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from glot.errors import UsageError
 from glot.store.claims import Owner
 from glot.store.places import file_system
 from glot.store.reader import Cache
+from glot.store.transfer import push_cache
 from tests.s3 import S3Server, upload
 
 URL = "s3://made/a/cache"
@@ -62,6 +64,37 @@ def test_where_blocks_are_kept(glot: Glot, s3: S3Server, cache: Path, monkeypatc
     assert (code, "--cache-gb, or GLOT_CACHE_GB, is the size of the local block cache in GiB" in err) == (2, True), err
 
 
+def test_listings_that_lag_and_a_put_that_is_tried_again(glot: Glot, s3: S3Server, cache: Path) -> None:
+    """The store never lists what was put there, and is too busy for the first shard at first."""
+    s3.misbehave(unlisted=True, busy=1, method="PUT", part="shard-")
+    code, out, err = glot("cache", "push", cache, URL, "--verify")
+    assert (code, "7 files sent" in out) == (0, True), err
+    seen = s3.misbehave(unlisted=True)
+    assert there() == {}  # by a listing
+    assert sum(line.startswith("PUT") and "shard-" in line for line in seen) == 5  # four, and one again
+    code, out, err = glot("fit", "--cache", URL, *FIT, "--out", "there")
+    assert code == 0, err
+    code, out, err = glot("cache", "pull", URL, "back")
+    assert code == 0, err
+    assert files_of(Path("back")) == files_of(cache)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "changed"])
+def test_nothing_is_trained_on_damage(glot: Glot, s3: S3Server, cache: Path, damage: str) -> None:
+    upload(cache, URL)
+    data = (cache / "shard-00001.h5").read_bytes()
+    offset = Cache(cache).manifest.shards[1].data.columns[f"hidden/{Cache(cache).resolve_layer(-1)}"].offset
+    if damage == "missing":
+        file_system("s3").rm_file(f"{URL}/shard-00001.h5")
+    else:
+        changed = data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :]
+        file_system("s3").pipe_file(f"{URL}/shard-00001.h5", data[:-1] if damage == "cut" else changed)
+    code, out, err = glot("fit", "--cache", URL, *FIT, "--out", "there")
+    assert (code, out, err.count("\n")) == (1, "", 1), err
+    assert f"{URL}/shard-00001.h5 " in err
+    assert not list(Path().glob("there/head*"))
+
+
 @pytest.mark.slow
 def test_a_look_at_a_cache_in_a_store(glot: Glot, s3: S3Server, cache: Path) -> None:
     upload(cache, URL)
@@ -109,6 +142,24 @@ def test_nothing_is_replaced(glot: Glot, s3: S3Server, cache: Path, make_fit_cac
     assert glot("cache", "push", cache, "s3://made/b")[0] == 0
     code, _, err = glot("cache", "pull", "s3://made/b", other)
     assert (code, "holds another cache" in err) == (2, True), err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", ["shard-00000.h5", "manifest.json"])
+def test_two_that_push_at_once(s3: S3Server, cache: Path, make_fit_cache: Callable[..., Path], file: str) -> None:
+    """Another cache's file comes to lie there after it was looked for: the store itself keeps it."""
+    other = make_fit_cache("other", train=64, validation=30, shards=4)
+    data = (other / file).read_bytes()
+
+    def be_faster(done: int, total: int) -> None:
+        if file != "manifest.json" or done == total:
+            file_system("s3").pipe_file(f"{URL}/{file}", data)
+
+    with pytest.raises(
+        UsageError, match="is there and is another file" if file.startswith("shard") else "holds another cache"
+    ):
+        push_cache(Cache(cache), URL, progress=be_faster)
+    assert there()[file] == data
 
 
 @pytest.mark.slow
@@ -222,6 +273,16 @@ def test_wrong_use_is_a_line(glot: Glot, cache: Path, words: list[str], line: st
     assert (code, err.count("\n")) == (2, 1), err
     assert line in err
     assert not Path("s3:").exists()
+
+
+def test_a_bucket_that_is_not_there(glot: Glot, s3: S3Server, cache: Path, extraction: list[object]) -> None:
+    """Told before anything slow, whatever is to be done there."""
+    commands = [["fit", "--cache"], ["inspect"], ["cache", "push", cache], [*extraction, "--out"]]
+    for words in commands:
+        code, out, err = glot(*words, "s3://nowhere/x")
+        assert (code, out, err.count("\n"), "s3://nowhere/x" in err) == (2, "", 1, True), err
+        assert "bucket" in err
+    assert not list(Path().glob("blocks/made/*"))
 
 
 def test_nothing_is_repaired_or_added_at_a_url(glot: Glot, s3: S3Server, cache: Path) -> None:
