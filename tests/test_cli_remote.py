@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from glot.errors import UsageError
 from glot.store.claims import Owner
@@ -124,6 +126,25 @@ def test_what_is_pushed_comes_back(glot: Glot, s3: S3Server, cache: Path) -> Non
     assert files_of(Path("back")) == files_of(cache)
     code, out, err = glot("cache", "pull", URL, "back")
     assert (code, "0 files sent (0 bytes), 7 were there" in out) == (0, True), out + err
+
+
+@pytest.mark.slow
+def test_a_sweep_over_ray_reads_from_the_store(glot: Glot, s3: S3Server, cache: Path) -> None:
+    """By a Ray of this machine alone, where no address is given; the heads say what those of the folder's cache do."""
+    pytest.importorskip("ray", reason="Ray is not installed (extra: ray)")
+    upload(cache, URL)
+    sweep = ["sweep", "--preset", "published", "--tau", "0.1,0.5", "--epochs", 1, "--hidden", 8]
+    sweep += ["--lr", 0.01, "--batch-size", 8]  # the made task and its defaults are not known to workers
+    code, _, err = glot(*sweep, "--cache", cache, "--devices", "cpu", "--out", "here")
+    assert code == 0, err
+    code, out, err = glot(*sweep, "--cache", URL, "--launcher", "ray", "--workers", 1, "--out", "there")
+    assert (code, "workers by Ray: 1" in err) == (0, True), out + err
+    found = sorted(path.relative_to("there") for path in Path("there").rglob("head.safetensors"))
+    assert len(found) == 2
+    for name in found:  # another number of threads rounds otherwise
+        ours = load_file("there" / name)
+        for key, values in load_file("here" / name).items():
+            torch.testing.assert_close(ours[key], values, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -183,6 +183,28 @@ def test_scale(tmp_path: Path) -> None:
     assert lines[1].endswith("; 1.8 h and 9.00 GB to plan, 5.5 h to put into a store")
 
 
+def test_plans_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both by one process here; over Ray see `tests/faults/test_ray.py`."""
+    from benchmarks import ray_workers
+    from glot.extract.source import ModelSource
+
+    source = ModelSource("tiny", str(memory.save_backbone(tmp_path / "backbone")))
+    for name, texts in (("same", 40), ("other", 39)):
+        (tmp_path / name).mkdir()
+
+        def plan(table: Path, source: ModelSource, folder: Path, texts: int = texts) -> None:
+            lines = table.read_text().splitlines()[: texts + 1]
+            table.write_text("\n".join(lines))
+            ray_workers.plan_alone(table, source, folder)
+
+        monkeypatch.setattr(ray_workers, "plan_over_ray", plan)
+        if name == "same":
+            assert min(ray_workers.compare_planning(40, source, tmp_path / name)) > 0
+        else:
+            with pytest.raises(RuntimeError, match="the plans differ"):
+                ray_workers.compare_planning(40, source, tmp_path / name)
+
+
 def test_streaming(tmp_path: Path) -> None:
     case = streaming.Case("adapool", 8, 10, 500)
     folder = made.make_cache(tmp_path / "cache", case.width, made.spread_lengths(case.tokens, case.mean), 100)
