@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from glot.errors import UsageError
 from glot.extract.options import ExtractOptions
 from glot.extract.ray_run import prepare_over_ray
 from glot.extract.source import ModelSource
+from glot.store.layout import Manifest
 from tests.faults import runs
 from tests.faults.ray_runs import RayRuns
 
@@ -87,15 +89,19 @@ def test_ten_faults_at_random_moments(extractions: Extractions, tmp_path: Path) 
 
 
 def test_the_command_is_stopped(extractions: Extractions, tmp_path: Path) -> None:
-    """By Ctrl-C: what the workers have is kept, and the same command goes on."""
+    """By Ctrl-C: what the workers have is kept, and the same command goes on; no text is forwarded twice."""
     out = tmp_path / "out"
     pid = extractions.start(out)
     extractions.wait_for_shards(2, out, pid)
-    assert "kept of this run: " in extractions.ray.stop(pid)
+    kept = re.search(r"kept of this run: ([\d,]+) texts", extractions.ray.stop(pid))
+    assert kept is not None
     assert [path.name for path in out.glob("*.tmp-*")] == []
     before = runs.published(out)
-    extractions.ray.finish(extractions.start(out))
+    forwarded = re.search(r"forwarded ([\d,]+) texts", extractions.ray.finish(extractions.start(out)))
+    assert forwarded is not None
     extractions.check_unbroken(out, before)
+    both = [int(found[1].replace(",", "")) for found in (kept, forwarded)]
+    assert sum(both) == Manifest.load(out).texts
 
 
 def test_a_shard_that_fails_ends_the_command_with_its_line(extractions: Extractions, tmp_path: Path) -> None:

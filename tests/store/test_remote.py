@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +68,24 @@ def test_nothing_is_fetched_twice(s3: S3Server, make_cache: Callable) -> None:
     assert len(set(fetched)) == len(fetched)
     np.testing.assert_array_equal(Cache(URL).read_texts(3, every).values, first)
     assert {line.rpartition("/")[2] for line in s3.misbehave() if line.startswith("GET")} == {"manifest.json"}
+
+
+def test_who_reads_on_finds_the_next_blocks(s3: S3Server) -> None:
+    """A look at one place fetches one block; the second of two in order, those that follow, each by one request."""
+    file_system("s3").pipe_file(f"{URL}/object", bytes(20 * BLOCK))
+    opened = remote.RemoteFile(RemoteFolder(f"{URL}/object"), 20 * BLOCK, "object")
+
+    def fetched(place: int) -> list[int]:
+        s3.misbehave()
+        opened.prepare([(place, 100)])
+        settle()
+        ranges = [re.search(r"bytes=(\d+)-(\d+)$", line) for line in s3.misbehave() if line.startswith("GET")]
+        assert all(int(found[2]) - int(found[1]) == BLOCK - 1 for found in ranges if found)
+        return sorted(int(found[1]) // BLOCK for found in ranges if found)
+
+    assert fetched(5 * BLOCK) == [5]
+    assert fetched(0) == [0]
+    assert fetched(BLOCK) == [1, 2, 3, 4, *range(6, 2 + remote.AHEAD)]  # but for what is there
 
 
 def test_the_block_cache_stays_within_its_size(
