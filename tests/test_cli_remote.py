@@ -17,6 +17,7 @@ from glot.store.places import file_system
 from glot.store.reader import Cache
 from glot.store.transfer import push_cache
 from tests.s3 import S3Server, upload
+from tests.work import make_work
 
 URL = "s3://made/a/cache"
 FIT = ["--epochs", 1, "--hidden", 8, "--device", "cpu", "--no-yardsticks", "--json"]
@@ -36,6 +37,12 @@ def there(url: str = URL) -> dict[str, bytes]:
 @pytest.fixture
 def cache(make_fit_cache: Callable[..., Path]) -> Path:
     return make_fit_cache(train=64, validation=32, shards=4)
+
+
+@pytest.fixture(scope="module")
+def work(backbone_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache and a run."""
+    return make_work(tmp_path_factory.mktemp("work"), backbone_folders["bert"])
 
 
 def scores(out: str) -> object:
@@ -126,6 +133,54 @@ def test_what_is_pushed_comes_back(glot: Glot, s3: S3Server, cache: Path) -> Non
     assert files_of(Path("back")) == files_of(cache)
     code, out, err = glot("cache", "pull", URL, "back")
     assert (code, "0 files sent (0 bytes), 7 were there" in out) == (0, True), out + err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "--run", "run", "--split", "validation", "--cache"),
+        ("evaluate", "--run", "run", "--json", "--cache"),
+        ("explain", "--run", "run", "--index", "3", "--json", "--cache"),
+        ("inspect", "--list-texts"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_url_stands_where_a_folder_may(
+    glot: Glot, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("GLOT_CACHE_DIR", str(tmp_path / "blocks"))
+    url = "memory://anywhere/cache"
+    upload(work / "cache", url)
+    given = [work / word if word == "run" else word for word in words]
+    code, here, err = glot(*given, work / "cache")
+    assert code == 0, err
+    code, found, err = glot(*given, url)
+    assert (code, found.replace(url, str(work / "cache"))) == (0, here), err
+
+
+@pytest.mark.slow
+def test_heads_and_joins_of_a_url(glot: Glot, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glot import fit_cache
+
+    monkeypatch.setenv("GLOT_CACHE_DIR", str(tmp_path / "blocks"))
+    url = "memory://joined/cache"
+    upload(work / "cache", url)
+    fitted = [
+        fit_cache(place, out=out, epochs=1, hidden=8, device="cpu")
+        for place, out in ((url, "a"), (work / "cache", "b"))
+    ]
+    assert fitted[0].result.best == fitted[1].result.best
+    code, out, err = glot("tune", "--cache", url, "--minutes", 0, "--device", "cpu", "--out", "study")
+    assert (code, "winner: " in out) == (0, True), err
+    assert (
+        glot("cache", "merge", url, url, "there")[0]
+        == glot("cache", "merge", work / "cache", work / "cache", "here")[0]
+        == 0
+    )
+    assert {path: data for path, data in files_of(Path("there")).items() if path.endswith(".h5")} == {
+        path: data for path, data in files_of(Path("here")).items() if path.endswith(".h5")
+    }
 
 
 @pytest.mark.slow
