@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from benchmarks import extraction, int8, made, memory, ratios, reading, remote, scale, streaming
+from benchmarks import bfloat16, engines, extraction, int8, made, memory, ratios, reading, remote, scale, streaming
 from glot.corpus.examples import Corpus, Example, Split
+from glot.extract.source import ModelSource
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
 from glot.store.verify import verify_cache
@@ -26,7 +28,6 @@ PAIRS = TaskSpec("made", 2, "classes", ("no", "yes"))
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     from glot.extract.backbone import load_backbone
-    from glot.extract.source import ModelSource
 
     folder = memory.save_backbone(tmp_path_factory.mktemp("backbone"))
     return load_backbone(ModelSource("tiny", str(folder)), device="cpu")
@@ -103,6 +104,36 @@ def test_each_distinct_text_is_forwarded_once(
     shared, apart = (extraction.pair_up(premises, hypotheses, distinct) for distinct in (False, True))
     extraction.deduplication(backbone, shared, apart, tmp_path, 1)
     assert "24 texts, 16 forwarded; with every premise made distinct 24" in capsys.readouterr().out
+
+
+def test_engines(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line a way; all of them give the states of the bare loop."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setattr("glot.extract.converted.models_folder", lambda: tmp_path / "converted")
+    monkeypatch.setattr(engines, "resolve_model", lambda name: ModelSource(name, backbone.source))
+    monkeypatch.setattr(engines, "ROUNDS", 1)
+    batches = [backbone.pad([[5, 6, 7], [8, 9]]), backbone.pad([[10, 11]])]
+    engines.report("tiny", backbone, batches, 1)
+    lines = capsys.readouterr().out.splitlines()
+    found = [
+        re.fullmatch(r"  (.*): [\d.]+ in processor time, [\d.]+ in wall time, (\S+) away", line) for line in lines[1:]
+    ]
+    assert lines[0].startswith("tiny, 1 thread(s): ")
+    assert [way and way[1] for way in found][:2] == ["torch, bare loop", "torch, ours"]
+    for way in found:
+        assert way is not None
+        assert float(way[2]) < (1e-1 if "bfloat16" in way[1] else 1e-3)
+
+
+def test_what_bfloat16_costs_is_a_paired_difference() -> None:
+    found = {"float32": [80.0, 81.0, 82.0], "states": [81.0, 82.0, 83.0], "training": [80.0, 82.0, 81.0]}
+    mean, half = bfloat16.interval([0.0, 1.0, -1.0])
+    low, high = stats.t.interval(0.95, 2, loc=0.0, scale=stats.sem([0.0, 1.0, -1.0]))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    line = bfloat16.row("MRPC", "tiny", {**found, "both": found["float32"]})
+    assert line == f"| MRPC | tiny | 81.00 | +1.00 ± 0.00 | +0.00 ± {half:.2f} | +0.00 ± 0.00 |"
 
 
 def test_int8(tmp_path: Path, backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,7 +217,6 @@ def test_scale(tmp_path: Path) -> None:
 def test_plans_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both by one process here; over Ray see `tests/faults/test_ray.py`."""
     from benchmarks import ray_workers
-    from glot.extract.source import ModelSource
 
     source = ModelSource("tiny", str(memory.save_backbone(tmp_path / "backbone")))
     for name, texts in (("same", 40), ("other", 39)):
