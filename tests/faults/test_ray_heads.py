@@ -86,42 +86,29 @@ def trials_of(study: Path) -> list[optuna.trial.FrozenTrial]:
     return [trial for name in names for trial in optuna.load_study(study_name=name, storage=storage).trials]
 
 
-@pytest.fixture
-def search(ray_runs: RayRuns, cache: Path, tmp_path: Path) -> tuple[int, Path]:
-    """A search that has trained something of a candidate: its command's process, and its folder."""
+def test_a_search_whose_worker_dies_and_that_is_stopped(ray_runs: RayRuns, cache: Path, tmp_path: Path) -> None:
+    """Whoever dies is replaced; after Ctrl-C it goes on over Ray.
+
+    Nothing is left running, what is tried first is scored, and the winner is a run.
+    """
+    from optuna.trial import TrialState
+
+    from glot.fit.tune import FIRST
+
     out = tmp_path / "study"
     pid = ray_runs.start("tune", "--cache", cache, "--minutes", 20, "--trials", 8, "--out", out)
     ray_runs.wait_for(lambda: (out / "study.journal").exists(), pid)
     ray_runs.wait_for(lambda: any(trial.intermediate_values for trial in trials_of(out)), pid)
     assert ray_runs.zygote.is_running(pid)
-    return pid, out
-
-
-def check_winner(ray_runs: RayRuns, out: Path, cache: Path) -> None:
-    """It is a run, and nothing of the search is left running."""
-    from optuna.trial import TrialState
-
-    assert not {TrialState.RUNNING, TrialState.WAITING} & {trial.state for trial in trials_of(out)}
-    assert json.loads((out / "best" / "metrics.json").read_text())["best"]
-    ray_runs.zygote.finish(ray_runs.zygote.glot("evaluate", "--run", out / "best", "--cache", cache))
-
-
-def test_a_search_whose_worker_dies(ray_runs: RayRuns, cache: Path, search: tuple[int, Path]) -> None:
-    """Another takes its place, and what is tried first is scored."""
-    from glot.fit.tune import FIRST
-
-    pid, out = search
-    for worker in ray_runs.workers("StudyMaker"):
+    dead = ray_runs.workers("StudyMaker")
+    for worker in dead:
         worker.kill()
-    assert "winner: " in ray_runs.finish(pid)
+    ray_runs.wait_for(lambda: set(ray_runs.workers("StudyMaker")) - set(dead), pid)
+    assert f"--resume {out}" in ray_runs.stop(pid)
+    printed = ray_runs.finish(ray_runs.start("tune", "--resume", out, "--minutes", 20, "--trials", 8))
+    assert "winner: " in printed
+    assert not {TrialState.RUNNING, TrialState.WAITING} & {trial.state for trial in trials_of(out)}
     scored = {trial.user_attrs.get("first") for trial in trials_of(out) if len(trial.user_attrs.get("scores", [])) == 3}
     assert scored >= FIRST.keys()
-    check_winner(ray_runs, out, cache)
-
-
-def test_a_search_that_is_stopped(ray_runs: RayRuns, cache: Path, search: tuple[int, Path]) -> None:
-    """By Ctrl-C: it goes on over Ray, here with no time left but for the winner."""
-    pid, out = search
-    assert f"--resume {out}" in ray_runs.stop(pid)
-    assert "winner: " in ray_runs.finish(ray_runs.start("tune", "--resume", out, "--minutes", 0))
-    check_winner(ray_runs, out, cache)
+    assert json.loads((out / "best" / "metrics.json").read_text())["best"]
+    ray_runs.zygote.finish(ray_runs.zygote.glot("evaluate", "--run", out / "best", "--cache", cache))
