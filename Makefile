@@ -53,6 +53,7 @@ reproduce: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.engines
+	$(BIN)/python -m benchmarks.commands
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.streaming

@@ -73,6 +73,7 @@ def test_where_blocks_are_kept(glot: Glot, s3: S3Server, cache: Path, monkeypatc
     assert (code, "--cache-gb, or GLOT_CACHE_GB, is the size of the local block cache in GiB" in err) == (2, True), err
 
 
+@pytest.mark.slow
 def test_listings_that_lag_and_a_put_that_is_tried_again(glot: Glot, s3: S3Server, cache: Path) -> None:
     """The store never lists what was put there, and is too busy for the first shard at first."""
     s3.misbehave(unlisted=True, busy=1, method="PUT", part="shard-")

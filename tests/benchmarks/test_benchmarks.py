@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,20 @@ import pytest
 import torch
 from scipy import stats
 
-from benchmarks import bfloat16, engines, extraction, int8, made, memory, ratios, reading, remote, scale, streaming
+from benchmarks import (
+    bfloat16,
+    commands,
+    engines,
+    extraction,
+    int8,
+    made,
+    memory,
+    ratios,
+    reading,
+    remote,
+    scale,
+    streaming,
+)
 from glot.corpus.examples import Corpus, Example, Split
 from glot.extract.source import ModelSource
 from glot.store.reader import Cache
@@ -125,6 +139,26 @@ def test_engines(
     for way in found:
         assert way is not None
         assert float(way[2]) < (1e-1 if "bfloat16" in way[1] else 1e-3)
+
+
+@pytest.mark.slow
+def test_whole_commands(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, glot: Callable[..., tuple], table: Path
+) -> None:
+    """Here in this process: each command is one that works, and all of its answers are there."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setattr("glot.extract.converted.models_folder", lambda: tmp_path / "converted")
+
+    def run(*words: object) -> None:
+        code, _, err = glot(*words)
+        assert code == 0, err
+
+    data = ("--data", table, "--text", "sentence", "--label", "kind", "--limit", 16)
+    assert list(commands.time_extraction(backbone.source, data, tmp_path / "caches", run)) == list(commands.WAYS)
+    found = commands.time_answers(backbone.source, data, ["rain falls", "two\nbirds"], tmp_path, run)
+    assert (list(found), min(found.values()) > 0) == (["first", "converted"], True)
+    for name in ("first", "converted", "again"):
+        assert len((tmp_path / f"{name}.csv").read_text().splitlines()) == 3
 
 
 def test_what_bfloat16_costs_is_a_paired_difference() -> None:
