@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 from glot.errors import AccessError, FaultError, UsageError
 from glot.store import blocks, remote
 from glot.store.combine import copy_cache, merge_caches, subset_cache
-from glot.store.places import RemoteFolder, file_system, place_of
+from glot.store.places import RemoteFolder, file_system, place_of, told
 from glot.store.reader import Cache
 from glot.store.verify import verify_cache
 from tests.s3 import S3Server, upload
@@ -245,6 +246,19 @@ def test_a_server_that_dies(remote_settings: Callable, make_cache: Callable) -> 
         cache.read_texts(3, np.arange(7))
     with pytest.raises(FaultError, match=rf"cannot reach {URL}/manifest.json"):
         Cache(URL)
+
+
+def test_a_store_that_other_clients_cannot_reach_is_told_so() -> None:
+    """gcsfs raises what its HTTP library does, which is no ConnectionError."""
+    aiohttp = pytest.importorskip("aiohttp", reason="aiohttp, which comes with s3fs, is not installed")
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as session:
+            await session.get("http://127.0.0.1:9")  # the discard port: nobody listens
+
+    line = r"^cannot reach gs://made/x \(.*\): check address and network"
+    with pytest.raises(FaultError, match=line), told("gs://made/x"):
+        asyncio.run(ask())
 
 
 @pytest.mark.parametrize(

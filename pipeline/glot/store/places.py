@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # seconds
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "GatedRepoError"}
 NO_CREDENTIALS |= {"RepositoryNotFoundError", "LocalTokenNotFoundError", "DefaultCredentialsError"}
 NO_CONNECTION = {"EndpointConnectionError", "ConnectTimeoutError", "ConnectError", "ConnectTimeout"}
+NO_CONNECTION |= {"ClientConnectorError", "ClientConnectorDNSError", "ServiceRequestError"}  # of gcsfs, of adlfs
 NO_NAME = {"ParamValidationError", "HFValidationError", "InvalidBucketName"}
 
 
@@ -161,6 +163,9 @@ def file_system(scheme: str) -> Any:
         system = fsspec.filesystem(scheme, **options)
     except ImportError:
         raise needs from None
+    logger = logging.getLogger(package)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)  # gcsfs logs the traceback of what it raises
     if scheme == "s3":
         system.retries = 2  # s3fs' own, of what breaks off in the middle: around botocore's, so they multiply
     return system
