@@ -53,6 +53,7 @@ reproduce: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.engines
+	$(BIN)/python -m benchmarks.commands
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.streaming
@@ -68,6 +69,9 @@ bench-long: setup
 	$(BIN)/python -m benchmarks.epoch
 	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.remote
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.ray_workers
+	$(BIN)/python -m benchmarks.ray_workers --planning 1000000
 	$(BIN)/python -m benchmarks.memory --texts 10000000 --gb 10
 
 # What only a GPU can show, in at most eight minutes, as Markdown; OUT=file writes it there too. With a PYTHON that has

@@ -1,4 +1,4 @@
-"""What grows with a corpus, ten-fold and ten-fold: manifests, the assignment of shards, and hours, bytes and money.
+"""What grows with a corpus, ten-fold and ten-fold: manifests, orders of epochs, the assignment of shards, and costs.
 
     python -m benchmarks.scale                      # a minute or two
     python -m benchmarks.scale --shards 1000000     # a manifest that hurts
@@ -17,12 +17,16 @@ import resource
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks.ratios import describe_machine, seconds_of
 from glot.cluster.assign import Assigner, Event, Finished, Lost, Ready
+from glot.fit.states import epoch_order
 from glot.store.columns import Column, ColumnFile
 from glot.store.layout import Manifest, PlanEntry, ShardEntry, StatesIdentity, shard_file
 
@@ -30,6 +34,7 @@ OPEN_TARGET, OVERHEAD_TARGET, MEMORY_TARGET = 2.0, 0.02, 2**30
 GIB = 2**30
 SHARD_BYTES = GIB
 TOKENS_A_TEXT = 27
+WINDOW, SHARD_TEXTS = 4, 4855  # of a streamed epoch; of Mistral-7B's shards in float16
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,13 @@ BACKBONES = (
     Backbone("mistral-7b", "H100", 31_000, 4096, 2, 3.0),
     Backbone("mistral-7b int8", "H100", 31_000, 4096, 1, 3.0),
 )
+PLAN_SECONDS, PLAN_BYTES, PUT_RATE = 63e-6, 90, 100 * 2**20  # a text in one process; bytes/s, as in docs/scale.md
 WORKERS, TEXTS = (1, 8, 64), (10**6, 10**8, 10**9)
 DOLLARS_A_TERABYTE_MONTH = 23.0
 
 
 def describe_hours(backbones: tuple[Backbone, ...]) -> Iterator[str]:
-    """A line for each backbone and number of texts: bytes, shards, hours on some workers, dollars."""
+    """A line for each backbone and number of texts: bytes, shards, hours on some workers, dollars, hours around it."""
     for backbone in backbones:
         for texts in TEXTS:
             tokens = texts * TOKENS_A_TEXT
@@ -67,9 +73,11 @@ def describe_hours(backbones: tuple[Backbone, ...]) -> Iterator[str]:
             each = ", ".join(f"{hours / workers:,.1f} h on {workers}" for workers in WORKERS)
             money = f"${hours * backbone.dollars_an_hour:,.0f} of devices"
             kept = f"${size / 1e12 * DOLLARS_A_TERABYTE_MONTH:,.0f} a month to keep"
+            around = f"{texts * PLAN_SECONDS / 3600:,.1f} h and {texts * PLAN_BYTES / 1e9:,.2f} GB to plan"
+            around += f", {size / PUT_RATE / 3600:,.1f} h to put into a store"
             yield (
                 f"{backbone.name} ({backbone.device}, {backbone.rate:,.0f} tokens/s), {texts:.0e} texts: "
-                f"{size / 1e12:,.2f} TB, {size / SHARD_BYTES:,.0f} shards; {each}; {money}, {kept}"
+                f"{size / 1e12:,.2f} TB, {size / SHARD_BYTES:,.0f} shards; {each}; {money}, {kept}; {around}"
             )
 
 
@@ -97,6 +105,17 @@ def measure_manifest(shards: int, folder: Path) -> tuple[float, float, int]:
     saving = seconds_of(lambda: manifest.save(folder))
     opening = seconds_of(lambda: Manifest.load(folder))
     return saving, opening, (folder / "manifest.json").stat().st_size
+
+
+def measure_order(examples: int) -> tuple[float, int]:
+    """Seconds to draw the order of an epoch that is streamed by windows of shards, and its peak of bytes an example."""
+    home = np.random.default_rng(0).integers(0, max(1, examples // SHARD_TEXTS), examples)
+    seconds = seconds_of(lambda: epoch_order(home, 0, 1, WINDOW))
+    tracemalloc.start()
+    epoch_order(home, 0, 1, WINDOW)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return seconds, round(peak / examples)
 
 
 class SleepingPool:
@@ -181,6 +200,9 @@ def main(say: Callable[[str], None] = print) -> None:
             said = f"saved in {saving:.2f} s, opened in {opening:.2f} s"
             aimed = f" (aimed at {OPEN_TARGET:g})" if shards == 100_000 else ""
             say(f"manifest of {shards:,} shards: {size / 1e6:,.1f} MB, {said}{aimed}")
+    for examples in (10**5, 10**6, 10**7):
+        seconds, size = measure_order(examples)
+        say(f"order of {examples:,} examples by windows of {WINDOW} shards: {seconds:.2f} s, {size} bytes each")
     overhead, made = measure_assignment(given.assigned, given.workers, given.sleep, given.lost)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     how = f"by {given.workers} workers that sleep {given.sleep:g} s, {given.lost:.0%} of them lost"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from glot.extract.backbone import Backbone
 
-pytest_plugins = ["tests.made_runs", "tests.s3", "tests.stage_two"]
+pytest_plugins = ["tests.hub_server", "tests.made_runs", "tests.s3", "tests.stage_two"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"  # servers of tests are on this machine

@@ -2,7 +2,8 @@
 
 It prints its port. `POST /faults` takes JSON, which holds until the next one: `busy`, how many of the requests from now
 on are answered 503; `every`, 3 where every third one is; `slow`, seconds before each answer; `part`, of which objects
-(a part of their path); `cut`, whether answers lack their second half; `denied`, whether all is refused.
+(a part of their path); `method`, PUT where it is those alone; `cut`, whether answers lack their second half; `denied`,
+whether all is refused; `unlisted`, whether listings are those of a bucket before anything was put there.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Any
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+UNLISTED = (
+    b"<ListBucketResult><Name>made</Name><KeyCount>0</KeyCount><IsTruncated>false</IsTruncated></ListBucketResult>"
+)
 BUSY = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 
@@ -51,12 +55,16 @@ class Faulty:
         with self.lock:
             self.seen.append(f"{environ['REQUEST_METHOD']} {path} {environ.get('HTTP_RANGE', '')}".strip())
             faults = self.faults if self.faults.get("part", "") in path else {}
+            faults = faults if faults.get("method") in (None, environ["REQUEST_METHOD"]) else {}
             is_busy = faults.get("busy", 0) > 0 or ("every" in faults and len(self.seen) % faults["every"] == 0)
             if faults.get("busy", 0) > 0:
                 faults["busy"] -= 1
         time.sleep(faults.get("slow", 0))
         if is_busy or faults.get("denied"):
             return _refuse(environ, start_response, *(("503 Slow Down", BUSY) if is_busy else ("403 No", DENIED)))
+        if faults.get("unlisted") and "list-type" in environ["QUERY_STRING"]:
+            start_response("200 OK", [("Content-Type", "application/xml"), ("Content-Length", str(len(UNLISTED)))])
+            return [UNLISTED]
         if not faults.get("cut") or environ["REQUEST_METHOD"] != "GET":
             return self.moto(environ, start_response)
         return self._cut(environ, start_response)

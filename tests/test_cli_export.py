@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from glot import GlotModel
-from tests.hub_server import hub_of_a_test
+from tests.hub_server import HubServer, files_of
 
 TEXTS = ["rain falls over the old dog", "the river in autumn", "books"]
 
@@ -64,21 +64,20 @@ def test_the_head_as_onnx(glot: Callable[..., tuple], fitted: Path) -> None:
 
 
 def test_a_folder_goes_to_the_hub(
-    glot: Callable[..., tuple], fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    glot: Callable[..., tuple], fitted: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
     from sentence_transformers import SentenceTransformer
 
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(Path("modules").resolve()))
-    with hub_of_a_test(monkeypatch, str(tmp_path / "hub")) as hub:
-        words = ["--to", "sentence-transformers", "made", "--push", "somebody/mine"]
-        code, out, err = glot("export", "--run", fitted, *words)
-        assert code == 0, err
-        assert f"{hub.address}/somebody/mine" in out
-        made = {path.relative_to("made").as_posix(): path for path in Path("made").rglob("*") if path.is_file()}
-        assert hub.files["somebody/mine"] == {name: path.read_bytes() for name, path in made.items()}
-        assert 'SentenceTransformer("somebody/mine", trust_remote_code=True)' in made["README.md"].read_text("utf-8")
-        theirs = SentenceTransformer("somebody/mine", trust_remote_code=True, device="cpu")
+    words = ["--to", "sentence-transformers", "made", "--push", "somebody/mine"]
+    code, out, err = glot("export", "--run", fitted, *words)
+    assert code == 0, err
+    assert f"{hub.address}/somebody/mine" in out
+    made = files_of(Path("made"))
+    assert files_of(hub.folder / "somebody/mine") == made
+    assert b'SentenceTransformer("somebody/mine", trust_remote_code=True)' in made["README.md"]
+    theirs = SentenceTransformer("somebody/mine", trust_remote_code=True, device="cpu")
     run = GlotModel.load(fitted, device="cpu")
     np.testing.assert_allclose(theirs.encode(TEXTS), run.encode(TEXTS), rtol=1e-5, atol=1e-5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -111,6 +112,21 @@ def test_bars_of_a_quiet_run_stay_away() -> None:
 
     assert "extract" in written(quiet=False)
     assert written(quiet=True) == ""
+
+
+def test_bars_show_the_rate_the_workers_and_the_time_left() -> None:
+    from glot.commands.progress import extract_bars
+
+    seconds = itertools.count()
+    screen = io.StringIO()
+    terminal = Console(file=screen, force_terminal=True, width=120, get_time=lambda: float(next(seconds)))
+    with extract_bars(terminal, "extract") as (tokens, _):
+        tokens.rename("extract, 3 workers")
+        for done in (10, 20, 30):
+            tokens(done, 100)
+        tokens.progress.refresh()
+    drawn = screen.getvalue().rpartition("extract, 3 workers")[2]
+    assert re.search(r"30%.*\d tokens/s.*\d:\d\d:\d\d", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn)), drawn
 
 
 def test_colours_are_for_terminals_that_want_them() -> None:

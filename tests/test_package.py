@@ -80,6 +80,14 @@ def package_files() -> set[str]:
     return {str(path) for path in files if "__pycache__" not in path.parts}
 
 
+def test_importing_it_loads_no_library() -> None:
+    """Each room imports what it needs when it is used: a first answer does not wait for what it does not need."""
+    code = "import sys, glot; print(sorted({'torch', 'transformers', 'numpy', 'sklearn', 'h5py'} & sys.modules.keys()))"
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
 def test_the_archive_holds_the_package_and_no_tests(unpacked: Path) -> None:
     held = {str(path.relative_to(unpacked)) for path in unpacked.rglob("*") if path.is_file()}
     own = {name for name in held if ".egg-info" not in name}

@@ -11,6 +11,8 @@ import torch
 
 from glot import products
 from glot.errors import Stopped, UsageError
+from glot.extract.backbone import load_backbone
+from glot.extract.source import ModelSource
 from glot.fit.options import setting_difference
 from glot.fit.result import FitResult
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
@@ -140,6 +142,18 @@ def test_attention_of_a_backbone_is_torch_s_own(found: dict[Way, Measured]) -> N
     with Recorder(), fast_products(), torch_attention():
         attend(states, states, states)
     assert seen == [before, before]
+
+
+def test_a_backbone_multiplies_by_the_faster_way(found: dict[Way, Measured], backbone_folders: dict[str, Path]) -> None:
+    """Stage one by torch, too; the setting of the process is left as found."""
+    backbone = load_backbone(ModelSource("bert", str(backbone_folders["bert"])), device="cpu")
+    before, seen = setting(), set()
+    for module in backbone.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda *_: seen.add(setting()))
+    ids, mask = backbone.pad([[5, 6, 7]])
+    backbone.hidden_states(ids, mask, (2,))
+    assert (seen, setting()) == ({"bf16"}, before)
 
 
 def test_a_run_records_its_way_and_goes_on_with_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from benchmarks import extraction, int8, made, memory, ratios, reading, remote, scale, streaming
+from benchmarks import (
+    bfloat16,
+    commands,
+    engines,
+    extraction,
+    int8,
+    made,
+    memory,
+    ratios,
+    reading,
+    remote,
+    scale,
+    streaming,
+)
 from glot.corpus.examples import Corpus, Example, Split
+from glot.extract.source import ModelSource
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
 from glot.store.verify import verify_cache
@@ -26,7 +42,6 @@ PAIRS = TaskSpec("made", 2, "classes", ("no", "yes"))
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     from glot.extract.backbone import load_backbone
-    from glot.extract.source import ModelSource
 
     folder = memory.save_backbone(tmp_path_factory.mktemp("backbone"))
     return load_backbone(ModelSource("tiny", str(folder)), device="cpu")
@@ -105,6 +120,56 @@ def test_each_distinct_text_is_forwarded_once(
     assert "24 texts, 16 forwarded; with every premise made distinct 24" in capsys.readouterr().out
 
 
+def test_engines(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line a way; all of them give the states of the bare loop."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setattr("glot.extract.converted.models_folder", lambda: tmp_path / "converted")
+    monkeypatch.setattr(engines, "resolve_model", lambda name: ModelSource(name, backbone.source))
+    monkeypatch.setattr(engines, "ROUNDS", 1)
+    batches = [backbone.pad([[5, 6, 7], [8, 9]]), backbone.pad([[10, 11]])]
+    engines.report("tiny", backbone, batches, 1)
+    lines = capsys.readouterr().out.splitlines()
+    found = [
+        re.fullmatch(r"  (.*): [\d.]+ in processor time, [\d.]+ in wall time, (\S+) away", line) for line in lines[1:]
+    ]
+    assert lines[0].startswith("tiny, 1 thread(s): ")
+    assert [way and way[1] for way in found][:2] == ["torch, bare loop", "torch, ours"]
+    for way in found:
+        assert way is not None
+        assert float(way[2]) < (1e-1 if "bfloat16" in way[1] else 1e-3)
+
+
+@pytest.mark.slow
+def test_whole_commands(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, glot: Callable[..., tuple], table: Path
+) -> None:
+    """Here in this process: each command is one that works, and all of its answers are there."""
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    monkeypatch.setattr("glot.extract.converted.models_folder", lambda: tmp_path / "converted")
+
+    def run(*words: object) -> None:
+        code, _, err = glot(*words)
+        assert code == 0, err
+
+    data = ("--data", table, "--text", "sentence", "--label", "kind", "--limit", 16)
+    assert list(commands.time_extraction(backbone.source, data, tmp_path / "caches", run)) == list(commands.WAYS)
+    found = commands.time_answers(backbone.source, data, ["rain falls", "two\nbirds"], tmp_path, run)
+    assert (list(found), min(found.values()) > 0) == (["first", "converted"], True)
+    for name in ("first", "converted", "again"):
+        assert len((tmp_path / f"{name}.csv").read_text().splitlines()) == 3
+
+
+def test_what_bfloat16_costs_is_a_paired_difference() -> None:
+    found = {"float32": [80.0, 81.0, 82.0], "states": [81.0, 82.0, 83.0], "training": [80.0, 82.0, 81.0]}
+    mean, half = bfloat16.interval([0.0, 1.0, -1.0])
+    low, high = stats.t.interval(0.95, 2, loc=0.0, scale=stats.sem([0.0, 1.0, -1.0]))
+    assert (mean - half, mean + half) == pytest.approx((low, high))
+    line = bfloat16.row("MRPC", "tiny", {**found, "both": found["float32"]})
+    assert line == f"| MRPC | tiny | 81.00 | +1.00 ± 0.00 | +0.00 ± {half:.2f} | +0.00 ± 0.00 |"
+
+
 def test_int8(tmp_path: Path, backbone: Backbone, capsys: pytest.CaptureFixture[str]) -> None:
     found = int8.compare(backbone, make_pairs(train=20, validation=10), tmp_path, (0, 1), 1)
     assert len(found.differences) == 2
@@ -172,11 +237,36 @@ def test_scale(tmp_path: Path) -> None:
     saving, opening, size = scale.measure_manifest(30, tmp_path)
     assert min(saving, opening) > 0
     assert size == (tmp_path / "manifest.json").stat().st_size
+    seconds, size = scale.measure_order(20000)
+    assert seconds > 0
+    assert size >= 8  # a number an example
     overhead, shards = scale.measure_assignment(40, 4, 0.005, 0.2)
     assert shards == 40  # those whose worker was lost too
     assert overhead > -0.5
     lines = list(scale.describe_hours(scale.BACKBONES[:1]))
     assert lines[1].startswith("minilm (2 cores, 5,000 tokens/s), 1e+08 texts: 2.07 TB, 1,931 shards; 150.0 h on 1, ")
+    assert lines[1].endswith("; 1.8 h and 9.00 GB to plan, 5.5 h to put into a store")
+
+
+def test_plans_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both by one process here; over Ray see `tests/faults/test_ray.py`."""
+    from benchmarks import ray_workers
+
+    source = ModelSource("tiny", str(memory.save_backbone(tmp_path / "backbone")))
+    for name, texts in (("same", 40), ("other", 39)):
+        (tmp_path / name).mkdir()
+
+        def plan(table: Path, source: ModelSource, folder: Path, texts: int = texts) -> None:
+            lines = table.read_text().splitlines()[: texts + 1]
+            table.write_text("\n".join(lines))
+            ray_workers.plan_alone(table, source, folder)
+
+        monkeypatch.setattr(ray_workers, "plan_over_ray", plan)
+        if name == "same":
+            assert min(ray_workers.compare_planning(40, source, tmp_path / name)) > 0
+        else:
+            with pytest.raises(RuntimeError, match="the plans differ"):
+                ray_workers.compare_planning(40, source, tmp_path / name)
 
 
 def test_streaming(tmp_path: Path) -> None:

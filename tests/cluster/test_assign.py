@@ -85,8 +85,10 @@ def test_each_shard_is_made_once_whoever_dies(hidden: bool) -> None:
         return Lost(worker) if drawn < 0.1 else Finished(worker, (3, 9)) if drawn < 0.5 else None
 
     told: list[tuple[int, int]] = []
+    at_work: list[int] = []
     pool = FakePool(4, answer, hidden)
-    assigner = run(pool, progress=lambda done, total: told.append((done, total)))
+    assigner = run(pool, progress=lambda done, total: told.append((done, total)), workers=at_work.append)
+    assert (at_work[0], max(at_work)) == (0, 4)
     assert sorted(pool.made) == list(range(40))
     assert assigner.counts == (120, 360)
     assert (told[0], told[-1]) == ((0, 400), (400, 400))

@@ -22,14 +22,22 @@ from glot.fit.learner import LossError  # noqa: E402
 
 
 class FakeRay:
-    """Keeps calls until they are answered. `calls`: (method, arguments) in the order they came."""
+    """Keeps calls until they are answered.
+
+    `calls`: (method, arguments) in the order they came. `asked`: what an actor asks Ray for.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, tuple]] = []
         self.answers: dict[int, Any] = {}
+        self.asked: dict[str, Any] = {}
 
     def remote(self, **_: Any) -> Callable:
-        return lambda kind: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: self))
+        def options(**given: Any) -> SimpleNamespace:
+            self.asked = given
+            return SimpleNamespace(remote=lambda *_: self)
+
+        return lambda kind: SimpleNamespace(options=options)
 
     def __getattr__(self, method: str) -> Any:
         def call(*arguments: Any) -> int:
@@ -124,3 +132,17 @@ def test_a_piece_that_fails(fake: FakeRay) -> None:
     error = errors.FaultError("the disk is full")
     fake.answer("make", Outcome(error=error))
     assert Failed(0, error) in workers.events(0)
+
+
+def test_a_worker_asks_for_its_share_and_is_started_again(fake: FakeRay) -> None:
+    """For ever, elsewhere too; but what it had in hand is nobody's until the command says so."""
+    RayPool(Actor, (), Placement(2, 4, 0.5))
+    share = {name: fake.asked[name] for name in ("num_cpus", "num_gpus", "max_restarts", "max_task_retries")}
+    assert share == {"num_cpus": 4, "num_gpus": 0.5, "max_restarts": -1, "max_task_retries": 0}
+
+
+def test_workers_do_as_the_command_and_have_none_of_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GLOT_ENGINE", "HF_HUB_OFFLINE", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "made")
+    given = Order.of_this_process().environment
+    assert {name for name, value in given.items() if value == "made"} == {"GLOT_ENGINE", "HF_HUB_OFFLINE"}

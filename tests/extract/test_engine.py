@@ -26,6 +26,7 @@ from glot.extract.source import ModelSource
 from glot.store.layout import TORCH, Manifest, sidecar_file
 from glot.store.reader import Cache
 from tests.extract.families import installed, save_model
+from tests.work import make_work
 
 needs_openvino = pytest.mark.skipif(
     openvino.openvino_version() is None, reason="OpenVINO is not installed: no backbone is forwarded by it"
@@ -429,3 +430,105 @@ def test_what_forwarded_a_shard_is_found_again_where_the_manifest_is_lost(
     assert summary.forwarded == 0
     assert Cache(tmp_path / "cache").manifest.shards[0].engine == "other 1 float32"
     assert not (tmp_path / "cache" / sidecar_file(0)).exists()
+
+
+# The engine that is asked for, wherever new texts are forwarded
+
+
+@pytest.fixture(scope="module")
+def work(backbone_folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a run over its layer 2, and texts."""
+    return make_work(tmp_path_factory.mktemp("work"), backbone_folders["bert"])
+
+
+@pytest.fixture
+def by_openvino(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The layers of each batch that OpenVINO forwards, but for the few that compare it with torch."""
+    asked: list[tuple[int, ...]] = []
+    states = openvino.OpenVinoEngine.hidden_states
+
+    def counted(self: Any, ids: torch.Tensor, mask: torch.Tensor, layers: tuple[int, ...]) -> list[torch.Tensor]:
+        if not comparing:
+            asked.append(layers)
+        return states(self, ids, mask, layers)
+
+    comparing: list[bool] = []
+    check = engine.check_agreement
+
+    def compare(*arguments: Any) -> None:
+        comparing.append(True)
+        check(*arguments)
+        comparing.clear()
+
+    monkeypatch.setattr(openvino.OpenVinoEngine, "hidden_states", counted)
+    for module in ("engine", "ready"):
+        monkeypatch.setattr(f"glot.extract.{module}.check_agreement", compare)
+    return asked
+
+
+def answers(path: str) -> np.ndarray:
+    """The vectors or the probabilities that a command wrote."""
+    if path.endswith(".npy"):
+        return np.load(path)
+    return np.asarray([json.loads(line)["probability_yes"] for line in Path(path).read_text().splitlines()])
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("encode", "--input", "texts.txt", "--output", "{engine}.npy"),
+        ("predict", "--input", "texts.txt", "--output", "{engine}.jsonl"),
+        ("evaluate", "--data", "data.csv", "--no-yardsticks"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_command_forwards_by_the_engine_that_is_asked_for(
+    glot: Callable[..., tuple], work: Path, by_openvino: list, words: tuple[str, ...]
+) -> None:
+    """And gives the same answers, to rounding."""
+    for name in ("texts.txt", "data.csv"):
+        Path(name).write_bytes((work / name).read_bytes())
+    found: list[np.ndarray] = []
+    for asked in ("torch", "openvino"):
+        given = [word.format(engine=asked) for word in words]
+        code, _, err = glot(*given, "--run", work / "run", "--model", work / "model", "--engine", asked)
+        assert code == 0, err
+        assert set(by_openvino) == ({(2,)} if asked == "openvino" else set())
+        found += [answers(word) for word in given if word.startswith(asked)]
+    if found:
+        np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-5)
+
+
+@needs_openvino
+def test_so_do_the_classes_of_the_python_api(work: Path, by_openvino: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    from glot import GlotClassifier, GlotModel
+
+    texts = ["rain falls", "a cat", "two birds", "the door"]
+    vectors = [
+        GlotModel.load(work / "run", work / "model", "cpu", engine=name).encode(texts) for name in ("torch", "openvino")
+    ]
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-3, atol=1e-5)
+    assert by_openvino
+    by_openvino.clear()
+    head = GlotClassifier(str(work / "model"), preset="published", epochs=1, hidden=8, device="cpu", engine="openvino")
+    head.fit(texts * 4, ["a", "b", "b", "a"] * 4).predict(texts)
+    assert by_openvino
+
+
+def test_a_gpu_keeps_torch(
+    backbone_folders: dict[str, Path], no_compiling: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much there is to forward."""
+    backbone = load(backbone_folders["bert"])
+    backbone.device = torch.device("cuda")
+    take_engine(backbone, (2,), "auto")
+    assert (backbone.engine, no_compiling) == (None, [])
+
+
+def test_several_layers_come_of_one_forward(backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, calls = load(backbone_folders["bert"]), []
+    forward = type(backbone.model).forward
+    monkeypatch.setattr(type(backbone.model), "forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    assert len(backbone.hidden_states(*batch(backbone), (0, 1, 2))) == 3
+    assert len(calls) == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.queues import SimpleQueue
@@ -170,6 +172,20 @@ def test_two_processes_make_one_cache(
         assert all(forwarded for _, forwarded in found)
         assert sum(forwarded for _, forwarded in found) == distinct  # nothing was made twice
     assert contents(out) == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_torchrun_starts_two_processes(glot: Callable[..., tuple], bert: Path, table: Path) -> None:
+    """As `accelerate launch` does, which calls it: they make one cache, and the first one speaks for both."""
+    words = ["extract", "--model", bert, "--data", table, "--text", "sentence", "--label", "kind", "--max-tokens", 24]
+    words += ["--device", "cpu", "--shard-mb", 1, "--dtype", "float32", "--layers", "0,1,2"]
+    assert glot(*words, "--out", "whole")[0] == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "glot"]
+    command += [*map(str, words), "--out", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("out: train ") == 1
+    assert contents(Path("out")) == contents(Path("whole"))
 
 
 # Other labels

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from glot.cluster.launch import RayOptions
+from glot.cluster.pool import connected
+from glot.cluster.ray_map import map_over_ray
+from glot.errors import UsageError
+from glot.extract.options import ExtractOptions
+from glot.extract.ray_run import prepare_over_ray
+from glot.extract.source import ModelSource
+from glot.store.layout import Manifest
 from tests.faults import runs
 from tests.faults.ray_runs import RayRuns
 
@@ -86,15 +97,19 @@ def test_ten_faults_at_random_moments(extractions: Extractions, tmp_path: Path) 
 
 
 def test_the_command_is_stopped(extractions: Extractions, tmp_path: Path) -> None:
-    """By Ctrl-C: what the workers have is kept, and the same command goes on."""
+    """By Ctrl-C: what the workers have is kept, and the same command goes on; no text is forwarded twice."""
     out = tmp_path / "out"
     pid = extractions.start(out)
     extractions.wait_for_shards(2, out, pid)
-    assert "kept of this run: " in extractions.ray.stop(pid)
+    kept = re.search(r"kept of this run: ([\d,]+) texts", extractions.ray.stop(pid))
+    assert kept is not None
     assert [path.name for path in out.glob("*.tmp-*")] == []
     before = runs.published(out)
-    extractions.ray.finish(extractions.start(out))
+    forwarded = re.search(r"forwarded ([\d,]+) texts", extractions.ray.finish(extractions.start(out)))
+    assert forwarded is not None
     extractions.check_unbroken(out, before)
+    both = [int(found[1].replace(",", "")) for found in (kept, forwarded)]
+    assert sum(both) == Manifest.load(out).texts
 
 
 def test_a_shard_that_fails_ends_the_command_with_its_line(extractions: Extractions, tmp_path: Path) -> None:
@@ -109,3 +124,50 @@ def test_a_shard_that_fails_ends_the_command_with_its_line(extractions: Extracti
     assert (code, "Traceback" in printed) == (1, False), printed
     assert printed.splitlines()[-1].startswith("glot: ")
     assert "shard-00002.h5" in printed.splitlines()[-1]
+
+
+# Planning: texts are tokenized by Ray's processes, where there are many; here few of them are many.
+
+
+@pytest.fixture
+def spread(ray_runs: RayRuns, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayRuns]:
+    """This process is a driver of the cluster, and four batches of twenty texts are spread over it."""
+    monkeypatch.setattr("glot.cluster.ray_map.FEW", 4)
+    monkeypatch.setattr("glot.extract.planning.TOKENIZE_BATCH", 20)
+    with connected(RayOptions(ray_runs.cluster.address)):
+        yield ray_runs
+
+
+def test_a_plan_over_ray_is_that_of_one_process(spread: RayRuns, bert: Path, tmp_path: Path) -> None:
+    """Byte for byte, though every process that tokenizes is killed on the way."""
+    runs.extract(bert, tmp_path / "alone", rows=3000, plan_only=True)
+    (tmp_path / "out/examples").mkdir(parents=True)
+    killed: list[int] = []
+
+    def kill_once(done: int, total: int) -> None:
+        if killed or done < total / 4:
+            return
+        for worker in [*spread.workers("ray::_call"), *spread.workers("ray::IDLE")]:
+            worker.kill()
+            killed.append(worker.pid)
+
+    options = ExtractOptions(max_tokens=runs.WIDTH, shard_bytes=runs.SHARD_BYTES, device="cpu")
+    source = ModelSource(bert.name, str(bert))
+    prepare_over_ray(runs.make_corpus(3000), source, tmp_path / "out", options, kill_once, lambda line: None)
+    assert killed
+    assert runs.differences(tmp_path / "out", runs.contents(tmp_path / "alone")) == []
+
+
+def test_what_is_wrong_with_an_item_is_told_as_here(spread: RayRuns) -> None:
+    """Its error is that of the function itself; what came before is in order, and was not made here."""
+
+    def half(number: int) -> tuple[int, int]:
+        if number == 50:
+            raise UsageError("50 is too many")
+        return number // 2, os.getpid()
+
+    found = map_over_ray(half, iter(range(100)))
+    numbers, processes = zip(*[next(found) for _ in range(50)], strict=True)
+    assert (list(numbers), os.getpid() in processes) == ([number // 2 for number in range(50)], False)
+    with pytest.raises(UsageError, match="50 is too many"):
+        next(found)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.faults import runs
 from tests.faults.ray_runs import RayRuns
+
+if TYPE_CHECKING:
+    import optuna
 
 pytestmark = pytest.mark.slow
 
@@ -71,34 +75,40 @@ def test_a_sweep(
     assert not [*out.glob("group-*"), *out.glob("*.claim")]
 
 
-def test_a_search_whose_worker_dies(ray_runs: RayRuns, cache: Path, tmp_path: Path) -> None:
-    """Another takes its place: nothing is left running, what is tried first is scored, and the winner is a run."""
+def trials_of(study: Path) -> list[optuna.trial.FrozenTrial]:
+    """The candidates of a search; none before its study is written into its journal."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
+
+    storage = JournalStorage(JournalFileBackend(str(study / "study.journal")))
+    names = optuna.get_all_study_names(storage)
+    return [trial for name in names for trial in optuna.load_study(study_name=name, storage=storage).trials]
+
+
+def test_a_search_whose_worker_dies_and_that_is_stopped(ray_runs: RayRuns, cache: Path, tmp_path: Path) -> None:
+    """Whoever dies is replaced; after Ctrl-C it goes on over Ray.
+
+    Nothing is left running, what is tried first is scored, and the winner is a run.
+    """
     from optuna.trial import TrialState
 
     from glot.fit.tune import FIRST
 
     out = tmp_path / "study"
-
-    def trials() -> list[optuna.trial.FrozenTrial]:
-        # The journal is there before the study is written into it.
-        storage = JournalStorage(JournalFileBackend(str(out / "study.journal")))
-        names = optuna.get_all_study_names(storage)
-        return [trial for name in names for trial in optuna.load_study(study_name=name, storage=storage).trials]
-
     pid = ray_runs.start("tune", "--cache", cache, "--minutes", 20, "--trials", 8, "--out", out)
     ray_runs.wait_for(lambda: (out / "study.journal").exists(), pid)
-    ray_runs.wait_for(lambda: any(trial.intermediate_values for trial in trials()), pid)
+    ray_runs.wait_for(lambda: any(trial.intermediate_values for trial in trials_of(out)), pid)
     assert ray_runs.zygote.is_running(pid)
-    for worker in ray_runs.workers("StudyMaker"):
+    dead = ray_runs.workers("StudyMaker")
+    for worker in dead:
         worker.kill()
-    printed = ray_runs.finish(pid)
+    ray_runs.wait_for(lambda: set(ray_runs.workers("StudyMaker")) - set(dead), pid)
+    assert f"--resume {out}" in ray_runs.stop(pid)
+    printed = ray_runs.finish(ray_runs.start("tune", "--resume", out, "--minutes", 20, "--trials", 8))
     assert "winner: " in printed
-    states = [trial.state for trial in trials()]
-    assert not {TrialState.RUNNING, TrialState.WAITING} & set(states)
-    scored = {trial.user_attrs.get("first") for trial in trials() if len(trial.user_attrs.get("scores", [])) == 3}
+    assert not {TrialState.RUNNING, TrialState.WAITING} & {trial.state for trial in trials_of(out)}
+    scored = {trial.user_attrs.get("first") for trial in trials_of(out) if len(trial.user_attrs.get("scores", [])) == 3}
     assert scored >= FIRST.keys()
     assert json.loads((out / "best" / "metrics.json").read_text())["best"]
     ray_runs.zygote.finish(ray_runs.zygote.glot("evaluate", "--run", out / "best", "--cache", cache))

@@ -154,6 +154,17 @@ def test_a_window_shuffles_within_its_shards_only() -> None:
     assert sorted(len(set(window)) for window in shards.tolist()) == [2, 2, 2]
 
 
+@pytest.mark.parametrize(("examples", "shards", "window"), [(1, 1, 1), (31, 7, 2), (500, 300, 4), (500, 5, 100)])
+def test_the_order_of_windows_is_that_of_its_definition(examples: int, shards: int, window: int) -> None:
+    """Also where shards hold no example: window by window the examples of its shards, shuffled."""
+    home = 3 * np.random.default_rng(1).integers(0, shards, examples)
+    generator = np.random.default_rng([5, 2])
+    there = generator.permutation(np.unique(home))
+    groups = [there[start : start + window] for start in range(0, len(there), window)]
+    expected = [generator.permutation(np.flatnonzero(np.isin(home, group))) for group in groups]
+    assert epoch_order(home, 5, 2, window).tolist() == np.concatenate(expected).tolist()
+
+
 # Which epoch is kept: on scores that are put in, so that it is known which of them is the best.
 
 

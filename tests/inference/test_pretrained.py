@@ -21,7 +21,7 @@ from glot.extract.source import resolve_model
 from glot.fit.ensemble import Ensemble
 from glot.fit.run_folder import RunConfig
 from glot.store.task_spec import TaskSpec
-from tests.hub_server import hub_of_a_test
+from tests.hub_server import HubServer, files_of
 
 TEXTS = ["a dog in the rain", "the old river", "books about ships", "a dog in the rain", "rain"]
 
@@ -160,25 +160,26 @@ def test_an_ensemble_is_saved_whole(glot: Callable[..., tuple], extracted: Path)
     np.testing.assert_array_equal(GlotModel.from_pretrained("saved").predict_proba(TEXTS), model.predict_proba(TEXTS))
 
 
-def test_a_run_goes_to_the_hub_and_comes_from_it(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_goes_to_the_hub_and_comes_from_it(
+    run: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the Hub's own client, over HTTP, from a Hub on this machine."""
     model = GlotModel.load(run)
-    with hub_of_a_test(monkeypatch, str(tmp_path / "hub")) as hub:
-        assert model.push_to_hub("somebody/mine") == f"{hub.address}/somebody/mine"
-        kept = hub.files["somebody/mine"]
-        assert set(kept) == {"README.md", "config.json", "head.safetensors", "metrics.json"}
-        assert not [name for name, content in kept.items() if str(tmp_path.parent).encode() in content]
-        assert 'GlotModel.from_pretrained("somebody/mine", backbone="...")' in kept["README.md"].decode()
-        with pytest.raises(UsageError, match="tiny-bert"):  # its backbone is a folder here, whose place is not told
-            GlotModel.from_pretrained("somebody/mine")
-        for _ in range(2):  # the second time from what was kept
-            again = GlotModel.from_pretrained("somebody/mine", backbone=model.config.states.source)
-            np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
-        with pytest.raises(UsageError, match="the hub has no model 'somebody/nothing'"):
-            GlotModel.from_pretrained("somebody/nothing")
-        monkeypatch.setenv("HF_TOKEN", "hf_another")
-        with pytest.raises(UsageError, match="does not take this token"):
-            model.push_to_hub("somebody/mine")
+    assert model.push_to_hub("somebody/mine") == f"{hub.address}/somebody/mine"
+    kept = files_of(hub.folder / "somebody/mine")
+    assert set(kept) == {"README.md", "config.json", "head.safetensors", "metrics.json"}
+    assert not [name for name, content in kept.items() if str(tmp_path.parent).encode() in content]
+    assert 'GlotModel.from_pretrained("somebody/mine", backbone="...")' in kept["README.md"].decode()
+    with pytest.raises(UsageError, match="tiny-bert"):  # its backbone is a folder here, whose place is not told
+        GlotModel.from_pretrained("somebody/mine")
+    for _ in range(2):  # the second time from what was kept
+        again = GlotModel.from_pretrained("somebody/mine", backbone=model.config.states.source)
+        np.testing.assert_array_equal(again.encode(TEXTS), model.encode(TEXTS))
+    with pytest.raises(UsageError, match="the hub has no model 'somebody/nothing'"):
+        GlotModel.from_pretrained("somebody/nothing")
+    monkeypatch.setenv("HF_TOKEN", "hf_another")
+    with pytest.raises(UsageError, match="does not take this token"):
+        model.push_to_hub("somebody/mine")
     again.save_pretrained("saved")
     assert Path("saved/metrics.json").read_bytes() == (run / "metrics.json").read_bytes()
 

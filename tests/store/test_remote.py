@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from glot.errors import AccessError, FaultError, UsageError
 from glot.store import blocks, remote
 from glot.store.combine import copy_cache, merge_caches, subset_cache
-from glot.store.places import RemoteFolder, file_system, place_of
+from glot.store.places import RemoteFolder, file_system, place_of, told
 from glot.store.reader import Cache
 from glot.store.verify import verify_cache
 from tests.s3 import S3Server, upload
@@ -72,6 +74,24 @@ def test_nothing_is_fetched_twice(s3: S3Server, make_cache: Callable, monkeypatc
         np.testing.assert_array_equal(Cache(URL).read_texts(3, every).values, first)
         settle()
         assert {line.rpartition("/")[2] for line in s3.misbehave() if line.startswith("GET")} == {"manifest.json"}
+
+
+def test_who_reads_on_finds_the_next_blocks(s3: S3Server) -> None:
+    """A look at one place fetches one block; the second of two in order, those that follow, each by one request."""
+    file_system("s3").pipe_file(f"{URL}/object", bytes(20 * BLOCK))
+    opened = remote.RemoteFile(RemoteFolder(f"{URL}/object"), 20 * BLOCK, "object")
+
+    def fetched(place: int) -> list[int]:
+        s3.misbehave()
+        opened.prepare([(place, 100)])
+        settle()
+        ranges = [re.search(r"bytes=(\d+)-(\d+)$", line) for line in s3.misbehave() if line.startswith("GET")]
+        assert all(int(found[2]) - int(found[1]) == BLOCK - 1 for found in ranges if found)
+        return sorted(int(found[1]) // BLOCK for found in ranges if found)
+
+    assert fetched(5 * BLOCK) == [5]
+    assert fetched(0) == [0]
+    assert fetched(BLOCK) == [1, 2, 3, 4, *range(6, 2 + remote.AHEAD)]  # but for what is there
 
 
 def test_the_block_cache_stays_within_its_size(
@@ -231,6 +251,19 @@ def test_a_server_that_dies(remote_settings: Callable, make_cache: Callable) -> 
         cache.read_texts(3, np.arange(7))
     with pytest.raises(FaultError, match=rf"cannot reach {URL}/manifest.json"):
         Cache(URL)
+
+
+def test_a_store_that_other_clients_cannot_reach_is_told_so() -> None:
+    """gcsfs raises what its HTTP library does, which is no ConnectionError."""
+    aiohttp = pytest.importorskip("aiohttp", reason="aiohttp, which comes with s3fs, is not installed")
+
+    async def ask() -> None:
+        async with aiohttp.ClientSession() as session:
+            await session.get("http://127.0.0.1:9")  # the discard port: nobody listens
+
+    line = r"^cannot reach gs://made/x \(.*\): check address and network"
+    with pytest.raises(FaultError, match=line), told("gs://made/x"):
+        asyncio.run(ask())
 
 
 @pytest.mark.parametrize(

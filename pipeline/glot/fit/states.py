@@ -215,6 +215,12 @@ def epoch_order(home: np.ndarray, seed: int, epoch: int, window: int | None) -> 
     generator = np.random.default_rng([seed, epoch])
     if window is None:
         return generator.permutation(len(home))
-    shards = generator.permutation(np.unique(home))
-    groups = [shards[start : start + window] for start in range(0, len(shards), window)]
-    return np.concatenate([generator.permutation(np.flatnonzero(np.isin(home, group))) for group in groups])
+    shards = generator.permutation(np.flatnonzero(np.bincount(home)))
+    # One sort, and not a look at all examples for each window, of which there may be thousands.
+    window_of = np.zeros(len(home) and home.max() + 1, np.min_scalar_type(len(shards)))
+    window_of[shards] = np.arange(len(shards)) // window
+    order = np.argsort(window_of[home], kind="stable")
+    ends = np.cumsum(np.bincount(window_of[home]))
+    for start, end in zip([0, *ends], ends, strict=False):
+        order[start:end] = generator.permutation(order[start:end])
+    return order

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # seconds
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "GatedRepoError"}
 NO_CREDENTIALS |= {"RepositoryNotFoundError", "LocalTokenNotFoundError", "DefaultCredentialsError"}
 NO_CONNECTION = {"EndpointConnectionError", "ConnectTimeoutError", "ConnectError", "ConnectTimeout"}
+NO_CONNECTION |= {"ClientConnectorError", "ClientConnectorDNSError", "ServiceRequestError"}  # of gcsfs, of adlfs
 NO_NAME = {"ParamValidationError", "HFValidationError", "InvalidBucketName"}
 
 
@@ -63,12 +65,18 @@ class RemoteFolder:
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes [start, stop) of this object, or as many as there are. Raises one line, see `told`."""
+        # Unless the file is said to end there, the Hub's client fetches what follows, too.
+        options = {"size": stop} if self.scheme == "hf" else {}
         with told(self.url):
-            return bytes(self._system.cat_file(self._path, start=start, end=stop)) if start < stop else b""
+            return bytes(self._system.cat_file(self._path, start=start, end=stop, **options)) if start < stop else b""
 
     def read_json(self) -> Any:
-        """The JSON of this object; raises UsageError where it is missing, FaultError where it is none."""
+        """The JSON of this object; raises UsageError where it is missing, FaultError where it is none.
+
+        It is as it is there now, and so is what is read of that folder next: the Hub's client keeps what it has seen.
+        """
         with told(self.url):
+            self._system.invalidate_cache()
             if self._system.info(self._path)["size"] > MAX_TEXT:
                 raise OSError(errno.EFBIG, "it is too large")
             data = bytes(self._system.cat_file(self._path))
@@ -155,6 +163,9 @@ def file_system(scheme: str) -> Any:
         system = fsspec.filesystem(scheme, **options)
     except ImportError:
         raise needs from None
+    logger = logging.getLogger(package)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL)  # gcsfs logs the traceback of what it raises
     if scheme == "s3":
         system.retries = 2  # s3fs' own, of what breaks off in the middle: around botocore's, so they multiply
     return system
