@@ -105,12 +105,12 @@ def test_without_its_cache_a_run_is_scored_alone(glot: Glot, extracted: Path) ->
     extracted.rename("elsewhere")
     code, out, err = glot("evaluate", "--run", "run", "--data", "dev.csv", *COLUMNS, "--page", "page.html")
     assert code == 0, err
-    assert "no yardsticks and no temperature: run was trained on" in err
+    assert "no yardsticks: run was trained on" in err
     assert "majority" not in out
     assert "by class" in out
     assert "Doubtful labels" not in Page(Path("page.html")).text
     code, out, _ = glot("evaluate", "--run", "run", "--data", "dev.csv", *COLUMNS, "--quiet", "--json")
-    assert json.loads(out)["runs"][0]["scaling"] is None
+    assert json.loads(out)["runs"][0]["scaling"]["crosswise"]
 
 
 def test_columns_that_nobody_names(glot: Glot, extracted: Path) -> None:

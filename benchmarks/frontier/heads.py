@@ -99,7 +99,7 @@ def logistic_best_layer(case: Case) -> Outcome:
 def fitted(case: Case) -> Outcome:
     """As `glot fit` trains it."""
     opened, spec = Opened(case), case.spec
-    select = select_of(len(opened.train))  # as `glot train` does
+    select = select_of(opened.task, len(opened.train))  # as `glot train` does
     options = FitOptions(**OPTIONS[spec.method], select=select, seeds=(spec.sample,), device=spec.device)
     run = Path(spec.scratch) / "run"
     with case.meter.on("training"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
 from sklearn.metrics import classification_report
 
+from glot.fit.calibration import calibrate, fit_temperature, scale
 from glot.fit.evaluation import Scored, evaluate
 from glot.fit.statistics import paired_bootstrap
 from glot.fit.yardsticks import RESAMPLES, Yardstick
@@ -66,15 +68,28 @@ def test_a_yardstick_is_compared_row_by_row(scored: Scored) -> None:
 
 
 def test_a_temperature_comes_from_other_examples(scored: Scored) -> None:
-    assert evaluate(scored).scaling is None
     sure = np.full((40, 3), 0.01) + 0.97 * np.eye(3)[np.zeros(40, dtype=int)]
     labels = np.repeat([0, 1], 20)  # half of what is said with 98 % is wrong
     found = evaluate(scored, held_out=Scored("validation", THREE, labels, sure)).scaling
     assert found is not None
-    assert (found.source, found.examples) == ("validation", 40)
+    assert (found.source, found.examples, found.crosswise) == ("validation", 40, False)
     assert found.temperature > 2
     few = Scored("validation", THREE, labels[:5], sure[:5])
-    assert evaluate(scored, held_out=few).scaling is None
+    assert evaluate(scored, held_out=few).scaling == evaluate(scored).scaling
+
+
+def test_without_others_each_fifth_is_scaled_by_the_rest() -> None:
+    """So that no example is scored at a temperature that it helped to choose: random labels gain nothing by it."""
+    random = np.random.default_rng(0)
+    sure = 0.005 + 0.985 * np.eye(3)[random.integers(0, 3, 60)]
+    labels = random.integers(0, 3, 60)  # what is said with 99 % is right one time in three
+    found = evaluate(Scored("held.csv", THREE, labels, sure)).scaling
+    assert found is not None
+    assert (found.source, found.examples, found.crosswise) == ("held.csv", 60, True)
+    assert found.temperature == fit_temperature(sure, labels)
+    assert found.after.log_loss > calibrate(scale(sure, found.temperature), labels).log_loss
+    assert found.after.log_loss == pytest.approx(math.log(3), abs=0.1)
+    assert evaluate(Scored("held.csv", THREE, labels[:24], sure[:24])).scaling is None
 
 
 def test_scores() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from glot.errors import UsageError
 from glot.fit.options import setting_difference
-from glot.fit.presets import with_preset
+from glot.fit.presets import select_of, with_preset
 from glot.fit.run import FitOptions, make_configs
 from glot.inference.classifier import GlotClassifier
 from glot.registry.tasks import find_task
@@ -68,7 +68,7 @@ def test_any_pooler_goes_with_a_mix(make_fit_cache: MakeCache) -> None:
         (64, (1e-3, "linear", 8), (1e-3, "linear", 8)),
         (200, (1e-3, "linear", 4), (1e-3, "linear", 4)),
         (400, (2e-4, "constant", 3), (2e-4, "constant", 3)),
-        (5000, (1e-3, "constant", 6), (1e-3, "constant", 3)),
+        (2000, (1e-3, "constant", 6), (1e-3, "constant", 4)),
     ],
 )
 def test_the_number_of_examples_decides_how_fast_and_long_it_trains(
@@ -78,9 +78,21 @@ def test_the_number_of_examples_decides_how_fast_and_long_it_trains(
     for select, expected in (("validation", chosen), ("last", last)):
         found = with_preset(FitOptions(preset="strong", select=select), task, states, examples)
         assert (found["lr"], found["schedule"], found["epochs"]) == expected
+        assert found["averaging"] == ("polynomial" if examples == 2000 else "none")
     few = with_preset(FitOptions(preset="strong", batch_size=8), task, states, 64)
     assert few["epochs"] == 2  # sixteen steps still
     assert with_preset(FitOptions(preset="strong", schedule="cosine"), task, states, 64)["schedule"] == "cosine"
+
+
+def test_scores_train_without_the_mean_of_the_weights(make_fit_cache: MakeCache) -> None:
+    """And many of them with a tenth kept aside, which chooses the epoch."""
+    states, pairs, one = Cache(make_fit_cache()).manifest.states, find_task("stsb").spec, TaskSpec("one", 1, "score")
+    for task, lr in ((pairs, 2e-4), (one, 1e-3)):
+        for select, epochs in (("holdout", 6), ("last", 3)):
+            found = with_preset(FitOptions(preset="strong", select=select), task, states, 2000)
+            assert (found["lr"], found["epochs"], found["averaging"]) == (lr, epochs, "none")
+        assert [select_of(task, count) for count in (1999, 2000)] == ["last", "holdout"]
+    assert select_of(find_task("sst2").spec, 100_000) == "last"
 
 
 def test_what_the_data_decides(make_fit_cache: MakeCache) -> None:

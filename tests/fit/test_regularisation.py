@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from glot.store.reader import Cache
 
 MakeCache = Callable[..., Path]
 CPU = torch.device("cpu")
-ALL = {"weight_decay": 0.3, "warm_up": 0.25, "dropout": 0.4, "schedule": "linear", "average": 0.7}
+ALL = {"weight_decay": 0.3, "warm_up": 0.25, "dropout": 0.4, "schedule": "linear", "averaging": "polynomial"}
 
 
 def test_weight_decay_is_that_of_adamw() -> None:
@@ -86,16 +87,16 @@ def test_dropout_leaves_out_its_share_and_keeps_the_mean() -> None:
     assert torch.equal(dropout.eval()(vectors), vectors)
 
 
-def test_the_mean_of_the_weights_is_that_of_the_last_steps() -> None:
-    """Of all steps while they are fewer than the window, from then on exponential."""
+def test_later_steps_count_more_in_the_mean_of_the_weights() -> None:
+    """Step t counts t (t + 1) (t + 2) / 6."""
     model, weights = torch.nn.Linear(3, 2), torch.randn(6, 2, 3)
-    expected = torch.zeros(2, 3)
-    means = mean_weights(model, 4)
-    for step, weight in enumerate(weights, 1):
+    means = mean_weights(model)
+    for weight in weights:
         model.weight.data.copy_(weight)
         means.update_parameters(model)
-        expected = weights[:step].mean(0) if step <= 4 else 0.75 * expected + 0.25 * weight
-        torch.testing.assert_close(means.module.weight.data, expected)
+    counts = torch.tensor([math.comb(step + 2, 3) for step in range(1, 7)], dtype=torch.float32)
+    expected = (counts[:, None, None] * weights).sum(0) / counts.sum()
+    torch.testing.assert_close(means.module.weight.data, expected)
     assert torch.equal(model.weight.data, weights[-1])
 
 
@@ -104,16 +105,16 @@ def test_what_is_scored_and_kept_is_the_mean(make_fit_cache: MakeCache, tmp_path
     cache = Cache(make_fit_cache())
     given = FitOptions(device="cpu", preset="strong", lr=1e-2, epochs=2, select="last")
     found, kept = {}, {}
-    for average in (0.0, 1.5):
-        run = tmp_path / str(average)
-        prepare_runs(make_configs(cache, given.but(average=average)), run)
-        found[average] = finish_runs(run)[run]
-        kept[average] = load_head(run, RunConfig.load(run), "dense", CPU).state_dict()
+    for averaging in ("none", "polynomial"):
+        run = tmp_path / averaging
+        prepare_runs(make_configs(cache, given.but(averaging=averaging)), run)
+        found[averaging] = finish_runs(run)[run]
+        kept[averaging] = load_head(run, RunConfig.load(run), "dense", CPU).state_dict()
         saved = np.load(run / "predictions-validation.npy")
         assert np.array_equal(predict_examples(run, RunConfig.load(run), cache, "validation", "cpu", "dense")[0], saved)
-    losses = {average: [epoch.loss for epoch in result.epochs] for average, result in found.items()}
-    assert losses[0.0] == losses[1.5]
-    assert not torch.equal(kept[0.0]["head.linear.weight"], kept[1.5]["head.linear.weight"])
+    losses = {averaging: [epoch.loss for epoch in result.epochs] for averaging, result in found.items()}
+    assert losses["none"] == losses["polynomial"]
+    assert not torch.equal(kept["none"]["head.linear.weight"], kept["polynomial"]["head.linear.weight"])
 
 
 def _learners(cache: Cache, seeds: tuple[int, ...]) -> tuple[list[Learner], object, object]:
@@ -196,7 +197,7 @@ def test_a_step_with_dropout_is_never_recorded(make_fit_cache: MakeCache) -> Non
     [
         ({"dropout": 1.0}, r"--dropout must lie in 0\.\.0\.9"),
         ({"warm_up": -0.1}, r"--warm-up must lie in 0\.\.0\.9"),
-        ({"average": -1}, r"--average must lie in 0\.\.1000"),
+        ({"averaging": "mean"}, "averaging must be one of none, polynomial"),
         ({"weight_decay": float("nan")}, "--weight-decay must be at least 0"),
         ({"warm_up": 0.1, "schedule": "plateau-steps"}, "--warm-up does not go with --schedule plateau-steps"),
     ],

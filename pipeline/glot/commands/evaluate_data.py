@@ -121,10 +121,10 @@ def _print_calibration(evaluation: Evaluation) -> None:
         return
     line = f"calibration: expected error {100 * before.error:.1f} points, log loss {before.log_loss:.3f}"
     if scaling is not None:
-        line += (
-            f"; at temperature {scaling.temperature:.2f}, fitted on {scaling.examples:,} of {scaling.source}, "
-            f"{100 * scaling.after.error:.1f} points and {scaling.after.log_loss:.3f}"
-        )
+        fitted = f"fitted on {scaling.examples:,} of {scaling.source}"
+        fitted += ", each fifth at that of the others" if scaling.crosswise else ""
+        after = f"{100 * scaling.after.error:.1f} points and {scaling.after.log_loss:.3f}"
+        line += f"; at temperature {scaling.temperature:.2f}, {fitted}, {after}"
     say(line)
 
 

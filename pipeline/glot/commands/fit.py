@@ -270,8 +270,8 @@ def _describe_preset(preset: str, options: FitOptions, config: RunConfig) -> str
     if config.task.num_texts == 2:
         parts.append(f"{pooler.pair_features} features of pairs")
     parts.append(f"{train.epochs} epoch{'s' * (train.epochs > 1)} at a learning rate of {train.lr:g}")
-    if train.average:
-        parts.append(f"the mean of the weights over about {train.average:g} epoch{'s' * (train.average != 1)} is kept")
+    if train.averaging != "none":
+        parts.append("the mean of the weights over the steps is kept")
     return f"preset {preset}{why}: {'; '.join(parts)}. An option overrides it; --preset published is the paper's."
 
 

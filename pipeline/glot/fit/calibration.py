@@ -49,14 +49,17 @@ class Scaling:
 
     Attributes:
         temperature: T, above 1 where the head is too sure of itself.
-        source: what it was fitted on, in words, which is not what is scored. examples: how many.
+        source: what it was fitted on, in words. examples: how many.
         after: the calibration of the scored examples with it.
+        crosswise: it was fitted on the scored examples themselves; `after` has each fifth of them at the temperature
+            that the others give.
     """
 
     temperature: float
     source: str
     examples: int
     after: Calibration
+    crosswise: bool = False
 
 
 def calibrate(shares: np.ndarray, labels: np.ndarray) -> Calibration:

@@ -98,15 +98,14 @@ class TrainConfig:
         float,
         Setting("Share of a text's vector that each step leaves out before the head.", TRAINING, least=0, most=0.9),
     ] = 0.0
-    average: Annotated[
-        float,
+    averaging: Annotated[
+        Literal["none", "polynomial"],
         Setting(
-            "Score and keep the running mean of the weights over about so many epochs; 0: the weights themselves.",
+            "Score and keep the weights of the last step, or polynomial: their mean over all steps, of which the last "
+            "sixth counts as much as the rest.",
             TRAINING,
-            least=0,
-            most=1000,
         ),
-    ] = 0.0
+    ] = "none"
     max_steps: Annotated[int | None, Setting("Steps at most, over all epochs.", TRAINING, least=1, default="all")] = (
         None
     )

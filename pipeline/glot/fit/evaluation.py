@@ -15,6 +15,7 @@ from glot.fit.yardsticks import Judgement, Yardstick, judge
 from glot.store.label_sets import to_indicator
 from glot.store.task_spec import TaskSpec, label_in_words
 
+FIFTHS = 5  # parts of the scored examples, where a temperature must come from them
 MOST_MISTAKES = 20  # of a page and of `--json`; whoever wants all has `glot predict`
 
 
@@ -114,8 +115,8 @@ class Evaluation:
         judgements: of each metric of the task the score with its interval, beside the yardsticks; the task's own
             metric first.
         classes: of each class its scores. confusion: (C, C) counts, a row a label, a column an answer.
-        calibration: of the probabilities as they are. scaling: with a temperature; None where there was nothing to
-            fit one on.
+        calibration: of the probabilities as they are. scaling: with a temperature; None where there was too
+            little to fit one on.
         residuals: of scores; None of classes.
         mistakes: the worst first. wrong: how many there are in all; None of scores.
         curve: the scores of the regression over the number of training examples; None where it was not asked for.
@@ -159,7 +160,8 @@ def evaluate(
         scored: at least one example.
         yardsticks: whose predictions of the set `scored.source` the head is compared with, pair by pair; the last is
             the rival (see `glot.fit.yardsticks`).
-        held_out: other examples than the scored ones, none of which was trained on: the temperature is fitted there.
+        held_out: other examples than the scored ones, none of which was trained on: the temperature is fitted there;
+            of None or too few: on the scored ones, crosswise.
         chose: whether the head's epoch was chosen on the scored examples.
     """
     task, labels = scored.task, scored.labels
@@ -181,7 +183,7 @@ def evaluate(
         classes=_class_scores(scored),
         confusion=_confusion(scored),
         calibration=calibrate(scored.estimates, labels),
-        scaling=None if held_out is None else _scaling(scored, held_out),
+        scaling=_scaling(scored, held_out),
         mistakes=_most_confident(scored, most_mistakes),
         wrong=int((scored.answers != labels).sum()),
     )
@@ -219,12 +221,26 @@ def _confusion(scored: Scored) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, confusion_matrix(scored.labels, scored.answers, labels=places).tolist()))
 
 
-def _scaling(scored: Scored, held_out: Scored) -> Scaling | None:
-    temperature = fit_temperature(held_out.estimates, held_out.labels)
-    if temperature is None:
-        return None
+def _scaling(scored: Scored, held_out: Scored | None) -> Scaling | None:
+    temperature = None if held_out is None else fit_temperature(held_out.estimates, held_out.labels)
+    if held_out is None or temperature is None:
+        return _crosswise(scored)
     after = calibrate(scale(scored.estimates, temperature), scored.labels)
     return Scaling(temperature, held_out.source, len(held_out.labels), after)
+
+
+def _crosswise(scored: Scored) -> Scaling | None:
+    """Each fifth of the scored examples at the temperature of the others; None where these are too few."""
+    estimates, labels = scored.estimates, scored.labels
+    shares = np.empty(estimates.shape)
+    for part in np.array_split(np.random.default_rng(0).permutation(len(labels)), FIFTHS):
+        temperature = fit_temperature(np.delete(estimates, part, axis=0), np.delete(labels, part))
+        if temperature is None:
+            return None
+        shares[part] = scale(estimates[part], temperature)
+    temperature = fit_temperature(estimates, labels)
+    assert temperature is not None  # it was for fewer
+    return Scaling(temperature, scored.source, len(labels), calibrate(shares, labels), crosswise=True)
 
 
 def _residuals(scored: Scored) -> Residuals:

@@ -79,7 +79,7 @@ class Learner:
     """A head in training: its weights and optimizer, the losses of this epoch, and the record of those before.
 
     Attributes:
-        mean: of the weights over the last steps, where it is kept in their place.
+        mean: of the weights over the steps, where it is kept in their place.
         start: the scores before the first epoch, where training does not begin at random weights.
         lost: () float64 on the device, the sum of examples' losses since `flush_loss`, which alone waits for a GPU.
         loss_sum: the same of the whole epoch, as far as it was flushed.
@@ -96,8 +96,7 @@ class Learner:
             assert isinstance(model.head, ClassHead | LabelsHead)  # see `draft_configs`
             model.head.balance(labels_of(data.train), data.train.weight)
         self.model = model.to(self.device)
-        window = max(1, round(train.average * math.ceil(len(data.train) / train.batch_size)))
-        self.mean = mean_weights(self.model, window) if train.average else None
+        self.mean = mean_weights(self.model) if train.averaging == "polynomial" else None
         if train.dropout:
             model.dropout = Dropout(train.dropout, train.init_seed, self.device)
         self.optimizer = make_optimizer(model.parameters(), train.lr, self.device, train.weight_decay)

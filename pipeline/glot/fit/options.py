@@ -13,7 +13,7 @@ from typing import Any
 
 from glot.errors import UsageError
 from glot.fit.config import Asked, FitOptions, TrainConfig, all_settings, is_used
-from glot.fit.presets import preset_of, with_preset
+from glot.fit.presets import PACE, preset_of, with_preset
 from glot.fit.run_folder import RunConfig
 from glot.nn.config import ContrastiveConfig, PoolerConfig, readout_width
 from glot.nn.settings import declared
@@ -121,7 +121,7 @@ def setting_difference(config: RunConfig, options: FitOptions, examples: int | N
     if examples is None and options["max_steps"] is not None and "epochs" not in options.given:
         asked["epochs"] = train.epochs
     if examples is None and preset_of(options, config.task) != "published":
-        asked |= {name: getattr(train, name) for name in ("lr", "epochs", "average") if name not in given}
+        asked |= {name: getattr(train, name) for name in PACE if name not in given}
     made = {**asdict(config.pooler), **asdict(train), "layer": config.layer}
     return next((f"{name} {made[name]}, now {asked[name]}" for name in made if made[name] != asked[name]), None)
 

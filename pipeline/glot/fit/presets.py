@@ -14,13 +14,18 @@ from glot.store.task_spec import TaskSpec
 
 VERY_FEW = 400  # examples, below which three epochs are too few steps to learn anything
 FEW = 2000  # examples, below which a head that trains as fast and as long as with many forgets what it began with
-FEW_PACE, MANY_PACE = {"lr": 2e-4, "epochs": 3}, {"lr": 1e-3, "epochs": 6, "average": 1.0}
-EPOCHS_UNWATCHED = 3  # where the last epoch is kept, whatever it scores
+PACE = ("lr", "schedule", "epochs", "averaging")  # the settings that the number of examples decides
+FEW_PACE, MANY_PACE = {"lr": 2e-4, "epochs": 3}, {"lr": 1e-3, "epochs": 6}
+MEAN_PACE = {**MANY_PACE, "averaging": "polynomial"}  # for classes; scores have not gained by it
+UNWATCHED_EPOCHS, UNWATCHED_MEAN_EPOCHS = 3, 4  # of many, where the last epoch is kept, whatever it scores
 
 
-def select_of(examples: int) -> str:
-    """What chooses the epoch of a head on own data: the last of few examples, for a tenth of them chooses little."""
-    return "last" if examples < FEW else "holdout"
+def select_of(task: TaskSpec, examples: int) -> str:
+    """What chooses the epoch of a head on own data: nothing, for the last is kept and all examples are trained on.
+
+    Of many examples with scores, which train without the mean of the weights, a tenth that is kept aside does.
+    """
+    return "holdout" if task.target == "score" and examples >= FEW else "last"
 
 
 def preset_of(options: FitOptions, task: TaskSpec) -> str:
@@ -43,12 +48,7 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
         return options
     if task.target == "contrastive":
         raise UsageError("--preset strong begins at a regression on labels, and these pairs have none: leave it out")
-    pace = _pace(examples, options["batch_size"])
-    if task.num_texts == 2 and task.target == "score":
-        pace["lr"] = FEW_PACE["lr"]  # the map under a cosine has D² weights that nothing but training sets
-    if options["select"] == "last" and examples >= VERY_FEW:
-        pace["epochs"] = EPOCHS_UNWATCHED
-    added: dict[str, Any] = {"precision": "auto", **pace}
+    added: dict[str, Any] = {"precision": "auto", **_pace(options, task, examples)}
     if len(states.layers) > 1 and options["backbone_layer"] is None:
         added["mix"] = True
     mixes = options.given.get("mix", "mix" in added)
@@ -64,12 +64,20 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
     return FitOptions(**{**added, **options.given})
 
 
-def _pace(examples: int, batch_size: int) -> dict[str, Any]:
+def _pace(options: FitOptions, task: TaskSpec, examples: int) -> dict[str, Any]:
     """How fast and how long "strong" trains on so many examples: of very few 2 √examples steps, the rate falling to 0.
 
-    Found on samples of SST-2 (16 to 5,000 sentences, `minilm`): docs/benchmarks.md.
+    Found on samples of SST-2, CoLA and MRPC (`minilm`): docs/benchmarks.md.
     """
-    if examples >= VERY_FEW:
-        return dict(FEW_PACE if examples < FEW else MANY_PACE)
-    an_epoch = math.ceil(examples / batch_size)
-    return {"lr": MANY_PACE["lr"], "schedule": "linear", "epochs": max(1, round(2 * math.sqrt(examples) / an_epoch))}
+    if examples >= FEW:
+        pace = dict(MANY_PACE if task.target == "score" else MEAN_PACE)
+        if options["select"] == "last":
+            pace["epochs"] = UNWATCHED_MEAN_EPOCHS if "averaging" in pace else UNWATCHED_EPOCHS
+    elif examples >= VERY_FEW:
+        pace = dict(FEW_PACE)
+    else:
+        epochs = max(1, round(2 * math.sqrt(examples) / math.ceil(examples / options["batch_size"])))
+        pace = {"lr": MANY_PACE["lr"], "schedule": "linear", "epochs": epochs}
+    if task.num_texts == 2 and task.target == "score":
+        pace["lr"] = FEW_PACE["lr"]  # the map under a cosine has D² weights that nothing but training sets
+    return pace

@@ -74,15 +74,16 @@ def set_rate(optimizer: Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
-def mean_weights(model: nn.Module, window: int) -> AveragedModel:
-    """A copy of a model whose weights are the mean of all steps so far, from `window` steps on an exponential one.
+def mean_weights(model: nn.Module) -> AveragedModel:
+    """A copy of a model whose weights are the mean over all steps so far, in which later ones count more.
 
-    Its `update_parameters` takes in a step. A GPU is not waited for. See Polyak and Juditsky (1992).
+    Polynomial-decay averaging (Shamir and Zhang 2013) with η = 3: step t moves the mean by 4 / (t + 3) of the way to
+    the new weights. Its `update_parameters` takes in a step. A GPU is not waited for.
     """
 
     def follow(means: Sequence[Tensor], weights: Sequence[Tensor], steps: Tensor | int) -> None:
-        assert isinstance(steps, Tensor)  # where the means are
-        share = 1 / (steps + 1).clamp(max=window)
+        assert isinstance(steps, Tensor)  # how many were taken in before, on the device of the means
+        share = 4 / (steps + 4)
         for mean, weight in zip(means, weights, strict=True):
             mean.lerp_(weight, share.to(mean.dtype))
 

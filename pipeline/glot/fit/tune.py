@@ -367,7 +367,7 @@ class Tuner:
         return self._make_config(preset=STRONG, **settings_of(params))
 
     def _make_config(self, **given: Any) -> RunConfig:
-        select = select_of(self.entry.examples)
+        select = select_of(self.entry.task, self.entry.examples)
         return make_configs(self.cache, FitOptions(select=select, device=self.device, **given))[0]
 
     def _run_round(

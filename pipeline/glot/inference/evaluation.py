@@ -149,7 +149,7 @@ def _own_cache(config: RunConfig, run: Path, say: Say) -> Cache | None:
     try:
         return open_cache(config, None, run)
     except (UsageError, FaultError) as error:
-        say(f"no yardsticks and no temperature: {error}")
+        say(f"no yardsticks: {error}")
         return None
 
 

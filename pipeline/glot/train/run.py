@@ -144,10 +144,11 @@ def _estimate(job: Job, backbone: Backbone, folder: Path, layers: tuple[int, ...
 
 
 def _fit(job: Job, cache: Cache, watch: Watch) -> None:
-    """Train the preset "strong": of few rows all of them, of more all but the tenth that chooses the epoch."""
+    """Train the preset "strong": on all rows, but a tenth of many with scores, which chooses the epoch."""
     if not (job.folder / CONFIG_FILE).exists():
-        count = cache.examples_entry("train").examples
-        options = FitOptions(preset="strong", select=select_of(count), device=job.request.device)
+        entry = cache.examples_entry("train")
+        select = select_of(entry.task, entry.examples)
+        options = FitOptions(preset="strong", select=select, device=job.request.device)
         make_configs(cache, options)[0].save(job.folder)
     if not (job.folder / METRICS_FILE).exists():
         watch.say(f"training on {cache.examples_entry('train').examples:,} rows")
