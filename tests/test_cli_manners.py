@@ -220,6 +220,7 @@ def test_the_table_of_fit_is_for_who_wants_to_know_how_good_it_is(glot: Callable
         assert code == 0, err
         lines = re.findall(r"^[┃│](.*)[┃│]\s*$", out, re.MULTILINE)
         heads[preset], first, *_ = ([cell.strip() for cell in re.split("[┃│]", line)] for line in lines)
+        assert "set" in heads[preset], out
         cells = dict(zip(heads[preset], first, strict=True))
         metrics = json.loads(Path(preset, "metrics.json").read_text())
         best, epoch = metrics["best"]["validation"]["accuracy"], str(metrics["best_epoch"])

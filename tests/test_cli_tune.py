@@ -20,7 +20,7 @@ from glot.store.reader import Cache
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glot.fit.presets._pace", lambda examples, size: {"lr": 1e-3, "epochs": 1})
+    monkeypatch.setattr("glot.fit.presets._pace", lambda options, task, examples: {"lr": 1e-3, "epochs": 1})
     monkeypatch.setattr(study, "SPACE", replace(study.SPACE, hidden=(4,)))
     monkeypatch.setattr("glot.fit.regression.STRENGTHS", (0.1,))
 

@@ -103,7 +103,7 @@ def test_a_method_ends_with_a_score(method: str, make_spec: Callable) -> None:
 def test_a_search_ends_with_a_score(make_spec: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("optuna", reason="optuna is not installed (extra: tune)")
 
-    monkeypatch.setattr("glot.fit.presets._pace", lambda examples, size: {"lr": 1e-3, "epochs": 1})
+    monkeypatch.setattr("glot.fit.presets._pace", lambda options, task, examples: {"lr": 1e-3, "epochs": 1})
     found = measure(make_spec("sst2-32", "tuned", minutes=0))
     assert 0 <= found.scores["accuracy"] <= 1
     assert found.chosen["candidates"] == 4

@@ -73,7 +73,8 @@ def test_sentence_transformers_asks_for_trust_in_the_folder_s_code(
         SentenceTransformer(str(made.path), device="cpu")
     assert "trust_remote_code=True" in (made.path / "README.md").read_text(encoding="utf-8")
     said = " ".join((pages.ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert "`trust_remote_code=True` (graph and readout are a file of code in it" in said
+    assert "with `trust_remote_code=True`" in said
+    assert "Graph and readout are a file of code in the folder" in said
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

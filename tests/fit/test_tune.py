@@ -38,7 +38,7 @@ HOUR = 3600.0
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("glot.fit.presets._pace", lambda examples, size: {"lr": 1e-3, "epochs": 2})
+    monkeypatch.setattr("glot.fit.presets._pace", lambda options, task, examples: {"lr": 1e-3, "epochs": 2})
     monkeypatch.setattr("glot.fit.regression.STRENGTHS", (0.1,))
     monkeypatch.setattr(studies, "SPACE", replace(studies.SPACE, hidden=(4, 8)))
 
