@@ -288,7 +288,11 @@ def table(tmp_path: Path) -> Path:
 def glot(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> Callable[..., tuple]:
     """`glot("fit", "--cache", ...)` runs the command in an empty folder: (exit code, output, errors)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "200")  # of processes that it starts; a console looks there when it is made, alone
+    from glot.commands import console as consoles
+
+    for console in (consoles.screen, consoles.chat, consoles.notes, consoles.errors):
+        monkeypatch.setattr(console, "width", 200)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # which the command would set, and leave, in this process
     monkeypatch.setattr("glot.fit.regression.STRENGTHS", (0.1,))  # every fit ends with a regression, and many begin so
 
