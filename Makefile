@@ -1,4 +1,4 @@
-# make setup | test | test-slow | test-all | test-processor | soak | reproduce | bench | bench-long | gpu-check | docs
+# make setup | test | test-slow | test-all | test-processor | test-python | soak | reproduce | bench | bench-long | gpu-check | docs
 # | site | backbones | lint | clean -- each does the set-up it needs; PYTHON=python3 make gpu-check does none.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -22,7 +22,7 @@ YES ?=
 export OMP_NUM_THREADS ?= $(shell nproc 2>/dev/null || echo 2)
 export DGLBACKEND := pytorch
 
-.PHONY: setup test test-slow test-all test-processor soak reproduce bench bench-long gpu-check docs site backbones lint clean
+.PHONY: setup test test-slow test-all test-processor test-python soak reproduce bench bench-long gpu-check docs site backbones lint clean
 
 setup: $(READY)
 
@@ -44,6 +44,10 @@ test-all: test test-slow
 # What computes, with the instructions of another processor: make test-processor ATEN_CPU_CAPABILITY=default (or avx2).
 test-processor: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" tests/nn tests/fit tests/extract tests/store
+
+# From the wheel to answers on another Python that has nothing: make test-python PY=python3.12. Downloads gigabytes.
+test-python: setup
+	GLOT_TEST_PYTHON=$(PY) $(BIN)/python -m pytest -m slow -k another_python tests/test_package.py
 
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes 10

@@ -1,8 +1,9 @@
-"""Virtual environments that hold some packages and what these require; nothing is downloaded."""
+"""Virtual environments that hold some packages and what these require: links to those that are here, or downloaded."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 import venv
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -46,3 +47,11 @@ def make_environment(folder: Path, *names: str) -> Path:
             if not (site / top).exists():
                 (site / top).symlink_to(Path(package.locate_file(top)))
     return folder / "bin/python"
+
+
+def download_environment(python: str, folder: Path, *names: str) -> Path:
+    """The interpreter of an environment of another Python, with these packages from the package index."""
+    subprocess.run([python, "-m", "venv", folder], check=True)
+    made = folder / "bin/python"
+    subprocess.run([made, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *names], check=True)
+    return made

@@ -21,13 +21,15 @@ import pytest
 from glot.errors import UsageError
 from glot.extract.source import resolve_model
 from glot.version import __version__
-from tests.environments import make_environment, required
+from tests.environments import download_environment, make_environment, required
 from tests.sst2 import read_sst2, sst2_folder, write_csv
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "pipeline"
 BESIDE = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "cli.py")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+ANOTHER = os.environ.get("GLOT_TEST_PYTHON")  # the interpreter that `make test-python` names
+ALONE = ("onnxruntime", "tokenizers", "numpy")  # what a graph needs
 
 pytestmark = pytest.mark.slow
 
@@ -158,7 +160,7 @@ print(json.dumps([there, found["probabilities"].tolist()]))
 @pytest.mark.real
 def test_from_the_wheel_to_answers_without_torch(wheel: Path, metadata: Message, tmp_path: Path) -> None:
     """Install it beside what it requires, train on SST-2, predict, export, and answer where no torch is."""
-    folder = sst2_folder()
+    sst2_folder()
     for package in ("jinja2", "onnx", "onnxscript", "tokenizers"):
         pytest.importorskip(package, reason=f"{package} is not installed (extras: report, onnx)")
     try:
@@ -168,6 +170,21 @@ def test_from_the_wheel_to_answers_without_torch(wheel: Path, metadata: Message,
     python = make_environment(tmp_path / "full", *required(metadata.get_all("Requires-Dist"), "demo", "report", "onnx"))
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(pip, check=True, capture_output=True, timeout=120)
+    check_path(python, make_environment(tmp_path / "small", *ALONE), tmp_path)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(ANOTHER is None, reason="no other Python was named (make test-python PY=python3.12)")
+def test_with_another_python(wheel: Path, tmp_path: Path) -> None:
+    """The same on a Python that has nothing: all that the wheel requires comes from the package index."""
+    assert ANOTHER is not None  # see above
+    python = download_environment(ANOTHER, tmp_path / "full", f"{wheel}[demo,report,onnx]")
+    check_path(python, download_environment(ANOTHER, tmp_path / "small", *ALONE), tmp_path)
+
+
+def check_path(python: Path, small: Path, tmp_path: Path) -> None:
+    """From a table to answers: `python` has the package, `small` what a graph needs alone."""
+    folder = sst2_folder()
     write_csv(tmp_path / "train.csv", ["text", "label"], read_sst2(folder / "train.tsv", slice(0, 200)))
     write_csv(tmp_path / "held.csv", ["text", "label"], read_sst2(folder / "dev.tsv", slice(0, 100)))
     write_csv(tmp_path / "new.csv", ["text"], [[text] for text, _ in read_sst2(folder / "dev.tsv", slice(100, 120))])
@@ -186,7 +203,6 @@ def test_from_the_wheel_to_answers_without_torch(wheel: Path, metadata: Message,
     run(glot, "predict", "--run", "made", "--input", "new.csv", "--output", "answers.csv")
     run(glot, "export", "--run", "made", "--to", "onnx", "graph")
 
-    small = make_environment(tmp_path / "small", "onnxruntime", "tokenizers", "numpy")
     code = re.search(r"```python\n(.*?)```", (tmp_path / "graph/README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     there, found = json.loads(run(small, "-I", "-c", code + ASK, cwd=tmp_path / "graph").splitlines()[-1])
     assert there == []

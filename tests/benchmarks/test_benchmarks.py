@@ -159,6 +159,9 @@ def test_whole_commands(
     assert (list(found), min(found.values()) > 0) == (["first", "converted"], True)
     for name in ("first", "converted", "again"):
         assert len((tmp_path / f"{name}.csv").read_text().splitlines()) == 3
+    rows = [(f"{word} letters", label) for word in ("a", "two", "old") for label in ("yes", "no") for _ in range(4)]
+    assert commands.time_training(backbone.source, rows, tmp_path, run) > 0
+    assert (tmp_path / "trained/report.html").is_file()
 
 
 def test_what_bfloat16_costs_is_a_paired_difference() -> None:
