@@ -47,7 +47,7 @@ test-processor: setup
 
 # From the wheel to answers on another Python that has nothing: make test-python PY=python3.12. Downloads gigabytes.
 test-python: setup
-	GLOT_TEST_PYTHON=$(PY) $(BIN)/python -m pytest -m slow -k another_python tests/test_package.py
+	GLOT_TEST_PYTHON=$(PY) $(BIN)/python -m pytest -m slow -k another_python -o tmp_path_retention_policy=none tests/test_package.py
 
 soak: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --minutes 10
