@@ -61,6 +61,23 @@ def rows_of(page: Path, part: str) -> dict[str, list[str]]:
     return found
 
 
+def test_of_two_regressions_the_better_one_is_the_rival(tmp_path: Path) -> None:
+    """Which need not be the one that stands last."""
+    scored = made(3, 0.8, 0.5).evaluation.scored
+    theirs = {
+        name: np.where(np.arange(400) < 400 * share, scored.labels, (scored.labels + 1) % 3)
+        for name, share in (("on the mean", 0.75), ("on the mean of layer 4", 0.7))
+    }
+    yardsticks = [Yardstick("majority", {"held.csv": np.zeros(400, dtype=np.int64)}, 9, 9, None)]
+    yardsticks += [Yardstick(f"logistic regression {name}", {"held.csv": its}, 9, 9, 1) for name, its in theirs.items()]
+    write_page(tmp_path / "page.html", Page(evaluate(scored, yardsticks), "made"))
+    shown = rows_of(tmp_path / "page.html", "scores")
+    assert shown["this head minus the better regression"][0].startswith("+5.0")
+    text = Parsed(tmp_path / "page.html").text
+    assert "Clearly better than the logistic regression on the mean, which has 75.0" in text
+    assert "Its layer is the one that cross-validation" in text
+
+
 def test_the_tables_are_scikit_learn_s(tmp_path: Path) -> None:
     """Of each class precision, recall, F1 and support, then its row of the confusion matrix; and calibration."""
     page = made(3, 0.8, 0.5)

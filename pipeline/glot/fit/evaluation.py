@@ -158,8 +158,8 @@ def evaluate(
 
     Args:
         scored: at least one example.
-        yardsticks: whose predictions of the set `scored.source` the head is compared with, pair by pair; the last is
-            the rival (see `glot.fit.yardsticks`).
+        yardsticks: whose predictions of the set `scored.source` the head is compared with, pair by pair: the
+            regression that scores best is the rival.
         held_out: other examples than the scored ones, none of which was trained on: the temperature is fitted there;
             of None or too few: on the scored ones, crosswise.
         chose: whether the head's epoch was chosen on the scored examples.
