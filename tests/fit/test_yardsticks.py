@@ -251,6 +251,9 @@ def test_training_that_had_not_converged_is_told() -> None:
     for quiet in (fitted(1.0, 0.9, best=1), fitted(1.0, 0.99, best=2), fitted(1.0, best=1), fitted(1.0, 1.1, best=2)):
         assert quiet.loss_fell is None
     assert fitted(0.5, best=0, start=1.0).loss_fell is None
+    unwatched = replace(fitted(0.9, best=1, start=1.0), select="last")
+    assert unwatched.loss_fell is None
+    assert replace(unwatched, epochs=[*fitted(1.0, 0.9, best=2).epochs], best_epoch=2, start=None).loss_fell is not None
 
 
 def test_the_command_says_that_training_had_not_converged(

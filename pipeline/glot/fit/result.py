@@ -82,8 +82,11 @@ class FitResult:
     def loss_fell(self) -> float | None:
         """By which share of itself the loss still fell in the last epoch; None where training seems to have converged.
 
-        It does not where the last epoch is the one that was kept, and its loss is clearly below the one before.
+        It does not where the last epoch is the one that was kept, and its loss is clearly below the one before. Where
+        no score chose it, and training began at a regression, a loss that falls on says nothing of new examples.
         """
+        if self.select == "last" and self.start is not None:
+            return None
         losses = [epoch.loss for epoch in ([] if self.start is None else [self.start]) + self.epochs]
         if len(losses) < 2 or self.best_epoch < len(self.epochs) or losses[-2] <= 0:
             return None
