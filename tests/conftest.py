@@ -24,6 +24,7 @@ pytest_plugins = ["tests.hub_server", "tests.made_runs", "tests.s3", "tests.stag
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for the hub is a mistake
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"  # servers of tests are on this machine
+os.environ.pop("FORCE_COLOR", None)  # what is printed is read here as it is, without codes of colours
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("GLOT_PRODUCTS", "torch")  # what is measured may fall out otherwise in the next process
