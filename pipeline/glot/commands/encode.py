@@ -157,24 +157,26 @@ def predict(
     texts = Input(input, text or "text", text_b, table.form)
     if out is not None:
         texts.check_stays(out)
-    _predict_texts(run, texts, text is None and text_b is None, keep, out, model, machine)
+    is_named = text is not None or text_b is not None
+    _predict_texts(run, texts, is_named, keep, out, model, machine)
 
 
 def _predict_texts(
     run: Path,
     texts: Input,
-    find_columns: bool,
+    is_named: bool,
     keep: str | None,
     out: Path | None,
     model: str | None,
     machine: MachineOptions,
 ) -> None:
+    """Predict new texts, whose columns are the ones that `is_named` says somebody named, else the obvious ones."""
     from glot.inference.encode import ALL, predict_file, predict_rows
     from glot.inference.run_checks import check_new_labels
 
     checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
-    if find_columns:
+    if not is_named:
         texts = _find_columns(texts, config.texts_each, folder)
     described = texts.describe()
     kept = texts.kept(keep or ALL)
