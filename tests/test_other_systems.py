@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.store.test_other_systems import POOR, ROOT
+from tests.work import COMMANDS
 
 pytest.importorskip("matplotlib", reason="pages need the extra report")
 
@@ -28,15 +29,6 @@ for name in ("SIGKILL", "SIGALRM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "S
 GONE = """
 for name in ("fork", "forkpty", "geteuid", "getuid", "getpgid", "killpg", "setsid", "sysconf", "mkfifo", "fchmod"):
     delattr(os, name)
-"""
-COMMANDS = """
-from glot.commands import app
-for words in json.loads(sys.argv[1]):
-    sys.argv = ["glot", *words]
-    try:
-        app.main()
-    except SystemExit as stop:
-        assert not stop.code, words
 """
 
 

@@ -7,6 +7,18 @@ from pathlib import Path
 
 from tests.faults import runs
 
+# A program: runs the commands that its argument lists as JSON, one after the other in one process.
+COMMANDS = """
+import json, sys
+from glot.commands import app
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["glot", *words]
+    try:
+        app.main()
+    except SystemExit as stop:
+        assert not stop.code, words
+"""
+
 
 def make_work(folder: Path, backbone: Path) -> Path:
     """Put a model, a cache, a run, two seeds, a sweep, an ensemble, half of another and small files into a folder."""

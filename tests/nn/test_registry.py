@@ -15,6 +15,7 @@ from glot.errors import UsageError
 from glot.fit.result import FitResult
 from glot.nn.config import PoolerConfig
 from glot.nn.registry import EDGE_RULES, GNN_LAYERS, POOLERS, load
+from tests.work import COMMANDS
 
 MakeCache = Callable[..., Path]
 HEAD = ["--hidden", "8", "--lr", "0.01", "--epochs", "8", "--batch-size", "8"]  # of twenty seeds the worst has 0.83
@@ -75,17 +76,6 @@ sys.meta_path.insert(0, Block())
 from glot.commands import app
 app.main()
 """
-ALL = """
-import json, sys
-from glot.commands import app
-for words in json.loads(sys.argv[1]):
-    sys.argv = ["glot", *words]
-    try:
-        app.main()
-    except SystemExit as stop:
-        if stop.code:
-            raise
-"""
 
 
 def glot(plugins: dict[str, str], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -117,7 +107,7 @@ def test_one_file_from_outside_trains_predicts_and_is_explained(
         ["predict", "--run", "run", "--cache", cache, "--split", "validation", "--output", "new.jsonl"],
         ["explain", "--run", "run", "--cache", cache, "--index", "5", "--out", "page.html"],
     ]
-    done = glot({"toy": code}, tmp_path, "-c", ALL, json.dumps(commands))
+    done = glot({"toy": code}, tmp_path, "-c", COMMANDS, json.dumps(commands))
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "new.jsonl").read_text().splitlines()) == 48
     assert FitResult.load(tmp_path / "run").best["validation"]["accuracy"] > 0.6
