@@ -42,6 +42,28 @@ class Example(NamedTuple):
     negatives: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class PackedTexts:
+    """The texts of some examples as bytes, on their way to whoever reads them, maybe another process.
+
+    Attributes:
+        data: for one example after the other its marshalled (index, text, text_b, negatives).
+        starts: (k,) int64, where each begins.
+    """
+
+    data: bytes
+    starts: np.ndarray
+
+    def __iter__(self) -> Iterator[tuple[int, str, str | None, tuple[str, ...]]]:
+        view = memoryview(self.data)
+        return (marshal.loads(view[start:]) for start in self.starts.tolist())
+
+    @classmethod
+    def of(cls, rows: Sequence[bytes]) -> PackedTexts:
+        """Of each example's own bytes."""
+        return cls(b"".join(rows), np.cumsum([0, *map(len, rows[:-1])], dtype=np.int64)[: len(rows)])
+
+
 class _Examples(Sequence[Example]):
     """What a table and a view of it share: they compare and add up like lists of examples."""
 
@@ -52,6 +74,15 @@ class _Examples(Sequence[Example]):
         raise NotImplementedError
 
     def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:
+        raise NotImplementedError
+
+    @property
+    def are_classes(self) -> bool:
+        """Whether every label is a class, as far as it has one."""
+        raise NotImplementedError
+
+    def pack(self, positions: Sequence[int]) -> PackedTexts:
+        """The texts of the examples at some positions; of a range, which lies together, by one read."""
         raise NotImplementedError
 
     def _read(self, positions: range) -> Iterator[Example]:
@@ -105,8 +136,8 @@ class ExampleTable(_Examples):
 
     def append(self, example: Example) -> None:
         """Add an example at the end. Raises FaultError where there is no room for its texts."""
-        index, text, text_b, label, negatives = example
-        self._ends.append(self._spool.append(marshal.dumps((index, text, text_b, negatives))))
+        label = example.label
+        self._ends.append(self._spool.append(_texts_as_bytes(example)))
         self._whole = self._whole and (label is None or hasattr(label, "__index__"))
         self._labels.append(math.nan if label is None else label)
 
@@ -114,6 +145,19 @@ class ExampleTable(_Examples):
     def labels(self) -> np.ndarray:
         """(n,) float64 labels, NaN where there is none; a copy."""
         return np.array(self._labels)
+
+    @property
+    def are_classes(self) -> bool:
+        """See `_Examples`."""
+        return self._whole
+
+    def pack(self, positions: Sequence[int]) -> PackedTexts:
+        """See `_Examples`."""
+        if isinstance(positions, range) and positions and positions.step == 1:
+            starts = np.asarray([self._start(positions[0]), *self._ends[positions[0] : positions[-1]]], dtype=np.int64)
+            low = int(starts[0])
+            return PackedTexts(self._spool.read(low, self._ends[positions[-1]]), starts - low)
+        return PackedTexts.of([self._spool.read(self._start(one), self._ends[one]) for one in positions])
 
     def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:
         """A view of the examples at (m,) positions, each at least 0, in the order given; texts are not copied."""
@@ -154,6 +198,17 @@ class ExampleView(_Examples):
         """(m,) float64 labels, NaN where there is none; a copy."""
         return np.asarray(self._table._labels)[self._positions]
 
+    @property
+    def are_classes(self) -> bool:
+        """See `_Examples`."""
+        return self._table.are_classes
+
+    def pack(self, positions: Sequence[int]) -> PackedTexts:
+        """See `_Examples`."""
+        if isinstance(positions, range):
+            return self._table.pack(self._positions[positions.start : positions.stop].tolist())
+        return self._table.pack(self._positions[np.asarray(positions, dtype=np.int64)].tolist())
+
     def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:
         """A view of the examples at (m,) positions of this one, each at least 0, in the order given."""
         return ExampleView(self._table, self._positions[np.asarray(positions, dtype=np.int64)])
@@ -170,6 +225,30 @@ def labels_of(examples: Sequence[Example]) -> np.ndarray:
     if isinstance(examples, _Examples):
         return examples.labels
     return np.asarray([np.nan if example.label is None else example.label for example in examples], dtype=np.float64)
+
+
+def label_column(examples: Sequence[Example]) -> np.ndarray | None:
+    """(n,) int64 classes, or float64 scores where any label is a float; None where an example has none."""
+    labels = labels_of(examples)
+    if np.isnan(labels).any():
+        return None
+    if isinstance(examples, _Examples):
+        are_classes = examples.are_classes
+    else:
+        are_classes = not any(isinstance(example.label, float) for example in examples)
+    return labels.astype(np.int64) if are_classes else labels
+
+
+def pack(examples: Sequence[Example], positions: Sequence[int]) -> PackedTexts:
+    """The texts of the examples at some positions."""
+    if isinstance(examples, _Examples):
+        return examples.pack(positions)
+    return PackedTexts.of([_texts_as_bytes(examples[one]) for one in positions])
+
+
+def _texts_as_bytes(example: Example) -> bytes:
+    """All but the label, as `PackedTexts` holds it."""
+    return marshal.dumps((example.index, example.text, example.text_b, example.negatives))
 
 
 def take(examples: Sequence[Example], positions: np.ndarray) -> Sequence[Example]:

@@ -138,9 +138,12 @@ def _is_yes(where: str, column: str, cell: Any) -> bool:
 
 
 def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:
+    cell = cells.get(column)
+    if isinstance(cell, str):  # as of nearly all rows; the message below takes longer to write than this to ask
+        return cell
     if column not in cells:
         raise _no_column(where, cells, column)
-    return check_text(cells[column], where, f"column {column!r}")
+    return check_text(cell, where, f"column {column!r}")
 
 
 def _no_column(where: str, cells: dict[str, Any], column: str) -> _NoColumn:

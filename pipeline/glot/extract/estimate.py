@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,7 @@ def estimate_extraction(
         identity = as_kept(identity, Manifest.load(folder).states, options)
     corpus = in_template(corpus, identity.template)
     numbered = number_texts(corpus, None, 0)
-    sample = list(islice(numbered.texts(), SAMPLE_TEXTS))  # texts are numbered in random order: these are a sample
+    sample = next(numbered.batches(SAMPLE_TEXTS)).texts()  # texts are numbered in random order: these are a sample
     ids = tokenize_filled(sample, identity.template, backbone, identity.max_tokens).ids
     length = np.asarray([len(item) for item in ids])
     distinct = len(numbered.new)

@@ -5,31 +5,52 @@ Nothing here grows with the texts' bytes: they go from the corpus to the plan's 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from glot.corpus.examples import Corpus, Split
+from glot.corpus.examples import Corpus, PackedTexts, Split, label_column, pack
 from glot.errors import UsageError
 from glot.extract.backbone import Backbone
 from glot.extract.probe import longest_that_works
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import nameless_file
 from glot.store.layout import StatesIdentity
-from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, number_by_first_use, text_hash
+from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, encoded_hash, number_by_first_use, text_hash
 from glot.store.template import TEXT, fill, join_pair, pieces, takes_pair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TOKENIZE_BATCH = 1000
-PIECE = 2**16  # positions that are Python numbers at a time
+HASH_BATCH = 4096  # examples
+TOKENIZE_BATCH = 1000  # texts
+PIECE = 2**16  # hashes of an old plan that are read at a time
+
+
+Spread = Callable[[Callable[[Any], Any], Iterator[Any]], Iterator[Any]]  # as `map`, here or elsewhere
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Some texts, not unpacked yet: `map_over_ray` sends them on as they are.
+
+    Attributes:
+        examples: those that the texts are of, packed, in the order of `which`.
+        which: (k,) which of its example's texts each is: 0, 1, or from 2 on a negative.
+    """
+
+    examples: tuple[PackedTexts, ...]
+    which: np.ndarray
+
+    def texts(self) -> list[str]:
+        """The k texts."""
+        rows = zip(chain.from_iterable(self.examples), self.which.tolist(), strict=True)
+        return [clean((text, text_b, *negatives)[which]) for (_, text, text_b, negatives), which in rows]
 
 
 @dataclass
@@ -38,32 +59,35 @@ class NumberedTexts:
 
     Attributes:
         sets: an example set a split, in permuted order.
-        new: (k,) positions among all occurrences of the texts that the old plan does not have, in the order of
-            their ids. occurrences: the splits' permuted examples that these positions count through.
+        new: (k,) ascending positions among all occurrences of the texts that the old plan does not have, which is the
+            order of their ids. occurrences: the splits' permuted examples that these positions count through.
     """
 
     sets: dict[str, ExampleSet]
     new: np.ndarray
     occurrences: list[tuple[Split, np.ndarray, int]]
 
-    def texts(self) -> Iterator[str]:
-        """The new texts, in the order of their ids."""
+    def batches(self, size: int) -> Iterator[TextBatch]:
+        """The new texts, in the order of their ids, so many at a time."""
         starts = np.cumsum([0] + [len(order) * width for _, order, width in self.occurrences])
-        for first in range(0, len(self.new), PIECE):
-            positions = self.new[first : first + PIECE]
-            parts = np.searchsorted(starts, positions, side="right") - 1
-            for position, part in zip(positions.tolist(), parts.tolist(), strict=True):
-                split, order, width = self.occurrences[part]
-                row, which = divmod(position - int(starts[part]), width)
-                example = split.examples[int(order[row])]
-                yield clean((example.text, example.text_b, *example.negatives)[which])
+        for first in range(0, len(self.new), size):
+            positions = self.new[first : first + size].astype(np.int64)
+            examples, which = [], []
+            for (split, order, width), start, stop in zip(self.occurrences, starts[:-1], starts[1:], strict=True):
+                inside = positions[slice(*np.searchsorted(positions, (start, stop)))] - start
+                if len(inside):
+                    examples.append(pack(split.examples, order[inside // width].tolist()))
+                    which.append(inside % width)
+            yield TextBatch(tuple(examples), np.concatenate(which))
 
 
-def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Path | None = None) -> NumberedTexts:
+def number_texts(
+    corpus: Corpus, old: Plan | None, order_seed: int, scratch: Path | None = None, spread: Spread = map
+) -> NumberedTexts:
     """Permute the examples by `order_seed` and number texts by first use; texts of the old plan keep their ids.
 
     So every shard is a random sample, and the two texts of a pair lie together. The hashes of all texts lie in a
-    nameless file meanwhile, in the folder `scratch` or else in that for temporary files.
+    nameless file meanwhile, in the folder `scratch` or else in that for temporary files. `spread` hashes texts.
     """
     known = 0 if old is None else len(old)
     widths = {name: corpus.spec.num_texts + split.negatives for name, split in corpus.splits.items()}
@@ -79,7 +103,7 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
             order = np.random.default_rng(order_seed).permutation(len(split.examples))
             width = widths[name]
             stop = start + len(order) * width
-            columns[name] = _read_columns(split, order, keys[start:stop].reshape(len(order), width, 16))
+            columns[name] = _read_columns(split, order, keys[start:stop].reshape(len(order), width, 16), spread)
             occurrences.append((split, order, width))
             start = stop
         is_new, number = number_by_first_use(keys)
@@ -95,34 +119,53 @@ def number_texts(corpus: Corpus, old: Plan | None, order_seed: int, scratch: Pat
     return NumberedTexts(sets, new, occurrences)
 
 
+@dataclass(frozen=True)
+class HashedTexts:
+    """What numbering needs of k examples of `width` texts at most.
+
+    Attributes:
+        index: (k,) int64 rows in the source. filled: (k,) uint16, how many texts each has.
+        hashes: (k, width, 16) uint8; where an example has fewer texts, that of its first again.
+    """
+
+    index: np.ndarray
+    filled: np.ndarray
+    hashes: np.ndarray
+
+
+def hash_texts(examples: PackedTexts, width: int) -> HashedTexts:
+    """Hash the texts of some examples."""
+    index, filled, hashes = [], [], []
+    for row, text, text_b, negatives in examples:
+        texts = (text, text_b, *negatives)[:width]
+        found = [text_hash(clean(one)) for one in texts if one is not None]
+        hashes += found + found[:1] * (width - len(texts))
+        index.append(row)
+        filled.append(len(texts))
+    table = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, width, 16)
+    return HashedTexts(np.asarray(index, dtype=np.int64), np.asarray(filled, dtype=np.uint16), table)
+
+
 def _read_columns(
-    split: Split, order: np.ndarray, keys: np.ndarray
+    split: Split, order: np.ndarray, keys: np.ndarray, spread: Spread
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """(m,) rows, labels and numbers of texts of a split's examples in permuted order.
 
-    The hashes of their texts go to keys, (m, width, 16); where an example has fewer texts, that of its first again.
+    The hashes of their texts go to keys, (m, width, 16).
     """
-    target = np.empty(len(order), dtype=np.int64)
-    target[order] = np.arange(len(order))
-    index = np.empty(len(order), dtype=np.int64)
-    label = np.empty(len(order), dtype=np.float64)
-    filled = np.empty(len(order), dtype=np.uint16)
-    missing = is_score = False
-    piece = np.empty((PIECE, *keys.shape[1:]), dtype=np.uint8)
-    for row, example in enumerate(split.examples):
-        texts = (example.text, example.text_b, *example.negatives)[: keys.shape[1]]
-        hashes = [text_hash(clean(text)) for text in texts if text is not None]
-        hashes += hashes[:1] * (keys.shape[1] - len(texts))
-        piece[row % PIECE] = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, 16)
-        filled[target[row]] = len(texts)
-        index[target[row]] = example.index
-        missing = missing or example.label is None
-        is_score = is_score or isinstance(example.label, float)
-        label[target[row]] = np.nan if example.label is None else example.label
-        if row % PIECE == PIECE - 1 or row == len(order) - 1:
-            start = row - row % PIECE
-            keys[target[start : row + 1]] = piece[: row + 1 - start]
-    return index, None if missing else label if is_score else label.astype(np.int64), filled
+    count = len(order)
+    target = np.empty(count, dtype=np.int64)
+    target[order] = np.arange(count)
+    index, filled = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.uint16)
+    pieces = (range(first, min(first + HASH_BATCH, count)) for first in range(0, count, HASH_BATCH))
+    packed = (pack(split.examples, piece) for piece in pieces)
+    first = 0
+    for found in spread(partial(hash_texts, width=keys.shape[1]), packed):
+        rows = target[first : first + len(found.index)]
+        index[rows], filled[rows], keys[rows] = found.index, found.filled, found.hashes
+        first += len(rows)
+    labels = label_column(split.examples)
+    return index, None if labels is None else labels[order], filled
 
 
 def clean(text: str) -> str:
@@ -148,7 +191,7 @@ class PlannedTexts:
 
     Attributes:
         length: (k,) uint32. ids: (n,) uint32. kinds: (n,) uint8, see `Tokens`. truncated: (k,) uint8.
-        hashes: 16 bytes a text. empty: how many texts have no token of their own.
+        hashes: 16 bytes a text. encoded: the texts in UTF-8. empty: how many texts have no token of their own.
     """
 
     length: np.ndarray
@@ -156,21 +199,21 @@ class PlannedTexts:
     kinds: np.ndarray
     truncated: np.ndarray
     hashes: bytes
+    encoded: list[bytes]
     empty: int
 
 
-Spread = Callable[[Callable[[list[str]], PlannedTexts], Iterator[list[str]]], Iterator[PlannedTexts]]  # as `map`
-
-
-def plan_texts(texts: list[str], template: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PlannedTexts:
+def plan_texts(batch: TextBatch, template: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PlannedTexts:
     """Tokenize some texts, at least one, in their template, and hash them."""
+    texts = batch.texts()
     tokens = tokenize_filled(texts, template, TokenizerAlone(tokenizer), max_tokens)
     length = np.asarray([len(item) for item in tokens.ids], dtype=np.uint32)
     ids = np.fromiter(chain.from_iterable(tokens.ids), dtype=np.uint32, count=int(length.sum()))
     kinds = np.concatenate(tokens.kinds)
     starts = np.cumsum(length, dtype=np.int64) - length
     empty = int((np.add.reduceat((kinds == CONTENT).astype(np.int64), starts) == 0).sum())
-    return PlannedTexts(length, ids, kinds, tokens.truncated, b"".join(map(text_hash, texts)), empty)
+    encoded = [text.encode("utf-8") for text in texts]
+    return PlannedTexts(length, ids, kinds, tokens.truncated, b"".join(map(encoded_hash, encoded)), encoded, empty)
 
 
 def tokenize_into(
@@ -187,25 +230,17 @@ def tokenize_into(
 
     Raises UsageError where the tokenizer has tokens that the backbone does not know.
     """
-    empty, done, stream, waiting = 0, 0, texts.texts(), deque[list[str]]()
-
-    def batches() -> Iterator[list[str]]:
-        while strings := list(islice(stream, TOKENIZE_BATCH)):
-            waiting.append(strings)
-            yield strings
-
+    empty, done = 0, 0
     plan = partial(plan_texts, template=identity.template, tokenizer=backbone.tokenizer, max_tokens=identity.max_tokens)
-    for batch in spread(plan, batches()):
-        strings = waiting.popleft()
+    for batch in spread(plan, texts.batches(TOKENIZE_BATCH)):
         if len(batch.ids) and batch.ids.max() >= backbone.vocabulary_size:
             raise UsageError(
                 f"the tokenizer of {backbone.name} gives token {batch.ids.max()}, its embeddings end at "
                 f"{backbone.vocabulary_size - 1}: pass the tokenizer and the model of one checkpoint"
             )
-        encoded = [text.encode("utf-8") for text in strings]
-        writer.add(batch.length, batch.hashes, batch.ids, batch.kinds, batch.truncated, encoded)
+        writer.add(batch.length, batch.hashes, batch.ids, batch.kinds, batch.truncated, batch.encoded)
         empty += batch.empty
-        done += len(strings)
+        done += len(batch.length)
         progress(done, len(texts.new))
     missing = writer.missing_vocabulary()
     names = backbone.tokenizer.convert_ids_to_tokens(missing)

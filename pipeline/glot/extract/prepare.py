@@ -144,7 +144,7 @@ class Preparation:
         self._tell_of_skipped(corpus)
         # A cache keeps the seed it began with.
         order_seed = manifest.plan.order_seed if manifest else self.options.order_seed
-        texts = number_texts(corpus, old, order_seed, self.folder)
+        texts = number_texts(corpus, old, order_seed, self.folder, self.spread)
         if manifest is not None and old is not None and len(texts.new) and not manifest.states.loader_sha256:
             check_old_tokens(self.folder, old, self.backbone, manifest.states)
             self.say(f"{self.folder} was made by an older version: its texts come to the same tokens still")

@@ -26,7 +26,12 @@ BUCKETS = 16  # texts are compared a bucket of their hashes at a time
 
 def text_hash(text: str) -> bytes:
     """128 bits that stand for a text: BLAKE2b of its UTF-8 bytes."""
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+    return encoded_hash(text.encode("utf-8"))
+
+
+def encoded_hash(encoded: bytes) -> bytes:
+    """`text_hash` of a text in UTF-8."""
+    return hashlib.blake2b(encoded, digest_size=16).digest()
 
 
 def number_by_first_use(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
