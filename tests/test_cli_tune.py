@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -33,7 +34,9 @@ def test_a_search_ends_with_a_run_and_what_it_is_worth(glot: Callable[..., tuple
     assert "winner: layer 2, " in out
     for name in ("winner", "published", "adapool", "mean"):
         assert f"│ {name} " in out
+    assert "expected of other examples like these: accuracy" in out
     assert "validation (40 examples): accuracy" in out
+    assert re.search(r"validation is \d+\.\d (above|below) the expected \d+", out)
     assert "better than the logistic regression on the mean" in out or "clearly worse than the logistic" in out
     assert "`glot tune --resume tuned` searches on" in out
     code, out, err = glot("evaluate", "--run", "tuned/best", "--cache", extracted)
@@ -45,6 +48,7 @@ def test_a_search_ends_with_a_run_and_what_it_is_worth(glot: Callable[..., tuple
     assert found["standing"]["candidates"] == 4
     assert set(found["heads"]) == {"winner", "published", "adapool", "mean"}
     assert found["judgements"][0]["set_name"] == "validation"
+    assert found["expected"]["learned"] == 192
 
 
 @pytest.mark.slow

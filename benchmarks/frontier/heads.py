@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -123,8 +124,9 @@ def tuned(case: Case) -> Outcome:
         tuner.search(60 * case.spec.minutes)
         run = tuner.finish()
     assert run is not None  # no other process knows of the study
-    standing = tuner.standing()
-    chosen = {"candidates": standing.candidates, "expected": standing.best, "settings": standing.params}
+    standing, promise = tuner.standing(), tuner.promise()
+    assert promise is not None  # the study is a new one
+    chosen = {"candidates": standing.candidates, "expected": asdict(promise), "settings": standing.params}
     return _scored(case, opened, run, FitResult.load(run).parameters, chosen)
 
 

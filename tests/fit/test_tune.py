@@ -245,7 +245,9 @@ def test_one_that_diverges_leaves_the_others_alone(make_fit_cache: MakeCache, tm
 
 
 @pytest.mark.slow
-def test_nothing_but_train_is_looked_at_before_the_end(make_fit_cache: MakeCache, tmp_path: Path) -> None:
+def test_nothing_but_train_is_looked_at_before_the_end(
+    make_fit_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same winner whatever the labels of validation are, and its states are not even read."""
 
     def searched(poison: Callable[[np.ndarray], np.ndarray]) -> Tuner:
@@ -269,10 +271,12 @@ def test_nothing_but_train_is_looked_at_before_the_end(make_fit_cache: MakeCache
     def turned(label: np.ndarray) -> np.ndarray:
         return 1 - label
 
+    monkeypatch.setattr(tuning, "MOST", 30)
     cache, seen = make_fit_cache(train=40, validation=24), []
     right, wrong = searched(as_they_are), searched(turned)
     assert set(seen) <= set(Cache(cache).examples("train").used_ids().tolist())
     assert trials(right) == trials(wrong)
+    assert right.promise() == wrong.promise()
     scores = [FitResult.load(tuner.folder / "best").best["validation"]["accuracy"] for tuner in (right, wrong)]
     assert scores[0] == pytest.approx(1 - scores[1])
 

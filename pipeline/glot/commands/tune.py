@@ -138,8 +138,11 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
     from glot.fit.yardsticks import judge_each
 
     standing, verdict, importances = tuner.standing(), tuner.verdict(), tuner.importances()
+    promise = tuner.promise()
     tell(f"winner: {describe(standing.params)}")
     tell(verdict)
+    if promise is not None:
+        tell(promise.line)
     if importances:
         tell("what mattered: " + ", ".join(f"{name} {100 * share:.0f} %" for name, share in importances.items()))
     else:
@@ -150,6 +153,9 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
     for name, every in judged.items():
         judged[name] = [one for one in every if one.metric == tuner.metric]
         print_judgements(judged[name], "" if name == "winner" else f"{name}: ")
+    if promise is not None:
+        for line in filter(None, map(promise.verdict, judged["winner"])):
+            tell(line)
     if not judged["winner"]:
         note(
             f"{tuner.cache.folder} has no labelled validation examples: score the winner on others before you trust it"
@@ -168,6 +174,7 @@ def _print_end(tuner: Tuner, best: Path, asked: int | None) -> None:
         "best": best,
         "standing": standing,
         "verdict": verdict,
+        "expected": promise,
         "importances": importances,
         "heads": heads,
     }

@@ -27,13 +27,15 @@ from glot.fit.config import FitOptions
 from glot.fit.ensemble import ENSEMBLE
 from glot.fit.ensemble_run import make_ensemble
 from glot.fit.learner import Job, LossError
+from glot.fit.predictions_file import read_predictions
 from glot.fit.presets import select_of
+from glot.fit.promise import Promise
 from glot.fit.ray_claim import wait_for_orphans
 from glot.fit.result import Epoch
 from glot.fit.run import make_configs
-from glot.fit.run_folder import RunConfig
+from glot.fit.run_folder import METRICS_FILE, RunConfig
 from glot.fit.states import MemoryStates, States, StreamedStates
-from glot.fit.statistics import Difference, paired_bootstrap
+from glot.fit.statistics import Difference, paired_bootstrap, score_interval
 from glot.fit.study import (
     HOLD_OUTS,
     JOURNAL_FILE,
@@ -51,9 +53,9 @@ from glot.fit.study import (
 )
 from glot.fit.sweep import finish_jobs, remove_others
 from glot.fit.train import Progress, batch_key, fit_heads
-from glot.fit.training_data import TrainingData, labels_of
+from glot.fit.training_data import TrainingData, labels_of, open_states
 from glot.fit.warm_start import Start
-from glot.fit.yardsticks import measure_yardsticks
+from glot.fit.yardsticks import measure_yardsticks, resamples_for
 from glot.process import quiet
 from glot.store.claims import Claims, Owner
 from glot.store.files import checked, make_folder, save_array
@@ -71,6 +73,8 @@ FIRST: dict[str, dict[str, Any]] = {
 YARDSTICKS = {"published": "glot", "adapool": "adapool", "mean": "mean"}  # poolers, with the published settings
 STRONG = "strong"  # of `FIRST`: the winner, unless another candidate is clearly better
 BEST = "best"  # the winner's run folder
+PROMISE = "promise"  # the winner once more, trained on nine tenths of a large train and scored on the last
+TENTH = 10
 HELD_OUT = "held-out"  # folder: `NUMBER-FOLD.npy`, what a candidate answers to a hold-out, for comparisons
 RESAMPLES = 2000  # of a comparison
 END = "end"  # the claim of who trains them
@@ -265,6 +269,30 @@ class Tuner:
         with quiet():
             return optuna.importance.get_param_importances(self.study)
 
+    def promise(self) -> Promise | None:
+        """What train alone says that the winner will score, once it is trained; None of studies of older versions.
+
+        Where candidates were scored on all of train, by their answers to its hold-outs; where on a sample, by those of
+        the run `PROMISE`, or, of many examples with scores, of the winner's own hold-out, which chose its epoch too.
+        """
+        if len(self.examples) == self.entry.examples:
+            winner, learned = self.winner(), int((self.fold_of != 0).sum())
+            folds = range(len(winner.user_attrs["scores"]))
+            kept = [self._held_out(winner.number, fold) for fold in folds]
+            if not all(path.exists() for path in kept):
+                return None
+            answers = np.concatenate([np.load(path) for path in kept])
+            labels = np.concatenate([labels_of(self.examples.subset(self.fold_of == fold)) for fold in folds])
+        else:
+            run = self.folder / (BEST if self.strong.train.select == "holdout" else PROMISE)
+            found = read_predictions([run], "holdout")
+            if found is None:
+                return None
+            (answers,), labels = found
+            learned = self.entry.examples - len(labels)
+        score = score_interval(answers, labels, self.metric, resamples_for(len(labels)))
+        return Promise(self.metric, score, learned, self.entry.examples)
+
     def finish(
         self,
         progress: Progress | None = None,
@@ -297,11 +325,26 @@ class Tuner:
         configs = {self.folder / BEST: leaders[0]}
         for name, pooler in YARDSTICKS.items():
             configs[self.folder / "yardsticks" / name] = self._make_config(preset="published", pooler=pooler)
-        remove_others(self.folder, configs, configs)  # the winner of before
+        promised = replace(leaders[0], data={TRAIN: self.entry.fingerprint})
+        wanted = configs | {self.folder / PROMISE: promised}
+        remove_others(self.folder, wanted, wanted)  # the winner of before
+        if len(self.examples) < self.entry.examples and promised.train.select == "last":
+            self._train_promised(promised, progress, should_stop)
         jobs = [Job(config, make_folder(run)) for run, config in configs.items()]
         finish_jobs(jobs, self.folder, self.cache, progress, should_stop)
         if ensemble is not None:
             make_ensemble(self.folder / ENSEMBLE, leaders, [self.folder / BEST], self.cache, progress, should_stop)
+
+    def _train_promised(self, config: RunConfig, progress: Progress | None, should_stop: Callable[[], bool]) -> None:
+        """Train a head on nine tenths of train, and score it on the last; what is there already stays."""
+        run, every = self.folder / PROMISE, self.cache.examples(TRAIN)
+        if (run / METRICS_FILE).exists():
+            return
+        is_kept = folds_of(labels_of(every), TENTH) == 0
+        states = open_states(self.cache, config)
+        train, holdout = every.subset(~is_kept), every.subset(is_kept)
+        data = TrainingData(train, holdout, {}, states.lengths, self.cache.plan.shard_of(train.text_id))
+        fit_heads(self.cache, [Job(config, make_folder(run))], run, progress, should_stop, states, data)
 
     @property
     def _is_late(self) -> bool:

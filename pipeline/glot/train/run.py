@@ -179,6 +179,9 @@ def _search(job: Job, cache: Cache, watch: Watch) -> int:
         watch.say(tuner.verdict())
         best = tuner.finish(watch.epochs, should_stop)
     assert best is not None  # nobody else is at this study: the folder is ours
+    promise = tuner.promise()
+    if promise is not None:
+        watch.say(promise.line)
     _take_run(best, job.folder)
     return tuner.standing().candidates
 
