@@ -22,6 +22,7 @@ Made = TypeVar("Made")
 BAD_ROWS = ("stop", "skip")
 _BLOCK_ROWS = 1024
 _BLOCK_BYTES = 4 << 20  # rows within such a stretch of the spool are read at once
+_BLOCK_WASTE = 2  # as long as it is at most so many times the rows that are wanted
 
 
 class Example(NamedTuple):
@@ -47,8 +48,8 @@ class PackedTexts:
     """The texts of some examples as bytes, on their way to whoever reads them, maybe another process.
 
     Attributes:
-        data: for one example after the other its marshalled (index, text, text_b, negatives).
-        starts: (k,) int64, where each begins.
+        data: holds each example's marshalled (index, text, text_b, negatives), and maybe others'.
+        starts: (k,) int64, where those of the k examples begin.
     """
 
     data: bytes
@@ -82,7 +83,7 @@ class _Examples(Sequence[Example]):
         raise NotImplementedError
 
     def pack(self, positions: Sequence[int]) -> PackedTexts:
-        """The texts of the examples at some positions; of a range, which lies together, by one read."""
+        """The texts of the examples at some positions; by one read where they lie close together."""
         raise NotImplementedError
 
     def _read(self, positions: range) -> Iterator[Example]:
@@ -153,11 +154,13 @@ class ExampleTable(_Examples):
 
     def pack(self, positions: Sequence[int]) -> PackedTexts:
         """See `_Examples`."""
-        if isinstance(positions, range) and positions and positions.step == 1:
-            starts = np.asarray([self._start(positions[0]), *self._ends[positions[0] : positions[-1]]], dtype=np.int64)
-            low = int(starts[0])
-            return PackedTexts(self._spool.read(low, self._ends[positions[-1]]), starts - low)
-        return PackedTexts.of([self._spool.read(self._start(one), self._ends[one]) for one in positions])
+        starts = np.asarray([self._start(one) for one in positions], dtype=np.int64)
+        ends = np.asarray([self._ends[one] for one in positions], dtype=np.int64)
+        if len(starts) and ends.max() - starts.min() <= min(_BLOCK_BYTES, _BLOCK_WASTE * (ends - starts).sum()):
+            low = int(starts.min())
+            return PackedTexts(self._spool.read(low, int(ends.max())), starts - low)
+        rows = [self._spool.read(start, end) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return PackedTexts.of(rows)
 
     def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:
         """A view of the examples at (m,) positions, each at least 0, in the order given; texts are not copied."""
@@ -205,8 +208,6 @@ class ExampleView(_Examples):
 
     def pack(self, positions: Sequence[int]) -> PackedTexts:
         """See `_Examples`."""
-        if isinstance(positions, range):
-            return self._table.pack(self._positions[positions.start : positions.stop].tolist())
         return self._table.pack(self._positions[np.asarray(positions, dtype=np.int64)].tolist())
 
     def take(self, positions: np.ndarray | Sequence[int]) -> ExampleView:

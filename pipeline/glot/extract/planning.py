@@ -21,7 +21,7 @@ from glot.extract.probe import longest_that_works
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import nameless_file
 from glot.store.layout import StatesIdentity
-from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, encoded_hash, number_by_first_use, text_hash
+from glot.store.plan import CONTENT, SPECIAL, TEMPLATE, Plan, PlanWriter, encoded_hash, number_by_first_use
 from glot.store.template import TEXT, fill, join_pair, pieces, takes_pair
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def hash_texts(examples: PackedTexts, width: int) -> HashedTexts:
     index, filled, hashes = [], [], []
     for row, text, text_b, negatives in examples:
         texts = (text, text_b, *negatives)[:width]
-        found = [text_hash(clean(one)) for one in texts if one is not None]
+        found = [encoded_hash(clean_bytes(one)) for one in texts if one is not None]
         hashes += found + found[:1] * (width - len(texts))
         index.append(row)
         filled.append(len(texts))
@@ -170,7 +170,12 @@ def _read_columns(
 
 def clean(text: str) -> str:
     """Half of a surrogate pair (a broken escape in JSON) has no UTF-8 and no tokens: it becomes "?"."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return clean_bytes(text).decode("utf-8")
+
+
+def clean_bytes(text: str) -> bytes:
+    """The clean text in UTF-8."""
+    return text.encode("utf-8", "replace")
 
 
 def check_template(template: str, backbone: Backbone) -> str:
@@ -371,7 +376,8 @@ def _encode(
     Where it is too long its end goes if `cut` says so.
     """
     tokenizer = backbone.tokenizer
-    options = {"add_special_tokens": True, "return_attention_mask": False, "verbose": False}
+    options = {"add_special_tokens": True, "verbose": False}
+    options |= {"return_attention_mask": False, "return_token_type_ids": False}  # each is a Python list a text
     options |= {"return_offsets_mapping": True} if with_spans else {}
     encoded = tokenizer(texts, **options)
     ids, spans = encoded["input_ids"], encoded.get("offset_mapping", [])
