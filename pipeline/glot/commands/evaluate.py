@@ -117,7 +117,7 @@ def evaluate(
         Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="The example set of the cache to score on; default: validation.")
+        str | None, typer.Option(help="The example set of the cache to score on; default: validation, else test.")
     ] = None,
     on_bad_row: BadRowOption = "stop",
     table: TableOptions,
@@ -141,7 +141,7 @@ def evaluate(
         refuse_given({"--model": model, "--on-bad-row": on_bad_row != "stop"}, "--cache")
         refuse_group(machine, "--cache", but=("device",))
         refuse_group(table, "--cache")
-        _evaluate_cache(run, cache, split or "validation", backend, machine.device)
+        _evaluate_cache(run, cache, split, backend, machine.device)
     elif data is not None:
         refuse_group(vectors, "--data")
         refuse_given({"--split": split}, "--data")
@@ -206,13 +206,14 @@ def _evaluate_vectors(
     answer(scores)
 
 
-def _evaluate_cache(runs: list[Path], cache: Path, split: str, backend: str, device: str | None) -> None:
+def _evaluate_cache(runs: list[Path], cache: Path, asked: str | None, backend: str, device: str | None) -> None:
     from glot.fit.ensemble import find_labelling
     from glot.inference.run_checks import check_scorable
     from glot.store.reader import Cache
     from glot.store.task_spec import metric_in_words
 
     folders, opened = [folder for run in runs for folder in find_labelling(run)], Cache(cache)
+    split = opened.resolve_set(asked)
     tasks = [check_scorable(folder, opened, split).task for folder in folders]
     from glot.fit.run import check_device
     from glot.inference.predictions import evaluate_head

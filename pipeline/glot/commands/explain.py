@@ -36,7 +36,9 @@ def explain(
         list[int] | None,
         typer.Option(help="The example's row in its source, as in predictions; again for more on one page."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="The example set of --index; default: validation.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The example set of --index; default: validation, else test.")
+    ] = None,
     model: BackboneOption = None,
     trust_remote_code: TrustOption = False,
     tau: Annotated[

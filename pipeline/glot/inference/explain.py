@@ -29,7 +29,7 @@ class ExplainOptions:
         input_text: texts to be forwarded through the backbone of the runs. input_text_b: of pairs, the second of each.
         model: that backbone, where its name in the run does not find it. device: where it runs.
         trust_remote_code: whether code that the backbone's folder brings along may run.
-        cache, index, split: examples of a cache, by their rows in their source; split is validation unless given.
+        cache, index, split: examples of a cache, by their rows in their source; split None: see `Cache.resolve_set`.
         tau: the threshold to draw with first.
     """
 
@@ -54,7 +54,8 @@ def explain_runs(folders: Sequence[Path], options: ExplainOptions) -> list[Expla
 
     runs = check_explainable(folders, options)
     if options.cache is not None:
-        cache, split = Cache(options.cache), options.split or "validation"
+        cache = Cache(options.cache)
+        split = cache.resolve_set(options.split)
         examples = [cache_example(cache, split, index, runs) for index in options.index]
     else:
         check_texts(runs, 2 if options.input_text_b else 1)
@@ -80,7 +81,7 @@ def check_explainable(folders: Sequence[Path], options: ExplainOptions) -> list[
         else:
             cache = Cache(options.cache)
             run.config.check_cache(cache)
-            cache.examples_entry(options.split or "validation")
+            cache.examples_entry(cache.resolve_set(options.split))
     return runs
 
 

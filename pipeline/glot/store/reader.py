@@ -198,6 +198,11 @@ class Cache:
             )
         return self.manifest.examples[name]
 
+    def resolve_set(self, name: str | None) -> str:
+        """The name of an example set that is not for training: None is validation, or test where there is but that."""
+        there = self.manifest.examples
+        return name or ("test" if "test" in there and "validation" not in there else "validation")
+
     def resolve_layer(self, layer: int | None) -> int:
         """A kept layer by its number; negative numbers count from the last, None is the last that is kept.
 
