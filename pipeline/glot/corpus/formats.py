@@ -84,7 +84,7 @@ def read_delimited(path: Path, found: FoundDialect) -> Iterator[tuple[str, dict[
         where = f"{name} line {number}"
         if isinstance(cells, UnfitRow):
             yield where, cells
-        elif misfit := found.dialect.misfit(len(cells), found.least):
+        elif len(cells) != found.least and (misfit := found.dialect.misfit(len(cells), found.least)):
             yield where, UnfitRow(f"{where}: {misfit}")
         else:
             yield where, dict(zip(found.header, cells, strict=False))

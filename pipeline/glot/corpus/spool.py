@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 import weakref
 from typing import IO
 
 from glot.errors import FaultError
-from glot.store.positions import read_at, write_at
+from glot.store.positions import write_at
 
 IN_MEMORY_BYTES = 64 << 20
 _WRITE_BYTES = 1 << 20
@@ -25,6 +26,7 @@ class Spool:
         self._tail = bytearray()  # what is not in the file yet
         self._written = 0
         self._file: IO[bytes] | None = None
+        self._map: mmap.mmap | None = None  # of the file: texts are read one by one, in any order
 
     def append(self, data: bytes) -> int:
         """Add bytes at the end; return where they end. Raises FaultError where the temporary file takes no more."""
@@ -41,14 +43,15 @@ class Spool:
 
     def _read_file(self, start: int, end: int) -> bytes:
         assert self._file is not None  # so many bytes were appended
-        parts = []
-        while start < end:
-            part = read_at(self._file.fileno(), end - start, start)
-            if not part:
-                raise FaultError("the temporary file of the texts is shorter than what was written: try again")
-            parts.append(part)
-            start += len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        if self._map is None or end > len(self._map):
+            try:
+                self._map = mmap.mmap(self._file.fileno(), self._written, access=mmap.ACCESS_READ)
+            except (ValueError, OSError) as error:
+                raise FaultError(
+                    f"cannot read the texts back from {tempfile.gettempdir()} ({error}): try again, or set TMPDIR to a "
+                    "folder elsewhere"
+                ) from None
+        return self._map[start:end]
 
     def _flush(self) -> None:
         try:
