@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow, labels_of, take
+from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow, labels_or_nan, take
 from glot.corpus.spool import Spool
 from glot.errors import FaultError, UsageError
 
@@ -47,7 +47,7 @@ def test_a_table_gives_back_what_it_took(rows: list[Example], in_memory: int) ->
     assert table == rows
     assert rows == table
     assert len(table) == len(rows)
-    assert np.array_equal(table.labels, labels_of(rows), equal_nan=True)
+    assert np.array_equal(table.labels, labels_or_nan(rows), equal_nan=True)
 
 
 @settings(deadline=None)
@@ -60,7 +60,7 @@ def test_views_follow_their_positions(rows: list[Example], data: st.DataObject) 
     expected = [rows[place] for place in chosen]
     assert exactly(view) == exactly(expected)
     assert exactly(view[place] for place in range(-len(view), len(view))) == exactly([*expected, *expected])
-    assert np.array_equal(view.labels, labels_of(expected), equal_nan=True)
+    assert np.array_equal(view.labels, labels_or_nan(expected), equal_nan=True)
     assert exactly(view.take(np.arange(len(view))[::-2])) == exactly(expected[::-2])
     assert exactly(view[1:-1:3]) == exactly(expected[1:-1:3])
     assert take(table, np.asarray(chosen, dtype=np.int64)) == take(rows, np.asarray(chosen, dtype=np.int64))

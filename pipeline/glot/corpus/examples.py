@@ -221,7 +221,7 @@ class ExampleView(_Examples):
         return self._table._read(self._positions[positions.start : positions.stop].tolist())
 
 
-def labels_of(examples: Sequence[Example]) -> np.ndarray:
+def labels_or_nan(examples: Sequence[Example]) -> np.ndarray:
     """(n,) float64 labels, NaN where there is none."""
     if isinstance(examples, _Examples):
         return examples.labels
@@ -230,7 +230,7 @@ def labels_of(examples: Sequence[Example]) -> np.ndarray:
 
 def label_column(examples: Sequence[Example]) -> np.ndarray | None:
     """(n,) int64 classes, or float64 scores where any label is a float; None where an example has none."""
-    labels = labels_of(examples)
+    labels = labels_or_nan(examples)
     if np.isnan(labels).any():
         return None
     if isinstance(examples, _Examples):
@@ -330,7 +330,7 @@ class Corpus:
         lines = [f"{reading.source}: {reading.facts}" for reading in readings]
         if self.spec.target == "contrastive":
             return lines
-        labels = np.concatenate([labels_of(split.examples) for split in self.splits.values()])
+        labels = np.concatenate([labels_or_nan(split.examples) for split in self.splits.values()])
         return [*lines, f"label: {describe_labels(self.spec, labels)}"]
 
 

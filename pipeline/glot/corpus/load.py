@@ -13,7 +13,7 @@ import numpy as np
 
 from glot.corpus import glue_folder, hub, hub_rows, labels, stress, tables
 from glot.corpus.dialect import FIND_OUT, TableFormat
-from glot.corpus.examples import BadRows, Corpus, Example, Split, labels_of, take
+from glot.corpus.examples import BadRows, Corpus, Example, Split, labels_or_nan, take
 from glot.corpus.guess import name_columns
 from glot.corpus.labels import check_spread, is_number
 from glot.corpus.memory import MemoryRows
@@ -275,7 +275,7 @@ def _own_corpus(
     if held is not None and held not in sources:
         splits[:1] = _hold_out(spec, splits[0], HELD_OUT if share is None else share, held)
     corpus = _checked(spec, [replace(split, examples=_sample(split.examples, limit)) for split in splits])
-    values = None if target else labels_of(corpus.splits["train"].examples)
+    values = None if target else labels_or_nan(corpus.splits["train"].examples)
     return replace(corpus, remarks=labels.remarks(spec, values))
 
 
@@ -366,7 +366,7 @@ def _every_nth(spec: TaskSpec, examples: Sequence[Example], share: float) -> np.
 
     Sorting is in place, on ranks of labels joined with positions in the shuffled order: no second array of this size.
     """
-    values = labels_of(examples)
+    values = labels_or_nan(examples)
     ranks = (values if spec.target == "classes" else np.unique(values, return_inverse=True)[1]).astype(np.uint32)
     order = np.random.default_rng(_SEED).permutation(len(examples)).astype(np.uint32)
     if spec.target == "classes":
@@ -401,7 +401,7 @@ def _checked(spec: TaskSpec, splits: list[Split]) -> Corpus:
     for split in splits:
         if not split.examples:
             train = next((other for other in splits if other.name == "train" and other.examples), None)
-            if train is not None and len(np.unique(labels_of(train.examples))) == len(train.examples):
+            if train is not None and len(np.unique(labels_or_nan(train.examples))) == len(train.examples):
                 raise UsageError(
                     f"{train.source.partition(',')[0]}: each of its {len(train.examples):,} labels stands in one row "
                     "only, and none can be held out: is that the column of the label?"
@@ -410,7 +410,7 @@ def _checked(spec: TaskSpec, splits: list[Split]) -> Corpus:
             raise UsageError(
                 f"{spec.name} {split.name} has no rows ({left_out or split.source}): pass data that has some"
             )
-        labels = labels_of(split.examples)
+        labels = labels_or_nan(split.examples)
         if split.name == "train" and ((labels == labels[0]).all() or np.isnan(labels).all()):
             what = {"classes": "class", "labels": "set of labels"}.get(spec.target, "score")
             raise UsageError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from glot.corpus.dialect import FIND_OUT, TableFormat
-from glot.corpus.examples import Corpus, Split, labels_of
+from glot.corpus.examples import Corpus, Split, labels_or_nan
 from glot.corpus.formats import A_TABLE
 from glot.corpus.guess import guess_columns
 from glot.corpus.lines import check_file
@@ -125,7 +125,7 @@ class Job:
         if task.target != "classes":
             return ""
         trained, scored = (
-            np.bincount(labels_of(self.corpus.splits[name].examples).astype(int), minlength=len(task.classes))
+            np.bincount(labels_or_nan(self.corpus.splits[name].examples).astype(int), minlength=len(task.classes))
             for name in ("train", TEST)
         )
         lacking = [f"{task.classes[at]!r} ({trained[at]:,} to train on)" for at in np.flatnonzero(scored == 0)]
