@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import io
 import os
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glot.corpus.examples import BadRows, Example, ExampleTable, Split, UnfitRow, labels_or_nan, take
+from glot.corpus.examples import (
+    BadRows,
+    Example,
+    ExampleTable,
+    Split,
+    UnfitRow,
+    label_column,
+    labels_or_nan,
+    pack,
+    take,
+)
 from glot.corpus.spool import Spool
 from glot.errors import FaultError, UsageError
 
@@ -64,6 +75,21 @@ def test_views_follow_their_positions(rows: list[Example], data: st.DataObject) 
     assert exactly(view.take(np.arange(len(view))[::-2])) == exactly(expected[::-2])
     assert exactly(view[1:-1:3]) == exactly(expected[1:-1:3])
     assert take(table, np.asarray(chosen, dtype=np.int64)) == take(rows, np.asarray(chosen, dtype=np.int64))
+    texts = [(row.index, row.text, row.text_b, row.negatives) for row in expected]
+    for packed in (pack(table, chosen), pack(rows, chosen), pack(view, range(len(view)))):
+        assert list(pickle.loads(pickle.dumps(packed))) == texts
+
+
+@settings(deadline=None)
+@given(ROWS)
+def test_labels_are_one_column(rows: list[Example]) -> None:
+    labels = [row.label for row in rows]
+    for column in (label_column(rows), label_column(ExampleTable(rows)), label_column(ExampleTable(rows)[:])):
+        if None in labels:
+            assert column is None
+        elif column is not None:
+            assert column.tolist() == labels
+            assert column.dtype == (np.float64 if any(isinstance(label, float) for label in labels) else np.int64)
 
 
 def test_rows_far_apart_and_blocks_longer_than_a_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,8 +131,9 @@ def test_a_shard_that_fails_ends_the_command_with_its_line(extractions: Extracti
 
 @pytest.fixture
 def spread(ray_runs: RayRuns, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayRuns]:
-    """This process is a driver of the cluster, and four batches of twenty texts are spread over it."""
+    """This process is a driver of the cluster, and four batches of twenty texts, or more, are spread over it."""
     monkeypatch.setattr("glot.cluster.ray_map.FEW", 4)
+    monkeypatch.setattr("glot.extract.planning.HASH_BATCH", 100)
     monkeypatch.setattr("glot.extract.planning.TOKENIZE_BATCH", 20)
     with connected(RayOptions(ray_runs.cluster.address)):
         yield ray_runs
