@@ -1,4 +1,4 @@
-"""Everything that only a GPU can show, in at most eight minutes: Markdown for docs/benchmarks.md on standard output.
+"""Everything that only a GPU can show, in at most eight minutes: Markdown for docs/benchmarks-gpu.md.
 
     PYTHON=python3 make gpu-check                     # or: PYTHONPATH=pipeline python3 -m benchmarks.gpu_check
     python -m benchmarks.gpu_check --tiny             # tiny sizes, in a minute, on a CPU too: does it run at all?

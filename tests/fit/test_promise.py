@@ -57,7 +57,7 @@ def test_it_is_the_winners_score_on_what_was_held_out(make_fit_cache: MakeCache,
     assert tuner.promise() is None
 
 
-def test_of_a_large_train_the_winner_is_trained_on_nine_tenths(
+def test_of_a_large_train_the_winner_is_trained_once_more_without_a_fifth(
     make_fit_cache: MakeCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tuning, "MOST", 30)
@@ -67,9 +67,9 @@ def test_of_a_large_train_the_winner_is_trained_on_nine_tenths(
     tuner.finish()
     promise, run = tuner.promise(), tuner.folder / tuning.PROMISE
     assert promise is not None
-    assert (promise.learned, promise.of, promise.score.examples) == (54, 60, 6)
+    assert (promise.learned, promise.of, promise.score.examples) == (48, 60, 12)
     every = tuner.cache.examples("train")
-    held = every.label[folds_of(every.label, 10) == 0]
+    held = every.label[folds_of(every.label) == 0]
     np.testing.assert_array_equal(np.load(run / "labels-holdout.npy"), held)
     best = RunConfig.load(tuner.folder / tuning.BEST)
     assert RunConfig.load(run) == replace(best, data={"train": best.data["train"]})  # no other set is named, so read

@@ -67,7 +67,7 @@ def with_preset(options: FitOptions, task: TaskSpec, states: StatesIdentity, exa
 def _pace(options: FitOptions, task: TaskSpec, examples: int) -> dict[str, Any]:
     """How fast and how long "strong" trains on so many examples: of very few 2 √examples steps, the rate falling to 0.
 
-    Found on samples of SST-2, CoLA and MRPC (`minilm`): docs/benchmarks.md.
+    Found on samples of SST-2, CoLA and MRPC (`minilm`): docs/frontier.md.
     """
     if examples >= FEW:
         pace = dict(MANY_PACE if task.target == "score" else MEAN_PACE)

@@ -181,10 +181,10 @@ def check_tunable(cache: Cache) -> None:
         raise UsageError(f"{cache.folder} has {count} training examples: glot tune needs {FEWEST} or more")
 
 
-def folds_of(labels: np.ndarray, folds: int = FOLDS) -> np.ndarray:
-    """(m,) the fold of each example, 0 to `folds` - 1: each has its share of every class, or of high and low scores."""
+def folds_of(labels: np.ndarray) -> np.ndarray:
+    """(m,) the fold of each example, 0 to `FOLDS` - 1: each has its share of every class, or of high and low scores."""
     shuffled = np.random.default_rng(1).permutation(len(labels))
     by_label = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    found = np.empty(len(labels), dtype=np.int64)
-    found[by_label] = np.arange(len(labels)) % folds
-    return found
+    folds = np.empty(len(labels), dtype=np.int64)
+    folds[by_label] = np.arange(len(labels)) % FOLDS
+    return folds

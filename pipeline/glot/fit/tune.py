@@ -73,8 +73,7 @@ FIRST: dict[str, dict[str, Any]] = {
 YARDSTICKS = {"published": "glot", "adapool": "adapool", "mean": "mean"}  # poolers, with the published settings
 STRONG = "strong"  # of `FIRST`: the winner, unless another candidate is clearly better
 BEST = "best"  # the winner's run folder
-PROMISE = "promise"  # the winner once more, trained on nine tenths of a large train and scored on the last
-TENTH = 10
+PROMISE = "promise"  # the winner once more, trained on a large train but for a fifth and scored on that
 HELD_OUT = "held-out"  # folder: `NUMBER-FOLD.npy`, what a candidate answers to a hold-out, for comparisons
 RESAMPLES = 2000  # of a comparison
 END = "end"  # the claim of who trains them
@@ -336,11 +335,11 @@ class Tuner:
             make_ensemble(self.folder / ENSEMBLE, leaders, [self.folder / BEST], self.cache, progress, should_stop)
 
     def _train_promised(self, config: RunConfig, progress: Progress | None, should_stop: Callable[[], bool]) -> None:
-        """Train a head on nine tenths of train, and score it on the last; what is there already stays."""
+        """Train a head on train but for a fifth, and score it on that; what is there already stays."""
         run, every = self.folder / PROMISE, self.cache.examples(TRAIN)
         if (run / METRICS_FILE).exists():
             return
-        is_kept = folds_of(labels_of(every), TENTH) == 0
+        is_kept = folds_of(labels_of(every)) == 0
         states = open_states(self.cache, config)
         train, holdout = every.subset(~is_kept), every.subset(is_kept)
         data = TrainingData(train, holdout, {}, states.lengths, self.cache.plan.shard_of(train.text_id))

@@ -39,7 +39,7 @@ class TokenGraph(Protocol):
 def resolve_backend(name: str, device: torch.device | str) -> Backend:
     """Turn `auto`, `dgl` or `dense` into the backend that will run on `device`.
 
-    `auto` is dense, on every device: `docs/benchmarks.md` shows it to be the faster for texts of up to 128 tokens
+    `auto` is dense, on every device: `docs/benchmarks-fit.md` shows it to be the faster for texts of up to 128 tokens
     whatever the graph, and for longer ones unless hardly a token is joined.
 
     Raises:

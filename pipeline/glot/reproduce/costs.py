@@ -21,7 +21,7 @@ from glot.store.files import read_versioned
 EXPLANATION = """\
 All ways see the same batches in one run. Memory is of tensors at the peak of a step; "pays after" are the epochs, of \
 any heads, in which the other way takes as much longer as extraction takes once. Scores are of trainings to their end \
-(`python -m benchmarks.frontier`, see `docs/benchmarks.md`): validation, in percent, the mean over seeds with their \
+(`python -m benchmarks.frontier`, see `docs/frontier.md`): validation, in percent, the mean over seeds with their \
 number in brackets. The paper measured one setting, on Mistral-7B and a GPU that it does not name."""
 PAPER_TITLE = "The paper: Mistral-7B, a GPU"
 PAPER_HEADER = ["way", "trained", "memory", "a step"]
