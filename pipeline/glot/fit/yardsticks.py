@@ -140,11 +140,9 @@ def measure_yardsticks(
         class_weights: none or balanced, as the head has them.
     """
     means = Means(cache, task, tokens, class_weights)
-    found = (
-        []
-        if task.target == "score"
-        else [majority(task, labels_of(train), {name: len(some) for name, some in sets.items()})]
-    )
+    found: list[Yardstick] = []
+    if task.target != "score":
+        found.append(majority(task, labels_of(train), {name: len(some) for name, some in sets.items()}))
     for fitted in fit_regressions(means, train, cache.resolve_layer(layer)):
         predictions = {key: means.predict(fitted.regression, some, fitted.layer) for key, some in sets.items()}
         found.append(fitted.yardstick(predictions))
