@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.made import TextStates, write_cache
 from glot.fit.learner import Learner
 from glot.fit.result import Scores
 from glot.nn.dgl_backend import dgl_available, dgl_import_error
@@ -21,7 +22,6 @@ from glot.store.example_set import ExampleSet
 from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
 from glot.store.task_spec import TaskSpec
-from glot.store.write import TextStates, write_cache
 
 
 @pytest.fixture

@@ -196,5 +196,5 @@ def test_a_run_of_precision_auto_differs_in_nothing_from_what_is_asked_again(
     monkeypatch.setattr("glot.fit.run.has_bfloat16", lambda device: True)
     options = FitOptions(device="cpu", precision="auto")
     config = make_configs(Cache(make_fit_cache()), options)[0]
-    assert setting_difference(config, options, None) is None
-    assert setting_difference(config, FitOptions(device="cpu"), None) == "precision bfloat16, now float32"
+    assert setting_difference(config, options) is None
+    assert setting_difference(config, FitOptions(device="cpu")) == "precision bfloat16, now float32"

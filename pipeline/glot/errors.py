@@ -33,16 +33,12 @@ class Stopped(GlotError):
 class FaultError(GlotError):
     """The machine failed (disk, memory, network, a damaged file): exit code 1."""
 
-    exit_code = 1
-
 
 class AccessError(GlotError):
     """A file or folder is there and this user may not read it, or not write to it: exit code 1.
 
     No `FaultError`, so that nobody takes what may not be read for damaged and makes it anew.
     """
-
-    exit_code = 1
 
 
 def reason_of(error: BaseException, most: int = 200) -> str:

@@ -26,7 +26,7 @@ from glot import GlotModel
 from glot.errors import FaultError, UsageError
 from glot.export import onnx_folder
 from glot.export.onnx_folder import export_text
-from glot.export.onnx_graph import make_graph, save_graph
+from glot.export.onnx_graph import make_graph
 from glot.export.onnx_text import TextGraph
 from glot.export.pooling import load_pooling
 from glot.export.runtimes import RUNTIMES
@@ -116,7 +116,7 @@ def test_the_head_of_pairs_takes_both_vectors(
 ) -> None:
     model, graph = graph_of(make_run("bert", task=PAIRS, pooler="mean"), backbone_folders["bert"])
     program = onnx_folder._make_pair_graph(graph.pooling, ("probabilities",), {"made_by": "a test"})
-    save_graph(program, tmp_path / "head.onnx")
+    program.save(tmp_path / "head.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "head.onnx")
     assert session.get_modelmeta().custom_metadata_map["made_by"] == "a test"
     vectors, seconds = model.encode(TEXTS), model.encode(SECOND)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.made import TextStates, write_cache
 from glot.errors import Stopped, UsageError
 from glot.fit.head_model import HeadModel, load_head
 from glot.fit.result import FitResult
@@ -33,7 +34,6 @@ from glot.store.layout import StatesIdentity
 from glot.store.plan import Plan
 from glot.store.reader import Cache
 from glot.store.task_spec import TaskSpec
-from glot.store.write import TextStates, write_cache
 
 TASK = TaskSpec("made", 2, "contrastive", metrics=("mrr@10", "accuracy"))
 SETS = {"train": 96, "validation": 32}

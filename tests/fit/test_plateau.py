@@ -79,7 +79,7 @@ def test_on_pairs_a_plateau_is_one_of_steps(pairs: Cache, tmp_path: Path) -> Non
     options = FitOptions(**OPTIONS, schedule="plateau")
     (config,) = make_configs(pairs, options)
     assert config.train.schedule == "plateau-steps"
-    assert setting_difference(config, options, None) is None
+    assert setting_difference(config, options) is None
     rates = plateaus(config, tmp_path / "whole", pairs)
     assert len(rates) == 70
     ratios = [later / sooner for sooner, later in pairwise(rates)]

@@ -55,7 +55,7 @@ def test_any_pooler_goes_with_a_mix(make_fit_cache: MakeCache) -> None:
     for pooler, start in (("glot", "regression"), ("mean", "regression"), ("cls", "random"), ("max", "random")):
         config = config_of(folder, preset="strong", pooler=pooler)
         assert (config.train.start, config.pooler.mixed_layers) == (start, 2), pooler
-        assert setting_difference(config, FitOptions(preset="strong", pooler=pooler), None) is None
+        assert setting_difference(config, FitOptions(preset="strong", pooler=pooler)) is None
     with pytest.raises(UsageError, match="--start regression: vectors of cls"):
         config_of(folder, preset="strong", pooler="cls", start="regression")
 
@@ -111,7 +111,7 @@ def test_what_the_data_decides(make_fit_cache: MakeCache) -> None:
 def test_a_run_of_a_preset_is_the_same_when_it_is_asked_for_again(make_fit_cache: MakeCache) -> None:
     folder = make_fit_cache()
     options = FitOptions(device="cpu", preset="strong")
-    assert setting_difference(make_configs(Cache(folder), options)[0], options, None) is None
+    assert setting_difference(make_configs(Cache(folder), options)[0], options) is None
 
 
 def test_the_command_says_what_is_in_force(glot: Callable[..., tuple], extracted: Path) -> None:

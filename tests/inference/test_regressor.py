@@ -283,8 +283,8 @@ def test_bars_are_drawn_where_somebody_looks_and_not_at_verbose_0(
     texts, labels = data[0], (data[1] > 2).astype(int)
     classifier().fit(texts, labels).predict(texts)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr("glot.inference.estimator.somebody_looks", lambda: True)
-    monkeypatch.setattr("glot.inference.estimator.DELAY", 0.0)
+    monkeypatch.setattr("glot.inference.bars.somebody_looks", lambda: True)
+    monkeypatch.setattr("glot.inference.bars.DELAY", 0.0)
     classifier(verbose=0).fit(texts, labels).predict(texts)
     assert capsys.readouterr() == ("", "")
     classifier(verbose=1).fit(texts, labels).predict(texts)
@@ -295,7 +295,7 @@ def test_bars_are_drawn_where_somebody_looks_and_not_at_verbose_0(
 def test_bars_are_drawn_in_a_terminal(classifier: Callable, data: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real one: what it shows is read at its other end."""
     texts, labels = data[0], (data[1] > 2).astype(int)
-    monkeypatch.setattr("glot.inference.estimator.DELAY", 0.0)
+    monkeypatch.setattr("glot.inference.bars.DELAY", 0.0)
     for verbose, words in ((0, ()), (1, ("tokens", "training", "texts", "48/48"))):
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))  # rows and columns

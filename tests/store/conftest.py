@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.made import TextStates, write_cache
 from glot.store.example_set import ExampleSet
 from glot.store.layout import STORED_AS, Manifest, StatesIdentity
 from glot.store.plan import Plan
 from glot.store.task_spec import TaskSpec
-from glot.store.write import TextStates, write_cache
 
 TASK = TaskSpec("made", 1, "classes", ("no", "yes"))
 IDENTITY = StatesIdentity(

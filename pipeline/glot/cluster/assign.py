@@ -94,15 +94,12 @@ class Pool(Protocol):
 
     def make(self, worker: int, number: int) -> None:
         """Have a worker that is ready make a piece."""
-        ...
 
     def events(self, seconds: float) -> list[Event]:
         """What happened since, after at most so many seconds."""
-        ...
 
     def stop(self) -> None:
         """Ask all workers to keep what they have of their pieces."""
-        ...
 
 
 @dataclass

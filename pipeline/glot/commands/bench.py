@@ -30,7 +30,7 @@ def bench() -> None:
 
 @app.command()
 def cost(
-    model: Annotated[str | None, typer.Option("--model", help="A backbone, as in `glot extract`.")] = None,
+    model: Annotated[str | None, typer.Option(help="A backbone, as in `glot extract`.")] = None,
     random_init: Annotated[
         str | None, typer.Option(help="Instead: mistral-7b, bert or roberta in shape, with random weights and texts.")
     ] = None,

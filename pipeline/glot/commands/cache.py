@@ -9,18 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from glot.commands.console import (
-    ShardOption,
-    answer,
-    manners,
-    notes,
-    numbers,
-    printable,
-    say,
-    screen,
-    tell,
-    words,
-)
+from glot.commands.console import ShardOption, answer, manners, notes, numbers, printable, say, screen, tell, words
 from glot.commands.machine_options import DeviceOption, TrustOption
 from glot.commands.progress import byte_bar
 from glot.errors import FaultError, UsageError

@@ -55,7 +55,7 @@ def encode(
     text: TextOption = None,
     text_b: Annotated[
         str | None,
-        typer.Option("--text-b", help="Column of the second text, for a run whose prompt holds both texts of a pair."),
+        typer.Option(help="Column of the second text, for a run whose prompt holds both texts of a pair."),
     ] = None,
     table: TableOptions,
     model: BackboneOption = None,
@@ -102,9 +102,7 @@ def _find_columns(texts: Input, texts_each: int, run: Path) -> Input:
 def predict(
     run: AnyRunOption,
     *,
-    cache: Annotated[
-        Path | None, typer.Option("--cache", help="Predict an example set of a cache, or --input new texts.")
-    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Predict an example set of a cache, or --input new texts.")] = None,
     input: Annotated[
         str | None, typer.Option(help="New texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")
     ] = None,
@@ -172,7 +170,7 @@ def _predict_texts(
 ) -> None:
     """Predict new texts, whose columns are the ones that `is_named` says somebody named, else the obvious ones."""
     from glot.inference.encode import ALL, predict_file, predict_rows
-    from glot.inference.run_checks import check_new_labels
+    from glot.inference.run_checks import check_new_labels, other_texts
 
     checked = check_new_labels(run, model)
     folder, config = checked.folder, checked.config
@@ -181,10 +179,7 @@ def _predict_texts(
     described = texts.describe()
     kept = texts.kept(keep or ALL)
     if config.texts_each != (1 if texts.text_b is None else 2):
-        raise UsageError(
-            f"{folder} was trained on {config.texts_each} text(s) an example: "
-            + ("leave out --text-b" if texts.text_b is not None else "name the column of the second with --text-b")
-        )
+        raise other_texts(folder, config, texts.text_b is not None)
     loaded = machine.load(run, model, texts.about_tokens)
     note_unfinished(run)
     with text_bar(notes, "predict") as report:

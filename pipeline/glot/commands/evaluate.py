@@ -40,21 +40,17 @@ class RowsOptions:
 
     text: Annotated[
         str | None,
-        typer.Option(
-            "--text", help="Of --data: the column of the text; default: as `glot train` had it, or the obvious one."
-        ),
+        typer.Option(help="Of --data: the column of the text; default: as `glot train` had it, or the obvious one."),
     ] = None
     text_b: TextBOption = None
     label: Annotated[
         str | None,
-        typer.Option(
-            "--label", help="Of --data: the column of the label; default: as `glot train` had it, or the obvious one."
-        ),
+        typer.Option(help="Of --data: the column of the label; default: as `glot train` had it, or the obvious one."),
     ] = None
     label_separator: LabelSeparatorOption = None
     page: Annotated[
         Path | None,
-        typer.Option("--page", help="Of --data: also write all of it as a page, one HTML file (extra: report)."),
+        typer.Option(help="Of --data: also write all of it as a page, one HTML file (extra: report)."),
     ] = None
     yardsticks: Annotated[
         bool,
@@ -99,22 +95,19 @@ class VectorsOptions:
 def evaluate(
     run: Annotated[
         list[Path],
-        typer.Option(
-            "--run", help="A run's folder, with --data or --cache also an ensemble's; again for more, a column each."
-        ),
+        typer.Option(help="A run's folder, with --data or --cache also an ensemble's; again for more, a column each."),
     ],
     *,
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data",
             help="Score the head on a file of labelled texts: CSV, TSV, JSON lines or Parquet.",
             show_default=False,
         ),
     ] = None,
     rows: RowsOptions,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Score the head on a cache, or a folder with one below it.")
+        Path | None, typer.Option(help="Score the head on a cache, or a folder with one below it.")
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="The example set of the cache to score on; default: validation, else test.")

@@ -20,7 +20,7 @@ PAGES = (".html", ".htm")
 
 def explain(
     run: Annotated[
-        list[Path], typer.Option("--run", help="A run's folder; again for more runs over the same layer, to compare.")
+        list[Path], typer.Option(help="A run's folder; again for more runs over the same layer, to compare.")
     ],
     input_text: Annotated[
         list[str] | None,
@@ -30,7 +30,7 @@ def explain(
         list[str] | None, typer.Option(help="Of a pair: the second text; once for each first one.")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Instead of a text: a cache, and which example with --index.")
+        Path | None, typer.Option(help="Instead of a text: a cache, and which example with --index.")
     ] = None,
     index: Annotated[
         list[int] | None,
@@ -44,7 +44,7 @@ def explain(
     tau: Annotated[
         float | None, typer.Option(help="Draw with this threshold first; default: the run's, or 0.6.")
     ] = None,
-    of: Annotated[str | None, typer.Option("--of", help="Explain this class or label; default: the likeliest.")] = None,
+    of: Annotated[str | None, typer.Option(help="Explain this class or label; default: the likeliest.")] = None,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("explain.html"),
     png: Annotated[bool, typer.Option("--png", help="Also a picture beside the page, with matplotlib.")] = False,
     device: DeviceOption = None,

@@ -8,14 +8,7 @@ from typing import Annotated
 
 import typer
 
-from glot.commands.console import (
-    BackboneOption,
-    RunOption,
-    answer,
-    note_unfinished,
-    refuse_given,
-    tell,
-)
+from glot.commands.console import BackboneOption, RunOption, answer, note_unfinished, refuse_given, tell
 from glot.commands.machine_options import DeviceOption, TrustOption
 from glot.errors import UsageError
 
@@ -27,9 +20,7 @@ def export(
     run: RunOption,
     to: Annotated[
         str,
-        typer.Option(
-            "--to", help="sentence-transformers; or onnx or openvino: texts to vectors and labels without torch."
-        ),
+        typer.Option(help="sentence-transformers; or onnx or openvino: texts to vectors and labels without torch."),
     ],
     place: Annotated[
         Path | None, typer.Argument(metavar="folder", help="The folder to make; with --head-only the file.")

@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glot.commands.console import (
-    ModelOption,
-    answer,
-    note,
-    notes,
-    say,
-    tell,
-)
+from glot.commands.console import ModelOption, answer, note, notes, say, tell
 from glot.commands.data_options import DataOptions
 from glot.commands.groups import with_groups
 from glot.commands.launch_options import LaunchOptions

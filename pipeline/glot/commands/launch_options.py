@@ -10,32 +10,6 @@ import typer
 if TYPE_CHECKING:
     from glot.cluster.launch import RayOptions
 
-LauncherOption = Annotated[
-    str | None,
-    typer.Option(
-        "--launcher", help="ray: have a Ray cluster start, watch and restart the workers; default: this process works."
-    ),
-]
-RayAddressOption = Annotated[
-    str | None,
-    typer.Option(
-        "--ray-address",
-        help="With --launcher ray: the head's host:port, or auto for the cluster of this machine; default: "
-        "RAY_ADDRESS, else a Ray of this machine alone.",
-    ),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, help="With --launcher ray: how many; default: one a GPU, else one a node."),
-]
-GpusOption = Annotated[
-    float | None,
-    typer.Option(
-        "--gpus-per-worker",
-        min=0,
-        help="With --launcher ray: GPUs of each worker; default: 1 if there are any, else 0.",
-    ),
-]
 LAUNCH_OPTIONS = ("--launcher", "--ray-address", "--workers", "--gpus-per-worker")
 
 
@@ -43,10 +17,24 @@ LAUNCH_OPTIONS = ("--launcher", "--ray-address", "--workers", "--gpus-per-worker
 class LaunchOptions:
     """Whether Ray starts the workers, where, and how many."""
 
-    launcher: LauncherOption = None
-    ray_address: RayAddressOption = None
-    workers: WorkersOption = None
-    gpus_per_worker: GpusOption = None
+    launcher: Annotated[
+        str | None,
+        typer.Option(help="ray: have a Ray cluster start, watch and restart the workers; default: this process works."),
+    ] = None
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            help="With --launcher ray: the head's host:port, or auto for the cluster of this machine; default: "
+            "RAY_ADDRESS, else a Ray of this machine alone."
+        ),
+    ] = None
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --launcher ray: how many; default: one a GPU, else one a node.")
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(min=0, help="With --launcher ray: GPUs of each worker; default: 1 if there are any, else 0."),
+    ] = None
 
     def cluster(self, beside: dict[str, bool]) -> RayOptions | None:
         """The cluster; None where this command works itself; see `parse_launcher` for the rest."""

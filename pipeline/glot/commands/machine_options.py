@@ -18,15 +18,6 @@ DeviceOption = Annotated[
     str | None,
     typer.Option("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one.", rich_help_panel=PANEL),
 ]
-EngineOption = Annotated[
-    str,
-    typer.Option(
-        "--engine",
-        help="What forwards the model on a CPU: torch, openvino, or auto: openvino where it is installed, agrees with "
-        "torch, and there is much to do or the model was converted before.",
-        rich_help_panel=PANEL,
-    ),
-]
 TrustOption = Annotated[
     bool,
     typer.Option(
@@ -46,7 +37,14 @@ class MachineOptions:
     """Where a backbone runs, what forwards it, and whether code from its folder may run."""
 
     device: DeviceOption = None
-    engine: EngineOption = "auto"
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What forwards the model on a CPU: torch, openvino, or auto: openvino where it is installed, agrees "
+            "with torch, and there is much to do or the model was converted before.",
+            rich_help_panel=PANEL,
+        ),
+    ] = "auto"
     trust_remote_code: TrustOption = False
 
     def load(self, run: Path, backbone: str | None, tokens: int | None = None) -> GlotModel:

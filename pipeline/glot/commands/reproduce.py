@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glot.commands.console import (
-    LinksOption,
-    ModelOption,
-    answer,
-    floats,
-    notes,
-    numbers,
-    say,
-    tell,
-    words,
-)
+from glot.commands.console import LinksOption, ModelOption, answer, floats, notes, numbers, say, tell, words
 from glot.commands.machine_options import DeviceOption, TrustOption
 from glot.commands.progress import extract_bars
 from glot.errors import FaultError, UsageError

@@ -66,7 +66,8 @@ def sweep(
         first, *_ = (config for some in combined for config in draft_configs(opened, some))
         if "backbone_layer" not in grid:
             note_layer(first)
-        folder = out or _sweep_folder(first.task.name, first.states.backbone)
+        time = datetime.now().strftime("%Y%m%d-%H%M%S")
+        folder = out or Path("runs") / f"{first.task.name}-{first.states.backbone}-sweep-{time}"
         check_new_folder(folder)
     if cluster is not None:
         check_address(cluster)
@@ -100,10 +101,6 @@ def _sweep_over_ray(
             bar.rename(f"sweep, {workers} workers")
 
         sweep_over_ray(folder, opened, cluster, asked and Grid(*asked), bar, count, note)
-
-
-def _sweep_folder(task: str, backbone: str) -> Path:
-    return Path("runs") / f"{task}-{backbone}-sweep-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
 
 
 def _print_sweep(folder: Path) -> None:

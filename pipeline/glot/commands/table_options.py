@@ -12,35 +12,6 @@ if TYPE_CHECKING:
 
 PANEL = "How the table is written"  # in the help
 
-DelimiterOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Between a table's cells: tab, comma, semicolon, pipe or a character; default: the suffix's (.csv, .tsv), "
-        "or the one under which the columns are found. Given, the file may have any suffix.",
-        rich_help_panel=PANEL,
-    ),
-]
-QuotingOption = Annotated[
-    str | None,
-    typer.Option(
-        help="csv: a cell may stand in quotes; none: a quote is text; default: auto, whichever fits the whole file.",
-        rich_help_panel=PANEL,
-    ),
-]
-EncodingOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Of text files, as in latin-1; default: UTF-8, or what a byte-order mark says.", rich_help_panel=PANEL
-    ),
-]
-NoHeaderOption = Annotated[
-    bool,
-    typer.Option(
-        "--no-header",
-        help="A table's first line is a row; columns are numbers, as in --label 1 --text 2.",
-        rich_help_panel=PANEL,
-    ),
-]
 LabelSeparatorOption = Annotated[
     str | None,
     typer.Option(help="Where a text may have several labels in one cell: what stands between them, as in ';'."),
@@ -54,10 +25,36 @@ BadRowOption = Annotated[
 class TableOptions:
     """How the files are written, see `TableFormat`."""
 
-    delimiter: DelimiterOption = None
-    quoting: QuotingOption = None
-    encoding: EncodingOption = None
-    no_header: NoHeaderOption = False
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            help="Between a table's cells: tab, comma, semicolon, pipe or a character; default: the suffix's (.csv, "
+            ".tsv), or the one under which the columns are found. Given, the file may have any suffix.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    quoting: Annotated[
+        str | None,
+        typer.Option(
+            help="csv: a cell may stand in quotes; none: a quote is text; default: auto, whichever fits the whole "
+            "file.",
+            rich_help_panel=PANEL,
+        ),
+    ] = None
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="Of text files, as in latin-1; default: UTF-8, or what a byte-order mark says.", rich_help_panel=PANEL
+        ),
+    ] = None
+    no_header: Annotated[
+        bool,
+        typer.Option(
+            "--no-header",
+            help="A table's first line is a row; columns are numbers, as in --label 1 --text 2.",
+            rich_help_panel=PANEL,
+        ),
+    ] = False
 
     @property
     def form(self) -> TableFormat:

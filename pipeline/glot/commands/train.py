@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from glot.commands.console import (
-    ModelOption,
-    answer,
-    note,
-    notes,
-    say,
-    screen,
-    tell,
-)
+from glot.commands.console import ModelOption, answer, note, notes, say, screen, tell
 from glot.commands.evaluate_data import class_table
 from glot.commands.extract import tell_understood
 from glot.commands.groups import with_groups
@@ -39,7 +31,7 @@ def train(
         typer.Option(help="Column of the label, or of each of several: billing,login; default: the obvious one."),
     ] = None,
     text_b: Annotated[
-        str | None, typer.Option("--text-b", help="Column of the second text, for pairs; default: the obvious one.")
+        str | None, typer.Option(help="Column of the second text, for pairs; default: the obvious one.")
     ] = None,
     label_separator: LabelSeparatorOption = None,
     test: Annotated[

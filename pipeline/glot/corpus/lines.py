@@ -34,7 +34,7 @@ class _FromTheStart(io.RawIOBase):
     """A stream whose first bytes were taken already, with them before the rest."""
 
     def __init__(self, head: bytes, rest: IO[bytes] | io.BufferedIOBase) -> None:
-        self._head, self._rest = head, rest
+        self._head = head
         self._read = getattr(rest, "read1", rest.read)  # a pipe gives what it has, and is not waited for
 
     def readable(self) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -14,7 +12,7 @@ from glot.corpus.dialect import TableFormat
 from glot.corpus.stress import GENERATORS, PUBLISHED, Haystack
 from glot.errors import UsageError
 from glot.registry.tasks import find_task
-from glot.store.files import file_sha256
+from glot.store.files import file_sha256, json_sha256
 from glot.store.template import check_pairs
 
 OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
@@ -174,7 +172,7 @@ def request_digest(request: CorpusRequest) -> str:
     if request.data is None and request.pairs is None and folder and request.task and find_task(request.task).folder:
         files = sorted((Path(folder) / find_task(request.task).folder).glob("*.tsv"))
         values["data_dir"] = [[path.name, path.stat().st_size] for path in files]
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json_sha256(values)
 
 
 def _describe(value: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from glot.errors import FaultError, UsageError
-from glot.export.onnx_graph import check_packages, make_graph, save_graph
+from glot.export.onnx_graph import check_packages, make_graph
 from glot.export.pooling import load_pooling
 from glot.fit.run_folder import RunConfig, find_one_run
 from glot.store.files import atomic_path, make_folder
@@ -60,11 +60,7 @@ class OnnxHead(nn.Module):
         if not self.has_answer:
             return (vectors,)
         raw = self.pooling.raw(vectors)
-        if self.pooling.config.classes:
-            return vectors, raw
-        assert self.pooling.config.score_range is not None  # as of every head without classes
-        low, high = self.pooling.config.score_range
-        return vectors, low + raw * (high - low)
+        return vectors, raw if self.pooling.config.classes else self.pooling.scores(raw)
 
 
 def export_onnx(run: Path, out: Path) -> ExportedOnnx:
@@ -83,8 +79,7 @@ def export_onnx(run: Path, out: Path) -> ExportedOnnx:
     facts = _facts(config, pooling.config.thresholds)
     make_folder(out.parent)
     with atomic_path(out) as temporary:
-        graph = make_graph(head, _example(2, 5, head.width), INPUTS, head.outputs, facts)
-        save_graph(graph, temporary)
+        make_graph(head, _example(2, 5, head.width), INPUTS, head.outputs, facts).save(temporary)
         difference = _compare(head, temporary)
     return ExportedOnnx(out, out.stat().st_size, head.outputs, difference)
 

@@ -12,7 +12,7 @@ import torch
 
 from glot.errors import FaultError, UsageError, reason_of
 from glot.export.folder import PROBES, uncut_pairs
-from glot.export.onnx_graph import check_packages, make_graph, save_graph
+from glot.export.onnx_graph import check_packages, make_graph
 from glot.export.onnx_text import INPUTS, PAIR_INPUTS, PairGraph, TextGraph, answer_name
 from glot.export.onnx_use import write_use
 from glot.export.pooling import check_library, load_pooling
@@ -94,9 +94,9 @@ def export_text(
         pair_outputs = (str(answer_name(pooling)),) if glot.config.task.num_texts == 2 and pooling.head else ()
         facts = _facts(glot, result, text.outputs, pair_outputs, runtime)
         said = {"made_by": f"glot {__version__}", "backbone": glot.config.states.backbone}
-        save_graph(_make_text_graph(glot, text, said), folder / f"{TEXT_GRAPH}.onnx")
+        _make_text_graph(glot, text, said).save(folder / f"{TEXT_GRAPH}.onnx")
         if pair_outputs:
-            save_graph(_make_pair_graph(pooling, pair_outputs, said), folder / f"{PAIR_GRAPH}.onnx")
+            _make_pair_graph(pooling, pair_outputs, said).save(folder / f"{PAIR_GRAPH}.onnx")
         for path in sorted(folder.glob("*.onnx")):
             runtime.keep(path)
         write_text(folder / TOKENIZER_FILE, tokenizer.to_str())

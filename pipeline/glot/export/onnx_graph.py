@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +31,8 @@ def make_graph(
 ) -> Any:
     """torch's ONNX program of a module; raises whatever the exporter raises.
 
+    Its `save` writes what is over 1.5 GiB with the weights in a second file, `<name>.data`.
+
     Args:
         example: one tensor an input, two or more long in each dimension that is free.
         facts: what the file says of itself.
@@ -53,11 +54,6 @@ def make_graph(
     _forget_places(program.model)
     program.model.metadata_props.update(facts)
     return program
-
-
-def save_graph(program: Any, path: Path) -> None:
-    """Write a program; what is over 1.5 GiB keeps its weights in a second file, `<name>.data`."""
-    program.save(path)
 
 
 def _forget_places(model: Any) -> None:

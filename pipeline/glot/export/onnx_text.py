@@ -26,11 +26,7 @@ def answer_name(pooling: GlotPooling) -> str | None:
 def answer(pooling: GlotPooling, vectors: Tensor, vectors_b: Tensor | None = None) -> Tensor:
     """(B, C) probabilities or (B,) scores of vectors (B, D), for pairs with those of the second texts."""
     raw = pooling.raw(vectors, vectors_b)
-    if pooling.config.classes:
-        return pooling.probabilities(raw)
-    assert pooling.config.score_range is not None  # as of every head without classes
-    low, high = pooling.config.score_range
-    return low + raw * (high - low)
+    return pooling.probabilities(raw) if pooling.config.classes else pooling.scores(raw)
 
 
 class TextGraph(nn.Module):

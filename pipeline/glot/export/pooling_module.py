@@ -342,9 +342,7 @@ class GlotPooling(Module):
             return [[name for name, has in zip(names, row, strict=True) if has] for row in above.tolist()]
         if self.config.classes:
             return [self.config.classes[number] for number in raw.argmax(dim=1).tolist()]
-        assert self.config.score_range is not None  # as of every head without classes
-        low, high = self.config.score_range
-        return (low + raw * (high - low)).tolist()
+        return self.scores(raw).tolist()
 
     @torch.inference_mode()
     def predict_proba(self, vectors: Any, vectors_b: Any = None) -> Any:
@@ -356,6 +354,12 @@ class GlotPooling(Module):
     def probabilities(self, raw: Tensor) -> Tensor:
         """(B, C) float32 of logits (B, C): of classes 1 in all, of several labels each its own."""
         return raw.float().sigmoid() if self.config.thresholds else raw.float().softmax(dim=1)
+
+    def scores(self, raw: Tensor) -> Tensor:
+        """(B,) in the task's units, of scaled scores (B,)."""
+        assert self.config.score_range is not None  # as of every head without classes
+        low, high = self.config.score_range
+        return low + raw * (high - low)
 
     def _raw_of(self, *vectors: Any) -> Tensor:
         if self.head is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from glot.extract.openvino import import_openvino, openvino_version
 Graph = Callable[[dict[str, np.ndarray]], list[np.ndarray]]  # inputs by name to outputs in their order
 
 
-class Runtime(Protocol):
+class Runtime:
     """One of them.
 
     Attributes:
@@ -30,27 +30,22 @@ class Runtime(Protocol):
     calling: str
 
     def check(self) -> None:
-        """Raise UsageError where its package is missing."""
+        """Raise UsageError where its package is missing, unless what writes ONNX asks for it too."""
 
     def keep(self, path: Path) -> None:
-        """Leave in place of a graph's ONNX file `path` what it reads itself."""
+        """Leave in place of a graph's ONNX file `path` what it reads itself, if that is another."""
 
     def open(self, path: Path) -> Graph:
         """The graph in a file of its own suffix."""
+        raise NotImplementedError
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """onnxruntime, which reads ONNX as torch writes it."""
 
     kind, package, suffix = "onnx", "onnxruntime", ".onnx"
     opening = "onnxruntime.InferenceSession({path})"
     calling = "{graph}.run(None, {given})"
-
-    def check(self) -> None:
-        """See `Runtime`; what writes ONNX needs onnxruntime too."""
-
-    def keep(self, path: Path) -> None:
-        """See `Runtime`."""
 
     def open(self, path: Path) -> Graph:
         """See `Runtime`."""
@@ -60,7 +55,7 @@ class OnnxRuntime:
         return lambda given: session.run(None, given)
 
 
-class OpenVino:
+class OpenVino(Runtime):
     """OpenVINO, whose own format (IR) is an XML file of operations beside a binary file of weights."""
 
     kind, package, suffix = "openvino", "openvino", ".xml"

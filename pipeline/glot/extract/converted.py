@@ -6,8 +6,6 @@ checksums of its files, which are compared at each start: a model whose weights 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -20,7 +18,15 @@ import xxhash
 
 from glot.errors import FaultError, GlotError, UsageError
 from glot.extract.forward import Backbone
-from glot.store.files import atomic_folder, find_unfinished, folder_bytes, read_json, update_from_file, write_json
+from glot.store.files import (
+    atomic_folder,
+    find_unfinished,
+    folder_bytes,
+    json_sha256,
+    read_json,
+    update_from_file,
+    write_json,
+)
 
 FORMAT = 1  # of what is converted: counted up with each change of what `glot.extract.openvino` makes
 ABOUT = "about.json"
@@ -42,7 +48,7 @@ def model_key(backbone: Backbone) -> str:
         *(version(name) for name in ("openvino", "torch", "transformers")),
         backbone.model.config._attn_implementation,
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return json_sha256(parts)[:32]
 
 
 @dataclass(frozen=True)

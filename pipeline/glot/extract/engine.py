@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from glot.errors import GlotError, UsageError, reason_of
@@ -108,11 +108,7 @@ def _converted(backbone: Backbone) -> Any:
         ):  # which may be otherwise tomorrow
             converted.keep_reason(backbone, reason)
         raise Unfit(reason) from None
-
-    def write(folder: Path) -> None:
-        openvino.save(model, folder)
-
     try:
-        return openvino.read(converted.keep_model(backbone, write))
+        return openvino.read(converted.keep_model(backbone, partial(openvino.save, model)))
     except (GlotError, RuntimeError, OSError):  # no room, or no leave to write: this start alone has it
         return model

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glot.extract.folders import ADAPTER_CONFIG, ModelFolders
-from glot.store.files import file_sha256
+from glot.store.files import file_sha256, json_sha256
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -101,8 +101,7 @@ def identify_loader(
         if set(loaded) != set(_hashed_weights(folders.model)):
             beyond["weights"] = {path.relative_to(folders.model).as_posix(): file_sha256(path) for path in loaded}
     parts = {"tokenizer": _tokenizer_parts(folders.tokenizer, tokenizer, bool(code)), **beyond}
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    return Loader(digest, tuple(sorted(beyond)))
+    return Loader(json_sha256(parts), tuple(sorted(beyond)))
 
 
 def identify_held(tokenizer: PreTrainedTokenizerBase) -> Loader:
@@ -113,7 +112,7 @@ def identify_held(tokenizer: PreTrainedTokenizerBase) -> Loader:
     parts = _tokenizer_settings(tokenizer)
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         parts["class"] = type(tokenizer).__name__
-    return Loader(hashlib.sha256(json.dumps({"tokenizer": parts}, sort_keys=True).encode()).hexdigest(), ())
+    return Loader(json_sha256({"tokenizer": parts}), ())
 
 
 def _tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

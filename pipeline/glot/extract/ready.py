@@ -7,7 +7,6 @@ loaded until something needs them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -28,7 +27,7 @@ from glot.extract.forward import Backbone
 from glot.extract.identity import identify_loader, tokenizer_sha256, weights_sha256
 from glot.extract.openvino import OpenVinoEngine, check_openvino, computes_bfloat16, openvino_version, read, sure_layers
 from glot.extract.source import ModelSource, find_source
-from glot.store.files import atomic_path, checked
+from glot.store.files import atomic_path, checked, json_sha256
 from glot.store.layout import StatesIdentity
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def _key(backbone: Backbone | StatesIdentity) -> str:
         ),
         *(version(name) for name in ("openvino", "torch", "transformers")),
     ]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return json_sha256(parts)[:32]
 
 
 def _find(backbone: Backbone | StatesIdentity, layers: tuple[int, ...]) -> tuple[str, Start, Expected] | None:

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from glot.store.claims import Claims
 from glot.store.layout import shard_name
 
 
-class Share(Protocol):
-    """The shards that one worker makes: of any number of workers, no two are at one shard at the same time."""
+class Share:
+    """The shards that one worker makes: of any number of workers, no two are at one shard at the same time.
+
+    Unless a subclass says otherwise they are this worker's alone: nothing is claimed, and nobody is waited for.
+    """
 
     @property
     def waits(self) -> bool:
         """Whether the worker stays until the shards that others hold are made too."""
-        ...
+        return False
 
     def numbers(self, shards: int) -> list[int]:
         """The numbers of this worker's shards, of a plan's `shards`, in the order in which it should try them."""
-        ...
+        raise NotImplementedError
 
     def take(self, number: int) -> bool:
         """Take a shard to make it; False where another worker has it."""
-        ...
+        return True
 
     def give_back(self, number: int) -> None:
         """Let a shard go that was taken: it is made."""
-        ...
 
     def holder(self, number: int) -> str:
         """Who has a shard, for people; empty where nobody does."""
-        ...
+        return ""
 
 
 @dataclass
-class FolderShare:
+class FolderShare(Share):
     """A share among workers that have only the cache's folder in common: who claims a shard first makes it.
 
     Attributes:
@@ -73,27 +74,11 @@ class FolderShare:
 
 
 @dataclass(frozen=True)
-class AssignedShare:
-    """Shards that somebody has assigned to this worker alone: nothing is claimed, and nobody is waited for."""
+class AssignedShare(Share):
+    """Shards that somebody, who waits for them, has assigned to this worker alone."""
 
     assigned: tuple[int, ...]
-
-    @property
-    def waits(self) -> bool:
-        """No: who assigns waits."""
-        return False
 
     def numbers(self, shards: int) -> list[int]:
         """Those assigned."""
         return list(self.assigned)
-
-    def take(self, number: int) -> bool:
-        """It is this worker's already."""
-        return True
-
-    def give_back(self, number: int) -> None:
-        """Who assigned it hears of its end."""
-
-    def holder(self, number: int) -> str:
-        """Nobody else."""
-        return ""

@@ -20,14 +20,7 @@ from glot.extract.share import Share
 from glot.store.files import remove_leftovers
 from glot.store.layout import Manifest, shard_file, sidecar_file
 from glot.store.plan import Plan
-from glot.store.shards import (
-    ShardReader,
-    ShardWriter,
-    adopt_shard,
-    finished_shard,
-    unfinished_shards,
-    write_sidecar,
-)
+from glot.store.shards import ShardReader, ShardWriter, adopt_shard, finished_shard, unfinished_shards, write_sidecar
 
 IN_FLIGHT = 3  # batches that may wait for the disk
 POLL_SECONDS = 1.0

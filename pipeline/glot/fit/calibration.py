@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import softmax
 
 from glot.fit.statistics import FEWEST
 
@@ -78,9 +79,7 @@ def calibrate(shares: np.ndarray, labels: np.ndarray) -> Calibration:
 
 def scale(shares: np.ndarray, temperature: float) -> np.ndarray:
     """(n, C) probabilities at a temperature."""
-    logs = np.log(np.maximum(shares.astype(float), LEAST_SHARE)) / temperature
-    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return softmax(np.log(np.maximum(shares.astype(float), LEAST_SHARE)) / temperature, axis=1)
 
 
 def fit_temperature(shares: np.ndarray, labels: np.ndarray) -> float | None:

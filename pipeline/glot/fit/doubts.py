@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 import numpy as np
+from scipy.special import softmax
 
 from glot.fit.regression import fit_logistic, fit_ridge
 from glot.fit.training_data import labels_of, sample_of
@@ -126,8 +127,7 @@ def _held_out_shares(features: np.ndarray, labels: np.ndarray, count: int) -> np
     strength = fit_logistic(features, labels, count, "none").strength  # chosen once: it takes longest
     for fit, held in _folds(len(labels)):
         raw = fit_logistic(features[fit], labels[fit], count, "none", strength).raw(features[held])
-        powers = np.exp(raw - raw.max(axis=1, keepdims=True))
-        shares[held] = powers / powers.sum(axis=1, keepdims=True)
+        shares[held] = softmax(raw, axis=1)
     return shares
 
 

@@ -63,13 +63,6 @@ class Ensemble:
 
         Raises UsageError where it or a member is missing, newer or does not fit, FaultError where one is damaged.
         """
-        found = cls._read(folder)
-        for name in found.members:
-            found._check(folder, folder / name)
-        return found
-
-    @classmethod
-    def _read(cls, folder: Path) -> Ensemble:
         path = folder / ENSEMBLE_FILE
 
         def build(data: dict[str, Any]) -> Ensemble:
@@ -79,6 +72,8 @@ class Ensemble:
         found = read_versioned(path, VERSION, build)
         if not found.members or found.members != member_names(len(found.members)):
             raise FaultError(f"{path} is damaged: its members are {list(found.members)!r:.80}, not 1 to K")
+        for name in found.members:
+            found._check(folder, folder / name)
         return found
 
     def _check(self, folder: Path, member: Path) -> None:

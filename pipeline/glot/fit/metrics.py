@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,22 +27,16 @@ def compute_metrics(names: Iterable[str], predictions: ArrayLike, labels: ArrayL
     Raises:
         UsageError: an unknown name.
     """
-    predictions, labels = np.asarray(predictions), np.asarray(labels)
-    return {name: float(_metric(name)(labels, predictions)) for name in names}
-
-
-def _metric(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    if name not in _METRICS:
-        raise UsageError(f"metric must be one of {', '.join(_METRICS)}; got {name!r}")
-    return _METRICS[name]
+    predictions, labels, found = np.asarray(predictions), np.asarray(labels), {}
+    for name in names:
+        if name not in _METRICS:
+            raise UsageError(f"metric must be one of {', '.join(_METRICS)}; got {name!r}")
+        found[name] = float(_METRICS[name](labels, predictions))
+    return found
 
 
 def _f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     return f1_score(labels == F1_CLASS, predictions == F1_CLASS, zero_division=0)
-
-
-def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    return f1_score(labels, predictions, average="macro", zero_division=0)
 
 
 def _micro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -71,7 +66,7 @@ _METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "accuracy": accuracy_score,
     "mcc": matthews_corrcoef,
     "f1": _f1,
-    "macro_f1": _macro_f1,
+    "macro_f1": partial(f1_score, average="macro", zero_division=0),
     "micro_f1": _micro_f1,
     "macro_label_f1": _macro_label_f1,
     "exact_match": accuracy_score,

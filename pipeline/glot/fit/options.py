@@ -100,27 +100,27 @@ def _train_config(options: FitOptions, task: TaskSpec, seed: int, examples: int)
     return TrainConfig(**values, init_seed=seed)
 
 
-def setting_difference(config: RunConfig, options: FitOptions, examples: int | None) -> str | None:
+def setting_difference(config: RunConfig, options: FitOptions) -> str | None:
     """The first setting in which a run differs from what one seed's options ask for, as "name old, now new".
 
     None where there is none. Where and how it computes does not count, but for a backend that was asked for; nor does
-    what is not known without the number of training `examples`.
+    what the number of training examples decides, which is not known here.
     """
     states, train, layer = config.states, config.train, options["backbone_layer"]
     given = options.given
-    options = with_preset(options, config.task, states, examples or 1)
+    options = with_preset(options, config.task, states, 1)
     if layer is None:
         layer = config.layer
     elif layer < 0:
         layer += states.num_layers + 1
     asked = asdict(_pooler_config(options, config.task, states))
-    asked |= asdict(_train_config(options, config.task, options["seeds"][0], examples or 1)) | {"layer": layer}
+    asked |= asdict(_train_config(options, config.task, options["seeds"][0], 1)) | {"layer": layer}
     asked |= {"device": train.device, "window": train.window}
     for name in ("backend", "precision"):
         asked[name] = getattr(train, name) if options[name] == "auto" else options[name]
-    if examples is None and options["max_steps"] is not None and "epochs" not in options.given:
+    if options["max_steps"] is not None and "epochs" not in options.given:
         asked["epochs"] = train.epochs
-    if examples is None and preset_of(options, config.task) != "published":
+    if preset_of(options, config.task) != "published":
         asked |= {name: getattr(train, name) for name in PACE if name not in given}
     made = {**asdict(config.pooler), **asdict(train), "layer": config.layer}
     return next((f"{name} {made[name]}, now {asked[name]}" for name in made if made[name] != asked[name]), None)

@@ -63,12 +63,9 @@ def check_device(device: str | None) -> torch.device:
         chosen = torch.device(name)
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"--device {name} is not there: this machine has cpu{_gpus()}") from None
+        gpus = "".join(f", cuda:{number}" for number in range(torch.cuda.device_count()))
+        raise UsageError(f"--device {name} is not there: this machine has cpu{gpus}") from None
     return chosen
-
-
-def _gpus() -> str:
-    return "".join(f", cuda:{number}" for number in range(torch.cuda.device_count()))
 
 
 def prepare_runs(configs: list[RunConfig], folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -24,7 +22,7 @@ from glot.fit.train import Job, Progress, batch_key, fit_heads
 from glot.fit.training_data import open_states
 from glot.process import stop_flag
 from glot.store.claims import Claims
-from glot.store.files import make_folder
+from glot.store.files import json_sha256, make_folder
 from glot.store.reader import Cache
 
 CLAIM = "sweep"  # its name; held while runs are trained
@@ -191,8 +189,8 @@ def finish_jobs(
 
 def _checkpoint_folder(folder: Path, jobs: list[Job]) -> Path:
     """Where the heads of a group keep their checkpoint."""
-    names = json.dumps([job.folder.relative_to(folder).as_posix() for job in jobs])
-    return folder / f"group-{hashlib.sha256(names.encode()).hexdigest()[:12]}"
+    names = [job.folder.relative_to(folder).as_posix() for job in jobs]
+    return folder / f"group-{json_sha256(names)[:12]}"
 
 
 def remove_others(folder: Path, there: Iterable[Path], wanted: dict[Path, RunConfig]) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 from glot.fit.head_model import HeadModel, PooledTexts, Source, pool_texts
 from glot.fit.regression import Regression, fit_logistic, fit_one_vs_rest, fit_ridge, rows_to_choose_a_layer
 from glot.fit.training_data import labels_of, loss_labels, sample_of
-from glot.nn.config import PairFeatures, PoolerConfig
+from glot.nn.config import PoolerConfig
 from glot.nn.heads import ClassHead, LabelsHead, RegressionHead, ScoreHead, SimilarityHead, features_of
 from glot.nn.poolers import MixedPooler, make_pooler
 from glot.nn.readout import AttentionReadout
@@ -60,7 +60,8 @@ def start_at_regression(
             module.score.bias.zero_()
     head, pooler = model.head, model.pooler
     assert isinstance(head, SimilarityHead | RegressedHead)  # every other head is of pairs without labels
-    key = (_features_of(head), class_weights, isinstance(pooler, MixedPooler))
+    features = None if isinstance(head, SimilarityHead) else head.features  # under a cosine there is no regression
+    key = (features, class_weights, isinstance(pooler, MixedPooler))
     start = known.get(key)
     mix = start.mix if start else None
     if isinstance(pooler, MixedPooler):
@@ -76,11 +77,6 @@ def start_at_regression(
     raw = head(*(vectors[some] for some in rows))
     several = head.linear.out_features if isinstance(head, LabelsHead) else None
     return float(head.loss(raw, loss_labels(train, several).to(raw.device)))
-
-
-def _features_of(head: SimilarityHead | RegressedHead) -> PairFeatures | None:
-    """What a regression reads of two texts; None under a cosine, where there is none."""
-    return None if isinstance(head, SimilarityHead) else head.features
 
 
 def _set_map(head: SimilarityHead | RegressedHead, model: HeadModel, regression: Regression | None) -> None:

@@ -140,7 +140,9 @@ def measure_yardsticks(
         class_weights: none or balanced, as the head has them.
     """
     means = Means(cache, task, tokens, class_weights)
-    found = [] if task.target == "score" else [_majority(task, train, sets)]
+    found: list[Yardstick] = []
+    if task.target != "score":
+        found.append(majority(task, labels_of(train), {name: len(some) for name, some in sets.items()}))
     for fitted in fit_regressions(means, train, cache.resolve_layer(layer)):
         predictions = {key: means.predict(fitted.regression, some, fitted.layer) for key, some in sets.items()}
         found.append(fitted.yardstick(predictions))
@@ -256,10 +258,6 @@ def judge_each(groups: list[list[Path]], cache: Cache | None = None) -> list[lis
         ]
         judged.append([one for found in each for one in found])
     return judged
-
-
-def _majority(task: TaskSpec, train: ExampleSet, sets: dict[str, ExampleSet]) -> Yardstick:
-    return majority(task, labels_of(train), {name: len(some) for name, some in sets.items()})
 
 
 def majority(task: TaskSpec, labels: np.ndarray, sizes: dict[str, int]) -> Yardstick:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 DELAY = 2.0  # seconds until a bar that nobody asked for appears: what is quick has none
 
@@ -17,6 +17,16 @@ def somebody_looks() -> bool:
         if shell is not None and type(shell).__name__ == "ZMQInteractiveShell":
             return True
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def offered_bar(what: str, verbose: int) -> AbstractContextManager[Callable[[int, int], None]]:
+    """A `progress_bar` that nobody asked for: where somebody looks, `verbose` is not 0, and it takes a while."""
+    return progress_bar(what, bool(verbose) and somebody_looks(), DELAY)
+
+
+def over_epochs(show: Callable[[int, int], None], epochs: int) -> Callable[[int, int, int, float], None]:
+    """What a training tells, as `glot.fit.train.Progress`, shown over so many epochs."""
+    return lambda epoch, step, steps, loss: show((epoch - 1) * steps + step, epochs * steps)
 
 
 @contextmanager

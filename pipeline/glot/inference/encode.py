@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 STDIN = "-"
 BYTES_A_TOKEN = 4  # about, of English text
 Report = Callable[[int], None]  # texts done
-Window = tuple[list[str], list[str] | None]  # first texts, and the second ones of pairs
+Piece = tuple[list[str], list[str] | None, list[Mapping[str, Any]]]  # first texts, second ones of pairs, cells
 ALL, NONE = "all", "none"  # of the input's columns that go with its predictions
 LINE = "text"  # the column that a line is, where it goes with its prediction
 TAKEN = "predicted_"  # before the name of a column of predictions that the input has too
@@ -90,13 +90,11 @@ class Input:
         table.check()
         return f"{table.source}: {table.described}"
 
-    def windows(self) -> Iterator[Window]:
-        """The texts, `WINDOW` at a time; raises UsageError where the file or a column is missing or damaged."""
-        for texts, seconds, _ in self.pieces():
-            yield texts, seconds
+    def pieces(self, whole: bool = False) -> Iterator[Piece]:
+        """The texts, `WINDOW` at a time, with the cells of each row: all, where rows are wanted `whole`.
 
-    def pieces(self, whole: bool = False) -> Iterator[tuple[list[str], list[str] | None, list[Mapping[str, Any]]]]:
-        """As `windows`, with the cells of each row; where rows are wanted `whole`, those of all their columns."""
+        Raises UsageError where the file or a column is missing or damaged.
+        """
         from glot.inference.model import WINDOW
 
         rows: Iterator[tuple[str, str | None, Mapping[str, Any]]]
@@ -169,7 +167,7 @@ def encode_file(model: GlotModel, texts: Input, out: Path, report: Report = lamb
     done = 0
     make_folder(out.parent)
     with atomic_path(out) as temporary, _WRITERS[out.suffix.lower()](temporary, model.width) as write:
-        for window, seconds in texts.windows():
+        for window, seconds, _ in texts.pieces():
             write(model.encode(window, seconds))
             done += len(window)
             report(done)

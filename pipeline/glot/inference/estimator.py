@@ -29,7 +29,7 @@ from glot.fit.run import check_device, make_configs
 from glot.fit.run_folder import HEAD_FILE, load_tensors
 from glot.fit.states import StreamedStates
 from glot.fit.train import fit_head
-from glot.inference.bars import DELAY, progress_bar, somebody_looks
+from glot.inference.bars import offered_bar, over_epochs
 from glot.inference.encode import BYTES_A_TOKEN
 from glot.inference.model import GlotModel
 from glot.inference.samples import Samples, check_no_labels, read_samples
@@ -65,13 +65,18 @@ def with_settings(init: Callable[..., None]) -> Callable[..., None]:
         )
         for name, item in _SETTINGS.items()
     ]
-    shown = signature.replace(parameters=sorted([*own, *made], key=lambda item: item.kind))
+    return _showing(signature.replace(parameters=sorted([*own, *made], key=lambda item: item.kind)), init)
+
+
+def _showing(shown: inspect.Signature, init: Callable[..., None]) -> Callable[..., None]:
+    """An `__init__` with another signature, which is handed every parameter of it by name."""
 
     @wraps(init)
     def with_defaults(*given: Any, **named: Any) -> None:
         bound = shown.bind(*given, **named)
         bound.apply_defaults()
-        init(*bound.args[:2], **dict(list(bound.arguments.items())[2:]))
+        itself, *_ = bound.args
+        init(itself, **{name: value for name, value in bound.arguments.items() if name != "self"})
 
     vars(with_defaults)["__signature__"] = shown
     return with_defaults
@@ -161,12 +166,8 @@ class GlotEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             examples = ExampleSet(np.arange(len(labels)), ids, ids_b, labels, weight=weight)
             self._add_examples(cache, examples, task, seed)
             config = make_configs(cache, self._options(seed))[0]
-            with self._bar("training") as show:
-
-                def progress(epoch: int, step: int, steps: int, loss: float) -> None:
-                    show((epoch - 1) * steps + step, config.train.epochs * steps)
-
-                result = fit_head(cache, config, Path(scratch) / "run", progress)
+            with offered_bar("training", self.verbose) as show:
+                result = fit_head(cache, config, Path(scratch) / "run", over_epochs(show, config.train.epochs))
             tensors, _ = load_tensors(Path(scratch) / "run" / HEAD_FILE)
             cache.close()
         self.config_ = config
@@ -272,15 +273,12 @@ class GlotEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         )
         return None
 
-    def _bar(self, what: str) -> Any:
-        return progress_bar(what, bool(self.verbose) and somebody_looks(), DELAY)
-
     def _open_cache(
         self, folder: Path, samples: Samples, backbone: Backbone
     ) -> tuple[Cache, np.ndarray, np.ndarray | None]:
         """The cache with all texts, and (n,) ids of the first and of the second ones, None where there are none."""
         texts = [text for column in samples.columns for text in column]
-        with self._bar("tokens") as show:
+        with offered_bar("tokens", self.verbose) as show:
             cache, ids = open_with_texts(folder, texts, backbone, self._extract_options(backbone), show)
         return cache, ids[: len(samples)], ids[len(samples) :] if samples.second is not None else None
 
@@ -321,17 +319,14 @@ class GlotEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             given = [distinct.tolist()]
             if takes_pair(self._template):
                 given = list(map(list, zip(*map(split_pair, distinct), strict=True)))
-            vectors = self._encode(GlotModel(config, head, backbone), given)
+            with offered_bar("texts", self.verbose) as show:
+                vectors = GlotModel(config, head, backbone).vectors(*given, show=show).cpu()
         else:
             cache, ids, _ = self._open_cache(kept, Samples(distinct.tolist()), backbone)
             states = StreamedStates(cache, config.layers, check_device(self.device), config.pooler.tokens)
             vectors = pool_texts(head.pooler, states, ids).float().cpu()
             cache.close()
         return list(vectors[torch.from_numpy(inverse)].split(len(samples)))
-
-    def _encode(self, model: GlotModel, given: list[list[str]]) -> torch.Tensor:
-        with self._bar("texts") as show:
-            return model.vectors(*given, show=show).cpu()
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -347,17 +342,7 @@ def adding_settings(init: Callable[..., None]) -> Callable[..., None]:
     """Take the parameters of `GlotEstimator` beside an `__init__`'s own, which are named, and show them all."""
     shared = inspect.signature(GlotEstimator.__init__)
     own = [item for item in inspect.signature(init).parameters.values() if item.kind is item.KEYWORD_ONLY]
-    shown = shared.replace(parameters=[*shared.parameters.values(), *own])
-
-    @wraps(init)
-    def with_defaults(*given: Any, **named: Any) -> None:
-        bound = shown.bind(*given, **named)
-        bound.apply_defaults()
-        itself, *_ = bound.args
-        init(itself, **{name: value for name, value in bound.arguments.items() if name != "self"})
-
-    vars(with_defaults)["__signature__"] = shown
-    return with_defaults
+    return _showing(shared.replace(parameters=[*shared.parameters.values(), *own]), init)
 
 
 def weighted_rows(sample_weight: Iterable | None, count: int) -> tuple[np.ndarray, np.ndarray | None]:

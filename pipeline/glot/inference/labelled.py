@@ -14,7 +14,7 @@ from glot.corpus.tables import Table, read_split
 from glot.errors import UsageError
 from glot.fit.ensemble import find_labelling
 from glot.fit.run_folder import RunConfig
-from glot.inference.run_checks import check_new_labels
+from glot.inference.run_checks import check_new_labels, other_texts
 from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec
 
@@ -45,10 +45,7 @@ class LabelledFile:
         """
         text, text_b, _, _ = self.columns
         if (text_b is not None and config.texts_each == 1) or (text and not text_b and config.texts_each == 2):
-            raise UsageError(
-                f"{run} was trained on {config.texts_each} text(s) an example: "
-                + ("leave out --text-b" if text_b else "name the column of the second with --text-b")
-            )
+            raise other_texts(run, config, bool(text_b))
         found = guess_labelled(self.path, self.columns, config.texts_each, self.form, self.trained)
         _check_kind(config.task, found.columns, run)
         return found

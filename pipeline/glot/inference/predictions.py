@@ -19,7 +19,7 @@ from glot.inference.run_checks import answer_columns, check_predictable, check_p
 from glot.store.example_set import ExampleSet
 from glot.store.files import make_folder, write_text
 from glot.store.reader import Cache
-from glot.store.rows import Row, rows_file
+from glot.store.rows import rows_file
 from glot.store.task_spec import TaskSpec, label_text
 
 NAMED_IN_GLUE = ("mnli", "qnli", "rte")  # the other tasks' submissions hold class numbers
@@ -76,12 +76,11 @@ def write_predictions(
         write_text(out, "\n".join(lines) + "\n")
     else:
         with rows_file(out, answer_columns(task)) as write:
-            write([{"index": index, **_answer(task, value)} for index, value in answers])
+            if task.classes:
+                write([{"index": index, "label": label_text(task, int(value))} for index, value in answers])
+            else:
+                write([{"index": index, "score": round(value, 6)} for index, value in answers])
     return len(examples)
-
-
-def _answer(task: TaskSpec, value: float) -> Row:
-    return {"label": label_text(task, int(value))} if task.classes else {"score": round(value, 6)}
 
 
 def _glue_answer(task: TaskSpec, value: float) -> str:

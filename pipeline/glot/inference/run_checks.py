@@ -83,6 +83,12 @@ def check_vector_texts(config: RunConfig, text_b: str | None) -> None:
         raise UsageError("a vector is one text's: leave out --text-b")
 
 
+def other_texts(run: Path, config: RunConfig, has_second: bool) -> UsageError:
+    """What to raise where a run takes pairs and single texts are given, or reversed."""
+    advice = "leave out --text-b" if has_second else "name the column of the second with --text-b"
+    return UsageError(f"{run} was trained on {config.texts_each} text(s) an example: {advice}")
+
+
 def check_single_texts(run: Run) -> None:
     """Raise UsageError where a run has no vector of one text, because its prompt holds two."""
     if takes_pair(run.config.states.template):

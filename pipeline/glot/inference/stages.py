@@ -24,7 +24,7 @@ from glot.fit.config import FitOptions
 from glot.fit.result import FitResult
 from glot.fit.run import finish_runs, make_configs, prepare_runs
 from glot.fit.run_folder import RunConfig, check_new_folder
-from glot.inference.bars import DELAY, progress_bar, somebody_looks
+from glot.inference.bars import offered_bar, over_epochs
 from glot.inference.model import GlotModel
 from glot.inference.samples import Samples, check_no_labels, read_samples
 from glot.store.files import make_folder
@@ -87,7 +87,7 @@ def extract_texts(
     if takes_pair(options.template):
         samples.joined()  # raises ValueError for single texts
     backbone = open_backbone(model, device, trust_remote_code)
-    with progress_bar("tokens", bool(verbose) and somebody_looks(), DELAY) as show:
+    with offered_bar("tokens", verbose) as show:
         extract_states(corpus, backbone, make_folder(folder), options, show)
     return Cache(folder)
 
@@ -140,10 +140,6 @@ def fit_cache(cache: Cache | Path | str, *, out: Path | str, verbose: int = 1, *
     opened = cache if isinstance(cache, Cache) else Cache(cache)
     (config,) = make_configs(opened, options)
     prepare_runs([config], folder)
-    with progress_bar("training", bool(verbose) and somebody_looks(), DELAY) as show:
-
-        def progress(epoch: int, step: int, steps: int, loss: float) -> None:
-            show((epoch - 1) * steps + step, config.train.epochs * steps)
-
-        results = finish_runs(folder, opened, progress)
+    with offered_bar("training", verbose) as show:
+        results = finish_runs(folder, opened, over_epochs(show, config.train.epochs))
     return FittedRun(folder, config, results[folder])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from glot.nn.config import PoolerConfig, TokenChoice
 from glot.nn.graph import Backend
 from glot.nn.poolers import LastLayerPooler, Pooler, make_pooler
 from glot.nn.tokens import TokenBatch
-from glot.store.files import file_sha256
+from glot.store.files import file_sha256, json_sha256
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +82,7 @@ class Comparison:
             "column": column.identity,
             "settings": settings,
         }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return json_sha256(parts)[:16]
 
 
 def open_comparison(runs: Sequence[Path], backend: Backend) -> Comparison:

@@ -61,7 +61,8 @@ class GinLayer(nn.Module):
 
     def __init__(self, width: int, hidden: int, gin_batch_norm: bool = False) -> None:
         super().__init__()
-        self.mlp = _mlp(width, hidden, gin_batch_norm)
+        norm = [nn.BatchNorm1d(hidden)] if gin_batch_norm else []
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), *norm, nn.ReLU(), nn.Linear(hidden, hidden))
 
     def forward(self, h: Tensor, graph: TokenGraph) -> Tensor:
         """One layer over (N, width) node features: (N, hidden), before the ReLU."""
@@ -72,13 +73,12 @@ class GinLayer(nn.Module):
         return self.mlp[1:](projected + graph.neighbour_sum(projected) + first.bias)
 
 
-class GineLayer(nn.Module):
+class GineLayer(GinLayer):
     """GIN with an edge vector, MLP(h_i + Σ_j ReLU(h_j + e)), e learned from zero: (N, width) to (N, hidden)."""
 
     def __init__(self, width: int, hidden: int, gin_batch_norm: bool = False) -> None:
-        super().__init__()
+        super().__init__(width, hidden, gin_batch_norm)
         self.edge = nn.Parameter(torch.zeros(width))
-        self.mlp = _mlp(width, hidden, gin_batch_norm)
 
     def forward(self, h: Tensor, graph: TokenGraph) -> Tensor:
         """One layer over (N, width) node features: (N, hidden), before the ReLU."""
@@ -121,11 +121,6 @@ def _make_layer(config: PoolerConfig, width: int) -> nn.Module:
         width, config.hidden, **{name: getattr(config, name) for name in entry.settings}
     )
     return layer
-
-
-def _mlp(width: int, hidden: int, batch_norm: bool) -> nn.Sequential:
-    norm = [nn.BatchNorm1d(hidden)] if batch_norm else []
-    return nn.Sequential(nn.Linear(width, hidden), *norm, nn.ReLU(), nn.Linear(hidden, hidden))
 
 
 def _glorot_vector(hidden: int) -> Tensor:

@@ -61,11 +61,11 @@ def features_width(kind: PairFeatures, width: int, num_texts: int) -> int:
     return width * (PARTS[kind] if num_texts == 2 else 1)
 
 
-class ClassHead(Head):
-    """Linear(k D, C) on D numbers of a text, or the features of a pair; cross-entropy. Raw outputs: logits (B, C).
+class LogitsHead(Head):
+    """What both heads of C classes share: Linear(k D, C) on D numbers of a text, or the features of a pair.
 
     Attributes:
-        class_weights: (C,) float32 weight of each class in the loss, None while all count alike; not saved.
+        class_weights: float32 weights in the loss, None while all count alike; not saved.
     """
 
     class_weights: Tensor | None
@@ -79,6 +79,10 @@ class ClassHead(Head):
     def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
         """(B, C) logits."""
         return self.linear(features_of(self.features, z, z_b))
+
+
+class ClassHead(LogitsHead):
+    """A text has one of C classes: cross-entropy. Its `class_weights` are (C,), of each class."""
 
     def balance(self, labels: np.ndarray, weights: np.ndarray | None = None) -> None:
         """Let rare classes count as much as frequent ones, by the training examples' labels (n,) and weights (n,)."""
@@ -105,28 +109,20 @@ class ClassHead(Head):
         return raw.detach().float().softmax(dim=1).cpu()
 
 
-class LabelsHead(Head):
-    """As `ClassHead`, but a text has each of C labels or not: a sigmoid each, binary cross-entropy. Logits (B, C).
+class LabelsHead(LogitsHead):
+    """A text has each of C labels or not: a sigmoid each, binary cross-entropy.
+
+    Its `class_weights` are (2, C), of a text without each label, and of one with it.
 
     Attributes:
         thresholds: (C,) float32 probabilities above which each label is given; a half unless training sets them.
-        class_weights: (2, C) float32 weights in the loss of a text without each label, and of one with it; None while
-            all count alike; not saved.
     """
 
     thresholds: Tensor
-    class_weights: Tensor | None
 
     def __init__(self, width: int, num_texts: int, num_labels: int, features: PairFeatures = "concat") -> None:
-        super().__init__()
-        self.features = features
-        self.linear = nn.Linear(features_width(features, width, num_texts), num_labels)
+        super().__init__(width, num_texts, num_labels, features)
         self.register_buffer("thresholds", torch.full((num_labels,), HALF))
-        self.register_buffer("class_weights", None, persistent=False)
-
-    def forward(self, z: Tensor, z_b: Tensor | None = None) -> Tensor:
-        """(B, C) logits."""
-        return self.linear(features_of(self.features, z, z_b))
 
     def balance(self, codes: np.ndarray, weights: np.ndarray | None = None) -> None:
         """Let the texts with a label count as much as those without it, by the training examples' codes (n,)."""

@@ -170,9 +170,7 @@ class LastLayerPooler(LayersPooler):
 def make_pooler(config: PoolerConfig, width: int, backend: Backend) -> Pooler:
     """The pooler that `config` names, for token states of `width` numbers."""
     pooler: Pooler = load(config.entry.make)(config, width, backend)
-    if config.mixed_layers:
-        return MixedPooler(pooler)
-    return pooler
+    return MixedPooler(pooler) if config.mixed_layers else pooler
 
 
 def token_weights(pooler: Pooler, batch: TokenBatch) -> Tensor:

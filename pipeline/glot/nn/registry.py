@@ -125,7 +125,7 @@ GNN_LAYERS: Registry[GnnLayerEntry] = Registry("GNN layer")
 EDGE_RULES: Registry[EdgeRuleEntry] = Registry("edge rule")
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; colours never stand alone.
-POOLERS.add(
+for _entry in (
     PoolerEntry(
         "glot",
         "GLOT",
@@ -137,9 +137,7 @@ POOLERS.add(
         begins_with_mean=lambda config: config.jk == "cat" or config.gnn_layers == 0,
         stacks=True,
         exports=True,
-    )
-)
-POOLERS.add(
+    ),
     PoolerEntry(
         "mean",
         "mean",
@@ -150,9 +148,7 @@ POOLERS.add(
         dash=(4, 2),
         marker="s",
         exports=True,
-    )
-)
-POOLERS.add(
+    ),
     PoolerEntry(
         "max",
         "max",
@@ -163,9 +159,7 @@ POOLERS.add(
         dash=(2, 2),
         marker="v",
         exports=True,
-    )
-)
-POOLERS.add(
+    ),
     PoolerEntry(
         "cls",
         "CLS",
@@ -177,9 +171,7 @@ POOLERS.add(
         dash=(6, 2),
         marker="^",
         exports=True,
-    )
-)
-POOLERS.add(
+    ),
     PoolerEntry(
         "adapool",
         "AdaPool",
@@ -191,9 +183,7 @@ POOLERS.add(
         marker="D",
         begins_with_mean=True,
         exports=True,
-    )
-)
-POOLERS.add(
+    ),
     PoolerEntry(
         "mlp",
         "MLP",
@@ -201,8 +191,9 @@ POOLERS.add(
         settings=("gnn_layers", "hidden"),
         trains=lambda config: config.gnn_layers > 0,
         exports=True,
-    )
-)
+    ),
+):
+    POOLERS.add(_entry)
 
 GNN_LAYERS.add(GnnLayerEntry("gat", "GAT", make="glot.nn.gnn:GatLayer", stacks=True, exports=True))
 GNN_LAYERS.add(GnnLayerEntry("gcn", "GCN", make="glot.nn.gnn:GcnLayer", exports=True))

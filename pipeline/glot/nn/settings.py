@@ -102,7 +102,8 @@ def declared(config: type) -> dict[str, Declared]:
     for item in fields(config):
         if get_origin(hints[item.name]) is Annotated:
             kind, setting = get_args(hints[item.name])
-            kind = next((part for part in get_args(kind) if part is not type(None)), kind) if _or_none(kind) else kind
+            if type(None) in get_args(kind):
+                kind = next((part for part in get_args(kind) if part is not type(None)), kind)
             found[item.name] = Declared(item.name, kind, item.default, setting)
     return found
 
@@ -128,10 +129,6 @@ def check_settings(config: Any, as_options: bool = True) -> None:
         value = getattr(config, item.name)
         if value is not None:
             item.check(value, item.option if as_options and item.option else item.name)
-
-
-def _or_none(kind: Any) -> bool:
-    return type(None) in get_args(kind)
 
 
 def _bounds(setting: Setting) -> str:

@@ -60,21 +60,6 @@ class Comparison:
     difference: Difference
 
 
-def is_glot(method: str) -> bool:
-    """GLOT as it is, and none of its variants."""
-    return method == OURS
-
-
-def is_baseline(method: str) -> bool:
-    """A pooler of this package that is not GLOT in any of its settings."""
-    return not method.startswith(OURS) and not is_from_outside(method)
-
-
-def has_no_graph(method: str) -> bool:
-    """GLOT with the same parameters, and self-loops for its graph."""
-    return method == "glot-loops"
-
-
 def is_from_outside(method: str) -> bool:
     """A pooler, in any of its settings, that somebody's own module has registered."""
     pooler = method.partition(",")[0]
@@ -82,9 +67,23 @@ def is_from_outside(method: str) -> bool:
 
 
 BASELINES = Question(
-    "GLOT against the best baseline", "comparisons", "GLOT", "GLOT's score", "the best baseline", is_glot, is_baseline
+    "GLOT against the best baseline",
+    "comparisons",
+    "GLOT",
+    "GLOT's score",
+    "the best baseline",
+    lambda method: method == OURS,
+    lambda method: not method.startswith(OURS) and not is_from_outside(method),
 )
-GRAPH = Question("Is it the graph?", "graph", "GLOT", "GLOT's score", "itself without edges", is_glot, has_no_graph)
+GRAPH = Question(
+    "Is it the graph?",
+    "graph",
+    "GLOT",
+    "GLOT's score",
+    "itself without edges",
+    lambda method: method == OURS,
+    lambda method: method == "glot-loops",  # the same parameters, and self-loops for its graph
+)
 OUTSIDE = Question(
     "Poolers from outside",
     "outside",

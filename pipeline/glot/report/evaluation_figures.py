@@ -10,7 +10,7 @@ import numpy as np
 
 from glot.fit.calibration import Calibration
 from glot.fit.curve import LearningCurve
-from glot.report.figures import LINE, Tips
+from glot.report.figures import LINE, Tips, row_text
 from glot.report.methods import INK, METHODS
 
 if TYPE_CHECKING:
@@ -42,9 +42,7 @@ class Ranges:
         """Draw the rows from the top; the first is the head."""
         for row, (name, value, ends, text) in enumerate(self.rows):
             colour = OTHER if row else OURS
-            where = axes.get_yaxis_transform()
-            axes.annotate(name, (0, row), (0, 6), xycoords=where, textcoords="offset points", ha="left", va="bottom")
-            axes.annotate(text, (1, row), (0, 6), xycoords=where, textcoords="offset points", ha="right", va="bottom")
+            row_text(axes, row, name, text, above=6)
             if ends is not None:
                 axes.plot(ends, [row, row], color=colour, lw=2.5, alpha=0.5, solid_capstyle="round")
             axes.plot([value], [row], "s" if row else "o", color=colour, markersize=6)

@@ -98,7 +98,9 @@ def render_page(page: Page) -> str:
         "ranges": plot(_ranges(evaluation.judgements[0])),
         "plots": [plot(panel) for panel in _score_panels(evaluation)],
         "reliability": None if evaluation.calibration is None else plot(_reliability(evaluation)),
-        "growth": None if page.curve is None or not page.curve.points else plot(_growth(page.curve)),
+        "growth": None
+        if page.curve is None or not page.curve.points
+        else plot(Growth("Score over training examples", page.curve)),
         "confusions": _confusions(evaluation),
         "most_classes": MOST_CLASSES,
         "most_doubts": MOST_DOUBTS,
@@ -148,10 +150,6 @@ def _reliability(evaluation: Evaluation) -> Reliability:
     if evaluation.scaling is not None:
         series.append((f"at temperature {evaluation.scaling.temperature:.2f}", evaluation.scaling.after))
     return Reliability("Calibration", series)
-
-
-def _growth(curve: LearningCurve) -> Growth:
-    return Growth("Score over training examples", curve)
 
 
 def _confusions(evaluation: Evaluation) -> list[tuple[str, str, int]]:

@@ -169,7 +169,7 @@ class Dots:
     def draw(self, axes: Axes, tips: Tips) -> None:
         """Draw the rows from the top."""
         for row, dot in enumerate(self.dots):
-            _row_text(axes, row, dot.label, dot.text)
+            row_text(axes, row, dot.label, dot.text)
             if dot.std:
                 ends = [[abs(dot.value - end)] for end in dot.ends]
                 axes.errorbar(dot.value, row, xerr=ends, color=dot.look.colour, capsize=2, lw=1.2)
@@ -204,7 +204,7 @@ class Bars:
     def draw(self, axes: Axes, tips: Tips) -> None:
         """Draw the bars from the top."""
         for row, (name, value, text, colour) in enumerate(self.bars):
-            _row_text(axes, row, name, text)
+            row_text(axes, row, name, text)
             axes.barh(row, value, height=0.3, color=colour)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:,g}")
@@ -397,11 +397,11 @@ def _mark(look: Method) -> dict[str, Any]:
     return mark
 
 
-def _row_text(axes: Axes, row: int, left: str, right: str) -> None:
-    """A row's name and number, above what is drawn of it."""
+def row_text(axes: Axes, row: int, left: str, right: str, above: int = 4) -> None:
+    """A row's name and number, so many points above what is drawn of it."""
     where: dict[str, Any] = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "va": "bottom"}
-    axes.annotate(left, (0, row), (0, 4), ha="left", **where)
-    axes.annotate(right, (1, row), (0, 4), ha="right", **where)
+    axes.annotate(left, (0, row), (0, above), ha="left", **where)
+    axes.annotate(right, (1, row), (0, above), ha="right", **where)
 
 
 def _set_rows(axes: Axes, rows: int, x_label: str) -> None:

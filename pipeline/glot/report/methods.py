@@ -71,12 +71,6 @@ def looks_of(methods: Sequence[str]) -> dict[str, Method]:
     return {method: fixed.get(method) or made[method] for method in methods}
 
 
-def colour_of(method: str) -> str:
-    """The colour of a method; grey for those that have none of their own."""
-    look = _fixed(method)
-    return look.colour if look else GREY
-
-
 def method_name(method: str, kind: str | None) -> str:
     """A method's name for people; backbones of the kind decoder read their last token, so there CLS is EOS."""
     method, *settings = (part.strip() for part in method.split(","))

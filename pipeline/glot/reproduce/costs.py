@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from glot.nn.registry import GREY, POOLERS
 from glot.report.cells import NOTHING
 from glot.report.figures import Bars, Picture
-from glot.report.methods import GREY, colour_of
 from glot.report.results import VERSION
 from glot.report.sections import Block, Heading, Prose, Section, Table, text_rows
 from glot.reproduce.published import read_published, read_table
@@ -152,7 +152,7 @@ def costs_section(found: Mapping[Path, CostRecord]) -> Section:
 
 def _bars(title: str, ways: Sequence[tuple[str, float]]) -> Bars:
     bars = [
-        (name, value, f"{value:,.1f} ms", colour_of("glot") if name.startswith("GLOT") else GREY)
+        (name, value, f"{value:,.1f} ms", POOLERS["glot"].colour if name.startswith("GLOT") else GREY)
         for name, value in ways
     ]
     return Bars(title, "milliseconds a step, logarithmic", bars)

@@ -207,7 +207,7 @@ def _check_runs(steps: list[Step], runs: Path) -> None:
 
     for step in there:
         folder = step.place(runs).parent
-        difference = setting_difference(RunConfig.load(folder), _fit_options(step), None)
+        difference = setting_difference(RunConfig.load(folder), _fit_options(step))
         if difference is not None:
             raise UsageError(
                 f"{folder} was made with other settings ({difference}): remove it to train anew, or pass other --runs"

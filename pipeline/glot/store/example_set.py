@@ -63,13 +63,9 @@ class ExampleSet:
 
     def subset(self, chosen: np.ndarray) -> ExampleSet:
         """The examples at the given positions (int indices or a bool mask), in that order."""
-
-        def pick(column: np.ndarray | None) -> np.ndarray | None:
-            return None if column is None else column[chosen]
-
-        index, text_id = self.index[chosen], self.text_id[chosen]
-        others = map(pick, (self.text_id_b, self.label, self.negatives, self.weight))
-        return ExampleSet(index, text_id, *others)
+        columns = (self.text_id_b, self.label, self.negatives, self.weight)
+        others = (None if column is None else column[chosen] for column in columns)
+        return ExampleSet(self.index[chosen], self.text_id[chosen], *others)
 
     @property
     def text_columns(self) -> list[np.ndarray]:

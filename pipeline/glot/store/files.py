@@ -429,6 +429,11 @@ def check_version(path: Path, data: dict[str, Any], newest: int) -> None:
         )
 
 
+def json_sha256(values: Any) -> str:
+    """SHA-256 over values as JSON with sorted keys, as hex."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def file_sha256(*paths: Path) -> str:
     """SHA-256 over the bytes of one or more files, as hex."""
     digest = hashlib.sha256()

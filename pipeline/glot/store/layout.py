@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,7 +16,7 @@ import numpy as np
 from glot.errors import FaultError, UsageError
 from glot.store.columns import NO_FILE, ColumnFile
 from glot.store.example_set import ExampleSet
-from glot.store.files import checked, no_collection, write_json
+from glot.store.files import checked, json_sha256, no_collection, write_json
 from glot.store.parts import LINK_AGAIN, Part, first_shards, part_of
 from glot.store.places import Place, load_json
 from glot.store.task_spec import TARGETS, TaskSpec
@@ -157,7 +155,7 @@ class StatesIdentity:
         values = {key: value for key, value in asdict(self).items() if key not in _NAMES}
         if not self.loader_sha256:
             del values["loader_sha256"]
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return json_sha256(values)
 
     def other_backbone(self, theirs: LoadedHashes) -> str | None:
         """The first hash in which another backbone, or its states' identity, differs; None for the same one."""

@@ -58,6 +58,7 @@ def next_commands(done: Trained) -> list[tuple[str, str]]:
 
 def _lines(done: Trained) -> list[str]:
     task = done.task
+    chosen = f" Chosen among {done.searched} candidates, on the training rows alone." if done.searched else ""
     what = {"classes": "Tells classes apart", "labels": "Tells which labels fit"}.get(task.target, "Gives scores")
     lines = [f"# {task.name}: {done.model} with a trained head", "", f"{headline(done)}.", ""]
     lines += [f"{what} of {'pairs of texts' if task.num_texts == 2 else 'texts'}; made by `glot train`.", ""]
@@ -70,7 +71,7 @@ def _lines(done: Trained) -> list[str]:
     lines += ["", "## Data", ""]
     lines += ["| set | rows | labels |", "|---|---:|---|"]
     lines += [f"| {name} | {count:,} | {_cell(done.labels[name])} |" for name, count in done.rows.items()]
-    lines += ["", "## Settings", "", f"{done.settings}." + _search(done), "", "## Use", ""]
+    lines += ["", "## Settings", "", f"{done.settings}.{chosen}", "", "## Use", ""]
     for what_for, command in next_commands(done):
         lines += [f"To {what_for}:", "", f"    {command}", ""]
     lines += [f"`{PREDICTIONS_FILE}` has the untouched rows with the head's answers."]
@@ -90,10 +91,6 @@ def _by_class(done: Trained) -> str:
         shares = [f"{100 * value:.1f}" for value in (one.precision, one.recall, one.f1)]
         rows.append([_cell(one.name), *shares, f"{one.support:,}"] + [f"{100 * (one.threshold or 0):.1f}"] * several)
     return markdown_table(heading, rows)
-
-
-def _search(done: Trained) -> str:
-    return f" Chosen among {done.searched} candidates, on the training rows alone." if done.searched else ""
 
 
 def _cell(text: str) -> str:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from glot.errors import Stopped, UsageError
 from glot.extract.estimate import Estimate, estimate_extraction
 from glot.extract.prepare import states_identity
@@ -221,7 +219,7 @@ def _finish(job: Job, cache: Cache, searched: int, clock: dict[str, float], watc
         task=config.task,
         columns=job.columns,
         rows={name: cache.examples_entry(name).examples for name in ("train", TEST)},
-        labels={name: _labels(cache, name) for name in ("train", TEST)},
+        labels={name: describe_labels(config.task, cache.examples(name).label) for name in ("train", TEST)},
         untouched=job.untouched,
         scores=scores_of(found),
         classes=classes_of(found),
@@ -262,11 +260,6 @@ def _write_pages(job: Job, cache: Cache, config: RunConfig, found: Evaluation, w
         return [PAGE_FILE]
     write_doubts(job.folder / DOUBTS_FILE, page.doubts, config.task)
     return [PAGE_FILE, DOUBTS_FILE]
-
-
-def _labels(cache: Cache, name: str) -> str:
-    examples = cache.examples(name)
-    return describe_labels(cache.examples_entry(name).task, np.asarray(examples.label))
 
 
 def _settings(config: RunConfig) -> str:
