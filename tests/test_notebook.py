@@ -82,9 +82,9 @@ def test_it_runs_in_a_kernel(tmp_path: Path) -> None:
 
 
 BARS = """
-import glot.inference.estimator
+import glot.inference.bars
 from glot import GlotClassifier
-glot.inference.estimator.DELAY = 0.0
+glot.inference.bars.DELAY = 0.0
 texts = [f"{word} {row}" for row in range(8) for word in ("dog", "river")]
 def fit(verbose):
     classifier = GlotClassifier(%r, max_tokens=24, hidden=4, epochs=1, device="cpu", verbose=verbose)
