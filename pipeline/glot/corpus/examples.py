@@ -22,7 +22,7 @@ Made = TypeVar("Made")
 BAD_ROWS = ("stop", "skip")
 _BLOCK_ROWS = 1024
 _BLOCK_BYTES = 4 << 20  # rows within such a stretch of the spool are read at once
-_BLOCK_WASTE = 2  # as long as it is at most so many times the rows that are wanted
+_BLOCK_WASTE = 2  # a stretch that is read at once is at most so many times as long as the rows wanted of it
 
 
 class Example(NamedTuple):

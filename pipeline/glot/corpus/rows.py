@@ -139,7 +139,7 @@ def _is_yes(where: str, column: str, cell: Any) -> bool:
 
 def _text_cell(where: str, cells: dict[str, Any], column: str) -> str:
     cell = cells.get(column)
-    if isinstance(cell, str):  # as of nearly all rows; the message below takes longer to write than this to ask
+    if isinstance(cell, str):  # the usual case first: what the last line builds for its message takes longer
         return cell
     if column not in cells:
         raise _no_column(where, cells, column)

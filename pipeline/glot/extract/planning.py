@@ -47,10 +47,14 @@ class TextBatch:
     examples: tuple[PackedTexts, ...]
     which: np.ndarray
 
+    def encoded(self) -> list[bytes]:
+        """The k texts, clean, in UTF-8."""
+        rows = zip(chain.from_iterable(self.examples), self.which.tolist(), strict=True)
+        return [clean_bytes((text, text_b, *negatives)[which]) for (_, text, text_b, negatives), which in rows]
+
     def texts(self) -> list[str]:
         """The k texts."""
-        rows = zip(chain.from_iterable(self.examples), self.which.tolist(), strict=True)
-        return [clean((text, text_b, *negatives)[which]) for (_, text, text_b, negatives), which in rows]
+        return [encoded.decode("utf-8") for encoded in self.encoded()]
 
 
 @dataclass
@@ -210,14 +214,14 @@ class PlannedTexts:
 
 def plan_texts(batch: TextBatch, template: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PlannedTexts:
     """Tokenize some texts, at least one, in their template, and hash them."""
-    texts = batch.texts()
+    encoded = batch.encoded()
+    texts = [one.decode("utf-8") for one in encoded]
     tokens = tokenize_filled(texts, template, TokenizerAlone(tokenizer), max_tokens)
     length = np.asarray([len(item) for item in tokens.ids], dtype=np.uint32)
     ids = np.fromiter(chain.from_iterable(tokens.ids), dtype=np.uint32, count=int(length.sum()))
     kinds = np.concatenate(tokens.kinds)
     starts = np.cumsum(length, dtype=np.int64) - length
     empty = int((np.add.reduceat((kinds == CONTENT).astype(np.int64), starts) == 0).sum())
-    encoded = [text.encode("utf-8") for text in texts]
     return PlannedTexts(length, ids, kinds, tokens.truncated, b"".join(map(encoded_hash, encoded)), encoded, empty)
 
 

@@ -224,15 +224,22 @@ class Tuner:
         (Bonferroni).
         """
         folds = range(min(len(one.user_attrs["scores"]) for one in (trial, over)))
-        kept = [[self._held_out(one.number, fold) for fold in folds] for one in (trial, over)]
-        if not all(path.exists() for paths in kept for path in paths):
-            return None  # a study of before they were kept
-        ours, theirs = (np.concatenate([np.load(path) for path in paths]) for paths in kept)
-        labels = np.concatenate([labels_of(self.examples.subset(self.fold_of == fold)) for fold in folds])
+        ours, theirs = (self._answers(one, folds) for one in (trial, over))
+        if ours is None or theirs is None:
+            return None
+        labels = self._held_out_labels(folds)
         found = paired_bootstrap(ours, theirs, labels, self.metric, RESAMPLES)
         wider = normal_quantile(1 - 0.025 / max(1, len(self._scored()) - 1)) / normal_quantile(0.975)
         below, above = wider * (found.value - found.low), wider * (found.high - found.value)
         return replace(found, low=found.value - below, high=found.value + above)
+
+    def _answers(self, trial: FrozenTrial, folds: range) -> np.ndarray | None:
+        """What a candidate answered to the examples of some folds; None of a study of before answers were kept."""
+        kept = [self._held_out(trial.number, fold) for fold in folds]
+        return np.concatenate([np.load(path) for path in kept]) if all(path.exists() for path in kept) else None
+
+    def _held_out_labels(self, folds: range) -> np.ndarray:
+        return np.concatenate([labels_of(self.examples.subset(self.fold_of == fold)) for fold in folds])
 
     def _held_out(self, number: int, fold: int) -> Path:
         return self.folder / HELD_OUT / f"{number}-{fold}.npy"
@@ -277,11 +284,9 @@ class Tuner:
         if len(self.examples) == self.entry.examples:
             winner, learned = self.winner(), int((self.fold_of != 0).sum())
             folds = range(len(winner.user_attrs["scores"]))
-            kept = [self._held_out(winner.number, fold) for fold in folds]
-            if not all(path.exists() for path in kept):
+            answers, labels = self._answers(winner, folds), self._held_out_labels(folds)
+            if answers is None:
                 return None
-            answers = np.concatenate([np.load(path) for path in kept])
-            labels = np.concatenate([labels_of(self.examples.subset(self.fold_of == fold)) for fold in folds])
         else:
             run = self.folder / (BEST if self.strong.train.select == "holdout" else PROMISE)
             found = read_predictions([run], "holdout")

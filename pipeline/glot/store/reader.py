@@ -199,7 +199,7 @@ class Cache:
         return self.manifest.examples[name]
 
     def resolve_set(self, name: str | None) -> str:
-        """The name of an example set that is not for training: None is validation, or test where there is but that."""
+        """The set to score or explain: the one that is named, else validation, or test where there is no validation."""
         there = self.manifest.examples
         return name or ("test" if "test" in there and "validation" not in there else "validation")
 
