@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glot.corpus.examples import UnfitRow
-from glot.corpus.labels import LabelTally, class_name, classes_spec, infer_spec, remarks, score
+from glot.corpus.labels import class_name, classes_spec, remarks, score
 from glot.corpus.load import load_table
-from glot.corpus.rows import Row, plain_label
-from glot.corpus.tables import Table, read_split
+from glot.corpus.rows import Row, Rows, plain_label
+from glot.corpus.tables import Table, read_split, read_training
+from glot.corpus.training_labels import LabelTally
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec, describe_labels
@@ -42,9 +44,8 @@ def written(path: Path, labels: list) -> Path:
 
 def labels_of(path: Path, target: str | None = None, bad_rows: str = "stop") -> tuple[TaskSpec, list]:
     """The task of a file, and its labels: names of classes or scores."""
-    table = Table(path, COLUMNS, bad_rows=bad_rows)
-    spec = infer_spec("t", table, 1, target)
-    found = [example.label for example in read_split("train", spec, table).examples]
+    spec, split = read_training("t", Table(path, COLUMNS, bad_rows=bad_rows), target)
+    found = [example.label for example in split.examples]
     return spec, found if spec.target == "score" else [spec.classes[label] for label in found]
 
 
@@ -221,48 +222,46 @@ def test_scores_are_not_all_kept() -> None:
     labels = LabelTally()
     for i in range(100):
         labels.add(Row(i, "here", "", None, str(i + 0.5)))
-    assert (labels.low, labels.high, labels.names, labels.left_out) == (0.5, 99.5, set(), True)
+    assert (labels.low, labels.high, labels.names, labels.look_again) == (0.5, 99.5, [], False)
+
+
+MIXED = st.sampled_from(
+    ["a", "b", "1", "01", "+1", " 2", "2.5", "1e3", "4.", 1, 2, 0.5, 3.0, True, False, 10**400, [1], {}, DECIMAL]
+)
 
 
 @settings(deadline=None)
-@given(
-    st.lists(
-        st.sampled_from(
-            [
-                "a",
-                "b",
-                "1",
-                "01",
-                "+1",
-                " 2",
-                "2.5",
-                "1e3",
-                "4.",
-                1,
-                2,
-                0.5,
-                3.0,
-                True,
-                False,
-                10**400,
-                [1],
-                {},
-                DECIMAL,
-            ]
-        ),
-        min_size=1,
-        max_size=8,
-    )
-)
-def test_inferring_row_by_row_is_as_inferring_from_a_list(labels: list) -> None:
-    rows = [Row(i, f"line {i + 1}", "", None, label) for i, label in enumerate(labels)]
-    assert outcome(infer_from_list, rows) == outcome(lambda given: infer_spec("t", RowList(given), 1), rows)
+@given(st.lists(MIXED, min_size=1, max_size=8))
+def test_training_rows_that_are_read_once_are_as_those_of_a_list(labels: list) -> None:
+    rows = [Row(i, f"line {i + 1}", str(i), None, label) for i, label in enumerate(labels)]
+    assert outcome(infer_from_list, rows) == outcome(lambda given: read_training("t", RowList(given))[0], rows)
 
 
-class RowList(list):
-    """Rows in place of a table."""
+@settings(deadline=None)
+@given(st.lists(st.one_of(MIXED, st.none()), min_size=1, max_size=8), st.sampled_from([None, "classes", "score"]))
+def test_training_rows_are_those_of_a_split_of_their_task(labels: list, target: str | None) -> None:
+    """Also which of them are left out, and what is said of the first."""
+    rows = RowList([Row(i, f"line {i + 1}", str(i), None, label) for i, label in enumerate(labels)], "skip")
+    try:
+        spec, split = read_training("t", rows, target)
+    except UsageError:
+        return
+    again = read_split("train", spec, rows)
+    assert list(split.examples) == list(again.examples)
+    assert (split.skipped, split.first_skipped) == (again.skipped, again.first_skipped)
 
-    bad_rows, source = "stop", "t"
+
+class RowList(Rows):
+    """Rows in place of a table; one without a label is unfit."""
+
+    source, columns, label_needed, same_columns = "t", COLUMNS, True, True
+
+    def __init__(self, rows: list[Row], bad_rows: str = "stop") -> None:
+        self.given, self.bad_rows = rows, bad_rows
+
+    def cells(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in self.given:
+            yield row.where, {"text": row.text, "label": row.label}
 
 
 def outcome(infer: Any, rows: list[Row]) -> tuple | str:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from glot.corpus.examples import Split
-from glot.corpus.labels import infer_spec
-from glot.corpus.tables import Table, read_split
+from glot.corpus.tables import Table, read_split, read_training
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec
@@ -42,17 +41,15 @@ def labelled(tmp_path: Path, labels: list, suffix: str = "jsonl") -> tuple:
     path = write_table(
         tmp_path / f"made.{suffix}", [{"text": f"t{i}", "label": label} for i, label in enumerate(labels)]
     )
-    table = Table(path, COLUMNS)
-    spec = infer_spec("made", table, 1)
-    return spec, [example.label for example in read_split("train", spec, table).examples]
+    spec, split = read_training("made", Table(path, COLUMNS))
+    return spec, [example.label for example in split.examples]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
 def test_every_format_gives_the_same_examples(suffix: str, tmp_path: Path) -> None:
-    table = Table(write_table(tmp_path / f"a.{suffix}", ROWS), PAIR)
-    spec = infer_spec("a", table, 2)
+    spec, split = read_training("a", Table(write_table(tmp_path / f"a.{suffix}", ROWS), PAIR))
     assert (spec.name, spec.num_texts, spec.target, spec.classes) == ("a", 2, "classes", ("neg", "pos"))
-    assert [example[:4] for example in read_split("train", spec, table).examples] == [
+    assert [example[:4] for example in split.examples] == [
         (0, 'He said, "no"', "line\nbreak", 0),
         (1, "", "b\x85\u2028c", 1),
     ]
@@ -216,8 +213,7 @@ TASK = TaskSpec("t", 1, "classes", ("0", "1"), metrics=("accuracy", "f1"))
 
 def skipping(path: Path, spec: TaskSpec | None = None, columns: Columns = COLUMNS) -> tuple[TaskSpec, Split]:
     table = Table(path, columns, bad_rows="skip")
-    spec = spec or infer_spec("t", table, 1)
-    return spec, read_split("train", spec, table)
+    return read_training("t", table) if spec is None else (spec, read_split("train", spec, table))
 
 
 @pytest.mark.parametrize(
@@ -322,7 +318,7 @@ def test_training_labels_all_unfit(labels: list, message: str, tmp_path: Path) -
 def test_an_error_in_a_later_row_comes_before_one_in_the_labels(tmp_path: Path) -> None:
     path = write_table(tmp_path / "a.jsonl", [{"text": "x", "label": [1]}, {"text": None, "label": 1}])
     with pytest.raises(UsageError, match=r"a\.jsonl line 2: column 'text' holds null"):
-        infer_spec("a", Table(path, COLUMNS), 1)
+        read_training("a", Table(path, COLUMNS))
 
 
 def test_a_damaged_parquet_file_stops_after_its_good_rows(tmp_path: Path) -> None:

@@ -142,6 +142,10 @@ class ExampleTable(_Examples):
         self._whole = self._whole and (label is None or hasattr(label, "__index__"))
         self._labels.append(math.nan if label is None else label)
 
+    def set_labels(self, labels: np.ndarray, are_classes: bool) -> None:
+        """Replace the labels by (n,) float64 others, NaN where there is none."""
+        self._labels, self._whole = array("d", labels.astype(np.float64).tobytes()), are_classes
+
     @property
     def labels(self) -> np.ndarray:
         """(n,) float64 labels, NaN where there is none; a copy."""

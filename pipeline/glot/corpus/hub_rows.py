@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from glot.corpus.examples import BadRows, Example, ExampleTable, UnfitRow
+from glot.corpus.examples import UnfitRow
 from glot.corpus.hub import class_index, each_row, load_dataset
 from glot.corpus.labels import ONE_LABEL
 from glot.corpus.request import HubDataset
-from glot.corpus.rows import Row, Rows
+from glot.corpus.rows import Rows
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 
@@ -51,26 +51,6 @@ class HubRows(Rows):
         except UnfitRow as error:
             return error
         return {**row, self.columns.label: None if label is None else self.classes[label]}
-
-
-class KeptRows(Rows):
-    """Rows that were read once, for those who must look at them twice: the texts in a spool, the labels in memory."""
-
-    def __init__(self, rows: Rows) -> None:
-        self.source, self.columns = rows.source, rows.columns
-        self.label_needed, self.bad_rows, self.same_columns = rows.label_needed, rows.bad_rows, rows.same_columns
-        self._bad = BadRows(rows.bad_rows)
-        self._texts, self._labels = ExampleTable(), []
-        for row in rows.rows(self._bad):
-            self._texts.append(Example(row.index, row.text, row.text_b, None))
-            self._labels.append(row.label)
-
-    def rows(self, bad: BadRows) -> Iterator[Row]:
-        """See `Rows`."""
-        bad.count, bad.first = bad.count + self._bad.count, bad.first or self._bad.first
-        for example, label in zip(self._texts, self._labels, strict=True):
-            where = f"{self.source} row {example.index + 1}"
-            yield Row(example.index, where, example.text, example.text_b, label)
 
 
 def open_splits(dataset: HubDataset, columns: Columns, bad_rows: str = "stop") -> dict[str, HubRows]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from glot.corpus.examples import UnfitRow
-from glot.corpus.rows import Row, Rows
+from glot.corpus.rows import Row
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 from glot.store.label_sets import LABELS_JOINT, MOST_LABELS, to_indicator
@@ -37,7 +37,7 @@ _NAMES_SHOWN, _NAME_CHARACTERS = 20, 40
 _FEW_SCORES = 5  # so few different ones may be classes
 
 # "word": a class's name, "whole" and "fraction": plain decimals written in text, "integer" and "float": so typed.
-_Kind = Literal["word", "whole", "fraction", "integer", "float", "unfit"]
+Kind = Literal["word", "whole", "fraction", "integer", "float", "unfit"]
 
 
 def check_target(target: str | None) -> None:
@@ -80,32 +80,6 @@ def score(row: Row) -> float:
     return number
 
 
-def infer_spec(name: str, table: Rows, num_texts: Literal[1, 2], target: str | None = None) -> TaskSpec:
-    """Tell from the training labels what the task is; `target` "classes" or "score" overrides what they look like.
-
-    Whole numbers are classes in their order, others sorted; scores have the range of the training labels.
-
-    Raises:
-        UsageError: what iterating the table raises, or all labels are the same; with "stop" also a label that is
-            no finite number among scores, or no text, number, boolean or date among classes.
-    """
-    labels = LabelTally(target)
-    for row in table:
-        labels.add(row)
-    if labels.target == "classes" and labels.left_out:
-        labels = LabelTally("classes")
-        for row in table:
-            labels.add(row)
-    if labels.unfit and (table.bad_rows == "stop" or not labels.fit):
-        raise labels.unfit
-    if labels.target == "score":
-        if labels.low == labels.high:
-            raise UsageError(f"{table.source}: every score is {labels.low:g}: there is nothing to learn")
-        score_range = (labels.low, labels.high)
-        return TaskSpec(name, num_texts, "score", score_range=score_range, metrics=("spearman", "pearson"))
-    return classes_spec(name, in_order(labels.names), num_texts, table.source)
-
-
 def classes_spec(name: str, classes: tuple[str, ...], num_texts: Literal[1, 2], source: str | None = None) -> TaskSpec:
     """The task of telling classes apart; raises UsageError, which names the source, where there are fewer than two."""
     if len(classes) < 2:
@@ -116,23 +90,10 @@ def classes_spec(name: str, classes: tuple[str, ...], num_texts: Literal[1, 2], 
     return TaskSpec(name, num_texts, "classes", classes, metrics=metrics)
 
 
-def several_spec(name: str, table: Rows, num_texts: Literal[1, 2], target: str | None) -> TaskSpec:
-    """The task of telling which of several labels a text has: those of the columns, or all that the rows name.
-
-    Raises UsageError for options that do not go together, fewer labels than two, or more than `MOST_LABELS`.
-    """
-    if target is not None:
+def check_columns(columns: Columns, target: str | None = None) -> None:
+    """Raise UsageError for a target beside several labels, and a separator that is blank or beside several columns."""
+    if columns.has_several and target is not None:
         raise UsageError(f"--target {target} does not go with several labels a text: leave it out")
-    columns = table.columns
-    check_separator(columns)
-    found = columns.labels
-    if columns.separator is not None:
-        found = in_order({one for row in table for one in row.label or ()})
-    return labels_spec(name, found, num_texts)
-
-
-def check_separator(columns: Columns) -> None:
-    """Raise UsageError for a separator that is blank, or stands beside several columns."""
     if columns.separator is None:
         return
     if len(columns.labels) > 1:
@@ -184,69 +145,6 @@ def is_number(value: str) -> bool:
     return True
 
 
-class LabelTally:
-    """What the labels seen so far can be: the range they span as scores, the names they have as classes.
-
-    Whether an unfit label is an error shows only when all were seen, so the first of either kind is kept.
-
-    Attributes:
-        low, high: the range of those that are numbers.
-        names: of classes, while classes are what labels may be.
-        left_out: names are missing, for scores may all be different: look again if these are classes after all.
-    """
-
-    def __init__(self, target: str | None = None) -> None:
-        self.low, self.high = math.inf, -math.inf
-        self.names: set[str] = set()
-        self.left_out = False
-        self._asked = target
-        self._kinds: set[_Kind] = set()
-        self._seen: set[tuple] = set()
-        self._no_score: UnfitRow | None = None
-        self._no_class: UnfitRow | None = None
-
-    @property
-    def target(self) -> str:
-        """What the labels are: "classes" or "score"."""
-        if self._asked is not None:
-            return self._asked
-        is_score = "float" in self._kinds or ("fraction" in self._kinds and "word" not in self._kinds)
-        return "score" if is_score else "classes"
-
-    @property
-    def unfit(self) -> UnfitRow | None:
-        """What is wrong with the first label that cannot be such."""
-        return self._no_score if self.target == "score" else self._no_class
-
-    @property
-    def fit(self) -> bool:
-        """Whether any label can be such."""
-        return self.low <= self.high if self.target == "score" else bool(self.names)
-
-    def add(self, row: Row) -> None:
-        """Take a row's label into account."""
-        key = _key(row.label)
-        if key in self._seen:
-            return
-        kind = _kind(row.label)
-        self._kinds.add(kind)
-        try:
-            number = score(row)
-            self.low, self.high = min(self.low, number), max(self.high, number)
-        except UnfitRow as error:
-            self._no_score = self._no_score or error
-        if self.target == "score":
-            self.left_out = True
-            self._seen.clear()
-            self.names.clear()
-            return
-        self._seen.add(key)
-        try:
-            self.names.add(class_name(row))
-        except UnfitRow as error:
-            self._no_class = self._no_class or error
-
-
 class LabelEncoder:
     """Turns rows' labels into class indices or scores, looking at each spelling of a class once."""
 
@@ -264,7 +162,7 @@ class LabelEncoder:
             return score(row)
         if self._has_several:
             return sum(1 << self._place(row, name) for name in row.label)
-        key = _key(row.label)
+        key = key_of(row.label)
         if key not in self._known:
             self._known[key] = self._place(row, class_name(row))
         return self._known[key]
@@ -301,8 +199,8 @@ def remarks(spec: TaskSpec, values: np.ndarray | None = None) -> list[str]:
         for names in alike.values()
         if len(names) > 1
     ]
-    decimals = [name for name in spec.classes if _kind(name) == "fraction"]
-    others = [name for name in spec.classes if _kind(name) == "word"]
+    decimals = [name for name in spec.classes if kind_of(name) == "fraction"]
+    others = [name for name in spec.classes if kind_of(name) == "word"]
     if len(decimals) > len(others) > 0:
         found.append(
             f"label: classes, for {_listed(others, repr)} is no plain decimal, but {len(decimals):,} others are: "
@@ -319,7 +217,8 @@ def _gist(name: str) -> Any:
     return " ".join(name.split()).casefold()
 
 
-def _kind(label: Any) -> _Kind:
+def kind_of(label: Any) -> Kind:
+    """What a label looks like by itself."""
     if isinstance(label, str):
         text = label.strip()
         if not _PLAIN_DECIMAL.fullmatch(text):
@@ -335,7 +234,7 @@ def _kind(label: Any) -> _Kind:
     return "float" if isinstance(label, float) else "unfit"
 
 
-def _key(label: Any) -> tuple:
+def key_of(label: Any) -> tuple:
     """Equal for equal labels of the same type; 1, 1.0 and True differ, and so do Decimals of 1.0 and 1.00."""
     return type(label), label if isinstance(label, str | int | float) else repr(label)
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -237,8 +237,6 @@ def load_hub(
         raise UsageError(f"--split {share:g}: {sources['validation'].source} is the validation: leave --split out")
     if sources["train"].classes and target == "score":
         raise UsageError(f"--target score: {dataset} itself names the classes of {label!r}: leave it out")
-    if not sources["train"].classes:
-        sources["train"] = hub_rows.KeptRows(sources["train"])
     return _own_corpus(name, sources, limit, share, target)
 
 
@@ -263,15 +261,8 @@ def _own_corpus(
 
     None: nothing does.
     """
-    train = sources["train"]
-    num_texts: Literal[1, 2] = 2 if train.columns.text_b else 1
-    if train.classes:
-        spec = labels.classes_spec(name, train.classes, num_texts)
-    elif train.columns.has_several:
-        spec = labels.several_spec(name, train, num_texts, target)
-    else:
-        spec = labels.infer_spec(name, train, num_texts, target)
-    splits = [tables.read_split(split, spec, rows) for split, rows in sources.items()]
+    spec, train = tables.read_training(name, sources["train"], target)
+    splits = [train, *(tables.read_split(split, spec, rows) for split, rows in sources.items() if split != "train")]
     if held is not None and held not in sources:
         splits[:1] = _hold_out(spec, splits[0], HELD_OUT if share is None else share, held)
     corpus = _checked(spec, [replace(split, examples=_sample(split.examples, limit)) for split in splits])

@@ -55,7 +55,7 @@ class CorpusRequest:
             validation, "0.1".
         data_dir: see `load_task`. generator, ratio: see `load_stress`.
         delimiter, quoting, encoding, no_header: how the files are written, see `TableFormat`.
-        target: what their labels are, see `labels.infer_spec`. label_separator: between several labels in a cell.
+        target: what their labels are, see `tables.read_training`. label_separator: between several labels in a cell.
         limit: rows to take of each split.
         bad_rows: what becomes of rows that are unfit on their own: "stop" at the first, or "skip" them, counted in
             their `Split`.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from glot.corpus.dialect import FIND_OUT, FoundDialect, TableFormat, find_dialect, is_delimited
 from glot.corpus.examples import BadRows, Example, ExampleTable, Reading, Split, UnfitRow
@@ -21,9 +23,10 @@ from glot.corpus.formats import (
     read_json_lines,
     read_parquet,
 )
-from glot.corpus.labels import LabelEncoder
+from glot.corpus.labels import LabelEncoder, check_columns, classes_spec, labels_spec
 from glot.corpus.lines import encoding_of, readable
 from glot.corpus.rows import Rows
+from glot.corpus.training_labels import training_labels
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec
@@ -168,6 +171,50 @@ def read_split(name: str, spec: TaskSpec, table: Rows) -> Split:
     """
     bad, encode = BadRows(table.bad_rows), LabelEncoder(spec)
     rows = bad.fit(table.rows(bad), lambda row: Example(row.index, row.text, row.text_b, encode(row)))
-    examples = ExampleTable(rows)
+    return _split_of(name, ExampleTable(rows), table, bad)
+
+
+def read_training(task: str, table: Rows, target: str | None = None) -> tuple[TaskSpec, Split]:
+    """Read training rows, once, and tell from their labels what the task is; `target` is that of `training_labels`.
+
+    Raises:
+        UsageError: what iterating the table raises, all labels are the same, or columns and target do not go together;
+            with "stop" also a label that is no finite number among scores, or no text, number, boolean or date among
+            classes.
+    """
+    columns = table.columns
+    num_texts: Literal[1, 2] = 2 if columns.text_b else 1
+    check_columns(columns, target)
+    if not table.classes and (columns.separator is not None or not columns.has_several):
+        return _read_unknown(task, num_texts, table, target)
+    named = classes_spec(task, table.classes, num_texts) if table.classes else None
+    spec = named or labels_spec(task, columns.labels, num_texts)
+    return spec, read_split("train", spec, table)
+
+
+def _read_unknown(task: str, num_texts: Literal[1, 2], table: Rows, target: str | None) -> tuple[TaskSpec, Split]:
+    """As `read_training` where the labels alone can tell."""
+    bad, labels, examples = BadRows(table.bad_rows), training_labels(table.columns, target), ExampleTable()
+    for row in table.rows(bad):
+        labels.add(row)
+        examples.append(Example(row.index, row.text, row.text_b, None))
+    if labels.look_again:
+        return _read_unknown(task, num_texts, table, "classes")
+    if labels.unfit and (bad.choice == "stop" or not labels.fit):
+        raise labels.unfit
+    spec = labels.spec(task, num_texts, table.source)
+    encoded = labels.encoded(spec)
+    examples.set_labels(encoded, are_classes=spec.target != "score")
+    unfit = np.isnan(encoded)
+    if not unfit.any():
+        return spec, _split_of("train", examples, table, bad)
+    first = int(unfit.argmax())
+    if examples[first].index == first:  # no row before it was left out
+        bad.first = str(labels.unfit)
+    bad.count += int(unfit.sum())
+    return spec, _split_of("train", examples.take(np.flatnonzero(~unfit)), table, bad)
+
+
+def _split_of(name: str, examples: Sequence[Example], table: Rows, bad: BadRows) -> Split:
     reading = Reading(table.source, table.described, len(examples) + bad.count, bad.count, table.spanning)
     return Split(name, examples, table.source, bad.count, bad.first, reading=reading)

@@ -9,7 +9,7 @@ from pathlib import Path
 from glot.corpus.dialect import FIND_OUT, TableFormat
 from glot.corpus.examples import Split
 from glot.corpus.guess import Guess, NamedColumns, guess_labelled
-from glot.corpus.labels import check_separator
+from glot.corpus.labels import check_columns
 from glot.corpus.tables import Table, read_split
 from glot.errors import UsageError
 from glot.fit.ensemble import find_labelling
@@ -63,7 +63,7 @@ class LabelledFile:
 
 def _check_kind(task: TaskSpec, columns: Columns, run: Path) -> None:
     """Raise UsageError where a run gives several labels a text and the columns hold one, and reversed."""
-    check_separator(columns)
+    check_columns(columns)
     several = task.target == "labels"
     if several and not columns.has_several:
         raise UsageError(
