@@ -18,6 +18,7 @@ from glot.corpus.examples import Corpus, PackedTexts, Split, label_column, pack
 from glot.errors import UsageError
 from glot.extract.backbone import Backbone
 from glot.extract.probe import longest_that_works
+from glot.process import no_collection
 from glot.store.example_set import NO_TEXT, ExampleSet
 from glot.store.files import nameless_file
 from glot.store.layout import StatesIdentity
@@ -288,6 +289,7 @@ class Tokens:
     truncated: np.ndarray
 
 
+@no_collection()
 def tokenize_filled(texts: list[str], template: str, backbone: HasTokenizer, max_tokens: int) -> Tokens:
     """The tokens of each text in its template, cut where they are more than `max_tokens`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import hashlib
 import itertools
 import json
@@ -391,21 +390,6 @@ def checked(kind: type[Entry], values: dict[str, Any]) -> Entry:
         if not is_sort:
             raise ValueError(f"{name} is {value!r}")
     return kind(**values)
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Build many objects without looking for cycles among them again and again, which takes longer than they do."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            if not gc.get_freeze_count():  # else somebody wants what is frozen to stay so
-                gc.freeze()  # and back: all are old then, and the next collection of what is young leaves them alone
-                gc.unfreeze()
-            gc.enable()
 
 
 @cache

@@ -14,9 +14,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from glot.errors import FaultError, UsageError
+from glot.process import no_collection
 from glot.store.columns import NO_FILE, ColumnFile
 from glot.store.example_set import ExampleSet
-from glot.store.files import checked, json_sha256, no_collection, write_json
+from glot.store.files import checked, json_sha256, write_json
 from glot.store.parts import LINK_AGAIN, Part, first_shards, part_of
 from glot.store.places import Place, load_json
 from glot.store.task_spec import TARGETS, TaskSpec

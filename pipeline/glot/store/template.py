@@ -46,7 +46,7 @@ def pieces(template: str, text: str) -> list[tuple[str, int]]:
 
 def fill(template: str, text: str) -> str:
     """What the backbone reads of a text: the template with the text (or both, see `pieces`) in its place."""
-    return "".join(piece for piece, _ in pieces(template, text))
+    return text if template == TEXT else "".join(piece for piece, _ in pieces(template, text))
 
 
 def check_prompt(template: str) -> None:
