@@ -82,6 +82,21 @@ def s3(s3_server: S3Server, remote_settings: Callable[[str], None]) -> Iterator[
     s3_server.misbehave()
 
 
+@pytest.fixture
+def no_clients(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """gs:// and az:// on a machine that has neither gcsfs nor adlfs."""
+    from fsspec.registry import _registry
+
+    from glot.store.places import file_system
+
+    for scheme, module in (("gs", "gcsfs"), ("az", "adlfs")):
+        monkeypatch.setitem(sys.modules, module, None)
+        monkeypatch.delitem(_registry, scheme, raising=False)
+    file_system.cache_clear()
+    yield
+    file_system.cache_clear()
+
+
 def upload(folder: Path, url: str) -> None:
     """Copy the files of a folder to a URL, as any other program would."""
     from glot.store.places import file_system

@@ -327,10 +327,8 @@ def test_two_that_make_one_cache(glot: Glot, s3: S3Server, extraction: list[obje
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["fit", "--cache", "gs://bucket/x"], "gs:// needs gcsfs, which is not installed"),
         (["inspect", "ftp://host/x"], "ftp:// is none of the places"),
         (["cache", "push", "{cache}", "there"], "there is a folder: use `glot cache copy`"),
-        (["cache", "push", "{cache}", "gs://bucket/x"], "gs:// needs gcsfs"),
         (["cache", "push", "memory://a/b", "memory://a/c"], "there is no memory://a/b/manifest.json"),
         (["cache", "pull", "{cache}", "there"], "is a folder: use `glot cache copy`"),
         (["cache", "pull", "memory://a/b", "there"], "there is no memory://a/b/manifest.json"),
@@ -350,6 +348,12 @@ def test_wrong_use_is_a_line(glot: Glot, cache: Path, words: list[str], line: st
     assert (code, err.count("\n")) == (2, 1), err
     assert line in err
     assert not Path("s3:").exists()
+
+
+@pytest.mark.parametrize("words", [["fit", "--cache"], ["cache", "push", "{cache}"]], ids=["fit", "push"])
+def test_a_client_that_is_not_installed(glot: Glot, no_clients: None, cache: Path, words: list[str]) -> None:
+    code, _, err = glot(*(word.format(cache=cache) for word in words), "gs://bucket/x")
+    assert (code, err.count("\n"), "gs:// needs gcsfs, which is not installed" in err) == (2, 1, True), err
 
 
 def test_a_bucket_that_is_not_there(glot: Glot, s3: S3Server, cache: Path, extraction: list[object]) -> None:

@@ -124,13 +124,10 @@ class LabelTally:
         """See `TrainingLabels`."""
         places = {name: place for place, name in enumerate(spec.classes)}
         codes = [math.nan if name is None else places[name] for name in self.names]
-        return self._decoded(self._scores if spec.target == "score" else codes)
-
-    def _decoded(self, values: list[float]) -> np.ndarray:
-        """The kept labels, numbers of spellings replaced by their values."""
+        values = np.asarray(self._scores if spec.target == "score" else codes, dtype=np.float64)
         found = np.array(self._kept)
         spelt = found[: self._spelt]
-        spelt[:] = np.asarray(values, dtype=np.float64)[spelt.astype(np.int64)]
+        spelt[:] = values[spelt.astype(np.int64)]
         return found
 
     def _first_of(self, row: Row, key: Hashable) -> float:

@@ -17,11 +17,13 @@ from glot.store.files import MAX_TEXT, URL, one_line, parse_json, read_json
 
 # Scheme -> what must be installed for it; the extra `remote` brings that of s3.
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub", "memory": "fsspec"}
+TRY_AGAIN = ("s3", "gs", "az", "abfs")  # whose clients do, for half a minute or more
 ATTEMPTS = 5  # of botocore for a request: with pauses that grow, for what is throttled (503) or not connected
 TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # seconds
 # The names of the clients' errors, for their modules are not imported before they are used.
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "GatedRepoError"}
 NO_CREDENTIALS |= {"RepositoryNotFoundError", "LocalTokenNotFoundError", "DefaultCredentialsError"}
+NO_CREDENTIALS |= {"ClientAuthenticationError"}  # of adlfs
 NO_CONNECTION = {"EndpointConnectionError", "ConnectTimeoutError", "ConnectError", "ConnectTimeout"}
 NO_CONNECTION |= {"ClientConnectorError", "ClientConnectorDNSError", "ServiceRequestError"}  # of gcsfs, of adlfs
 NO_NAME = {"ParamValidationError", "HFValidationError", "InvalidBucketName"}
@@ -159,13 +161,16 @@ def file_system(scheme: str) -> Any:
         options["config_kwargs"] = dict(TIMEOUTS)
         if "AWS_MAX_ATTEMPTS" not in os.environ:
             options["config_kwargs"]["retries"] = {"mode": "standard", "total_max_attempts": ATTEMPTS}
+    for name in (package, "azure"):  # gcsfs, and the client in adlfs, also log what they raise, with its traceback
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)
     try:
         system = fsspec.filesystem(scheme, **options)
     except ImportError:
         raise needs from None
-    logger = logging.getLogger(package)
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.CRITICAL)  # gcsfs logs the traceback of what it raises
+    except Exception as error:  # adlfs looks for its account at once
+        raise AccessError(f"cannot use {scheme}://: {one_line(error)}; check your account and credentials") from None
     if scheme == "s3":
         system.retries = 2  # s3fs' own, of what breaks off in the middle: around botocore's, so they multiply
     return system
@@ -188,7 +193,7 @@ def told(url: str, doing: str = "read") -> Iterator[None]:
 def explain(url: str, error: Exception, doing: str) -> GlotError:
     """What to raise for an error of a file system."""
     words, kind = one_line(error)[:300] or type(error).__name__, type(error).__name__
-    tries = ", tried several times" if url.startswith("s3:") else ""  # other clients have their own rules
+    tries = ", tried several times" if url.partition(":")[0] in TRY_AGAIN else ""
     if isinstance(error, FileNotFoundError):
         return UsageError(f"there is no {url} ({missing_words(url, error)})")
     if isinstance(error, PermissionError) or kind in NO_CREDENTIALS or _status(error) in (401, 403):
