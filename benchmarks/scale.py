@@ -59,7 +59,7 @@ BACKBONES = (
     Backbone("mistral-7b", "H100", 31_000, 4096, 2, 3.0),
     Backbone("mistral-7b int8", "H100", 31_000, 4096, 1, 3.0),
 )
-PLAN_SECONDS, PLAN_BYTES, PUT_RATE = 63e-6, 90, 100 * 2**20  # a text in one process; bytes/s, as in docs/scale.md
+PLAN_SECONDS, PLAN_BYTES, PUT_RATE = 30e-6, 90, 100 * 2**20  # a text in one process; bytes/s, as in docs/scale.md
 WORKERS, TEXTS = (1, 8, 64), (10**6, 10**8, 10**9)
 DOLLARS_A_TERABYTE_MONTH = 23.0
 
