@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import random
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,12 +23,14 @@ import pytest
 import torch
 
 from glot import GlotClassifier, GlotModel
-from glot.corpus.examples import Corpus
+from glot.corpus.examples import Corpus, Example, pack
 from glot.extract.backbone import ModelSource, load_backbone
 from glot.extract.options import ExtractOptions
+from glot.extract.planning import TextBatch, plan_texts
 from glot.extract.run import extract_states
 from glot.fit.run import FitOptions, finish_runs, make_configs, prepare_runs
 from glot.store.reader import Cache
+from glot.store.template import TEXT
 
 for library in ("mteb", "sentence_transformers", "onnxruntime", "onnxscript", "peft"):
     with suppress(ImportError):  # what a library does to the process when it is imported is its own affair
@@ -285,3 +289,22 @@ def test_threads_of_a_command_sleep_while_they_wait(given: dict[str, str], polic
         text=True,
     )
     assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr, done.stderr
+
+
+class Ring:
+    """Refers to itself: only a search for cycles frees it."""
+
+    def __init__(self) -> None:
+        self.ring = self
+
+
+def test_cycles_of_others_are_found_while_a_corpus_is_planned(backbone_folders: dict[str, Path]) -> None:
+    """Planning looks for none meanwhile; what a caller leaves between its batches is not left for ever."""
+    tokenizer = load_backbone(ModelSource("bert", str(backbone_folders["bert"]))).tokenizer
+    batch = TextBatch((pack([Example(0, TEXTS[0], None, 0)], [0]),), np.zeros(1, dtype=np.int64))
+    left = []
+    for _ in range(100):
+        left += [weakref.ref(Ring()) for _ in range(20)]  # too few at a time for a search of their own
+        plan_texts(batch, TEXT, tokenizer, 24)
+    assert any(ring() is None for ring in left)
+    assert gc.isenabled()

@@ -87,16 +87,20 @@ def quiet(*loggers: str, level: int = logging.ERROR) -> Iterator[None]:
 
 
 @contextmanager
-def no_collection() -> Iterator[None]:
-    """Build many objects without looking for cycles among them again and again, which takes longer than they do."""
+def no_collection(keeps: bool = False) -> Iterator[None]:
+    """Build many objects without looking for cycles among them again and again, which takes longer than they do.
+
+    `keeps`: most of them stay. They are taken for old then, so that what follows is not looked through together with
+    them; not for what is done again and again, for so nothing that is young ever grows old enough to be looked at.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_enabled:
-            if not gc.get_freeze_count():  # else somebody wants what is frozen to stay so
-                gc.freeze()  # and back: all are old then, and the next collection of what is young leaves them alone
+            if keeps and not gc.get_freeze_count():  # else somebody wants what is frozen to stay so
+                gc.freeze()
                 gc.unfreeze()
             gc.enable()
 

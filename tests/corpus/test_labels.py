@@ -25,6 +25,7 @@ from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec, describe_labels
 
 COLUMNS = Columns("text", None, "label")
+SEVERAL = Columns("text", None, "label", ";")
 LONG = "7" * 5000
 DECIMAL = Decimal("1.5")
 
@@ -251,15 +252,38 @@ def test_training_rows_are_those_of_a_split_of_their_task(labels: list, target: 
     assert (split.skipped, split.first_skipped) == (again.skipped, again.first_skipped)
 
 
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["", "a", "b;a", "a; b", "c;c", "c;b;a", None]), min_size=2, max_size=8))
+def test_training_rows_of_several_labels_are_those_of_a_split_of_their_task(cells: list) -> None:
+    rows = RowList([Row(i, f"line {i + 1}", str(i), None, cell) for i, cell in enumerate(cells)], "skip", SEVERAL)
+    try:
+        spec, split = read_training("t", rows)
+    except UsageError:
+        assert len({name for cell in cells for name in (cell or "").replace(" ", "").split(";") if name}) < 2
+        return
+    again = read_split("train", spec, rows)
+    assert (list(split.examples), split.skipped) == (list(again.examples), again.skipped)
+    names = [{spec.classes[place] for place in range(3) if int(one.label or 0) >> place & 1} for one in split.examples]
+    assert names == [{name.strip() for name in (cell or "").split(";")} - {""} for cell in cells]
+
+
+def test_rows_are_read_once_but_where_scores_are_classes_after_all() -> None:
+    for labels, times in ((["a", "b"], 1), ([1, 2.5], 1), (["1.5", "2.5"], 1), (["1.5", "2.5", "n/a"], 2)):
+        rows = RowList([Row(i, f"line {i + 1}", str(i), None, label) for i, label in enumerate(labels)])
+        read_training("t", rows)
+        assert rows.times == times
+
+
 class RowList(Rows):
     """Rows in place of a table; one without a label is unfit."""
 
-    source, columns, label_needed, same_columns = "t", COLUMNS, True, True
+    source, label_needed, same_columns = "t", True, True
 
-    def __init__(self, rows: list[Row], bad_rows: str = "stop") -> None:
-        self.given, self.bad_rows = rows, bad_rows
+    def __init__(self, rows: list[Row], bad_rows: str = "stop", columns: Columns = COLUMNS) -> None:
+        self.given, self.bad_rows, self.columns, self.times = rows, bad_rows, columns, 0
 
     def cells(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        self.times += 1
         for row in self.given:
             yield row.where, {"text": row.text, "label": row.label}
 

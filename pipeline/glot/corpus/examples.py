@@ -144,7 +144,8 @@ class ExampleTable(_Examples):
 
     def set_labels(self, labels: np.ndarray, are_classes: bool) -> None:
         """Replace the labels by (n,) float64 others, NaN where there is none."""
-        self._labels, self._whole = array("d", labels.astype(np.float64).tobytes()), are_classes
+        self._labels, self._whole = array("d"), are_classes
+        self._labels.frombytes(labels.view(np.uint8).data)
 
     @property
     def labels(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +23,10 @@ from glot.corpus.formats import (
     read_json_lines,
     read_parquet,
 )
-from glot.corpus.labels import LabelEncoder, check_columns, classes_spec, labels_spec
+from glot.corpus.labels import LabelEncoder, check_columns, classes_spec, in_order, labels_spec
 from glot.corpus.lines import encoding_of, readable
-from glot.corpus.rows import Rows
-from glot.corpus.training_labels import training_labels
+from glot.corpus.rows import Row, Rows
+from glot.corpus.training_labels import LabelTally, NamedLabels
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 from glot.store.task_spec import TaskSpec
@@ -175,7 +175,12 @@ def read_split(name: str, spec: TaskSpec, table: Rows) -> Split:
 
 
 def read_training(task: str, table: Rows, target: str | None = None) -> tuple[TaskSpec, Split]:
-    """Read training rows, once, and tell from their labels what the task is; `target` is that of `training_labels`.
+    """Read training rows and tell from their labels what the task is.
+
+    They are read once, but twice where labels look like scores at first and are classes after all.
+
+    Args:
+        target: "classes" or "score" whatever the labels look like.
 
     Raises:
         UsageError: what iterating the table raises, all labels are the same, or columns and target do not go together;
@@ -185,26 +190,29 @@ def read_training(task: str, table: Rows, target: str | None = None) -> tuple[Ta
     columns = table.columns
     num_texts: Literal[1, 2] = 2 if columns.text_b else 1
     check_columns(columns, target)
-    if not table.classes and (columns.separator is not None or not columns.has_several):
-        return _read_unknown(task, num_texts, table, target)
-    named = classes_spec(task, table.classes, num_texts) if table.classes else None
-    spec = named or labels_spec(task, columns.labels, num_texts)
+    if table.classes:
+        spec = classes_spec(task, table.classes, num_texts)
+    elif not columns.has_several:
+        return _read_tallied(task, num_texts, table, target)
+    elif columns.separator is not None:
+        return _read_named(task, num_texts, table)
+    else:
+        spec = labels_spec(task, columns.labels, num_texts)
     return spec, read_split("train", spec, table)
 
 
-def _read_unknown(task: str, num_texts: Literal[1, 2], table: Rows, target: str | None) -> tuple[TaskSpec, Split]:
-    """As `read_training` where the labels alone can tell."""
-    bad, labels, examples = BadRows(table.bad_rows), training_labels(table.columns, target), ExampleTable()
-    for row in table.rows(bad):
-        labels.add(row)
-        examples.append(Example(row.index, row.text, row.text_b, None))
+def _read_tallied(task: str, num_texts: Literal[1, 2], table: Rows, target: str | None) -> tuple[TaskSpec, Split]:
+    """As `read_training` where each row has one label."""
+    labels, bad = LabelTally(target), BadRows(table.bad_rows)
+    examples = _read_texts(table, bad, labels.add)
     if labels.look_again:
-        return _read_unknown(task, num_texts, table, "classes")
+        del examples, labels  # a second table of all texts may be too much
+        return _read_tallied(task, num_texts, table, "classes")
     if labels.unfit and (bad.choice == "stop" or not labels.fit):
         raise labels.unfit
     spec = labels.spec(task, num_texts, table.source)
     encoded = labels.encoded(spec)
-    examples.set_labels(encoded, are_classes=spec.target != "score")
+    examples.set_labels(encoded, are_classes=spec.target == "classes")
     unfit = np.isnan(encoded)
     if not unfit.any():
         return spec, _split_of("train", examples, table, bad)
@@ -213,6 +221,24 @@ def _read_unknown(task: str, num_texts: Literal[1, 2], table: Rows, target: str 
         bad.first = str(labels.unfit)
     bad.count += int(unfit.sum())
     return spec, _split_of("train", examples.take(np.flatnonzero(~unfit)), table, bad)
+
+
+def _read_named(task: str, num_texts: Literal[1, 2], table: Rows) -> tuple[TaskSpec, Split]:
+    """As `read_training` where a row names its labels in one cell."""
+    labels, bad = NamedLabels(), BadRows(table.bad_rows)
+    examples = _read_texts(table, bad, lambda row: labels.add(row.label or ()))
+    spec = labels_spec(task, in_order(set(labels.names)), num_texts)
+    examples.set_labels(labels.encoded(spec.classes), are_classes=True)
+    return spec, _split_of("train", examples, table, bad)
+
+
+def _read_texts(table: Rows, bad: BadRows, take: Callable[[Row], None]) -> ExampleTable:
+    """The fit rows without their labels; each of them is given to `take`, too."""
+    examples = ExampleTable()
+    for row in table.rows(bad):
+        take(row)
+        examples.append(Example(row.index, row.text, row.text_b, None))
+    return examples
 
 
 def _split_of(name: str, examples: Sequence[Example], table: Rows, bad: BadRows) -> Split:

@@ -1,70 +1,34 @@
-"""The labels of training rows, which decide what the task is: each is taken in once, before that is known.
+"""The labels of training rows, which decide what the task is, taken in row by row before that is known.
 
-Until then a label is kept as the number of its spelling. Scores may all be spelt differently: from the first label on
-that makes them scores they are kept as what they are.
+Until then a label is kept as the number of its spelling. Scores may all be spelt differently: from the row on that
+makes labels scores they are kept as what they are.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Hashable
-from typing import Literal, Protocol
+from collections.abc import Hashable, Iterable
+from typing import Literal
 
 import numpy as np
 
 from glot.corpus.examples import UnfitRow
-from glot.corpus.labels import Kind, class_name, classes_spec, in_order, key_of, kind_of, labels_spec, score
+from glot.corpus.labels import Kind, class_name, classes_spec, in_order, key_of, kind_of, score
 from glot.corpus.rows import Row
 from glot.errors import UsageError
-from glot.registry.tasks import Columns
+from glot.store.label_sets import MOST_LABELS
 from glot.store.task_spec import TaskSpec
 
 
-class TrainingLabels(Protocol):
-    """The labels of n rows."""
-
-    @property
-    def look_again(self) -> bool:
-        """Whether what was kept does not tell: then the rows are to be taken in anew, as classes."""
-        ...
-
-    @property
-    def unfit(self) -> UnfitRow | None:
-        """What is wrong with the first label that is none of the task's kind."""
-        ...
-
-    @property
-    def fit(self) -> bool:
-        """Whether any label is of the task's kind."""
-        ...
-
-    def add(self, row: Row) -> None:
-        """Take a row's label in."""
-        ...
-
-    def spec(self, name: str, num_texts: Literal[1, 2], source: str) -> TaskSpec:
-        """What the task is, whose rows are from `source`. Raises UsageError where nothing can be learnt from them."""
-        ...
-
-    def encoded(self, spec: TaskSpec) -> np.ndarray:
-        """(n,) float64 labels as examples have them; NaN for unfit ones."""
-        ...
-
-
-def training_labels(columns: Columns, target: str | None) -> TrainingLabels:
-    """For the rows of a table with such columns; `target` "classes" or "score" overrides what labels look like."""
-    return NamedLabels() if columns.has_several else LabelTally(target)
-
-
 class LabelTally:
-    """Labels of which each row has one: classes, or scores. See `TrainingLabels`, and `glot.corpus.labels`.
+    """Labels of which each row has one: classes, or scores; see `glot.corpus.labels` for which.
 
     Whether an unfit label is an error shows only when all were seen, so the first of either kind is kept.
 
     Attributes:
         low, high: the range of those that are numbers.
-        names: the class of each spelling, None where it is unfit; none once they were scores.
+        names: the class of each spelling, None where it is unfit; none once labels are kept as scores.
     """
 
     def __init__(self, target: str | None = None) -> None:
@@ -75,7 +39,7 @@ class LabelTally:
         self._spellings: dict[Hashable, int] = {}
         self._scores: list[float] = []  # of each spelling
         self._kept = array("d")
-        self._spelt: int | None = 0 if target == "score" else None  # how many were kept as numbers of spellings
+        self._scores_from: int | None = 0 if target == "score" else None  # the row from which on they are kept so
         self._no_score: UnfitRow | None = None
         self._no_class: UnfitRow | None = None
 
@@ -89,22 +53,22 @@ class LabelTally:
 
     @property
     def look_again(self) -> bool:
-        """See `TrainingLabels`: they were scores, and then were not."""
-        return self._spelt is not None and self.target == "classes"
+        """Whether they were scores, and then were not: what was kept does not tell; take all in anew, as classes."""
+        return self._scores_from is not None and self.target == "classes"
 
     @property
     def unfit(self) -> UnfitRow | None:
-        """See `TrainingLabels`."""
+        """What is wrong with the first label that is none of the task's kind."""
         return self._no_score if self.target == "score" else self._no_class
 
     @property
     def fit(self) -> bool:
-        """See `TrainingLabels`."""
+        """Whether any label is of the task's kind."""
         return self.low <= self.high if self.target == "score" else any(name is not None for name in self.names)
 
     def add(self, row: Row) -> None:
-        """See `TrainingLabels`."""
-        if self._spelt is not None:
+        """Take a row's label in."""
+        if self._scores_from is not None:
             self._kinds.add(kind_of(row.label))
             self._kept.append(self._score(row))
             return
@@ -113,7 +77,10 @@ class LabelTally:
         self._kept.append(self._first_of(row, key) if number is None else number)
 
     def spec(self, name: str, num_texts: Literal[1, 2], source: str) -> TaskSpec:
-        """See `TrainingLabels`. Whole numbers are classes in their order, others sorted; scores have their range."""
+        """What the task is: whole numbers are classes in their order, others sorted; scores have their range.
+
+        Raises UsageError, which names the `source` of the rows, where all labels are the same.
+        """
         if self.target == "classes":
             return classes_spec(name, in_order({one for one in self.names if one is not None}), num_texts, source)
         if self.low == self.high:
@@ -121,21 +88,21 @@ class LabelTally:
         return TaskSpec(name, num_texts, "score", score_range=(self.low, self.high), metrics=("spearman", "pearson"))
 
     def encoded(self, spec: TaskSpec) -> np.ndarray:
-        """See `TrainingLabels`."""
+        """(n,) float64 labels as examples have them; NaN for unfit ones."""
         places = {name: place for place, name in enumerate(spec.classes)}
         codes = [math.nan if name is None else places[name] for name in self.names]
         values = np.asarray(self._scores if spec.target == "score" else codes, dtype=np.float64)
         found = np.array(self._kept)
-        spelt = found[: self._spelt]
-        spelt[:] = values[spelt.astype(np.int64)]
+        numbers = found[: self._scores_from]
+        numbers[:] = values[numbers.astype(np.int64)]
         return found
 
     def _first_of(self, row: Row, key: Hashable) -> float:
-        """How the label of a spelling that is met for the first time is kept."""
+        """The number of a spelling that is met first; the score itself, if this one makes labels scores."""
         self._kinds.add(kind_of(row.label))
         value = self._score(row)
         if self.target == "score":
-            self._spelt = len(self._kept)
+            self._scores_from = len(self._kept)
             self._spellings.clear()
             self.names.clear()
             return value
@@ -161,24 +128,25 @@ class LabelTally:
 
 
 class NamedLabels:
-    """Labels of which a row has several, by their names. See `TrainingLabels`."""
+    """Labels of which a row has several, by their names.
 
-    look_again, unfit, fit = False, None, True
+    Attributes:
+        names: all that were met, in that order.
+    """
 
     def __init__(self) -> None:
-        self._sets: dict[tuple[str, ...], int] = {}
-        self._kept = array("L")
+        self.names: dict[str, int] = {}
+        self._kept = array("Q")  # of each row a bit for every name that it has
 
-    def add(self, row: Row) -> None:
-        """See `TrainingLabels`."""
-        self._kept.append(self._sets.setdefault(row.label or (), len(self._sets)))
+    def add(self, names: Iterable[str]) -> None:
+        """Take a row's labels in; with more names than a task may have only these are kept."""
+        numbers = {self.names.setdefault(name, len(self.names)) for name in names}
+        if len(self.names) <= MOST_LABELS:
+            self._kept.append(sum(1 << number for number in numbers))
 
-    def spec(self, name: str, num_texts: Literal[1, 2], source: str) -> TaskSpec:
-        """See `TrainingLabels`."""
-        return labels_spec(name, in_order({one for names in self._sets for one in names}), num_texts)
-
-    def encoded(self, spec: TaskSpec) -> np.ndarray:
-        """See `TrainingLabels`; a label's bit is set where a row has it."""
-        bits = {name: 1 << place for place, name in enumerate(spec.classes)}
-        codes = [sum(bits[name] for name in names) for names in self._sets]
-        return np.asarray(codes, dtype=np.float64)[np.array(self._kept)]
+    def encoded(self, classes: tuple[str, ...]) -> np.ndarray:
+        """(n,) float64 labels as examples have them: the bits are in the order of the task's classes."""
+        kept, codes = np.array(self._kept), np.zeros(len(self._kept), dtype=np.uint64)
+        for place, name in enumerate(classes):
+            codes |= ((kept >> np.uint64(self.names[name])) & np.uint64(1)) << np.uint64(place)
+        return codes.astype(np.float64)

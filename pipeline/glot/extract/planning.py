@@ -213,6 +213,7 @@ class PlannedTexts:
     empty: int
 
 
+@no_collection()
 def plan_texts(batch: TextBatch, template: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> PlannedTexts:
     """Tokenize some texts, at least one, in their template, and hash them."""
     encoded = batch.encoded()
@@ -289,7 +290,6 @@ class Tokens:
     truncated: np.ndarray
 
 
-@no_collection()
 def tokenize_filled(texts: list[str], template: str, backbone: HasTokenizer, max_tokens: int) -> Tokens:
     """The tokens of each text in its template, cut where they are more than `max_tokens`.
 

@@ -317,7 +317,7 @@ class Manifest:
         write_json(folder / MANIFEST_FILE, data)
 
     @classmethod
-    @no_collection()
+    @no_collection(keeps=True)
     def load(cls, folder: Place) -> Manifest:
         """Read `manifest.json`; raises UsageError (missing, other version) or FaultError (damaged)."""
         path = folder / MANIFEST_FILE

@@ -17,13 +17,13 @@ from glot.store.files import MAX_TEXT, URL, one_line, parse_json, read_json
 
 # Scheme -> what must be installed for it; the extra `remote` brings that of s3.
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface_hub", "memory": "fsspec"}
-TRY_AGAIN = ("s3", "gs", "az", "abfs")  # whose clients do, for half a minute or more
+TRY_AGAIN = ("s3", "gs", "az", "abfs")  # their clients try again by themselves, for half a minute or more
 ATTEMPTS = 5  # of botocore for a request: with pauses that grow, for what is throttled (503) or not connected
 TIMEOUTS = {"connect_timeout": 10, "read_timeout": 60}  # seconds
 # The names of the clients' errors, for their modules are not imported before they are used.
 NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "TokenRetrievalError", "GatedRepoError"}
 NO_CREDENTIALS |= {"RepositoryNotFoundError", "LocalTokenNotFoundError", "DefaultCredentialsError"}
-NO_CREDENTIALS |= {"ClientAuthenticationError"}  # of adlfs
+NO_CREDENTIALS |= {"ClientAuthenticationError", "AzureSigningError"}  # of adlfs
 NO_CONNECTION = {"EndpointConnectionError", "ConnectTimeoutError", "ConnectError", "ConnectTimeout"}
 NO_CONNECTION |= {"ClientConnectorError", "ClientConnectorDNSError", "ServiceRequestError"}  # of gcsfs, of adlfs
 NO_NAME = {"ParamValidationError", "HFValidationError", "InvalidBucketName"}
@@ -161,7 +161,7 @@ def file_system(scheme: str) -> Any:
         options["config_kwargs"] = dict(TIMEOUTS)
         if "AWS_MAX_ATTEMPTS" not in os.environ:
             options["config_kwargs"]["retries"] = {"mode": "standard", "total_max_attempts": ATTEMPTS}
-    for name in (package, "azure"):  # gcsfs, and the client in adlfs, also log what they raise, with its traceback
+    for name in (package, "azure") if package == "adlfs" else (package,):  # they log what they raise, with tracebacks
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.CRITICAL)
@@ -170,7 +170,8 @@ def file_system(scheme: str) -> Any:
     except ImportError:
         raise needs from None
     except Exception as error:  # adlfs looks for its account at once
-        raise AccessError(f"cannot use {scheme}://: {one_line(error)}; check your account and credentials") from None
+        words = one_line(error)[:300]
+        raise AccessError(f"cannot use {scheme}://: {words}; check your account, credentials and settings") from None
     if scheme == "s3":
         system.retries = 2  # s3fs' own, of what breaks off in the middle: around botocore's, so they multiply
     return system
