@@ -328,6 +328,20 @@ def test_what_cannot_be_tuned_is_refused(make_fit_cache: MakeCache, tmp_path: Pa
         check_tunable(cache)
 
 
+@pytest.mark.parametrize("damage", ["cut", "short"])
+def test_damaged_answers_are_one_line(make_fit_cache: MakeCache, tmp_path: Path, damage: str) -> None:
+    tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
+    tuner.search(HOUR, 4)
+    path = min((tuner.folder / tuning.HELD_OUT).iterdir())
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        np.save(path, np.load(path)[1:])
+    trial = next(one for one in tuner._scored() if path.name.startswith(f"{one.number}-"))
+    with pytest.raises(FaultError, match=rf"{path.name} (is damaged|holds \d+ numbers for \d+ examples).*; remove it"):
+        tuner._lead(trial, trial)
+
+
 def test_a_damaged_journal_is_one_line(make_fit_cache: MakeCache, tmp_path: Path) -> None:
     tuner = begin(make_fit_cache(train=40, validation=24), tmp_path / "study")
     path = tmp_path / "study" / studies.JOURNAL_FILE

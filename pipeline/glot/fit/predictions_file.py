@@ -18,16 +18,19 @@ def read_predictions(runs: Sequence[Path], set_name: str) -> tuple[np.ndarray, n
 
     Raises FaultError where a file is damaged.
     """
-    predictions = [_read(run / f"predictions-{set_name}.npy") for run in runs]
-    labels = _read(runs[0] / f"labels-{set_name}.npy")
-    there = [found for found in predictions if found is not None]
-    if len(there) < len(runs) or labels is None or not len(labels):
+    labels = read_numbers(runs[0] / f"labels-{set_name}.npy")
+    if labels is None or not len(labels):
         return None
-    return np.stack(there), labels
+    predictions = [read_numbers(run / f"predictions-{set_name}.npy", len(labels)) for run in runs]
+    there = [found for found in predictions if found is not None]
+    return (np.stack(there), labels) if len(there) == len(runs) else None
 
 
-def _read(path: Path) -> np.ndarray | None:
-    """(m,) numbers, one an example; None where there is no such file."""
+def read_numbers(path: Path, count: int | None = None) -> np.ndarray | None:
+    """(m,) numbers, one an example; None where there is no such file.
+
+    Raises FaultError where the file is damaged, or m is not the `count` that is known.
+    """
     try:
         values = np.load(path, allow_pickle=False)
     except FileNotFoundError:
@@ -40,4 +43,6 @@ def _read(path: Path) -> np.ndarray | None:
         raise FaultError(f"{path} does not hold one number an example; remove it, or predict again")
     if not np.isfinite(values).all():
         raise FaultError(f"{path} holds NaN or infinity; remove it, or predict again")
+    if count is not None and len(values) != count:
+        raise FaultError(f"{path} holds {len(values):,} numbers for {count:,} examples; remove it, or predict again")
     return values

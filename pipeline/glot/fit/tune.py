@@ -27,7 +27,7 @@ from glot.fit.config import FitOptions
 from glot.fit.ensemble import ENSEMBLE
 from glot.fit.ensemble_run import make_ensemble
 from glot.fit.learner import Job, LossError
-from glot.fit.predictions_file import read_predictions
+from glot.fit.predictions_file import read_numbers, read_predictions
 from glot.fit.presets import select_of
 from glot.fit.promise import Promise
 from glot.fit.ray_claim import wait_for_orphans
@@ -235,8 +235,10 @@ class Tuner:
 
     def _answers(self, trial: FrozenTrial, folds: range) -> np.ndarray | None:
         """What a candidate answered to the examples of some folds; None of a study of before answers were kept."""
-        kept = [self._held_out(trial.number, fold) for fold in folds]
-        return np.concatenate([np.load(path) for path in kept]) if all(path.exists() for path in kept) else None
+        counts = np.bincount(self.fold_of)
+        kept = [read_numbers(self._held_out(trial.number, fold), counts[fold]) for fold in folds]
+        there = [found for found in kept if found is not None]
+        return np.concatenate(there) if len(there) == len(kept) else None
 
     def _held_out_labels(self, folds: range) -> np.ndarray:
         return np.concatenate([labels_of(self.examples.subset(self.fold_of == fold)) for fold in folds])
