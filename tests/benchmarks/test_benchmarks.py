@@ -248,7 +248,7 @@ def test_scale(tmp_path: Path) -> None:
     assert overhead > -0.5
     lines = list(scale.describe_hours(scale.BACKBONES[:1]))
     assert lines[1].startswith("minilm (2 cores, 5,000 tokens/s), 1e+08 texts: 2.07 TB, 1,931 shards; 150.0 h on 1, ")
-    assert lines[1].endswith("; 1.8 h and 9.00 GB to plan, 5.5 h to put into a store")
+    assert lines[1].endswith("; 0.8 h and 9.00 GB to plan, 5.5 h to put into a store")
 
 
 def test_plans_that_differ_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
