@@ -148,7 +148,7 @@ def test_a_missing_file_other_encodings_and_a_missing_pyarrow(tmp_path: Path, mo
     with pytest.raises(UsageError, match=r"no file .*b\.csv: pass a CSV, TSV, JSON lines or Parquet file"):
         list(Table(tmp_path / "b.csv", COLUMNS))
     (tmp_path / "f.csv").mkdir()
-    with pytest.raises(UsageError, match=r"f\.csv is a folder: pass a CSV, TSV, JSON lines or Parquet file"):
+    with pytest.raises(UsageError, match=r"f\.csv is a folder without texts: name a file, or a folder of"):
         list(Table(tmp_path / "f.csv", COLUMNS))
     (tmp_path / "l.csv").write_bytes("text,label\nna\xefve,1\n".encode("latin-1"))
     with pytest.raises(UsageError, match=r"l\.csv is not UTF-8 text .*: save it as UTF-8, .*--encoding latin-1"):

@@ -22,7 +22,9 @@ class DataOptions:
     task: Annotated[str | None, typer.Option(help="cola sst2 stsb mrpc qqp mnli qnli rte wnli imdb stress.")] = None
     data: Annotated[
         str | None,
-        typer.Option(help="Your own training data: CSV, TSV, JSONL or Parquet, or hub:owner/name[:config]."),
+        typer.Option(
+            help="Your own training data: CSV, TSV, JSONL, Parquet, a folder of texts, or hub:owner/name[:config]."
+        ),
     ] = None
     pairs: Annotated[
         str | None,

@@ -50,7 +50,9 @@ class Format(str, Enum):
 def encode(
     run: RunOption,
     *,
-    input: Annotated[str, typer.Option(help="Texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")],
+    input: Annotated[
+        str, typer.Option(help="Texts: a text a line, a CSV, TSV, JSONL or Parquet file, or a folder; -: stdin.")
+    ],
     output: Annotated[Path, typer.Option(help="The vectors: a .npy, .parquet, .jsonl or .ndjson file.")],
     text: TextOption = None,
     text_b: Annotated[
@@ -104,7 +106,8 @@ def predict(
     *,
     cache: Annotated[Path | None, typer.Option(help="Predict an example set of a cache, or --input new texts.")] = None,
     input: Annotated[
-        str | None, typer.Option(help="New texts: a text a line, or a CSV, TSV, JSONL or Parquet file; -: stdin.")
+        str | None,
+        typer.Option(help="New texts: a text a line, a CSV, TSV, JSONL or Parquet file, or a folder; -: stdin."),
     ] = None,
     text: TextOption = None,
     text_b: TextBOption = None,

@@ -101,7 +101,7 @@ def evaluate(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="Score the head on a file of labelled texts: CSV, TSV, JSON lines or Parquet.",
+            help="Score the head on a file of labelled texts (CSV, TSV, JSON lines, Parquet), or a folder of them.",
             show_default=False,
         ),
     ] = None,

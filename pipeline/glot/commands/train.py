@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @with_groups
 def train(
-    data: Annotated[Path, typer.Argument(help="Your table of texts and labels: CSV, TSV, JSONL or Parquet.")],
+    data: Annotated[
+        Path, typer.Argument(help="Your texts and labels: a table (CSV, TSV, JSONL, Parquet), or a folder of texts.")
+    ],
     model: ModelOption,
     *,
     text: Annotated[str | None, typer.Option(help="Column of the text; default: the obvious one.")] = None,

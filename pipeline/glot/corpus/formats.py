@@ -12,12 +12,13 @@ from glot.corpus.delimited import read_rows
 from glot.corpus.dialect import DELIMITERS, FoundDialect, TableFormat, is_delimited
 from glot.corpus.examples import UnfitRow
 from glot.corpus.lines import check_file, read_file
+from glot.corpus.text_folder import check_text_folder
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 
 JSON_LINES = {".jsonl", ".json", ".ndjson"}
 _PARQUET = {".parquet", ".pq"}
-A_TABLE = "a CSV, TSV, JSON lines or Parquet file"  # for messages
+A_TABLE = "a CSV, TSV, JSON lines or Parquet file, or a folder of texts"  # for messages
 _SPREADSHEETS = {".xlsx", ".xls", ".ods"}
 _COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".tgz", ".7z"}
 _PARQUET_BUFFER = 1 << 20  # without one, pyarrow reads a row group's columns whole
@@ -25,12 +26,17 @@ _PARQUET_ROWS = 4096  # turned into Python objects at a time
 
 
 def is_table(path: Path, form: TableFormat) -> bool:
-    """Whether the suffix is one of a table, or a delimiter makes it one."""
-    return path.suffix.lower() in {*JSON_LINES, *_PARQUET} or is_delimited(path, form)
+    """Whether it is a folder of texts, the suffix is one of a table, or a delimiter makes it one."""
+    return path.is_dir() or path.suffix.lower() in {*JSON_LINES, *_PARQUET} or is_delimited(path, form)
 
 
 def check_table(path: Path, form: TableFormat) -> None:
     """Raise UsageError where there is no such file, its format is unknown, or is not one that the options are for."""
+    if path.is_dir():
+        if form.asked:
+            raise UsageError(f"{form.asked} is for delimited text, and {path} is a folder of texts: leave it out")
+        check_text_folder(path)
+        return
     check_file(path, A_TABLE)
     suffix = path.suffix.lower()
     if not is_table(path, form):

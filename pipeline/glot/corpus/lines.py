@@ -106,7 +106,12 @@ def encoding_of(path: Path, encoding: str | None) -> str:
     if encoding is None:
         with path.open("rb") as stream:
             encoding = _encoding_of(stream.read(_HEAD_BYTES))
-    return _SHOWN.get(encoding.lower().replace("_", "-"), encoding)
+    return encoding_name(encoding)
+
+
+def encoding_name(encoding: str | None) -> str:
+    """An encoding as people write it; None is UTF-8."""
+    return _SHOWN.get((encoding or UTF8).lower().replace("_", "-"), str(encoding))
 
 
 def _encoding_of(head: bytes) -> str:

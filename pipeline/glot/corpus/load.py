@@ -153,7 +153,7 @@ def load_table(
     held: str = "validation",
     separator: str | None = None,
 ) -> Corpus:
-    """Read anybody's own data (CSV, TSV, JSON lines, Parquet) into splits train, validation and perhaps test.
+    """Read anybody's own data (a table, or a folder of texts) into splits train, validation and perhaps test.
 
     The training labels decide what the task is (see `glot.corpus.labels`); it is named after `data`.
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from glot.corpus.dialect import TableFormat
 from glot.corpus.stress import GENERATORS, PUBLISHED, Haystack
+from glot.corpus.text_folder import content_sha256
 from glot.errors import UsageError
 from glot.registry.tasks import find_task
-from glot.store.files import file_sha256, json_sha256
+from glot.store.files import json_sha256
 from glot.store.template import check_pairs
 
 OWN_MAX_TOKENS = 128  # the length limit of texts that belong to no known task
@@ -106,7 +107,7 @@ def table_name(data: Path | HubDataset, name: str | None) -> str:
     if isinstance(data, HubDataset):
         own = "-".join(filter(None, [data.name.rpartition("/")[2], data.config]))
     else:
-        own = data.stem
+        own = data.absolute().name if data.is_dir() else data.stem
     return name or re.sub(r"[^\w.-]+", "-", own)
 
 
@@ -179,6 +180,6 @@ def _describe(value: Any) -> Any:
     if not isinstance(value, Path):
         return value
     try:
-        return [value.name, value.stat().st_size, file_sha256(value)]
+        return [value.name, value.stat().st_size if value.is_file() else 0, content_sha256(value)]
     except OSError:
         return [str(value) if str(value).startswith(HUB) else value.name]  # its reader says what is wrong with it

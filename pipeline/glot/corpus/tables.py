@@ -1,4 +1,4 @@
-"""Anybody's own data: CSV, TSV, JSON lines and Parquet files with a text, a second text and a label column."""
+"""Anybody's own data: CSV, TSV, JSON lines and Parquet files, or folders, with a text, a second text and a label."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from glot.corpus.formats import (
     read_parquet,
 )
 from glot.corpus.labels import LabelEncoder, check_columns, classes_spec, in_order, labels_spec
-from glot.corpus.lines import encoding_of, readable
+from glot.corpus.lines import encoding_name, encoding_of, readable
 from glot.corpus.rows import Row, Rows
+from glot.corpus.text_folder import folder_columns, read_folder
 from glot.corpus.training_labels import LabelTally, NamedLabels
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
@@ -35,6 +36,8 @@ from glot.store.task_spec import TaskSpec
 @dataclass(frozen=True)
 class Table(Rows):
     """A file of rows, read anew, row by row, each time it is iterated; the file's suffix says its format.
+
+    A folder of texts (see `glot.corpus.text_folder`) is a table, too, with the columns file, text and label.
 
     How delimited text is written is found out by a look through the file (see `glot.corpus.dialect`) but for what
     `form` says; `.json` means one object a line, like `.jsonl`, or one array of objects. An empty
@@ -86,6 +89,8 @@ class Table(Rows):
     def described(self) -> str:
         """See `Rows`."""
         check_table(self.path, self.form)
+        if self.path.is_dir():
+            return f"texts in folders, {encoding_name(self.form.encoding)}"
         if is_parquet(self.path):
             return "Parquet"
         if self._found is None:
@@ -106,6 +111,9 @@ class Table(Rows):
     def cells(self) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
         """See `Rows`."""
         check_table(self.path, self.form)
+        if self.path.is_dir():
+            yield from read_folder(self.path, self.form.encoding)
+            return
         if is_parquet(self.path):
             yield from read_parquet(self.path, self.columns, self.whole)
             return
@@ -128,6 +136,8 @@ class Table(Rows):
         JSON lines are looked through whole. Raises UsageError where it cannot be read.
         """
         check_table(self.path, self.form)
+        if self.path.is_dir():
+            return folder_columns(self.path)
         if is_parquet(self.path):
             return parquet_columns(self.path)
         with readable(self.path, self.form.encoding):
@@ -138,7 +148,12 @@ class Table(Rows):
     @cached_property
     def _found(self) -> FoundDialect | None:
         """How delimited text is written; None for other formats."""
-        if is_parquet(self.path) or not is_delimited(self.path, self.form) or not self.same_columns:
+        if (
+            self.path.is_dir()
+            or is_parquet(self.path)
+            or not is_delimited(self.path, self.form)
+            or not self.same_columns
+        ):
             return None
         self.form.check_columns(self.columns)
         with readable(self.path, self.form.encoding):

@@ -18,6 +18,7 @@ from glot.corpus.formats import is_table
 from glot.corpus.guess import guess_texts
 from glot.corpus.lines import bare, check_file, read_file, read_stdin, readable
 from glot.corpus.tables import Table
+from glot.corpus.text_folder import files_below
 from glot.errors import UsageError
 from glot.inference.run_checks import answer_columns, check_vector_texts
 from glot.registry.tasks import Columns
@@ -43,7 +44,8 @@ class Input:
     """Where new texts come from.
 
     Attributes:
-        path: a table (CSV, TSV, JSON lines, Parquet), any other file with a text a line, or "-": stdin, likewise.
+        path: a table (CSV, TSV, JSON lines, Parquet, or a folder of texts), any other file with a text a line, or "-":
+            stdin, likewise.
         text, text_b: the columns of a table; `text_b` that of the second text of pairs.
         form: what is known of how the file is written.
     """
@@ -61,7 +63,11 @@ class Input:
     @property
     def about_tokens(self) -> int:
         """About how many tokens its texts have; 0 for stdin, where somebody may wait for one line."""
-        return 0 if self.path == STDIN else Path(self.path).stat().st_size // BYTES_A_TOKEN
+        path = Path(self.path)
+        if self.path == STDIN:
+            return 0
+        files = [path / name for name in files_below(path)] if path.is_dir() else [path]
+        return sum(file.stat().st_size for file in files) // BYTES_A_TOKEN
 
     def with_columns(self, texts_each: int, trained: Columns | None) -> tuple[Input, str]:
         """A table with the columns that nobody named (see `guess_texts`), and which those are, for people.

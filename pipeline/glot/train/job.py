@@ -16,13 +16,14 @@ from glot.corpus.guess import guess_columns
 from glot.corpus.lines import check_file
 from glot.corpus.load import load_table
 from glot.corpus.request import OWN_MAX_TOKENS, check_name, table_name
+from glot.corpus.text_folder import content_sha256
 from glot.errors import UsageError
 from glot.extract.folders import check_source
 from glot.extract.options import ExtractOptions, check_engine
 from glot.extract.source import ModelSource, resolve_model
 from glot.fit.study import FEWEST
 from glot.registry.tasks import Columns
-from glot.store.files import check_parent, file_sha256, holds_something, is_unfinished, read_versioned, write_json
+from glot.store.files import check_parent, holds_something, is_unfinished, read_versioned, write_json
 from glot.train.result import RESULT_FILE, Trained
 
 VERSION = 1
@@ -202,8 +203,9 @@ def _asked(request: TrainRequest, source: ModelSource, columns: Columns) -> dict
 
 
 def _digest(path: Path) -> str:
-    check_file(path, A_TABLE)
-    return file_sha256(path)
+    if not path.is_dir():
+        check_file(path, A_TABLE)
+    return content_sha256(path)
 
 
 def _check_folder(folder: Path, asked: dict[str, Any]) -> Trained | None:
