@@ -15,19 +15,12 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from werkzeug.http import http_date
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import make_server
+
+from tests.servers import Quiet
 
 Answer = tuple[str, dict[str, str], bytes]
 CHANGED = http_date(0)
-
-
-class Quiet(WSGIRequestHandler):
-    """Logs nothing."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log(self, *_: object) -> None:
-        """Nothing."""
 
 
 class Blobs:

@@ -62,7 +62,8 @@ def test_files_that_are_no_texts_are_unfit_rows(tmp_path: Path) -> None:
     assert rows(folder, bad_rows="skip") == {0: ("one", "a"), 3: ("four", "b")}
     (folder / "a/2.pdf").unlink()
     with pytest.raises(
-        UsageError, match=r"^r/b/3\.txt is not UTF-8 text \(.*\): save it as UTF-8, or name its --encod"
+        UsageError,
+        match=r"^r/b/3\.txt is not UTF-8 text \(byte 0xe9, .*\): save it as UTF-8, or name its encoding, as in",
     ):
         rows(folder)
     (folder / "c.txt").write_text("whose?")

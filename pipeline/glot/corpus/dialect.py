@@ -98,8 +98,8 @@ class FoundDialect:
 
 
 def is_delimited(path: Path, form: TableFormat) -> bool:
-    """Whether the suffix says so, or a delimiter was named."""
-    return path.suffix.lower() in DELIMITERS or form.delimiter is not None
+    """Whether the suffix of a file says so, or a delimiter was named."""
+    return not path.is_dir() and (path.suffix.lower() in DELIMITERS or form.delimiter is not None)
 
 
 def find_dialect(path: Path, form: TableFormat, columns: Columns, label_needed: bool) -> FoundDialect:

@@ -20,6 +20,8 @@ from glot.store.template import check_pairs, join_pair, takes_pair
 Read = TypeVar("Read")
 Made = TypeVar("Made")
 BAD_ROWS = ("stop", "skip")
+# Our name for a split -> what others call it, the usual name first.
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _BLOCK_ROWS = 1024
 _BLOCK_BYTES = 4 << 20  # rows within such a stretch of the spool are read at once
 _BLOCK_WASTE = 2  # a stretch that is read at once is at most so many times as long as the rows wanted of it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from glot.corpus.examples import UnfitRow
+from glot.corpus.examples import SPLIT_NAMES, UnfitRow
 from glot.corpus.hub import class_index, each_row, load_dataset
 from glot.corpus.labels import ONE_LABEL
 from glot.corpus.request import HubDataset
@@ -13,8 +13,6 @@ from glot.corpus.rows import Rows
 from glot.errors import UsageError
 from glot.registry.tasks import Columns
 
-# Our name for a split -> what it is called on the hub, the usual name first.
-SPLITS = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 ELSEWHERE = "check the name, or pass a file of your own with --data"
 
 
@@ -65,7 +63,7 @@ def open_splits(dataset: HubDataset, columns: Columns, bad_rows: str = "stop") -
         there = ", ".join(found) if isinstance(found, Mapping) else "none"
         raise UsageError(f"{dataset} has no split train (its splits: {there}): pass a file of your own with --data")
     splits = {}
-    for split, names in SPLITS.items():
+    for split, names in SPLIT_NAMES.items():
         name = next((name for name in names if name in found), None)
         if name is not None:
             splits[split] = HubRows(found[name], f"{dataset} {name}", columns, split != "test", bad_rows)

@@ -148,12 +148,7 @@ class Table(Rows):
     @cached_property
     def _found(self) -> FoundDialect | None:
         """How delimited text is written; None for other formats."""
-        if (
-            self.path.is_dir()
-            or is_parquet(self.path)
-            or not is_delimited(self.path, self.form)
-            or not self.same_columns
-        ):
+        if is_parquet(self.path) or not is_delimited(self.path, self.form) or not self.same_columns:
             return None
         self.form.check_columns(self.columns)
         with readable(self.path, self.form.encoding):

@@ -6,16 +6,16 @@ Files right in the folder have no label, and one in a folder below a label's has
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from glot.corpus.examples import UnfitRow
-from glot.corpus.lines import bare, encoding_of, read_file, readable
+from glot.corpus.examples import SPLIT_NAMES, UnfitRow
+from glot.corpus.lines import bare, read_file, readable
 from glot.errors import UsageError
 from glot.store.files import file_sha256, json_sha256
 
 SUFFIXES = (".txt", "")
-SPLITS = {"train", "test", "validation", "valid", "val", "dev"}  # folders of which each is a folder of texts itself
 FILE, TEXT, LABEL = "file", "text", "label"  # its columns
 
 
@@ -32,32 +32,34 @@ def check_text_folder(folder: Path) -> None:
         raise UsageError(f"{folder} is a folder without texts: name a file, or a folder of .txt files for each label")
     tops = {name.partition("/")[0] for name in files if "/" in name}
     deep = sorted({name.partition("/")[0] for name in files if name.count("/") > 1})
-    if deep and tops <= SPLITS:
+    if deep and tops <= set(chain(*SPLIT_NAMES.values())):
         raise UsageError(f"{folder} holds {', '.join(sorted(tops))}: name each by itself, as in {folder / deep[0]}")
 
 
 def folder_columns(folder: Path) -> dict[str, type]:
     """The names of its columns, each with its type: without a label where all files are right in the folder."""
-    labelled = any("/" in name for name in files_below(folder))
-    return dict.fromkeys((FILE, TEXT, LABEL) if labelled else (FILE, TEXT), str)
+    return dict.fromkeys(_columns(files_below(folder)), str)
+
+
+def _columns(files: list[str]) -> tuple[str, ...]:
+    return (FILE, TEXT, LABEL) if any("/" in name for name in files) else (FILE, TEXT)
 
 
 def read_folder(folder: Path, encoding: str | None) -> Iterator[tuple[str, dict[str, Any] | UnfitRow]]:
     """Pairs of (where, the cells of a file or what is wrong with it), in the order of the files' places."""
-    columns = folder_columns(folder)
-    for name in files_below(folder):
+    files = files_below(folder)
+    columns = _columns(files)
+    for name in files:
         where = f"{folder.name}/{name}"
         if Path(name).suffix.lower() not in SUFFIXES:
             yield where, UnfitRow(f"{where} is no .txt file: move it elsewhere")
             continue
-        with readable(folder / name, encoding):
-            try:
+        try:
+            with readable(where, encoding):
                 text = bare("".join(read_file(folder / name, encoding)))
-            except UnicodeError as error:
-                what = encoding_of(folder / name, encoding)
-                advice = "save it as UTF-8, or name its --encoding"
-                yield where, UnfitRow(f"{where} is not {what} text ({error}): {advice}")
-                continue
+        except UsageError as error:
+            yield where, UnfitRow(str(error))
+            continue
         cells = {FILE: name, TEXT: text, LABEL: name.partition("/")[0] if "/" in name else None}
         yield where, {column: cells[column] for column in columns}
 
